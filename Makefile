@@ -1,0 +1,39 @@
+# The commands of this repository; `make help` lists them.
+PYTHON ?= python3
+PROFILE ?= pocket
+ARGS ?=
+PICTURES ?=
+PY := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help reports test lab lint format pocket-model clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+.venv/installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -e .
+	@touch $@
+
+reports: .venv/installed  ## run notebooks 01-06 and write reports/$(PROFILE); PROFILE=l4, ARGS="-p n_images 12"
+	@$(PY) -m lib.run --profile $(PROFILE) $(ARGS)
+
+test: .venv/installed  ## run all tests, the notebooks among them
+	@$(PY) -m pytest $(ARGS)
+
+lab: .venv/installed  ## open JupyterLab on the notebooks
+	@$(PY) -m jupyterlab --notebook-dir notebooks $(ARGS)
+
+lint: .venv/installed  ## check style of code and notebooks, and that no outputs are kept
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb
+
+format: .venv/installed  ## put code and notebooks in style and strip outputs
+	@$(PY) -m ruff check --fix . ; $(PY) -m ruff format . && $(PY) -m nbstripout --keep-id notebooks/*.ipynb
+
+pocket-model: .venv/installed  ## rebuild lib/pocket_model; goes on where it was stopped; PICTURES=folder of training-only pictures
+	@$(PY) -m lib.pocket --pictures "$(PICTURES)" $(ARGS)
+
+clean:  ## remove build/, not the environment
+	rm -rf build

@@ -1,0 +1,81 @@
+"""sRGB and CIELAB (D65, 2 degree observer), all in float.
+
+Images are arrays of shape (H, W, 3) in [0, 1] sRGB; `lab` has L* in [0, 100] and a*, b* in about [-128, 127];
+`luminance` is the L* plane alone, (H, W).
+"""
+
+import numpy as np
+from PIL import Image
+from skimage.color import lab2rgb, rgb2lab
+
+XYZ_TO_LINEAR_SRGB = np.array(  # IEC 61966-2-1
+    [[3.2404542, -1.5371385, -0.4985314], [-0.9692660, 1.8760108, 0.0415560], [0.0556434, -0.2040259, 1.0572252]]
+)
+WHITE_D65 = np.array([0.95047, 1.0, 1.08883])
+EPSILON = 1e-4  # linear sRGB this far outside [0, 1] still rounds to the same 8-bit value
+
+
+def to_float(image):
+    """PIL image or uint8 array to a float32 sRGB array (H, W, 3) in [0, 1]."""
+    if isinstance(image, Image.Image):
+        image = np.asarray(image.convert("RGB"))
+    return image.astype(np.float32) / 255
+
+
+def to_pil(image):
+    """Float sRGB array (H, W, 3) in [0, 1] to an 8-bit PIL image; values are rounded, not truncated."""
+    return Image.fromarray((np.clip(image, 0, 1) * 255).round().astype(np.uint8))
+
+
+def srgb_to_lab(image):
+    """Float sRGB (H, W, 3) in [0, 1] to CIELAB (H, W, 3)."""
+    return rgb2lab(image).astype(np.float32)
+
+
+def lab_to_srgb(lab):
+    """CIELAB (H, W, 3) to float sRGB in [0, 1]; what lies outside the gamut loses chroma, not L* or hue."""
+    return np.clip(lab2rgb(fit_gamut(lab)), 0, 1).astype(np.float32)
+
+
+def fit_gamut(lab, iterations=12):
+    """Scale a*, b* of out-of-gamut pixels towards gray at fixed L* and hue, by bisection on the scale."""
+    lab = np.array(lab, dtype=np.float32)
+    outside = ~in_gamut(lab)
+    pixels = lab[outside]
+    low, high = np.zeros(len(pixels), np.float32), np.ones(len(pixels), np.float32)
+    for _ in range(iterations):
+        middle = (low + high) / 2
+        inside = in_gamut(np.column_stack([pixels[:, 0], pixels[:, 1:] * middle[:, None]]))
+        low, high = np.where(inside, middle, low), np.where(inside, high, middle)
+    lab[outside, 1:] = pixels[:, 1:] * low[:, None]
+    return lab
+
+
+def in_gamut(lab):
+    """Whether each CIELAB colour (..., 3) has linear sRGB within [0, 1]; shape (...)."""
+    f_y = (lab[..., 0] + 16) / 116
+    f = np.stack([f_y + lab[..., 1] / 500, f_y, f_y - lab[..., 2] / 200], axis=-1)
+    xyz = np.where(f > 6 / 29, f**3, (f - 4 / 29) * 3 * (6 / 29) ** 2) * WHITE_D65
+    linear = xyz @ XYZ_TO_LINEAR_SRGB.T
+    return ((linear >= -EPSILON) & (linear <= 1 + EPSILON)).all(axis=-1)
+
+
+def luminance(image):
+    """L* plane (H, W) in [0, 100] of a float sRGB image."""
+    return srgb_to_lab(image)[..., 0]
+
+
+def gray_from_luminance(plane):
+    """The neutral sRGB image (H, W, 3) in [0, 1] with the given L* plane."""
+    image = lab_to_srgb(np.dstack([plane, np.zeros_like(plane), np.zeros_like(plane)]))
+    return np.repeat(image[..., 1:2], 3, axis=-1)  # exactly neutral, whatever the rounding of the matrix
+
+
+def make_conditioning_image(image):
+    """The grayscale PIL image (mode RGB) with the L* of a colour PIL image: what the ControlNet is shown."""
+    return to_pil(gray_from_luminance(luminance(to_float(image))))
+
+
+def merge_luminance(plane, image):
+    """Join an L* plane (H, W) to the a*, b* of a float sRGB image (H, W, 3) of the same size."""
+    return lab_to_srgb(np.dstack([plane, srgb_to_lab(image)[..., 1:]]))

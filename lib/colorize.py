@@ -1,0 +1,92 @@
+"""From grayscale photos and sentences to colour, before and after the merge with the photo's own L*."""
+
+import os
+import shutil
+import zlib
+
+import pandas as pd
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+
+from lib.color import luminance, merge_luminance, to_float, to_pil
+from lib.prompts import prompt_for
+
+LISTING_COLUMNS = ("image_id", "category", "prompt_level", "prompt", "seed", "before", "after")
+
+
+def sample(pipeline, conditioning_images, prompts, seeds, profile):
+    """Colour pictures before the merge: float sRGB arrays (H, W, 3), one for each (image, prompt, seed).
+
+    The three lists are of one length and are sampled in batches of `profile.sample_batch_size`; every picture has its
+    own generator, so that its batch does not change it.
+    """
+    outputs = []
+    for start in tqdm(range(0, len(prompts), profile.sample_batch_size), desc="colorizing", leave=False):
+        part = slice(start, start + profile.sample_batch_size)
+        result = pipeline(
+            prompt=list(prompts[part]),
+            image=list(conditioning_images[part]),
+            generator=[torch.Generator().manual_seed(int(seed)) for seed in seeds[part]],
+            num_inference_steps=profile.num_inference_steps,
+            guidance_scale=profile.guidance_scale,
+            controlnet_conditioning_scale=profile.controlnet_conditioning_scale,
+            output_type="np",
+        )
+        outputs.extend(result.images)
+    return outputs
+
+
+def merge(conditioning_images, outputs):
+    """Each output's a*, b* joined to the L* of its conditioning image: float sRGB arrays."""
+    planes = (luminance(to_float(image)) for image in conditioning_images)
+    return [merge_luminance(plane, output) for plane, output in zip(planes, outputs, strict=True)]
+
+
+def seed_of(image_id, seed):
+    """The generator's seed of a photo: other noise for every photo, the same for its every prompt."""
+    return zlib.crc32(f"{image_id}/{seed}".encode())
+
+
+def colorize_rows(pipeline, rows, levels, profile):
+    """Colorize data-set rows at every prompt level with seeds 0 ... `profile.n_seeds` - 1.
+
+    Writes 8-bit PNGs before and after the merge and `images.csv` (`LISTING_COLUMNS`) to `profile.images_dir`, whole or
+    not at all, and returns that table.
+    """
+    records = [
+        {**{key: row[key] for key in ("image_id", "category", "conditioning_image")}, "prompt_level": level,
+         "prompt": prompt_for(row, level), "seed": seed}
+        for row in rows for level in levels for seed in range(profile.n_seeds)
+    ]  # fmt: skip
+    conditioning = [record.pop("conditioning_image") for record in records]
+    seeds = [seed_of(record["image_id"], record["seed"]) for record in records]
+    before = sample(pipeline, conditioning, [record["prompt"] for record in records], seeds, profile)
+    after = merge(conditioning, before)
+    folder = profile.images_dir
+    partial = folder.with_name(folder.name + ".part")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for record, *pictures in zip(records, before, after, strict=True):
+        stem = f"{record['image_id']}.{record['prompt_level']}.{record['seed']}"
+        for column, picture in zip(("before", "after"), pictures, strict=True):
+            record[column] = f"{stem}.{column}.png"
+            to_pil(picture).save(partial / record[column])
+    table = pd.DataFrame(records, columns=LISTING_COLUMNS)
+    table.to_csv(partial / "images.csv", index=False)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+    return table
+
+
+def read_images(profile):
+    """The table that `colorize_rows` wrote; without it, a ValueError that says to run notebook 04."""
+    path = profile.images_dir / "images.csv"
+    if not path.exists():
+        raise ValueError(f"no colorized photos in {profile.images_dir}: run notebook 04_colorize_photos first")
+    return pd.read_csv(path)
+
+
+def read_image(profile, name):
+    """One colorized picture as a float sRGB array."""
+    return to_float(Image.open(profile.images_dir / name))

@@ -1,0 +1,145 @@
+"""From a folder of photos and its manifest to the study's triples: prompt, image, conditioning_image."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset, DatasetDict, Features, Image, Value, load_from_disk
+from PIL import Image as PILImage
+from PIL import UnidentifiedImageError
+from tqdm.auto import tqdm
+
+from lib.color import make_conditioning_image
+from lib.profiles import resolve
+from lib.prompts import draw_training_prompt
+
+SPLITS = ("train", "validation", "test")
+CAPTIONS = ("object_caption", "detailed_caption", "gray_caption")
+MANIFEST_COLUMNS = ("file_name", "image_id", "split", "subject", "category", *CAPTIONS)
+FEATURES = Features({"prompt": Value("string"), "image": Image(), "conditioning_image": Image()})
+ROW_FEATURES = Features(
+    {**FEATURES, **{name: Value("string") for name in ("image_id", "subject", "category", *CAPTIONS)}}
+)
+
+
+def read_manifest(photos):
+    """The rows of `metadata.csv` in a folder of photos, with a column `path`.
+
+    A missing folder, column, caption or photo, an unknown split, or an `image_id` used twice is a ValueError.
+    """
+    folder = resolve(photos)
+    path = folder / "metadata.csv"
+    if not path.exists():
+        raise ValueError(f"no manifest {path}: the data set needs a metadata.csv, see data_cards/")
+    manifest = pd.read_csv(path, keep_default_na=False)
+    missing = [column for column in MANIFEST_COLUMNS if column not in manifest]
+    if missing:
+        raise ValueError(f"{path}: column {missing[0]!r} is missing: needed are {', '.join(MANIFEST_COLUMNS)}")
+    manifest["path"] = [folder / name for name in manifest["file_name"]]
+    problems = {
+        "has an unknown split": ~manifest["split"].isin(SPLITS),
+        "has an image_id used before": manifest["image_id"].duplicated(),
+        "has an empty caption": (manifest[list(CAPTIONS)] == "").any(axis=1),
+        "has no file": [not file.is_file() for file in manifest["path"]],
+    }
+    for problem, rows in problems.items():
+        if np.any(rows):
+            row = manifest[rows].iloc[0]
+            raise ValueError(f"{path}: row {row['image_id']!r} ({row['file_name']}) {problem}: mend or remove the row")
+    return manifest
+
+
+def open_photo(path, size):
+    """A photo as RGB, centre-cropped to a square and resized with Lanczos; damaged or missing: ValueError."""
+    try:
+        with PILImage.open(path) as photo:
+            photo = photo.convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"photo {path} can't be read ({reason}): replace it or remove its row") from None
+    side = min(photo.size)
+    left, top = (photo.width - side) // 2, (photo.height - side) // 2
+    return photo.crop((left, top, left + side, top + side)).resize((size, size), PILImage.LANCZOS)
+
+
+def save_dataset(dataset, folder):
+    """Save a data set to a folder under a temporary name, then rename; replaces what was there."""
+    folder = Path(folder)
+    partial = folder.with_name(folder.name + ".part")
+    shutil.rmtree(partial, ignore_errors=True)
+    dataset.save_to_disk(str(partial))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def build_dataset(profile):
+    """The `DatasetDict` of a profile: the study's three columns plus who, what and the captions; square photos.
+
+    Training prompts are drawn under `profile.prompt_policy`; validation and test prompts are the detailed captions.
+    Saved to `profile.dataset_dir` beside `prompts.json`, which lists prompt, image path and conditioning-image path,
+    and the PNG files that it names: whole or not at all.
+    """
+    manifest = read_manifest(profile.photos)
+    folder = profile.dataset_dir
+    partial = folder.with_name(folder.name + ".part")
+    shutil.rmtree(partial, ignore_errors=True)
+    rng = np.random.default_rng(profile.dataset_seed)
+    listing, dataset = {}, DatasetDict()
+    for split in SPLITS:
+        rows = []
+        records = manifest[manifest["split"] == split].to_dict("records")
+        for record in tqdm(records, desc=f"{split} photos"):
+            policy = profile.prompt_policy if split == "train" else "captions"
+            rows.append(_make_row(record, draw_training_prompt(record, policy, rng), profile.resolution, partial))
+        dataset[split] = Dataset.from_list(rows, features=ROW_FEATURES)
+        listing[split] = [
+            {
+                "prompt": row["prompt"],
+                "image": row["image"]["path"],
+                "conditioning_image": row["conditioning_image"]["path"],
+            }
+            for row in rows
+        ]
+    (partial / "prompts.json").write_text(json.dumps(listing, indent=1))
+    dataset.save_to_disk(str(partial))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+    return load_dataset_dict(profile)
+
+
+def _make_row(record, prompt, size, folder):
+    """One row of the data set; its two pictures are written below `folder` as PNG, and kept as bytes in the row."""
+    photo = open_photo(record["path"], size)
+    pictures = {"image": photo, "conditioning_image": make_conditioning_image(photo)}
+    row = {"prompt": prompt, **{key: record[key] for key in ROW_FEATURES if key in record}}
+    for column, picture in pictures.items():
+        name = f"{column}/{record['split']}/{record['image_id']}.png"
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+        row[column] = {"path": name, "bytes": path.read_bytes()}
+    return row
+
+
+def load_dataset_dict(profile):
+    """The data set that notebook 01 saved; without it, or at another size, a ValueError that says to run 01."""
+    if not (profile.dataset_dir / "dataset_dict.json").exists():
+        raise ValueError(f"no data set in {profile.dataset_dir}: run notebook 01_build_dataset first")
+    dataset = load_from_disk(str(profile.dataset_dir))
+    size = dataset["train"][0]["image"].size
+    if size != (profile.resolution, profile.resolution):
+        raise ValueError(
+            f"{profile.dataset_dir} has photos of {size[0]} px, not {profile.resolution}: run notebook 01 again"
+        )
+    return dataset
+
+
+def pick_across_categories(split, n):
+    """`n` rows of a split (0: all), taken in turn from every category, each category in order of image_id."""
+    table = split.select_columns(["image_id", "category"]).to_pandas()
+    order = table.sort_values("image_id").groupby("category").cumcount()
+    turns = table.assign(turn=order).sort_values(["turn", "category"]).index
+    return split.select(turns[: n or len(split)])

@@ -1,0 +1,131 @@
+"""Loading and checking the frozen base model and its ControlNet, all in diffusers' own classes and layout."""
+
+from importlib.resources import files
+
+import diffusers
+import torch
+import transformers
+from diffusers import (
+    ControlNetModel,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
+    UniPCMultistepScheduler,
+)
+from transformers import AutoModel, AutoTokenizer
+
+from lib.profiles import resolve
+
+diffusers.utils.logging.disable_progress_bar()
+transformers.utils.logging.disable_progress_bar()
+
+
+def pick_device():
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_text_encoder(package, max_tokens):
+    """Tokenizer and text encoder from the `model` folder of an installed package (a BERT in transformers' layout).
+
+    The encoder's token vectors stand where CLIP's stand in Stable Diffusion.
+    """
+    folder = str(files(package) / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder, model_max_length=max_tokens)
+    text_encoder = AutoModel.from_pretrained(folder)
+    text_encoder.config.use_attention_mask = True  # read by the pipeline: do not attend to padding
+    return {"tokenizer": tokenizer, "text_encoder": text_encoder}
+
+
+def load_base(profile):
+    """The frozen text-to-image pipeline of a profile; ValueError that names the mirrors where it can't be loaded."""
+    local = resolve(profile.base_model)
+    source = str(local) if local.is_dir() else profile.base_model
+    dtype = torch.bfloat16 if profile.mixed_precision == "bf16" and torch.cuda.is_available() else torch.float32
+    parts = load_text_encoder(profile.text_encoder, profile.max_tokens) if profile.text_encoder else {}
+    try:
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            source,
+            revision=profile.base_revision or None,
+            dtype=dtype,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+            **parts,
+        )
+    except (OSError, ValueError) as error:
+        mirrors = f"; mirrors to try with -p base_model: {', '.join(profile.base_mirrors)}" * bool(profile.base_mirrors)
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"base model {profile.base_model!r} can't be loaded ({reason}){mirrors}") from None
+    for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
+        part.requires_grad_(False).eval()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(pick_device())
+
+
+def encode_prompts(prompts, pipeline):
+    """Token vectors (B, tokens, width) of a list of prompts, padded and cut as the pipeline does it."""
+    embeddings, _ = pipeline.encode_prompt(prompts, pipeline.text_encoder.device, 1, False)
+    return embeddings
+
+
+def make_controlnet(unet, vae):
+    """A ControlNet that starts as a copy of the UNet's encoder; its conditioning image is the size of the photo."""
+    halvings = len(vae.config.block_out_channels) - 1  # the embedding must shrink the photo as the autoencoder does
+    return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 96, 256)[: halvings + 1])
+
+
+def load_controlnet(source, unet):
+    """A trained ControlNet from a folder or Hub id; one of another base is a ValueError.
+
+    Weights come as safetensors only.
+    """
+    folder = resolve(source)
+    if not folder.is_dir() and str(source).count("/") != 1:
+        raise ValueError(f"no ControlNet in {source}: run notebook 03 first")
+    controlnet = ControlNetModel.from_pretrained(
+        str(folder if folder.is_dir() else source), use_safetensors=True, dtype=torch.float32
+    )
+    for key in ("in_channels", "block_out_channels", "cross_attention_dim"):
+        ours, bases = (
+            list(v) if isinstance(v, (list, tuple)) else v for v in (controlnet.config[key], unet.config[key])
+        )
+        if ours != bases:
+            raise ValueError(f"ControlNet {source} is for another base: {key} {ours}, the base has {bases}")
+    return controlnet
+
+
+def add_controlnet(base, controlnet):
+    """The colorizing pipeline: the frozen base with a ControlNet and a fast sampler (UniPC) of the same prediction type."""
+    controlnet = controlnet.to(base.device, base.unet.dtype).eval()
+    scheduler = UniPCMultistepScheduler.from_config(base.scheduler.config)
+    parts = {**base.components, "controlnet": controlnet, "scheduler": scheduler}
+    pipeline = StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def describe(base):
+    """What a reader should know of a base model, by name."""
+    millions = {
+        name: sum(p.numel() for p in getattr(base, name).parameters()) / 1e6 for name in ("unet", "vae", "text_encoder")
+    }
+    return {
+        **{f"{name} (M parameters)": f"{value:.1f}" for name, value in millions.items()},
+        "prediction type": base.scheduler.config.prediction_type,
+        "text width": base.unet.config.cross_attention_dim,
+        "longest prompt (tokens)": base.tokenizer.model_max_length,
+        "autoencoder shrinks by": base.vae_scale_factor,
+        "latent channels": base.vae.config.latent_channels,
+        "native size (px)": base.unet.config.sample_size * base.vae_scale_factor,
+    }
+
+
+@torch.no_grad()
+def autoencoder_round_trip(base, images, batch_size=16):
+    """PIL pictures through encoder (posterior mean) and decoder: float sRGB arrays (H, W, 3) in [0, 1]."""
+    vae, outputs = base.vae, []
+    for start in range(0, len(images), batch_size):
+        pixels = base.image_processor.preprocess(images[start : start + batch_size]).to(vae.device, vae.dtype)
+        decoded = vae.decode(vae.encode(pixels).latent_dist.mean).sample
+        outputs.extend(base.image_processor.postprocess(decoded, output_type="np"))
+    return outputs

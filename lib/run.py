@@ -1,0 +1,118 @@
+"""Run the numbered notebooks headless through papermill: `python -m lib.run --profile pocket -p n_images 12`."""
+
+import argparse
+import os
+import shutil
+import sys
+import time
+
+import papermill
+import yaml
+from papermill.exceptions import PapermillExecutionError
+
+from lib import ROOT
+from lib.profiles import PROFILE_FIELDS, get_profile
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+
+
+def parse_arguments(arguments=None):
+    """The command line: profile, parameters as (name, text) pairs, and which notebooks to run."""
+    parser = argparse.ArgumentParser(prog="python -m lib.run", description=__doc__)
+    parser.add_argument("--profile", default="pocket", help="a profile's name (default: pocket)")
+    parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+                        help="a notebook's parameter or any profile field, e.g. -p n_images 12")  # fmt: skip
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NN", help="run these notebooks only, e.g. --only 05 06"
+    )
+    return parser.parse_args(arguments)
+
+
+def pick_notebooks(numbers):
+    """The notebooks with these numbers, in order; none: all. An unknown number is a ValueError."""
+    known = {path.stem[:2]: path for path in NOTEBOOKS}
+    unknown = [number for number in numbers if number not in known]
+    if unknown:
+        raise ValueError(f"no notebook {unknown[0]!r}: known are {', '.join(known)}")
+    return [path for number, path in known.items() if not numbers or number in numbers]
+
+
+def split_parameters(profile_name, pairs, notebooks):
+    """Check parameters before anything runs: ({notebook: its own parameters}, {profile field: value}).
+
+    A name that is neither a parameter of a notebook nor a profile field is a ValueError that lists the known ones.
+    """
+    known = {path: set(papermill.inspect_notebook(str(path))) - {"profile_name", "overrides"} for path in notebooks}
+    names = sorted(set().union(*known.values()))
+    values = {name: yaml.safe_load(text) for name, text in pairs}
+    for name in values:
+        if name not in names and name not in PROFILE_FIELDS:
+            raise ValueError(f"unknown parameter {name!r}: notebooks take {', '.join(names)}; "
+                             f"the profile has {', '.join(PROFILE_FIELDS)}")  # fmt: skip
+    overrides = {name: value for name, value in values.items() if name not in names}
+    get_profile(profile_name, **overrides)
+    return {path: {n: v for n, v in values.items() if n in known[path]} for path in notebooks}, overrides
+
+
+def stage_reports(reports_dir):
+    """A copy of the reports folder to write into, so that a failed run leaves the old reports as they were."""
+    staging = reports_dir.with_name(f".{reports_dir.name}.part")
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.parent.mkdir(parents=True, exist_ok=True)
+        if reports_dir.exists():
+            shutil.copytree(reports_dir, staging / reports_dir.name)
+        else:
+            (staging / reports_dir.name).mkdir(parents=True)
+    except OSError as error:
+        raise ValueError(
+            f"can't write to {reports_dir.parent} ({error.strerror}): free it or pass -p reports FOLDER"
+        ) from None
+    return staging
+
+
+def run_notebook(path, output, parameters):
+    """Execute one notebook; the executed copy stays at `output`. A failed cell is a RuntimeError of one line."""
+    print(f"{path.stem:<22}", end=" ", flush=True)
+    started = time.time()
+    try:
+        papermill.execute_notebook(str(path), str(output), parameters, cwd=str(path.parent), kernel_name="python3",
+                                   progress_bar=sys.stderr.isatty(), log_output=False)  # fmt: skip
+    except PapermillExecutionError as error:
+        print(f"failed after {time.time() - started:.0f} s", flush=True)
+        raise RuntimeError(
+            f"{path.stem}: {error.ename}: {error.evalue.splitlines()[0]} (executed copy: {output})"
+        ) from None
+    print(f"{time.time() - started:5.0f} s", flush=True)
+
+
+def run(arguments=None):
+    """Run the notebooks in order; reports appear in `reports/<profile>` when all of them have passed."""
+    options = parse_arguments(arguments)
+    notebooks = pick_notebooks(options.only)
+    parameters, overrides = split_parameters(options.profile, options.parameters, notebooks)
+    profile = get_profile(options.profile, **overrides)
+    staging = stage_reports(profile.reports_dir)
+    executed = profile.build_dir / "notebooks"
+    executed.mkdir(parents=True, exist_ok=True)
+    overrides["reports"] = str(staging)
+    for path in notebooks:
+        shared = {"profile_name": profile.name, "overrides": overrides}
+        run_notebook(path, executed / path.name, {**shared, **parameters[path]})
+    shutil.rmtree(profile.reports_dir, ignore_errors=True)
+    os.replace(staging / profile.reports_dir.name, profile.reports_dir)
+    shutil.rmtree(staging)
+    print(f"charts and tables: {profile.reports_dir}")
+
+
+def main():
+    """The command: exit 0 when every notebook passed, 1 with one line otherwise."""
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+    try:
+        run()
+    except (ValueError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

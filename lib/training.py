@@ -1,0 +1,324 @@
+"""Training on cached latents: the cache, the diffusion loss, and one resumable loop for every model of this repo.
+
+Every random draw of a step comes from (seed, step), so that a run resumed from a checkpoint draws what an
+uninterrupted one would have drawn.
+"""
+
+import csv
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers import DDPMScheduler
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel, compute_snr
+from tqdm.auto import tqdm
+
+from lib.colorize import merge, sample
+from lib.models import add_controlnet, encode_prompts, load_controlnet, make_controlnet
+from lib.report import save_sheet
+
+LOSS_COLUMNS = ("step", "loss", "lr", "seconds")
+CACHE_FILES = ("latents_mean", "latents_std", "conditioning", "prompt_index", "embeddings")
+
+
+@dataclass
+class LatentCache:
+    """Memory-mapped training data: one row a training picture, one row of `embeddings` a different prompt.
+
+    `latents_mean`, `latents_std`: (N, C, h, w) float16, scaled; `conditioning`: (N, H, W) uint8 gray;
+    `prompt_index`: (N,) into `embeddings`: (prompts, tokens, width) float16, whose row 0 is the empty prompt.
+    """
+
+    latents_mean: np.ndarray
+    latents_std: np.ndarray
+    conditioning: np.ndarray
+    prompt_index: np.ndarray
+    embeddings: np.ndarray
+
+    def __len__(self):
+        return len(self.latents_mean)
+
+    def batch(self, rows, generator, prompt_dropout=0.0):
+        """Latents sampled anew (B, C, h, w), embeddings (B, T, D), conditioning images (B, 3, H, W) in [0, 1]."""
+        mean, std = (torch.from_numpy(part[rows]).float() for part in (self.latents_mean, self.latents_std))
+        latents = mean + std * torch.randn(mean.shape, generator=generator)
+        prompts = torch.from_numpy(self.prompt_index[rows].astype(np.int64))
+        prompts[torch.rand(len(rows), generator=generator) < prompt_dropout] = 0
+        embeddings = torch.from_numpy(self.embeddings[prompts.numpy()]).float()
+        gray = torch.from_numpy(self.conditioning[rows]).float().div(255)
+        return latents, embeddings, gray[:, None].expand(-1, 3, -1, -1)
+
+
+def build_cache(dataset, pipeline, folder, batch_size=16):
+    """Encode a data set (columns `prompt`, `image`, `conditioning_image`) once with a pipeline's frozen parts.
+
+    Written whole or not at all to `folder`, and reused when its data set and autoencoder are the same.
+    """
+    key = {"dataset": dataset._fingerprint, "vae": fingerprint(pipeline.vae)}
+    stamp = folder / "key.json"
+    if not (stamp.exists() and json.loads(stamp.read_text()) == key):
+        partial = folder.with_name(folder.name + ".part")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _write_latents(dataset, pipeline, partial, batch_size)
+        _write_prompts(dataset["prompt"], pipeline, partial)
+        (partial / stamp.name).write_text(json.dumps(key))
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+    return LatentCache(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in CACHE_FILES))
+
+
+def fingerprint(model):
+    """A short text that changes with a model's weights."""
+    return "".join(f"{float(p.double().sum()):.6e}" for p in list(model.parameters())[:4])
+
+
+@torch.no_grad()
+def _write_latents(dataset, pipeline, folder, batch_size):
+    vae, maps = pipeline.vae, {}
+    for start in tqdm(range(0, len(dataset), batch_size), desc="latents"):
+        part = dataset[start : start + batch_size]
+        pixels = pipeline.image_processor.preprocess(part["image"]).to(vae.device, vae.dtype)
+        posterior = vae.encode(pixels).latent_dist
+        arrays = {
+            "latents_mean": (posterior.mean * vae.config.scaling_factor).half(),
+            "latents_std": (posterior.std * vae.config.scaling_factor).half(),
+            "conditioning": torch.from_numpy(
+                np.stack([np.asarray(i.convert("L")) for i in part["conditioning_image"]])
+            ),
+        }
+        for name, array in arrays.items():
+            if name not in maps:
+                shape, dtype = (len(dataset), *array.shape[1:]), array.cpu().numpy().dtype
+                maps[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
+            maps[name][start : start + len(array)] = array.cpu().numpy()
+
+
+def _write_prompts(prompts, pipeline, folder, batch_size=64):
+    unique = ["", *sorted(set(prompts) - {""})]
+    position = {prompt: index for index, prompt in enumerate(unique)}
+    np.save(folder / "prompt_index.npy", np.array([position[prompt] for prompt in prompts], np.int32))
+    starts = tqdm(range(0, len(unique), batch_size), desc="prompts")
+    parts = [encode_prompts(unique[start : start + batch_size], pipeline).half().cpu() for start in starts]
+    np.save(folder / "embeddings.npy", torch.cat(parts).numpy())
+
+
+def batch_rows(n, batch_size, step, seed):
+    """The rows of one step: every epoch is a new permutation of all rows, fixed by the seed."""
+    epoch_rows = [
+        np.random.default_rng((seed, epoch)).permutation(n)
+        for epoch in range(step * batch_size // n, ((step + 1) * batch_size - 1) // n + 1)
+    ]
+    offset = step * batch_size % n
+    return np.sort(np.concatenate(epoch_rows)[offset : offset + batch_size])
+
+
+def step_generator(seed, step):
+    """A CPU generator that depends on the seed and the step alone."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+
+
+def diffusion_loss(unet, noise_scheduler, batch, generator, snr_gamma=0.0, controlnet=None):
+    """Mean squared error of the predicted noise or velocity, with min-SNR weights (Hang et al. 2023) if asked.
+
+    `batch` is what `LatentCache.batch` returns; without a ControlNet the conditioning images are not looked at.
+    """
+    device = next(unet.parameters()).device
+    latents, embeddings, conditioning = (part.to(device) for part in batch)
+    noise = torch.randn(latents.shape, generator=generator).to(device)
+    steps = noise_scheduler.config.num_train_timesteps
+    timesteps = torch.randint(0, steps, (len(latents),), generator=generator).to(device)
+    noisy = noise_scheduler.add_noise(latents, noise, timesteps)
+    residuals = {}
+    if controlnet is not None:
+        down, mid = controlnet(noisy, timesteps, embeddings, conditioning, return_dict=False)
+        residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+    prediction = unet(noisy, timesteps, embeddings, **residuals, return_dict=False)[0].float()
+    velocity = noise_scheduler.config.prediction_type == "v_prediction"
+    target = noise_scheduler.get_velocity(latents, noise, timesteps) if velocity else noise
+    loss = (prediction - target).square().mean(dim=(1, 2, 3))
+    if snr_gamma:
+        snr = compute_snr(noise_scheduler, timesteps)
+        loss = loss * snr.clamp(max=snr_gamma) / (snr + 1 if velocity else snr)
+    return loss.mean()
+
+
+def run_settings(profile, **data):
+    """What must not change between a checkpoint and its continuation, as text by name."""
+    names = ("base_model", "initial_controlnet", "train_batch_size", "learning_rate", "lr_scheduler", "lr_warmup_steps",
+             "prompt_dropout", "snr_gamma", "ema_decay", "mixed_precision", "train_seed")  # fmt: skip
+    return {name: str(value) for name, value in [*((name, getattr(profile, name)) for name in names), *data.items()]}
+
+
+def train_controlnet(base, dataset, profile, folder, validation):
+    """Train a ControlNet for a frozen base on a data set; saves it to `folder/controlnet` and returns it.
+
+    It starts from `profile.initial_controlnet`, or from the UNet where that is empty. At every checkpoint the rows of
+    `validation` are colorized with fixed seeds into `folder/samples`.
+    """
+    cache = build_cache(dataset, base, folder / "cache")
+    initial = profile.initial_controlnet
+    controlnet = load_controlnet(initial, base.unet) if initial else make_controlnet(base.unet, base.vae)
+    noise_scheduler = DDPMScheduler.from_config(base.scheduler.config)
+
+    def loss_of_step(model, step):
+        generator = step_generator(profile.train_seed, step)
+        rows = batch_rows(len(cache), profile.train_batch_size, step, profile.train_seed)
+        batch = cache.batch(rows, generator, profile.prompt_dropout)
+        return diffusion_loss(base.unet, noise_scheduler, batch, generator, profile.snr_gamma, model)
+
+    def on_checkpoint(model, step):
+        save_controlnet_samples(add_controlnet(base, model), validation, profile, folder / f"samples/{step:07d}.png")
+
+    settings = run_settings(profile, dataset=dataset._fingerprint, base=fingerprint(base.unet))
+    controlnet = train(controlnet.to(base.device), loss_of_step, profile, folder, settings, on_checkpoint)
+    save_model(controlnet, folder / "controlnet")
+    return controlnet
+
+
+def save_controlnet_samples(pipeline, rows, profile, path):
+    """Colorize data-set rows with their own prompts and seed 0; a sheet of gray, output, merged and true pictures."""
+    gray = list(rows["conditioning_image"])
+    outputs = sample(pipeline, gray, rows["prompt"], [0] * len(gray), profile)
+    sheet = {"gray": gray, "output": outputs, "merged": merge(gray, outputs), "photo": list(rows["image"])}
+    save_sheet(list(sheet.values()), path, row_titles=list(sheet))
+
+
+def save_model(model, folder):
+    """Save a diffusers model as safetensors under a temporary name, then rename; replaces what was there."""
+    partial = folder.with_name(folder.name + ".part")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def train(model, loss_of_step, profile, folder, settings, on_checkpoint=None):
+    """Minimise `loss_of_step(model, step)` with AdamW for `profile.train_steps` steps, resuming from `folder`.
+
+    Writes `folder/losses.csv` and, every `profile.checkpoint_every` steps, `folder/checkpoint` (whole or not at all),
+    then calls `on_checkpoint(model, step)` with the averaged weights in place where EMA is on. `settings` are kept in
+    the checkpoint, and one with others is refused. Returns the model with its final weights (the averaged ones where
+    EMA is on). A loss that is not finite stops with FloatingPointError.
+    """
+    check_precision(profile.mixed_precision)
+    folder.mkdir(parents=True, exist_ok=True)
+    accelerator = Accelerator(mixed_precision=profile.mixed_precision)
+    model.train().requires_grad_(True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=profile.learning_rate, weight_decay=1e-2, fused=True)
+    schedule = get_scheduler(
+        profile.lr_scheduler,
+        optimizer,
+        num_warmup_steps=profile.lr_warmup_steps,
+        num_training_steps=profile.train_steps,
+    )
+    model, optimizer = accelerator.prepare(model, optimizer)
+    ema = EMAModel(model.parameters(), decay=profile.ema_decay) if profile.ema_decay else None
+    state = {"model": model, "optimizer": optimizer, "schedule": schedule, "ema": ema}
+    first = load_checkpoint(folder, state, settings)
+    losses = read_losses(folder, first)
+    started = time.time() - (float(losses[-1]["seconds"]) if losses else 0.0)
+    for step in (bar := tqdm(range(first, profile.train_steps), initial=first, total=profile.train_steps)):
+        with accelerator.autocast():
+            loss = loss_of_step(model, step)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if ema:
+            ema.step(model.parameters())
+        done = step + 1
+        if done % profile.log_every == 0 or done == profile.train_steps:
+            value = float(loss.detach())
+            if not np.isfinite(value):
+                raise FloatingPointError(
+                    f"loss is {value} at step {done}: lower learning_rate; last good checkpoint: {folder}"
+                )
+            seconds = time.time() - started
+            losses.append({"step": done, "loss": value, "lr": schedule.get_last_lr()[0], "seconds": round(seconds, 1)})
+            bar.set_postfix(loss=f"{value:.4f}")
+        if done % profile.checkpoint_every == 0 or done == profile.train_steps:
+            write_losses(folder, losses)
+            save_checkpoint(folder, done, state, settings)
+            if on_checkpoint:
+                with_averaged_weights(model, ema, lambda done=done: on_checkpoint(model, done))
+    if ema:
+        ema.copy_to(model.parameters())
+    return accelerator.unwrap_model(model).eval().requires_grad_(False)
+
+
+def check_precision(mixed_precision):
+    """Refuse bf16 on a CPU that only emulates it: ValueError with the reason."""
+    native = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
+    if mixed_precision == "bf16" and not native:
+        raise ValueError("mixed_precision bf16: this CPU emulates it, 5 to 20 times slower; set mixed_precision to no")
+
+
+def with_averaged_weights(model, ema, action):
+    """Run an action with the averaged weights in the model, then put the current ones back."""
+    if ema:
+        ema.store(model.parameters())
+        ema.copy_to(model.parameters())
+    model.eval()
+    with torch.no_grad():
+        action()
+    model.train()
+    if ema:
+        ema.restore(model.parameters())
+
+
+def save_checkpoint(folder, step, state, settings):
+    """Write step, settings and state dicts to `folder/checkpoint.pt` under a temporary name, then rename."""
+    parts = {name: part.state_dict() for name, part in state.items() if part is not None}
+    partial = folder / "checkpoint.pt.part"
+    torch.save({"step": step, "settings": settings, **parts}, partial)
+    os.replace(partial, folder / "checkpoint.pt")
+
+
+def load_checkpoint(folder, state, settings):
+    """Load `folder/checkpoint.pt` into the state and return its step; 0 without one.
+
+    A damaged checkpoint, or one of another model or run, is a ValueError that says what to remove.
+    """
+    path = folder / "checkpoint.pt"
+    if not path.exists():
+        return 0
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        old = saved["settings"]
+        changed = [f"{key} was {old.get(key)}, is {value}" for key, value in settings.items() if old.get(key) != value]
+        if changed:
+            raise ValueError(changed[0])
+        for name, part in state.items():
+            if part is not None:
+                part.load_state_dict(saved[name])
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{path} does not fit this run ({reason}): remove it, or name another run with `run`"
+        ) from None
+    return saved["step"]
+
+
+def read_losses(folder, last_step):
+    """The rows of `folder/losses.csv` up to a step."""
+    path = folder / "losses.csv"
+    if not path.exists():
+        return []
+    with path.open() as file:
+        return [row for row in csv.DictReader(file) if int(row["step"]) <= last_step]
+
+
+def write_losses(folder, losses):
+    """Write `folder/losses.csv`."""
+    with (folder / "losses.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, LOSS_COLUMNS)
+        writer.writeheader()
+        writer.writerows(losses)

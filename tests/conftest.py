@@ -1,0 +1,54 @@
+"""A small untrained pipeline and a small data set of real photos, made once for all tests."""
+
+import pytest
+import torch
+
+from lib import dataset, models, pocket
+from lib.profiles import get_profile
+
+
+@pytest.fixture(scope="session")
+def profile(tmp_path_factory):
+    """The pocket profile at 32 px in a folder of its own, a few steps and one seed, no shipped weights."""
+    folder = tmp_path_factory.mktemp("work")
+    return get_profile(
+        "pocket",
+        build=str(folder / "build"),
+        reports=str(folder / "reports"),
+        resolution=32,
+        initial_controlnet="",
+        train_steps=6,
+        train_batch_size=4,
+        checkpoint_every=3,
+        log_every=1,
+        num_inference_steps=2,
+        n_seeds=2,
+        n_images=3,
+    )
+
+
+@pytest.fixture(scope="session")
+def base(profile):
+    """An untrained base of the pocket model's shape."""
+    torch.manual_seed(0)
+    vae = pocket.make_autoencoder(profile.resolution)
+    base = pocket.make_base(vae, pocket.make_unet(profile.resolution), profile)
+    for part in (base.vae, base.unet, base.text_encoder):
+        part.requires_grad_(False).eval()
+    return base
+
+
+@pytest.fixture(scope="session")
+def triples(profile):
+    """The pocket photos at 32 px."""
+    return dataset.build_dataset(profile)
+
+
+@pytest.fixture(scope="session")
+def pipeline(base):
+    """The untrained base with an untrained ControlNet whose zero convolutions are opened a little."""
+    torch.manual_seed(1)
+    controlnet = models.make_controlnet(base.unet, base.vae)
+    for block in [*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block]:
+        torch.nn.init.normal_(block.weight, std=0.1)
+    return models.add_controlnet(base, controlnet)

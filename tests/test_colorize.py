@@ -1,0 +1,52 @@
+"""Sampling: the same seed gives the same picture, alone or in a batch, and the photo's lightness is kept."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lib import colorize, dataset
+from lib.color import luminance, to_float
+from lib.prompts import PROMPT_LEVELS
+
+
+def test_a_picture_does_not_depend_on_its_batch(pipeline, triples, profile):
+    gray = triples["test"]["conditioning_image"][:3]
+    prompts, seeds = ["a red cup", "Colorize this image.", ""], [1, 2, 1]
+    together = colorize.sample(pipeline, gray, prompts, seeds, profile)
+    alone = colorize.sample(pipeline, gray, prompts, seeds, replace(profile, sample_batch_size=1))
+    assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(together, alone, strict=True))
+    other = colorize.sample(pipeline, gray[:1], prompts[:1], [9], profile)[0]
+    assert np.abs(other - together[0]).max() > 0.01
+
+
+def test_merge_keeps_the_lightness_of_the_photo(triples):
+    gray = triples["test"]["conditioning_image"][:2]
+    outputs = list(np.random.default_rng(0).uniform(0, 1, (2, 32, 32, 3)).astype(np.float32))
+    for image, merged in zip(gray, colorize.merge(gray, outputs), strict=True):
+        assert np.abs(luminance(merged) - luminance(to_float(image))).max() < 0.25
+
+
+def test_rows_are_written_whole_with_their_table(pipeline, triples, profile):
+    rows = dataset.pick_across_categories(triples["test"], 3)
+    table = colorize.colorize_rows(pipeline, rows, PROMPT_LEVELS, profile)
+    assert len(table) == 3 * 2 * 2
+    again = colorize.read_images(profile)
+    assert list(again.columns) == list(colorize.LISTING_COLUMNS)
+    assert (again["prompt"] == table["prompt"]).all()
+    assert colorize.read_image(profile, again["after"][0]).shape == (32, 32, 3)
+    assert {path.suffix for path in profile.images_dir.iterdir()} == {".png", ".csv"}
+    with pytest.raises(ValueError, match="unknown prompt level"):
+        colorize.colorize_rows(pipeline, rows, ["loud"], profile)
+    assert len(colorize.read_images(profile)) == len(table)
+
+
+def test_notebook_04_must_have_run(profile):
+    with pytest.raises(ValueError, match="run notebook 04_colorize_photos first"):
+        colorize.read_images(replace(profile, run="never"))
+
+
+def test_photos_get_different_noise_and_prompts_the_same():
+    assert colorize.seed_of("a", 0) != colorize.seed_of("b", 0)
+    assert colorize.seed_of("a", 0) != colorize.seed_of("a", 1)
+    assert colorize.seed_of("a", 1) == colorize.seed_of("a", 1)

@@ -1,0 +1,158 @@
+"""The pocket photos, and the way from a manifest to triples."""
+
+import hashlib
+import itertools
+import json
+import shutil
+from dataclasses import replace
+
+import datasets
+import imagehash
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from lib import dataset
+from lib.profiles import get_profile, resolve
+from lib.prompts import COLOR_PATTERN, GENERIC_PROMPTS
+
+PHOTOS = resolve("data_cards/pocket_photos")
+MANIFEST = dataset.read_manifest("data_cards/pocket_photos")
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A folder with six real photos and their manifest."""
+    rows = MANIFEST.groupby("split").head(2).drop(columns="path")
+    (tmp_path / "in/photos").mkdir(parents=True)
+    for name in rows["file_name"]:
+        shutil.copy(PHOTOS / name, tmp_path / "in" / name)
+    rows.to_csv(tmp_path / "in/metadata.csv", index=False)
+    return get_profile("pocket", photos=str(tmp_path / "in"), build=str(tmp_path / "build"), resolution=64)
+
+
+def edit(profile, change):
+    """Change the manifest of a small folder."""
+    path = resolve(profile.photos) / "metadata.csv"
+    change(pd.read_csv(path, keep_default_na=False)).to_csv(path, index=False)
+
+
+def test_no_subject_crosses_splits():
+    assert MANIFEST.groupby("subject")["split"].nunique().max() == 1
+
+
+def test_no_near_duplicate_crosses_splits():
+    hashes = [imagehash.phash(Image.open(path).convert("RGB")) for path in MANIFEST["path"]]
+    splits = list(MANIFEST["split"])
+    pairs = [(a, b) for a, b in itertools.combinations(range(len(hashes)), 2) if splits[a] != splits[b]]
+    assert min(hashes[a] - hashes[b] for a, b in pairs) > 10  # of 64 bits
+
+
+def test_split_sizes_and_categories():
+    sizes = MANIFEST["split"].value_counts()
+    assert sizes["test"] >= 60
+    assert sizes["validation"] == 20
+    assert MANIFEST[MANIFEST["split"] == "test"]["category"].nunique() >= 6
+
+
+def test_files_are_those_of_the_manifest():
+    assert {path.name for path in (PHOTOS / "photos").iterdir()} == {path.name for path in MANIFEST["path"]}
+    for row in MANIFEST.itertuples():
+        assert hashlib.sha256(row.path.read_bytes()).hexdigest() == row.sha256
+        assert Image.open(row.path).size == (row.width, row.height)
+    assert MANIFEST[["author", "licence", "source"]].ne("").all(axis=None)
+
+
+def test_object_captions_hold_no_color_word_and_detailed_ones_do():
+    assert not MANIFEST["object_caption"].map(COLOR_PATTERN.search).astype(bool).any()
+    assert MANIFEST["detailed_caption"].map(COLOR_PATTERN.search).astype(bool).mean() == 1
+
+
+def test_the_card_counts_what_is_there():
+    card = (PHOTOS / "README.md").read_text()
+    for category, rows in MANIFEST.groupby("category"):
+        counts = [int((rows["split"] == split).sum()) for split in dataset.SPLITS]
+        assert f"| {category} | {counts[0]} | {counts[1]} | {counts[2]} | {len(rows)} |" in card
+    for licence, n in MANIFEST["licence"].value_counts().items():
+        assert f"| {licence} | {n} |" in card or f"| {licence} (version not named by the package) | {n} |" in card
+
+
+def test_load_dataset_on_the_folder_as_it_stands(tmp_path):
+    photos = datasets.load_dataset(str(PHOTOS), split="photos", cache_dir=str(tmp_path))
+    assert len(photos) == len(MANIFEST)
+    assert photos[0]["image"].size == (photos[0]["width"], photos[0]["height"])
+    assert set(photos["split"]) == set(dataset.SPLITS)
+
+
+def test_training_only_pictures_share_no_subject_with_held_out_photos():
+    listed = pd.read_csv(resolve("data_cards/training_pictures/metadata.csv"), keep_default_na=False)
+    held_out = set(MANIFEST[MANIFEST["split"] != "train"]["subject"])
+    assert not held_out & set(listed["subject"])
+    assert listed["sha256"].is_unique
+
+
+def test_triples(small):
+    triples = dataset.build_dataset(small)
+    assert {split: len(rows) for split, rows in triples.items()} == {"train": 2, "validation": 2, "test": 2}
+    row = triples["test"][0]
+    assert row["image"].size == row["conditioning_image"].size == (64, 64)
+    assert row["prompt"] == row["detailed_caption"]
+    listing = json.loads((small.dataset_dir / "prompts.json").read_text())
+    stored = Image.open(small.dataset_dir / listing["test"][0]["image"])
+    assert np.array_equal(np.asarray(stored), np.asarray(row["image"]))
+    assert listing["train"][0]["prompt"] == triples["train"][0]["prompt"]
+    assert dataset.build_dataset(small)["train"]["prompt"] == triples["train"]["prompt"]
+
+
+def test_prompt_policy_is_a_field(small):
+    generic = dataset.build_dataset(replace(small, prompt_policy="generic"))
+    assert set(generic["train"]["prompt"]) <= set(GENERIC_PROMPTS)
+
+
+def test_crop_is_central_and_square(tmp_path):
+    photo = Image.new("RGB", (300, 100), "blue")
+    photo.paste("red", (100, 0, 200, 100))
+    photo.save(tmp_path / "wide.png")
+    assert dataset.open_photo(tmp_path / "wide.png", 50).getcolors() == [(2500, (255, 0, 0))]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.drop(columns="subject"), "column 'subject' is missing"),
+        (lambda m: m.assign(split="exam"), "unknown split"),
+        (lambda m: pd.concat([m, m]), "image_id used before"),
+        (lambda m: m.assign(gray_caption=""), "empty caption"),
+        (lambda m: m.assign(file_name=["photos/no.jpg", *m["file_name"][1:]]), r"photos/no.jpg\) has no file"),
+    ],
+)
+def test_bad_manifests_are_named(small, change, message):
+    edit(small, change)
+    with pytest.raises(ValueError, match=message):
+        dataset.build_dataset(small)
+    assert not small.dataset_dir.exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a photo", None])
+def test_damaged_photo_is_named_and_the_old_data_set_stays(small, damage):
+    dataset.build_dataset(small)
+    photo = next((resolve(small.photos) / "photos").iterdir())
+    photo.write_bytes(photo.read_bytes()[:2000] if damage is None else damage)
+    with pytest.raises(ValueError, match=f"{photo.name} can't be read"):
+        dataset.build_dataset(small)
+    assert len(dataset.load_dataset_dict(small)["test"]) == 2
+
+
+def test_data_set_must_be_there_and_of_the_right_size(small):
+    with pytest.raises(ValueError, match="run notebook 01"):
+        dataset.load_dataset_dict(small)
+    dataset.build_dataset(small)
+    with pytest.raises(ValueError, match="64 px, not 128: run notebook 01 again"):
+        dataset.load_dataset_dict(get_profile("pocket", build=small.build))
+
+
+def test_pick_takes_categories_in_turn():
+    split = datasets.Dataset.from_dict({"image_id": list("abcdef"), "category": list("xxxyyz")})
+    assert dataset.pick_across_categories(split, 4)["image_id"] == ["a", "d", "f", "b"]
+    assert len(dataset.pick_across_categories(split, 0)) == 6

@@ -1,0 +1,34 @@
+"""One list of pins, read by pip, by pyproject.toml and by conda; commands as the README says."""
+
+import re
+import tomllib
+from importlib.metadata import version
+
+import yaml
+
+from lib import ROOT
+
+PINS = dict(re.findall(r"^([\w-]+)==([\w.]+)$", (ROOT / "requirements.txt").read_text(), re.M))
+
+
+def test_every_requirement_is_pinned_and_installed():
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
+    assert len(lines) == len(PINS)
+    for name, pinned in PINS.items():
+        assert version(name).split("+")[0] == pinned
+
+
+def test_conda_and_pyproject_read_the_same_list():
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())
+    pip = next(entry["pip"] for entry in conda["dependencies"] if isinstance(entry, dict))
+    assert pip == ["-r requirements.txt", "-e ."]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["setuptools"]["dynamic"]["dependencies"]["file"] == ["requirements.txt"]
+    assert "python=3.11" in conda["dependencies"]
+    assert project["project"]["requires-python"] == ">=3.11"
+
+
+def test_readme_names_every_make_target():
+    targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M)
+    readme = (ROOT / "README.md").read_text()
+    assert [target for target in targets if f"make {target}" not in readme] == []

@@ -1,0 +1,80 @@
+"""Loading: stock diffusers reads what we ship, and what does not fit is refused with a reason."""
+
+import pytest
+import torch
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+from safetensors import safe_open
+
+from lib import dataset, models
+from lib.profiles import get_profile, resolve
+
+SHIPPED = resolve("lib/pocket_model")
+POCKET = get_profile("pocket")
+
+
+def test_stock_diffusers_colorizes_with_the_shipped_folder():
+    text = models.load_text_encoder(POCKET.text_encoder, POCKET.max_tokens)
+    controlnet = ControlNetModel.from_pretrained(SHIPPED / "controlnet")
+    pipeline = StableDiffusionControlNetPipeline.from_pretrained(
+        SHIPPED, controlnet=controlnet, safety_checker=None, **text
+    )
+    photo = dataset.open_photo(resolve(POCKET.photos) / "photos/world-animals-scarlet-macaw.jpg", 128)
+    gray = photo.convert("L").convert("RGB")
+    generator = torch.Generator().manual_seed(0)
+    output = pipeline("a red parrot", image=gray, num_inference_steps=4, generator=generator, output_type="np").images[
+        0
+    ]
+    assert output.shape == (128, 128, 3)
+    assert output.std() > 0.05
+    assert abs(torch.corrcoef(torch.tensor(output.mean(-1).ravel()[None].repeat(2, 0)))[0, 1]) > 0.99
+
+
+def test_shipped_model_is_small_half_precision_and_safe():
+    files = [path for path in SHIPPED.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 60e6
+    assert {path.suffix for path in files} <= {".json", ".safetensors", ".md", ".png", ".csv"}
+    for path in SHIPPED.rglob("*.safetensors"):
+        with safe_open(path, "pt") as weights:
+            assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"F16"}  # noqa: SIM118
+
+
+def test_prediction_type_comes_from_the_model():
+    facts = models.describe(models.load_base(POCKET))
+    assert facts["prediction type"] == "v_prediction"
+    assert facts["autoencoder shrinks by"] == 4
+    assert facts["native size (px)"] == 128
+
+
+def test_controlnet_shrinks_its_picture_as_the_autoencoder_does(base):
+    controlnet = models.make_controlnet(base.unet, base.vae)
+    assert controlnet.controlnet_cond_embedding(torch.zeros(1, 3, 32, 32)).shape[-2:] == (8, 8)
+
+
+def test_unreachable_base_names_the_mirrors(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    profile = get_profile("l4", base_model=str(tmp_path / "nothing"))
+    with pytest.raises(ValueError, match="can't be loaded .* mirrors to try with -p base_model: Manojb/"):
+        models.load_base(profile)
+
+
+def test_controlnet_that_is_not_there(base):
+    with pytest.raises(ValueError, match="no ControlNet in build/nowhere/at/all: run notebook 03 first"):
+        models.load_controlnet("build/nowhere/at/all", base.unet)
+
+
+def test_controlnet_of_another_base_is_named(base, tmp_path):
+    other = ControlNetModel(
+        block_out_channels=(32, 64), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), norm_num_groups=8,
+        cross_attention_dim=16, conditioning_embedding_out_channels=(16, 32), attention_head_dim=4,
+    )  # fmt: skip
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="for another base: block_out_channels"):
+        models.load_controlnet(tmp_path / "other", base.unet)
+
+
+def test_round_trip_keeps_order_and_size(base, triples):
+    images = triples["test"]["image"][:5]
+    together = models.autoencoder_round_trip(base, images, batch_size=2)
+    alone = models.autoencoder_round_trip(base, [images[4]])
+    assert len(together) == 5
+    assert torch.allclose(torch.tensor(together[4]), torch.tensor(alone[0]), atol=1e-5)

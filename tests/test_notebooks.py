@@ -1,0 +1,91 @@
+"""The six notebooks: their form, and all of them under nbval on a small preparation."""
+
+import re
+import subprocess
+import sys
+
+import nbformat
+import papermill
+import pytest
+
+from lib import ROOT
+from lib.profiles import get_profile
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SMALL = {"n_images": 8, "n_seeds": 1, "num_inference_steps": 3, "train_steps": 4, "checkpoint_every": 2, "log_every": 1}
+
+
+def test_there_are_six():
+    names = "01_build_dataset 02_check_base_model 03_train_controlnet 04_colorize_photos 05_evaluate 06_prompt_study"
+    assert [path.stem for path in NOTEBOOKS] == names.split()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_form(path):
+    notebook = nbformat.read(path, 4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert [("parameters" in cell.metadata.get("tags", [])) for cell in code].count(True) == 1
+    assert "parameters" in code[0].metadata.tags
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    assert notebook.cells[0].source.startswith("# ")
+    assert re.search(r"^> .*\?$", notebook.cells[0].source, re.M)
+    assert notebook.cells[-1].source.startswith("## What we learned")
+    assert "## Limits" in notebook.cells[-1].source
+    assert "assert " in code[-1].source
+    for cell in code:
+        assert len(cell.source.splitlines()) <= 20
+        assert not re.search(r"^\s*(class |try:|%|!)", cell.source, re.M)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_parameter_is_annotated_and_used(path):
+    parameters = papermill.inspect_notebook(str(path))
+    source = "\n".join(cell.source for cell in nbformat.read(path, 4).cells[2:])
+    assert {"profile_name", "overrides"} <= set(parameters)
+    for name, facts in parameters.items():
+        assert facts["inferred_type_name"] != "None"
+        assert re.search(rf"\b{name}\b", source)
+
+
+def test_all_run_in_order_under_nbval(tmp_path):
+    """Each notebook, prepared small and otherwise with its defaults, in order and with fresh kernels."""
+    folders = {"build": str(tmp_path / "build"), "reports": str(tmp_path / "reports")}
+    for path in NOTEBOOKS:
+        prepared = tmp_path / path.name
+        papermill.execute_notebook(path, prepared, {"overrides": {**SMALL, **folders}}, prepare_only=True)
+    command = [sys.executable, "-m", "pytest", "-x", "--nbval-lax", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout[-6000:]
+    reports = get_profile("pocket", **folders).reports_dir
+    pictures = {path.name for path in reports.glob("*.png")}
+    said = {
+        name
+        for path in NOTEBOOKS
+        for name in re.findall(r'reports_dir / "(\w+\.png)"', path.read_text().replace('\\"', '"'))
+    }
+    assert said <= pictures
+    text = (reports / "report.md").read_text()
+    assert set(re.findall(r"\((\w+\.png)\)", text)) <= pictures
+    assert "nan" not in text
+
+
+def test_notebook_run_out_of_order_says_what_to_run_first(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "lib.run",
+        "--only",
+        "05",
+        "-p",
+        "build",
+        str(tmp_path),
+        "-p",
+        "reports",
+        str(tmp_path / "r"),
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert result.returncode == 1
+    assert "run notebook 04_colorize_photos first" in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "r/pocket").exists()

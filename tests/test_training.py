@@ -1,0 +1,162 @@
+"""The cache, the loss, and a loop that resumes as if it had never stopped."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from lib import models, training
+
+
+@pytest.fixture(scope="module")
+def cache(base, triples, tmp_path_factory):
+    return training.build_cache(triples["validation"], base, tmp_path_factory.mktemp("cache") / "cache")
+
+
+def run(base, triples, profile, folder):
+    """Train a ControlNet from the same start."""
+    torch.manual_seed(0)
+    watched = triples["validation"].select(range(2))
+    return training.train_controlnet(base, triples["train"].select(range(10)), profile, folder, watched)
+
+
+def test_cache_holds_what_the_pipeline_would_encode(base, triples, cache):
+    row = triples["validation"][3]
+    latents, embeddings, conditioning = cache.batch([3], torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        posterior = base.vae.encode(base.image_processor.preprocess(row["image"])).latent_dist
+        wanted, _ = base.encode_prompt([row["prompt"]], "cpu", 1, False)
+    scale = base.vae.config.scaling_factor
+    assert np.allclose(cache.latents_mean[3], posterior.mean[0] * scale, atol=2e-3)
+    assert np.allclose(cache.latents_std[3], posterior.std[0] * scale, atol=2e-3)
+    assert torch.allclose(embeddings, wanted, atol=5e-3)
+    assert conditioning.shape == (1, 3, 32, 32)
+    assert np.array_equal(np.asarray(row["conditioning_image"])[..., 0], cache.conditioning[3])
+    assert latents.shape == (1, 4, 8, 8)
+
+
+def test_cache_is_reused_for_the_same_data_and_rebuilt_for_other(base, triples, tmp_path):
+    first = training.build_cache(triples["test"].select(range(3)), base, tmp_path / "c")
+    written = (tmp_path / "c/latents_mean.npy").stat().st_mtime_ns
+    training.build_cache(triples["test"].select(range(3)), base, tmp_path / "c")
+    assert (tmp_path / "c/latents_mean.npy").stat().st_mtime_ns == written
+    assert len(first) == 3
+    assert len(training.build_cache(triples["test"].select(range(4)), base, tmp_path / "c")) == 4
+
+
+def test_prompt_dropout_takes_the_empty_prompt(base, cache):
+    _, dropped, _ = cache.batch([0, 1], torch.Generator().manual_seed(0), prompt_dropout=1.0)
+    empty, _ = base.encode_prompt([""], "cpu", 1, False)
+    assert torch.allclose(dropped, empty.expand_as(dropped), atol=5e-3)
+
+
+def test_every_epoch_visits_every_row_once():
+    rows = np.concatenate([training.batch_rows(10, 4, step, seed=3) for step in range(5)])
+    assert sorted(rows) == sorted([*range(10)] * 2)
+    assert not np.array_equal(training.batch_rows(10, 4, 0, seed=4), training.batch_rows(10, 4, 0, seed=3))
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_loss_of_a_perfect_prediction_is_zero(cache, prediction_type):
+    scheduler = DDPMScheduler(prediction_type=prediction_type)
+    batch = cache.batch([0, 1, 2], torch.Generator().manual_seed(0))
+
+    class Oracle(torch.nn.Linear):
+        """Knows the clean latents and solves for what it is asked to predict."""
+
+        def forward(self, noisy, timesteps, embeddings, return_dict):
+            alpha = scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+            noise = (noisy - alpha.sqrt() * batch[0]) / (1 - alpha).sqrt()
+            return [noise if prediction_type == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * batch[0]]
+
+    for snr_gamma in (0.0, 5.0):
+        loss = training.diffusion_loss(Oracle(1, 1), scheduler, batch, torch.Generator().manual_seed(1), snr_gamma)
+        assert float(loss) < 1e-6
+
+
+def test_untrained_controlnet_changes_nothing_and_training_changes_only_it(base, triples, profile, tmp_path):
+    before = {name: value.clone() for name, value in base.unet.state_dict().items()}
+    controlnet = run(base, triples, profile, tmp_path)
+    assert all(torch.equal(before[name], value) for name, value in base.unet.state_dict().items())
+    assert any(block.weight.abs().sum() > 0 for block in controlnet.controlnet_down_blocks)
+    fresh = models.make_controlnet(base.unet, base.vae)
+    assert all(not block.weight.any() for block in fresh.controlnet_down_blocks)
+
+
+def test_a_stopped_run_ends_with_the_same_weights(base, triples, profile, tmp_path):
+    whole = run(base, triples, profile, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        stop_at(base, triples, profile, tmp_path / "parts", step=4)
+    assert torch.load(tmp_path / "parts/checkpoint.pt", weights_only=True)["step"] == 3
+    resumed = run(base, triples, profile, tmp_path / "parts")
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    steps = [int(row["step"]) for row in training.read_losses(tmp_path / "parts", 99)]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert sorted(path.name for path in (tmp_path / "parts/samples").iterdir()) == ["0000003.png", "0000006.png"]
+
+
+def stop_at(base, triples, profile, folder, step):
+    """Interrupt training at a step."""
+    original = training.step_generator
+
+    def interrupted(seed, now):
+        if now == step:
+            raise KeyboardInterrupt
+        return original(seed, now)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "step_generator", interrupted)
+        run(base, triples, profile, folder)
+
+
+@pytest.mark.parametrize("change", [{"learning_rate": 1e-3}, {"prompt_dropout": 0.5}])
+def test_checkpoint_of_another_run_is_refused(base, triples, profile, tmp_path, change):
+    run(base, triples, profile, tmp_path)
+    with pytest.raises(ValueError, match=rf"checkpoint.pt does not fit this run \({next(iter(change))} was"):
+        run(base, triples, replace(profile, **change), tmp_path)
+
+
+def test_damaged_checkpoint_is_named(base, triples, profile, tmp_path):
+    run(base, triples, replace(profile, train_steps=1), tmp_path)
+    (tmp_path / "checkpoint.pt").write_bytes((tmp_path / "checkpoint.pt").read_bytes()[:1000])
+    with pytest.raises(ValueError, match="checkpoint.pt does not fit this run"):
+        run(base, triples, profile, tmp_path)
+
+
+def test_nan_loss_stops_with_the_step(profile, tmp_path):
+    model = torch.nn.Linear(1, 1)
+
+    def loss_of_step(model, step):
+        return model.weight.sum() * (float("nan") if step == 4 else 1)
+
+    with pytest.raises(FloatingPointError, match="loss is nan at step 5: lower learning_rate"):
+        training.train(model, loss_of_step, profile, tmp_path, {})
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 3
+
+
+def test_averaged_weights_follow_and_are_returned(profile, tmp_path):
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, 1.0)
+    averaged = training.train(model, lambda m, _: m.weight.sum(), replace(profile, ema_decay=0.5), tmp_path, {})
+    current = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["model"]["weight"]
+    assert 1.0 > float(averaged.weight) > float(current)
+
+
+def test_controlnet_learns_a_few_photos(base, triples, profile, tmp_path):
+    rows = triples["train"].select(range(4))
+    longer = replace(profile, train_steps=60, checkpoint_every=60, learning_rate=1e-3, prompt_dropout=0.0)
+    trained = training.train_controlnet(base, rows, longer, tmp_path, triples["validation"].select(range(2)))
+    cache = training.build_cache(rows, base, tmp_path / "cache")
+    scheduler = DDPMScheduler.from_config(base.scheduler.config)
+
+    @torch.no_grad()
+    def loss(controlnet):
+        generators = [torch.Generator().manual_seed(seed) for seed in range(8)]
+        batches = [(cache.batch(range(4), generator), generator) for generator in generators]
+        return np.mean(
+            [float(training.diffusion_loss(base.unet, scheduler, *batch, 0.0, controlnet)) for batch in batches]
+        )
+
+    assert loss(trained) < 0.9 * loss(models.make_controlnet(base.unet, base.vae))
