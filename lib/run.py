@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import time
@@ -44,31 +45,44 @@ def split_parameters(profile_name, pairs, notebooks):
     """
     known = {path: set(papermill.inspect_notebook(str(path))) - {"profile_name", "overrides"} for path in notebooks}
     names = sorted(set().union(*known.values()))
-    values = {name: yaml.safe_load(text) for name, text in pairs}
+    values = {name: yaml.safe_load(text) if name in names else text for name, text in pairs}
     for name in values:
         if name not in names and name not in PROFILE_FIELDS:
             raise ValueError(f"unknown parameter {name!r}: notebooks take {', '.join(names)}; "
                              f"the profile has {', '.join(PROFILE_FIELDS)}")  # fmt: skip
     overrides = {name: value for name, value in values.items() if name not in names}
-    get_profile(profile_name, **overrides)
+    profile = get_profile(profile_name, **overrides)
+    overrides = {name: getattr(profile, name) for name in overrides}
     return {path: {n: v for n, v in values.items() if n in known[path]} for path in notebooks}, overrides
 
 
-def stage_reports(reports_dir):
-    """A copy of the reports folder to write into, so that a failed run leaves the old reports as they were."""
-    staging = reports_dir.with_name(f".{reports_dir.name}.part")
+def stage_reports(profile):
+    """A copy of the reports folder to write into, so that a failed run leaves the old reports as they were.
+
+    A reports or build folder that can't be written is a ValueError.
+    """
+    reports_dir, staging = profile.reports_dir, profile.reports_dir.with_name(f".{profile.name}.part")
     try:
+        (profile.build_dir / "notebooks").mkdir(parents=True, exist_ok=True)
         shutil.rmtree(staging, ignore_errors=True)
-        staging.parent.mkdir(parents=True, exist_ok=True)
+        staging.mkdir(parents=True)
         if reports_dir.exists():
+            (reports_dir / ".writable").touch()
+            (reports_dir / ".writable").unlink()
             shutil.copytree(reports_dir, staging / reports_dir.name)
         else:
-            (staging / reports_dir.name).mkdir(parents=True)
+            (staging / reports_dir.name).mkdir()
     except OSError as error:
-        raise ValueError(
-            f"can't write to {reports_dir.parent} ({error.strerror}): free it or pass -p reports FOLDER"
-        ) from None
+        raise ValueError(f"can't write: {error}: free it, or pass -p reports FOLDER or -p build FOLDER") from None
     return staging
+
+
+def reason_of(error):
+    """One line on a failed cell: the error's first line, or the failed source line where it says nothing."""
+    said = (error.evalue or "").splitlines()
+    trace = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(error.traceback))
+    failed_line = re.findall(r"^-+> *\d+ (.*)$", trace, re.M)
+    return f"{error.ename}: {(said[:1] or failed_line[-1:] or ['no message'])[0]}"
 
 
 def run_notebook(path, output, parameters):
@@ -76,13 +90,18 @@ def run_notebook(path, output, parameters):
     print(f"{path.stem:<22}", end=" ", flush=True)
     started = time.time()
     try:
-        papermill.execute_notebook(str(path), str(output), parameters, cwd=str(path.parent), kernel_name="python3",
-                                   progress_bar=sys.stderr.isatty(), log_output=False)  # fmt: skip
+        papermill.execute_notebook(
+            str(path),
+            str(output),
+            parameters,
+            cwd=str(path.parent),
+            kernel_name="python3",
+            progress_bar=sys.stderr.isatty(),
+            extra_arguments=["--IPKernelApp.log_level=40"],  # no warning about its local sockets
+        )
     except PapermillExecutionError as error:
         print(f"failed after {time.time() - started:.0f} s", flush=True)
-        raise RuntimeError(
-            f"{path.stem}: {error.ename}: {error.evalue.splitlines()[0]} (executed copy: {output})"
-        ) from None
+        raise RuntimeError(f"{path.stem}: {reason_of(error)} (executed copy: {output})") from None
     print(f"{time.time() - started:5.0f} s", flush=True)
 
 
@@ -92,16 +111,17 @@ def run(arguments=None):
     notebooks = pick_notebooks(options.only)
     parameters, overrides = split_parameters(options.profile, options.parameters, notebooks)
     profile = get_profile(options.profile, **overrides)
-    staging = stage_reports(profile.reports_dir)
-    executed = profile.build_dir / "notebooks"
-    executed.mkdir(parents=True, exist_ok=True)
+    staging = stage_reports(profile)
     overrides["reports"] = str(staging)
-    for path in notebooks:
-        shared = {"profile_name": profile.name, "overrides": overrides}
-        run_notebook(path, executed / path.name, {**shared, **parameters[path]})
-    shutil.rmtree(profile.reports_dir, ignore_errors=True)
-    os.replace(staging / profile.reports_dir.name, profile.reports_dir)
-    shutil.rmtree(staging)
+    try:
+        for path in notebooks:
+            shared = {"profile_name": profile.name, "overrides": overrides}
+            run_notebook(path, profile.build_dir / "notebooks" / path.name, {**shared, **parameters[path]})
+        if profile.reports_dir.exists():
+            os.replace(profile.reports_dir, staging / "old")
+        os.replace(staging / profile.reports_dir.name, profile.reports_dir)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
     print(f"charts and tables: {profile.reports_dir}")
 
 
@@ -110,7 +130,7 @@ def main():
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
     try:
         run()
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         sys.exit(f"error: {error}")
 
 

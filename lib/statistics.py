@@ -7,7 +7,7 @@ from scipy import stats
 HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "ciede2000": False}
 
 
-def by_photo(metrics, system, metric, level="", merged=True):
+def by_photo(metrics, metric, system, level="", merged=True):
     """One value a photo (a Series by image_id): the metric of a system and prompt level, averaged over seeds."""
     rows = metrics[(metrics["system"] == system) & (metrics["prompt_level"] == level) & (metrics["merged"] == merged)]
     if rows.empty:
@@ -42,10 +42,10 @@ def contrast(first, second, metric):
 def contrasts(metrics, pairs, merged=True):
     """A table of `contrast` rows for named pairs {name: ((system, level), (system, level))} in every metric."""
     rows = [
-        {"contrast": name, **contrast(*(by_photo(metrics, *side_metric, merged) for side_metric in sides), metric)}
+        {"contrast": name}
+        | contrast(by_photo(metrics, metric, *first, merged), by_photo(metrics, metric, *second, merged), metric)
         for name, (first, second) in pairs.items()
         for metric in HIGHER_IS_BETTER
-        for sides in [[(first[0], metric, first[1]), (second[0], metric, second[1])]]
     ]
     return pd.DataFrame(rows)
 

@@ -4,7 +4,9 @@ Every random draw of a step comes from (seed, step), so that a run resumed from 
 uninterrupted one would have drawn.
 """
 
+import copy
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -12,6 +14,7 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from accelerate import Accelerator
 from diffusers import DDPMScheduler
@@ -20,8 +23,8 @@ from diffusers.training_utils import EMAModel, compute_snr
 from tqdm.auto import tqdm
 
 from lib.colorize import merge, sample
-from lib.models import add_controlnet, encode_prompts, load_controlnet, make_controlnet
-from lib.report import save_sheet
+from lib.models import add_controlnet, encode_prompts, load_controlnet, make_controlnet, pick_device
+from lib.report import save_sheet, write_text
 
 LOSS_COLUMNS = ("step", "loss", "lr", "seconds")
 CACHE_FILES = ("latents_mean", "latents_std", "conditioning", "prompt_index", "embeddings")
@@ -40,6 +43,7 @@ class LatentCache:
     conditioning: np.ndarray
     prompt_index: np.ndarray
     embeddings: np.ndarray
+    key: dict  # what it was made from
 
     def __len__(self):
         return len(self.latents_mean)
@@ -58,9 +62,15 @@ class LatentCache:
 def build_cache(dataset, pipeline, folder, batch_size=16):
     """Encode a data set (columns `prompt`, `image`, `conditioning_image`) once with a pipeline's frozen parts.
 
-    Written whole or not at all to `folder`, and reused when its data set and autoencoder are the same.
+    Written whole or not at all to `folder`, and reused by every run with the same data set and autoencoder.
     """
-    key = {"dataset": dataset._fingerprint, "vae": fingerprint(pipeline.vae)}
+    key = {
+        "dataset": dataset._fingerprint,
+        "vae": fingerprint(pipeline.vae),
+        "scaling_factor": pipeline.vae.config.scaling_factor,
+        "text_encoder": fingerprint(pipeline.text_encoder),
+        "max_tokens": pipeline.tokenizer.model_max_length,
+    }
     stamp = folder / "key.json"
     if not (stamp.exists() and json.loads(stamp.read_text()) == key):
         partial = folder.with_name(folder.name + ".part")
@@ -71,12 +81,15 @@ def build_cache(dataset, pipeline, folder, batch_size=16):
         (partial / stamp.name).write_text(json.dumps(key))
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
-    return LatentCache(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in CACHE_FILES))
+    return LatentCache(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in CACHE_FILES), key)
 
 
 def fingerprint(model):
-    """A short text that changes with a model's weights."""
-    return "".join(f"{float(p.double().sum()):.6e}" for p in list(model.parameters())[:4])
+    """A short text that changes with any of a model's weights."""
+    digest = hashlib.blake2b(digest_size=8)
+    for value in model.state_dict().values():
+        digest.update(value.float().cpu().numpy())
+    return digest.hexdigest()
 
 
 @torch.no_grad()
@@ -152,18 +165,19 @@ def diffusion_loss(unet, noise_scheduler, batch, generator, snr_gamma=0.0, contr
 def run_settings(profile, **data):
     """What must not change between a checkpoint and its continuation, as text by name."""
     names = ("base_model", "initial_controlnet", "train_batch_size", "learning_rate", "lr_scheduler", "lr_warmup_steps",
-             "prompt_dropout", "snr_gamma", "ema_decay", "mixed_precision", "train_seed")  # fmt: skip
+             "prompt_dropout", "snr_gamma", "ema_decay", "mixed_precision", "train_seed",
+             *(["train_steps"] if not profile.lr_scheduler.startswith("constant") else []))  # fmt: skip
     return {name: str(value) for name, value in [*((name, getattr(profile, name)) for name in names), *data.items()]}
 
 
-def train_controlnet(base, dataset, profile, folder, validation):
-    """Train a ControlNet for a frozen base on a data set; saves it to `folder/controlnet` and returns it.
+def train_controlnet(base, cache, profile, folder, validation):
+    """Train a ControlNet for a frozen base on a latent cache; saves it to `folder/controlnet` and returns it.
 
     It starts from `profile.initial_controlnet`, or from the UNet where that is empty. At every checkpoint the rows of
     `validation` are colorized with fixed seeds into `folder/samples`.
     """
-    cache = build_cache(dataset, base, folder / "cache")
     initial = profile.initial_controlnet
+    torch.manual_seed(profile.train_seed)  # for the new layers of a ControlNet that starts from the UNet
     controlnet = load_controlnet(initial, base.unet) if initial else make_controlnet(base.unet, base.vae)
     noise_scheduler = DDPMScheduler.from_config(base.scheduler.config)
 
@@ -174,9 +188,10 @@ def train_controlnet(base, dataset, profile, folder, validation):
         return diffusion_loss(base.unet, noise_scheduler, batch, generator, profile.snr_gamma, model)
 
     def on_checkpoint(model, step):
-        save_controlnet_samples(add_controlnet(base, model), validation, profile, folder / f"samples/{step:07d}.png")
+        pipeline = add_controlnet(base, copy.deepcopy(model))  # a copy, since the pipeline takes the base's dtype
+        save_controlnet_samples(pipeline, validation, profile, folder / f"samples/{step:07d}.png")
 
-    settings = run_settings(profile, dataset=dataset._fingerprint, base=fingerprint(base.unet))
+    settings = run_settings(profile, **cache.key, base=fingerprint(base.unet), initial=fingerprint(controlnet))
     controlnet = train(controlnet.to(base.device), loss_of_step, profile, folder, settings, on_checkpoint)
     save_model(controlnet, folder / "controlnet")
     return controlnet
@@ -202,14 +217,14 @@ def save_model(model, folder):
 def train(model, loss_of_step, profile, folder, settings, on_checkpoint=None):
     """Minimise `loss_of_step(model, step)` with AdamW for `profile.train_steps` steps, resuming from `folder`.
 
-    Writes `folder/losses.csv` and, every `profile.checkpoint_every` steps, `folder/checkpoint` (whole or not at all),
+    Writes `folder/losses.csv` and, every `profile.checkpoint_every` steps, `folder/checkpoint.pt` (whole or not at all),
     then calls `on_checkpoint(model, step)` with the averaged weights in place where EMA is on. `settings` are kept in
     the checkpoint, and one with others is refused. Returns the model with its final weights (the averaged ones where
-    EMA is on). A loss that is not finite stops with FloatingPointError.
+    EMA is on). A loss that is not finite stops with a ValueError before it reaches a checkpoint.
     """
     check_precision(profile.mixed_precision)
     folder.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(mixed_precision=profile.mixed_precision)
+    accelerator = Accelerator(mixed_precision=profile.mixed_precision, cpu=pick_device().type == "cpu")
     model.train().requires_grad_(True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=profile.learning_rate, weight_decay=1e-2, fused=True)
     schedule = get_scheduler(
@@ -222,6 +237,10 @@ def train(model, loss_of_step, profile, folder, settings, on_checkpoint=None):
     ema = EMAModel(model.parameters(), decay=profile.ema_decay) if profile.ema_decay else None
     state = {"model": model, "optimizer": optimizer, "schedule": schedule, "ema": ema}
     first = load_checkpoint(folder, state, settings)
+    if first > profile.train_steps:
+        raise ValueError(
+            f"{folder} is at step {first}, past train_steps {profile.train_steps}: raise it or change `run`"
+        )
     losses = read_losses(folder, first)
     started = time.time() - (float(losses[-1]["seconds"]) if losses else 0.0)
     for step in (bar := tqdm(range(first, profile.train_steps), initial=first, total=profile.train_steps)):
@@ -235,17 +254,16 @@ def train(model, loss_of_step, profile, folder, settings, on_checkpoint=None):
         if ema:
             ema.step(model.parameters())
         done = step + 1
-        if done % profile.log_every == 0 or done == profile.train_steps:
-            value = float(loss.detach())
+        last = done == profile.train_steps
+        checkpoint_due = last or done % profile.checkpoint_every == 0
+        if checkpoint_due or done % profile.log_every == 0:
+            value, seconds = float(loss.detach()), time.time() - started
             if not np.isfinite(value):
-                raise FloatingPointError(
-                    f"loss is {value} at step {done}: lower learning_rate; last good checkpoint: {folder}"
-                )
-            seconds = time.time() - started
+                raise ValueError(f"loss is {value} at step {done}: lower learning_rate; last good checkpoint: {folder}")
             losses.append({"step": done, "loss": value, "lr": schedule.get_last_lr()[0], "seconds": round(seconds, 1)})
             bar.set_postfix(loss=f"{value:.4f}")
-        if done % profile.checkpoint_every == 0 or done == profile.train_steps:
-            write_losses(folder, losses)
+        if checkpoint_due:
+            write_text(pd.DataFrame(losses, columns=LOSS_COLUMNS).to_csv(index=False), folder / "losses.csv")
             save_checkpoint(folder, done, state, settings)
             if on_checkpoint:
                 with_averaged_weights(model, ema, lambda done=done: on_checkpoint(model, done))
@@ -314,11 +332,3 @@ def read_losses(folder, last_step):
         return []
     with path.open() as file:
         return [row for row in csv.DictReader(file) if int(row["step"]) <= last_step]
-
-
-def write_losses(folder, losses):
-    """Write `folder/losses.csv`."""
-    with (folder / "losses.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, LOSS_COLUMNS)
-        writer.writeheader()
-        writer.writerows(losses)

@@ -35,7 +35,12 @@ def test_rows_are_written_whole_with_their_table(pipeline, triples, profile):
     assert list(again.columns) == list(colorize.LISTING_COLUMNS)
     assert (again["prompt"] == table["prompt"]).all()
     assert colorize.read_image(profile, again["after"][0]).shape == (32, 32, 3)
-    assert {path.suffix for path in profile.images_dir.iterdir()} == {".png", ".csv"}
+    assert {path.suffix for path in profile.images_dir.iterdir()} == {".png", ".csv", ".json"}
+    with pytest.raises(ValueError, match="made with n_seeds 2, not 5: run notebook 04_colorize_photos again"):
+        colorize.read_images(replace(profile, n_seeds=5))
+    (profile.images_dir / again["before"][0]).write_bytes(b"")
+    with pytest.raises(ValueError, match="missing or damaged: run notebook 04_colorize_photos again"):
+        colorize.read_image(profile, again["before"][0])
     with pytest.raises(ValueError, match="unknown prompt level"):
         colorize.colorize_rows(pipeline, rows, ["loud"], profile)
     assert len(colorize.read_images(profile)) == len(table)

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -60,13 +61,19 @@ def test_files_are_those_of_the_manifest():
     assert {path.name for path in (PHOTOS / "photos").iterdir()} == {path.name for path in MANIFEST["path"]}
     for row in MANIFEST.itertuples():
         assert hashlib.sha256(row.path.read_bytes()).hexdigest() == row.sha256
-        assert Image.open(row.path).size == (row.width, row.height)
+        assert Image.open(row.path).size == (int(row.width), int(row.height))
     assert MANIFEST[["author", "licence", "source"]].ne("").all(axis=None)
 
 
 def test_object_captions_hold_no_color_word_and_detailed_ones_do():
     assert not MANIFEST["object_caption"].map(COLOR_PATTERN.search).astype(bool).any()
     assert MANIFEST["detailed_caption"].map(COLOR_PATTERN.search).astype(bool).mean() == 1
+
+
+def test_captions_keep_to_the_list_of_color_words():
+    words = re.findall(r"[a-z]+", " ".join(MANIFEST["detailed_caption"]))
+    others = "ish$|^(scarlet|crimson|maroon|violet|magenta|teal|cyan|olive|tan|ivory|grey|amber|khaki|lilac|navy)$"
+    assert {word for word in words if re.search(others, word)} <= {"dish", "fish", "pufferfish"}
 
 
 def test_the_card_counts_what_is_there():
@@ -122,6 +129,8 @@ def test_crop_is_central_and_square(tmp_path):
     [
         (lambda m: m.drop(columns="subject"), "column 'subject' is missing"),
         (lambda m: m.assign(split="exam"), "unknown split"),
+        (lambda m: m.assign(split="train"), "no row has the split 'test'"),
+        (lambda m: m.assign(subject="dog"), "subject that another split has"),
         (lambda m: pd.concat([m, m]), "image_id used before"),
         (lambda m: m.assign(gray_caption=""), "empty caption"),
         (lambda m: m.assign(file_name=["photos/no.jpg", *m["file_name"][1:]]), r"photos/no.jpg\) has no file"),
@@ -148,11 +157,21 @@ def test_data_set_must_be_there_and_of_the_right_size(small):
     with pytest.raises(ValueError, match="run notebook 01"):
         dataset.load_dataset_dict(small)
     dataset.build_dataset(small)
-    with pytest.raises(ValueError, match="64 px, not 128: run notebook 01 again"):
-        dataset.load_dataset_dict(get_profile("pocket", build=small.build))
+    with pytest.raises(ValueError, match="made with resolution 64, not 128: run notebook 01_build_dataset again"):
+        dataset.load_dataset_dict(replace(small, resolution=128))
 
 
 def test_pick_takes_categories_in_turn():
     split = datasets.Dataset.from_dict({"image_id": list("abcdef"), "category": list("xxxyyz")})
     assert dataset.pick_across_categories(split, 4)["image_id"] == ["a", "d", "f", "b"]
     assert len(dataset.pick_across_categories(split, 0)) == 6
+
+
+def test_any_photo_can_be_named(small):
+    rows = dataset.build_dataset(small)["test"]
+    assert dataset.find_gray(rows, "", 64)[0] == rows[0]["image_id"]
+    assert dataset.find_gray(rows, rows[1]["image_id"], 64)[0] == rows[1]["image_id"]
+    name, gray = dataset.find_gray(rows, str(MANIFEST["path"][0]), 64)
+    assert (name, gray.size) == (MANIFEST["path"][0].stem, (64, 64))
+    with pytest.raises(ValueError, match="'me.jpg' is no file, and none of the image_ids"):
+        dataset.find_gray(rows, "me.jpg", 64)

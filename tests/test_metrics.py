@@ -56,6 +56,6 @@ def test_measure_of_a_gray_copy():
 
 def test_true_mean_color_is_nearer_than_gray_and_mean_color_of_others():
     tinted = np.clip(PHOTO * [1.2, 0.9, 0.5], 0, 1)
-    pictures = metrics.reference_pictures(tinted, (-20, -20), tinted)
+    pictures = metrics.reference_pictures(tinted, metrics.luminance(tinted), (-20, -20), tinted)
     errors = {system: metrics.measure(tinted, picture)["ciede2000"] for (system, _), picture in pictures.items()}
     assert errors["autoencoder"] < 0.1 < errors["true_mean_color"] < errors["gray"] < errors["mean_color"]

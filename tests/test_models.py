@@ -1,5 +1,6 @@
 """Loading: stock diffusers reads what we ship, and what does not fit is refused with a reason."""
 
+import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
@@ -26,7 +27,8 @@ def test_stock_diffusers_colorizes_with_the_shipped_folder():
     ]
     assert output.shape == (128, 128, 3)
     assert output.std() > 0.05
-    assert abs(torch.corrcoef(torch.tensor(output.mean(-1).ravel()[None].repeat(2, 0)))[0, 1]) > 0.99
+    shapes = np.stack([output.mean(-1).ravel(), np.asarray(gray)[..., 0].ravel()])
+    assert np.corrcoef(shapes)[0, 1] > 0.7  # it paints the photo that it was shown
 
 
 def test_shipped_model_is_small_half_precision_and_safe():
@@ -58,7 +60,7 @@ def test_unreachable_base_names_the_mirrors(tmp_path, monkeypatch):
 
 
 def test_controlnet_that_is_not_there(base):
-    with pytest.raises(ValueError, match="no ControlNet in build/nowhere/at/all: run notebook 03 first"):
+    with pytest.raises(ValueError, match="no ControlNet in build/nowhere/at/all: train one with notebook 03"):
         models.load_controlnet("build/nowhere/at/all", base.unet)
 
 

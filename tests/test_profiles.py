@@ -19,6 +19,10 @@ def test_overrides_are_converted_to_the_type_of_the_field():
         ("pocket", {"n_image": 3}, "unknown profile field 'n_image': known are .*n_images"),
         ("pocket", {"n_images": "many"}, "'n_images' takes int, not 'many'"),
         ("pocket", {"n_images": 2.5}, "'n_images' takes int"),
+        ("pocket", {"n_images": -1}, "'n_images' takes int"),
+        ("pocket", {"guidance_scale": "inf"}, "'guidance_scale' takes float"),
+        ("pocket", {"run": None}, "'run' takes str, not None"),
+        ("pocket", {"prompt_policy": "loud"}, "'prompt_policy' is one of generic, captions, mix"),
     ],
 )
 def test_errors_name_the_thing_and_what_is_known(name, overrides, message):

@@ -78,6 +78,13 @@ def test_unknown_things_stop_before_anything_runs(place, more, message):
     assert not (place / "reports").exists()
 
 
+def test_fields_are_read_as_text_of_their_own_type(place):
+    fields = ["-p", "initial_controlnet", "", "-p", "mixed_precision", "no", "-p", "run", "01"]
+    _, overrides = run.split_parameters("pocket", list(zip(fields[1::3], fields[2::3], strict=True)), run.NOTEBOOKS)
+    profile = run.get_profile("pocket", **overrides)
+    assert (profile.initial_controlnet, profile.mixed_precision, profile.run) == ("", "no", "01")
+
+
 def test_failed_notebook_leaves_old_reports_and_its_executed_copy(place):
     run.run(arguments(place))
     notebook(place / "02_two.ipynb", REPORT.format(name="new") + "\nraise ValueError('no colour here: add some')")
@@ -85,14 +92,21 @@ def test_failed_notebook_leaves_old_reports_and_its_executed_copy(place):
         RuntimeError, match="02_two: ValueError: no colour here: add some .executed copy: .*02_two.ipynb"
     ):
         run.run(arguments(place, "-p", "greeting", "changed"))
+    assert [path.name for path in (place / "reports").iterdir()] == ["pocket"]
     assert sorted(path.name for path in (place / "reports/pocket").iterdir()) == ["one.txt", "two.txt"]
     assert (place / "reports/pocket/one.txt").read_text() == "hello"
     assert "no colour here" in (place / "build/pocket/notebooks/02_two.ipynb").read_text()
 
 
+def test_failed_assert_without_words_shows_its_line(place):
+    notebook(place / "02_two.ipynb", "numbers = [1]\nassert len(numbers) == 2")
+    with pytest.raises(RuntimeError, match=r"02_two: AssertionError: assert len\(numbers\) == 2 .executed copy"):
+        run.run(arguments(place))
+
+
 def test_reports_folder_that_cannot_be_written(place):
     (place / "reports").write_text("a file in the way")
-    with pytest.raises(ValueError, match="can't write to .*reports"):
+    with pytest.raises(ValueError, match="can't write: .*reports"):
         run.run(arguments(place))
 
 

@@ -18,9 +18,9 @@ def table(values):
 
 def test_seeds_are_averaged_within_photos():
     metrics = table({("m", "vague", "a", 0): 2.0, ("m", "vague", "a", 1): 4.0, ("m", "vague", "b", 0): 7.0})
-    assert dict(statistics.by_photo(metrics, "m", "ciede2000", "vague")) == {"a": 3.0, "b": 7.0}
+    assert dict(statistics.by_photo(metrics, "ciede2000", "m", "vague")) == {"a": 3.0, "b": 7.0}
     with pytest.raises(ValueError, match="no rows for system 'm', prompt level 'loud'"):
-        statistics.by_photo(metrics, "m", "ciede2000", "loud")
+        statistics.by_photo(metrics, "ciede2000", "m", "loud")
 
 
 def test_interval_covers_the_true_mean_about_95_times_in_100():
