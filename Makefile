@@ -17,7 +17,7 @@ help:  ## list the commands
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -e .
 	@touch $@
 
-reports: .venv/installed  ## run notebooks 01-06 and write reports/$(PROFILE); PROFILE=l4, ARGS="-p n_images 12"
+reports: .venv/installed  ## run notebooks 01-06 and write reports/<profile>; PROFILE=l4, ARGS="-p n_images 12"
 	@$(PY) -m lib.run --profile $(PROFILE) $(ARGS)
 
 test: .venv/installed  ## run all tests, the notebooks among them
