@@ -14,7 +14,7 @@ from PIL import Image
 
 from lib import ROOT
 from lib.metrics import METRICS
-from lib.statistics import by_photo, interval, summary
+from lib.statistics import HIGHER_IS_BETTER, by_photo, interval, summary
 
 BLUE, ORANGE = "#0072b2", "#d55e00"  # Okabe and Ito's palette, told apart by colour-blind readers
 SPLIT_COLORS = {"train": "#0072b2", "validation": "#e69f00", "test": "#56b4e9"}
@@ -31,7 +31,7 @@ METRIC_FORMATS = {
     "colorfulness": "{:.1f}",
     "chroma_ratio": "{:.2f}",
 }
-EFFECT_FORMATS = {"mean": "{:+.3f}", "low": "{:+.3f}", "high": "{:+.3f}", "p": "{:.2g}", "improved": "{:.0%}"}
+EFFECT_FORMATS = {"mean": "{:+.4f}", "low": "{:+.4f}", "high": "{:+.4f}", "p": "{:.2g}", "improved": "{:.0%}"}
 STUDY = {  # the thresholds that the study of 2024 reported on five photos
     "vague": {"psnr": (15, 20), "ssim": (0.6, 0.8), "ciede2000": (10,)},  # between; between; over
     "detailed": {"psnr": (20,), "ssim": (0.8,), "ciede2000": (8,)},  # over; over; about
@@ -253,7 +253,8 @@ def draw_prompt_sheet(profile, rows, images, image_ids):
 FIGURES = ("study_vague.png", "study_detailed.png", "systems.png", "effects.png", "pairs.png", "sheet.png")
 REPORT = """# Vague against detailed prompts: {profile}
 
-Do detailed prompts colorize better than vague ones? {n} test photos of {categories} kinds, none of whose subjects
+A student study of 2024 reported, after five photos, that vague prompts colorize badly and detailed ones well. Do
+detailed prompts colorize better than vague ones? {n} test photos of {categories} kinds, none of whose subjects
 was in training, were colorized from their lightness alone under the prompt "{vague_prompt}" and under a
 detailed caption that names their colours, with the same noise, {seeds} seeds each; then the photo's own L* was joined to the
 output's a*b*. Every number below is computed from `metrics.csv`.
@@ -263,7 +264,8 @@ output's a*b*. Every number below is computed from `metrics.csv`.
 {answer}
 
 Difference of the two prompts by photo, averaged over seeds, with 95 % bootstrap intervals (BCa, over photos), the
-p of Wilcoxon's signed-rank test, and the share of photos that improved:
+p of Wilcoxon's signed-rank test, and the share of photos that improved. The p weighs ranks and the interval the mean: a
+few large losses can part them.
 
 {effects}
 
@@ -282,10 +284,12 @@ p of Wilcoxon's signed-rank test, and the share of photos that improved:
 ![Systems](systems.png)
 
 *Mean over photos and its 95 % interval, after the merge with the photo's L\\*. Gray, mean colour and true mean colour
-need no model; the autoencoder is the floor of this base.*
+need no model; the autoencoder is the best that this base can reach.*
 
-The merge makes SSIM and PSNR high whatever the colour is: compare every row to *gray*, not to zero. The chroma ratio
-tells how much colour there is (1: as much as in the photo).
+`mean_color` has one flat colour, the mean of the training photos; `true_mean_color` that of the very photo, an oracle;
+`merged`: joined to the photo's L*. The merge makes SSIM and PSNR high whatever the colour is: compare every row to
+*gray* (nothing added) and to the autoencoder (the best in reach). The chroma ratio here is a mean of ratios by photo (1:
+as much colour as in the photo), which nearly gray photos pull up; read colourfulness beside it.
 
 ## The study's two charts
 
@@ -293,7 +297,7 @@ tells how much colour there is (1: as much as in the photo).
 ![Detailed prompt](study_detailed.png)
 
 *Five photos of different types; dashed: what the study reported (vague: PSNR 15 to 20 dB, SSIM 0.6 to 0.8, CIEDE2000
-over 10; detailed: over 20 dB, over 0.8, about 8); black: the photo left gray. With five photos the smallest p that
+over 10; detailed: over 20 dB, over 0.8, about 8); whiskers: lowest and highest seed; black: the photo left gray. With five photos the smallest p that
 a two-sided sign test can give is 0.0625.*
 
 On these five, the detailed prompt was better than the vague one in CIEDE2000 {five_better} times of {five_n}.
@@ -340,18 +344,26 @@ def write_report(profile, metrics, effects, five):
 
 
 def verdict(main, effects):
-    """The answer in words that the intervals allow: better, worse, or not told apart."""
-    color = main.loc["ciede2000"]
-    if np.isnan(color["low"]):
-        return f"**Too few photos to tell**: {color['n']:.0f}, or no difference between them."
-    sides = {(True, True): "**Yes**: detailed prompts were closer to the true colours",
-             (False, False): "**No**: detailed prompts were farther from the true colours"}  # fmt: skip
-    word = sides.get((color["low"] < 0, color["high"] < 0), "**Not told apart**: the interval holds zero")
-    gray = effects.set_index(["contrast", "metric"]).loc[("detailed - gray", "ciede2000")]
-    beside = "better than" if gray["high"] < 0 else "worse than" if gray["low"] > 0 else "not told apart from"
+    """The answer in words that the intervals allow, metric by metric, and beside the photo left gray."""
+    if main["low"].isna().any():
+        return f"**Too few photos to tell**: {main['n'].min():.0f}, or no difference between them."
+    gray = effects.set_index(["contrast", "metric"]).loc["detailed - gray"]
     return (
-        f"{word}: CIEDE2000 changed by {color['mean']:+.2f} (95 % interval {color['low']:+.2f} to {color['high']:+.2f}), "
-        f"PSNR by {main.loc['psnr', 'mean']:+.2f} dB ({main.loc['psnr', 'low']:+.2f} to {main.loc['psnr', 'high']:+.2f}); "
-        f"{color['improved']:.0%} of {color['n']:.0f} photos improved. With the detailed prompt the result is {beside} the "
-        f"same photo left gray in CIEDE2000 ({gray['mean']:+.2f}, {gray['low']:+.2f} to {gray['high']:+.2f})."
+        f"Detailed against vague, in {main['n'].min():.0f} photos: {effect_in_words(main)}. "
+        f"{main.loc['ciede2000', 'improved']:.0%} of the photos improved in CIEDE2000.\n\n"
+        f"Detailed against the same photo left gray: {effect_in_words(gray)}."
     )
+
+
+def effect_in_words(effect):
+    """Each metric's effect as **better**, **worse** or **not told apart**, with its interval."""
+    parts = []
+    for metric, row in effect.iterrows():
+        signs = {row["low"] > 0, row["high"] > 0}
+        better = signs == {HIGHER_IS_BETTER[metric]}
+        word = "not told apart" if len(signs) == 2 else "better" if better else "worse"
+        name = LABELS[metric].split(" (")[0]
+        parts.append(
+            f"**{word}** in {name} ({row['mean']:+.4f}, 95 % interval {row['low']:+.4f} to {row['high']:+.4f})"
+        )
+    return "; ".join(parts)
