@@ -11,7 +11,6 @@ from tqdm.auto import tqdm
 
 from lib.color import luminance, merge_luminance, to_float, to_pil
 from lib.profiles import check_settings, write_settings
-from lib.prompts import prompt_for
 
 LISTING_COLUMNS = ("image_id", "category", "prompt_level", "prompt", "seed", "before", "after")
 SETTINGS = (
@@ -57,30 +56,30 @@ def seed_of(image_id, seed):
     return zlib.crc32(f"{image_id}/{seed}".encode())
 
 
-def colorize_rows(pipeline, rows, levels, profile):
-    """Colorize data-set rows at every prompt level with seeds 0 ... `profile.n_seeds` - 1.
+def colorize_rows(pipeline, rows, prompts, seeds, profile, name="images"):
+    """Colorize data-set rows under `prompts` {level: [a prompt a row]} with every one of the seeds.
 
-    Writes 8-bit PNGs before and after the merge and `images.csv` (`LISTING_COLUMNS`) to `profile.images_dir`, whole or
-    not at all, and returns that table.
+    Writes 8-bit PNGs before and after the merge and `images.csv` (`LISTING_COLUMNS`) to the folder of that name in
+    `profile.run_dir`, whole or not at all, and returns that table.
     """
     records = [
         {**{key: row[key] for key in ("image_id", "category", "conditioning_image")}, "prompt_level": level,
-         "prompt": prompt_for(row, level), "seed": seed}
-        for row in rows for level in levels for seed in range(profile.n_seeds)
+         "prompt": prompts[level][index], "seed": seed}
+        for index, row in enumerate(rows) for level in prompts for seed in seeds
     ]  # fmt: skip
     conditioning = [record.pop("conditioning_image") for record in records]
-    seeds = [seed_of(record["image_id"], record["seed"]) for record in records]
-    before = sample(pipeline, conditioning, [record["prompt"] for record in records], seeds, profile)
+    noise = [seed_of(record["image_id"], record["seed"]) for record in records]
+    before = sample(pipeline, conditioning, [record["prompt"] for record in records], noise, profile)
     after = merge(conditioning, before)
-    folder = profile.images_dir
+    folder = profile.run_dir / name
     partial = folder.with_name(folder.name + ".part")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for record, *pictures in zip(records, before, after, strict=True):
         stem = f"{record['image_id']}.{record['prompt_level']}.{record['seed']}"
         for column, picture in zip(("before", "after"), pictures, strict=True):
-            record[column] = f"{stem}.{column}.png"
-            to_pil(picture).save(partial / record[column])
+            record[column] = f"{name}/{stem}.{column}.png"
+            to_pil(picture).save(profile.run_dir / f"{partial.name}/{stem}.{column}.png")
     table = pd.DataFrame(records, columns=LISTING_COLUMNS)
     table.to_csv(partial / "images.csv", index=False)
     write_settings(profile, SETTINGS, partial)
@@ -89,18 +88,18 @@ def colorize_rows(pipeline, rows, levels, profile):
     return table
 
 
-def read_images(profile):
+def read_images(profile, name="images"):
     """The table that `colorize_rows` wrote; without it, or made with other fields, a ValueError that says to run 04."""
-    path = profile.images_dir / "images.csv"
+    path = profile.run_dir / name / "images.csv"
     if not path.exists():
-        raise ValueError(f"no colorized photos in {profile.images_dir}: run notebook 04_colorize_photos first")
-    check_settings(profile, profile.images_dir, "04_colorize_photos")
+        raise ValueError(f"no colorized photos in {path.parent}: run notebook 04_colorize_photos first")
+    check_settings(profile, path.parent, "04_colorize_photos")
     return pd.read_csv(path, keep_default_na=False, dtype={"image_id": str})
 
 
 def read_image(profile, name):
-    """One colorized picture as a float sRGB array."""
-    path = profile.images_dir / name
+    """One picture of such a table, by its file name there, as a float sRGB array."""
+    path = profile.run_dir / name
     try:
         return to_float(Image.open(path))
     except (OSError, SyntaxError, ValueError):

@@ -20,15 +20,16 @@ SPLITS = ("train", "validation", "test")
 CAPTIONS = ("object_caption", "detailed_caption", "gray_caption")
 MANIFEST_COLUMNS = ("file_name", "image_id", "split", "subject", "category", *CAPTIONS)
 FEATURES = Features({"prompt": Value("string"), "image": Image(), "conditioning_image": Image()})
+THING_COLUMNS = ("thing", "thing_box")  # may be missing: one dominant thing and a box in it, "left top right bottom"
 ROW_FEATURES = Features(
-    {**FEATURES, **{name: Value("string") for name in ("image_id", "subject", "category", *CAPTIONS)}}
+    {**FEATURES, **{name: Value("string") for name in ("image_id", "subject", "category", *CAPTIONS, *THING_COLUMNS)}}
 )
 
 
 def read_manifest(photos):
     """The rows of `metadata.csv` in a folder of photos, with a column `path`.
 
-    All columns are text. A missing folder, column, caption or photo, an unknown or empty split, a subject in two splits,
+    All columns are text; `THING_COLUMNS` are empty where the file has none. A missing folder, column, caption or photo, an unknown or empty split, a subject in two splits,
     or an `image_id` used twice is a ValueError.
     """
     folder = resolve(photos)
@@ -42,6 +43,7 @@ def read_manifest(photos):
     missing = [column for column in MANIFEST_COLUMNS if column not in manifest]
     if missing:
         raise ValueError(f"{path}: column {missing[0]!r} is missing: needed are {', '.join(MANIFEST_COLUMNS)}")
+    manifest = manifest.assign(**{column: "" for column in THING_COLUMNS if column not in manifest})
     manifest["path"] = [folder / name for name in manifest["file_name"]]
     problems = {
         "has an unknown split": ~manifest["split"].isin(SPLITS),

@@ -1,8 +1,10 @@
 """How far a colorized photo is from the true one: one dictionary of numbers a picture.
 
-Conventions: pictures are float sRGB (H, W, 3) in [0, 1]; PSNR and SSIM are taken on the three sRGB channels; CIEDE2000
-is the mean over pixels (Sharma, Wu, Dalal 2005); colourfulness is that of Hasler and Suesstrunk 2003 with signed
-opponent channels on the 0-255 scale; the chroma ratio is mean C*ab of the output over that of the truth.
+Conventions: pictures are float sRGB (H, W, 3) in [0, 1]; PSNR and SSIM are taken on the three sRGB channels, `ssim_luma`
+on L*/100; CIEDE2000 is the mean over pixels (Sharma, Wu, Dalal 2005), as is `ab_error`, the distance in (a*, b*);
+`hue_error` is the mean absolute difference of hue in degrees where both pictures have a C*ab of at least 10, empty where
+no pixel has; colourfulness is that of Hasler and Suesstrunk 2003 with signed opponent channels on the 0-255 scale;
+`chroma` is mean C*ab. `true_colorfulness` and `true_chroma` are the photo's own.
 """
 
 import numpy as np
@@ -12,10 +14,13 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tqdm.auto import tqdm
 
 from lib.color import lab_to_srgb, luminance, merge_luminance, srgb_to_lab, to_float, to_pil
+from lib.prompts import TARGETS
 
-METRICS = ("psnr", "ssim", "ciede2000", "colorfulness", "chroma_ratio")
+METRICS = ("psnr", "ssim", "ssim_luma", "ciede2000", "ab_error", "hue_error", "colorfulness", "true_colorfulness",
+           "chroma", "true_chroma")  # fmt: skip
 COLUMNS = ("image_id", "category", "system", "prompt_level", "prompt", "seed", "merged", *METRICS)
-REFERENCES = ("gray", "mean_color", "true_mean_color", "autoencoder")
+REFERENCES = ("gray", "mean_color", "true_mean_color", "half_chroma", "autoencoder")
+HUE_NEEDS_CHROMA = 10  # C*ab below which a hue says little
 
 
 def psnr(truth, output):
@@ -26,7 +31,7 @@ def psnr(truth, output):
 
 
 def ssim(truth, output):
-    """Structural similarity with the Gaussian window of Wang et al. 2004, mean over the three sRGB channels."""
+    """Structural similarity with the Gaussian window of Wang et al. 2004, mean over channels (H, W, C) in [0, 1]."""
     return float(
         structural_similarity(
             truth,
@@ -53,6 +58,15 @@ def chroma(lab):
     return float(np.hypot(lab[..., 1], lab[..., 2]).mean())
 
 
+def hue_error(truth_lab, output_lab):
+    """Mean absolute hue difference in degrees, [0, 180], over pixels where both have hue enough; NaN without any."""
+    truth_ab, output_ab = (lab[..., 1] + 1j * lab[..., 2] for lab in (truth_lab, output_lab))
+    both = (np.abs(truth_ab) >= HUE_NEEDS_CHROMA) & (np.abs(output_ab) >= HUE_NEEDS_CHROMA)
+    if not both.any():
+        return float("nan")
+    return float(np.degrees(np.abs(np.angle(output_ab[both] * truth_ab[both].conj()))).mean())
+
+
 def measure(truth, output):
     """All metrics of one output against its truth, by the names in `METRICS`; shapes must agree."""
     if truth.shape != output.shape:
@@ -61,9 +75,14 @@ def measure(truth, output):
     return {
         "psnr": psnr(truth, output),
         "ssim": ssim(truth, output),
+        "ssim_luma": ssim(truth_lab[..., :1] / 100, output_lab[..., :1] / 100),
         "ciede2000": float(deltaE_ciede2000(truth_lab, output_lab).mean()),
+        "ab_error": float(np.linalg.norm(truth_lab[..., 1:] - output_lab[..., 1:], axis=-1).mean()),
+        "hue_error": hue_error(truth_lab, output_lab),
         "colorfulness": colorfulness(output),
-        "chroma_ratio": chroma(output_lab) / max(chroma(truth_lab), 1e-6),
+        "true_colorfulness": colorfulness(truth),
+        "chroma": chroma(output_lab),
+        "true_chroma": chroma(truth_lab),
     }
 
 
@@ -82,6 +101,7 @@ def reference_pictures(truth, plane, training_ab, round_trip):
         ("gray", True): flat_color(plane, (0, 0)),
         ("mean_color", True): flat_color(plane, training_ab),
         ("true_mean_color", True): flat_color(plane, mean_ab([truth])),
+        ("half_chroma", True): lab_to_srgb(np.dstack([plane, srgb_to_lab(truth)[..., 1:] / 2])),
         ("autoencoder", False): round_trip,
         ("autoencoder", True): merge_luminance(plane, round_trip),
     }
@@ -117,8 +137,50 @@ def measure_images(rows, images, read_picture):
     return pd.DataFrame(table, columns=COLUMNS)
 
 
+def measure_seed_means(rows, images, read_picture):
+    """Merged rows of `COLUMNS` for the system `seed_mean`: a*, b* averaged over the seeds of each photo and level."""
+    by_id = {row["image_id"]: row for row in rows}
+    table = []
+    keys = ["image_id", "category", "prompt_level", "prompt"]
+    for who, group in tqdm(images.groupby(keys, sort=False), desc="means over seeds", leave=False):
+        row = by_id[who[0]]
+        plane = luminance(to_float(row["conditioning_image"]))
+        ab = np.mean([srgb_to_lab(read_picture(name))[..., 1:] for name in group["after"]], axis=0)
+        scores = measure(to_float(row["image"]), to_float(to_pil(lab_to_srgb(np.dstack([plane, ab])))))
+        table.append({**dict(zip(keys, who, strict=True)), "system": "seed_mean", "seed": 0, "merged": True, **scores})
+    return pd.DataFrame(table, columns=COLUMNS)
+
+
+def measure_steering(rows, images, read_picture):
+    """Whether a thing took the colour that its prompt named: one row a picture of `images`, whose level is the word.
+
+    `allowed`: the thing's mean L* is in the word's range in `TARGETS`. `reached`: the mean (a*, b*) in the thing's box
+    has a hue within 45 degrees of the word's and a chroma of at least 5; for white, a chroma below 8.
+    """
+    by_id = {row["image_id"]: row for row in rows}
+    return pd.DataFrame([
+        {"image_id": record["image_id"], "thing": by_id[record["image_id"]]["thing"], "word": record["prompt_level"]}
+        | steering_of(read_picture(record["after"]), by_id[record["image_id"]]["thing_box"], record["prompt_level"])
+        for record in images.to_dict("records")
+    ])  # fmt: skip
+
+
+def steering_of(picture, box, word):
+    """`lightness`, `hue` and `chroma` of the mean colour in a box ("left top right bottom", fractions); see above."""
+    height, width = picture.shape[:2]
+    left, top, right, bottom = (
+        round(float(v) * side) for v, side in zip(box.split(), [width, height] * 2, strict=True)
+    )
+    lightness, a, b = (float(v) for v in srgb_to_lab(picture)[top:bottom, left:right].mean(axis=(0, 1)))
+    hue, strength = float(np.degrees(np.arctan2(b, a))) % 360, float(np.hypot(a, b))
+    wanted, _, (low, high) = TARGETS[word]
+    near = abs((hue - wanted + 180) % 360 - 180) <= 45 and strength >= 5
+    return {"lightness": lightness, "hue": hue, "chroma": strength, "allowed": low <= lightness <= high,
+            "reached": strength < 8 if word == "white" else near}  # fmt: skip
+
+
 def read_metrics(path):
     """The table that notebook 05 wrote; without it, a ValueError that says to run 05."""
     if not path.exists():
         raise ValueError(f"no metrics in {path}: run notebook 05_evaluate first")
-    return pd.read_csv(path, keep_default_na=False, dtype={"image_id": str})
+    return pd.read_csv(path, keep_default_na=False, na_values={"hue_error": [""]}, dtype={"image_id": str})

@@ -33,10 +33,11 @@ from lib.color import (
     to_pil,
 )
 from lib.dataset import FEATURES, build_dataset, pick_across_categories, read_manifest, save_dataset
+from lib.figures import save_sheet
 from lib.models import load_text_encoder, pick_device
 from lib.profiles import get_profile
-from lib.prompts import HUES, draw_training_prompt, fix_articles, rotate_color_words
-from lib.report import markdown_table, save_sheet, write_text
+from lib.prompts import TARGETS, draw_training_prompt, fix_articles, rotate_color_words
+from lib.report import markdown_table, write_text
 from lib.training import (
     batch_rows,
     build_cache,
@@ -47,18 +48,6 @@ from lib.training import (
     train,
     train_controlnet,
 )
-
-TARGETS = {  # word: hue, chroma and the mean L* range in which a thing can be called so
-    **{word: (hue, 45, (25, 85)) for word, hue in HUES.items()},
-    "yellow": (HUES["yellow"], 60, (50, 95)),
-    "red": (HUES["red"], 55, (20, 65)),
-    "pink": (HUES["pink"], 35, (50, 90)),
-    "brown": (60, 28, (15, 55)),
-    "beige": (80, 16, (60, 92)),
-    "white": (90, 2, (70, 100)),
-    "gray": (90, 2, (25, 70)),
-    "black": (90, 2, (0, 30)),
-}
 
 
 def crop_at_random(image, size, rng):
@@ -103,29 +92,38 @@ def plain_ground(size, rng):
 
 
 def make_training_picture(scenes, cutouts, size, rng):
-    """One training picture: a photo or plain ground, perhaps with a cut-out on it, perhaps recoloured.
+    """One training picture: a photo or plain ground, perhaps with one or two cut-outs on it, perhaps recoloured.
 
-    Returns a record with `image` (PIL, `size` px), `object_caption` and `detailed_caption`.
+    Returns a record with `image` (PIL, `size` px), `object_caption`, `detailed_caption`, and `recolored`: whether
+    anything in it has a colour that it never had, so that only the detailed caption can go with it.
     """
     scene = scenes[rng.integers(len(scenes))]
     lab = srgb_to_lab(to_float(crop_at_random(scene["image"], size, rng)))
-    objects, detailed = scene["object_caption"], scene["detailed_caption"]
-    with_cutout = len(cutouts) and rng.random() < 0.45
-    if with_cutout and rng.random() < 0.35:
+    objects, detailed, recolored = scene["object_caption"], scene["detailed_caption"], False
+    n_cutouts = rng.choice(3, p=[0.5, 0.35, 0.15]) if cutouts else 0
+    if n_cutouts and rng.random() < 0.35:
         lab, detailed = plain_ground(size, rng)
-        objects = "a plain background"
+        objects, recolored = "a plain background", True
     elif rng.random() < 0.35:
         degrees = rng.uniform(40, 320)
-        lab, detailed = rotate_hue(lab, degrees), rotate_color_words(detailed, degrees)
-    if with_cutout:
-        cutout = cutouts[rng.integers(len(cutouts))]
-        lab, thing = paste_cutout(lab, cutout, rng)
-        objects, detailed = f"{cutout['object_caption']} in front of {objects}", f"{thing} in front of {detailed}"
-    return {"image": to_pil(lab_to_srgb(lab)), "object_caption": objects, "detailed_caption": detailed}
+        lab, detailed, recolored = rotate_hue(lab, degrees), rotate_color_words(detailed, degrees), True
+    things = []
+    for cutout in rng.choice(len(cutouts), n_cutouts) if n_cutouts else ():
+        lab, thing, new_color = paste_cutout(lab, cutouts[cutout], rng)
+        things.append((cutouts[cutout]["object_caption"], thing))
+        recolored |= new_color
+    if things:
+        names, colored_names = (" and ".join(texts) for texts in zip(*reversed(things), strict=True))
+        objects, detailed = f"{names} in front of {objects}", f"{colored_names} in front of {detailed}"
+    picture = to_pil(lab_to_srgb(lab))
+    return {"image": picture, "object_caption": objects, "detailed_caption": detailed, "recolored": recolored}
 
 
 def paste_cutout(lab, cutout, rng):
-    """Lay a cut-out (PIL, RGBA) at a random place and size on a CIELAB image; returns both image and caption."""
+    """Lay a cut-out (PIL, RGBA) at a random place and size on a CIELAB image.
+
+    Returns the image, the cut-out's caption, and whether it was given a new colour.
+    """
     size = len(lab)
     scale = size * rng.uniform(0.45, 0.95) / max(cutout["image"].size)
     small = cutout["image"].resize([max(1, round(side * scale)) for side in cutout["image"].size], Image.LANCZOS)
@@ -133,14 +131,15 @@ def paste_cutout(lab, cutout, rng):
         small = small.transpose(Image.FLIP_LEFT_RIGHT)
     alpha = np.asarray(small)[..., 3].astype(np.float32) / 255
     thing, caption = srgb_to_lab(to_float(small.convert("RGB"))), cutout["detailed_caption"]
-    if rng.random() < 0.6 and (alpha > 0.5).any():
+    recolored = rng.random() < 0.6 and (alpha > 0.5).any()
+    if recolored:
         thing, word = recolor_thing(thing, alpha, rng)
         caption = fix_articles(f"a {word} {cutout['subject']}")
     x, y = rng.integers(size - small.width + 1), rng.integers(size - small.height + 1)
     window = np.s_[y : y + small.height, x : x + small.width]
     lab = lab.copy()
     lab[window] = alpha[..., None] * fit_gamut(thing) + (1 - alpha[..., None]) * lab[window]
-    return lab, caption
+    return lab, caption, bool(recolored)
 
 
 def load_training_pictures(pictures):
@@ -180,7 +179,7 @@ def make_dataset(pictures, folder, n, size, seed=0):
             for index in tqdm(range(n), desc="training pictures"):
                 rng = np.random.default_rng((seed, index))
                 record = make_training_picture(scenes, cutouts, size, rng)
-                prompt = draw_training_prompt(record, "mix", rng)
+                prompt = draw_training_prompt(record, "captions" if record["recolored"] else "mix", rng)
                 conditioning_image = make_conditioning_image(record["image"])
                 yield {"prompt": prompt, "image": record["image"], "conditioning_image": conditioning_image}
 
@@ -371,7 +370,7 @@ def train_base(base, cache, profile, folder):
         generator = step_generator(profile.train_seed, step)
         rows = batch_rows(len(cache), profile.train_batch_size, step, profile.train_seed)
         batch = cache.batch(rows, generator, profile.prompt_dropout)
-        return diffusion_loss(unet, noise_scheduler, batch, generator, profile.snr_gamma)
+        return diffusion_loss(unet, noise_scheduler, batch, generator, profile)
 
     def on_checkpoint(unet, step):
         generator = [torch.Generator().manual_seed(0) for _ in prompts]
@@ -402,7 +401,7 @@ STAGES = {  # what differs from the pocket profile, stage by stage
         "log_every": 20,
     },
     "base": {
-        "train_steps": 1500,
+        "train_steps": 2000,
         "train_batch_size": 16,
         "learning_rate": 4e-4,
         "ema_decay": 0.998,
@@ -410,7 +409,7 @@ STAGES = {  # what differs from the pocket profile, stage by stage
         "log_every": 10,
     },
     "controlnet": {
-        "train_steps": 1300,
+        "train_steps": 3200,
         "train_batch_size": 16,
         "learning_rate": 4e-4,
         "ema_decay": 0.998,
@@ -420,7 +419,7 @@ STAGES = {  # what differs from the pocket profile, stage by stage
     },
 }
 SHARED = {"lr_scheduler": "cosine", "lr_warmup_steps": 100, "snr_gamma": 0.0, "prompt_dropout": 0.1}
-N_PICTURES = 8000
+N_PICTURES = 12_000
 
 
 def stage_profile(stage, **overrides):
@@ -460,7 +459,7 @@ def write_card(profiles, folder, target):
     machine = f"{os.cpu_count()} CPU cores" if not torch.cuda.is_available() else torch.cuda.get_device_name()
     data = "{pictures} pictures made from {photos} photos and {cutouts} cut-outs".format(**made)
     precision = {"no": "float32", "bf16": "bfloat16 autocast"}[profiles["base"].mixed_precision]
-    stages = markdown_table(pd.DataFrame(rows), {})
+    stages = markdown_table(pd.DataFrame(rows))
     write_text(
         CARD.format(
             stages=stages,

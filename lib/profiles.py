@@ -40,6 +40,7 @@ class Profile:
     lr_scheduler: str = "constant_with_warmup"
     lr_warmup_steps: int = 10
     prompt_dropout: float = 0.1  # share of training prompts replaced by the empty one
+    timestep_bias: float = 2.0  # 1: uniform timesteps; above: more at high noise, where colours are chosen
     snr_gamma: float = 0.0  # min-SNR weighting; 0: off
     ema_decay: float = 0.0  # 0: off
     mixed_precision: str = "no"  # "no", or "bf16" where the hardware has it
@@ -48,7 +49,7 @@ class Profile:
     train_seed: int = 0
 
     # sampling
-    num_inference_steps: int = 5
+    num_inference_steps: int = 1
     guidance_scale: float = 2.0
     controlnet_conditioning_scale: float = 1.0
     n_seeds: int = 3  # samples per photo and prompt
@@ -75,10 +76,6 @@ class Profile:
         return self.run_dir / "controlnet"
 
     @property
-    def images_dir(self):
-        return self.run_dir / "images"
-
-    @property
     def reports_dir(self):
         return ROOT / self.reports / self.name
 
@@ -99,6 +96,7 @@ PROFILES = {
         train_batch_size=8,
         learning_rate=1e-4,
         lr_warmup_steps=500,
+        timestep_bias=1.0,
         mixed_precision="bf16",
         checkpoint_every=1000,
         log_every=50,

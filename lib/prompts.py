@@ -1,6 +1,9 @@
-"""What is said to the model: the generic sentences, the prompt levels of the study, and the colour words."""
+"""What is said to the model: the generic sentences, the prompt ladder of the study, and the colour words."""
 
 import re
+import zlib
+
+import numpy as np
 
 VAGUE_PROMPT = "Colorize this image."
 GENERIC_PROMPTS = [  # the study's sentence and its kin
@@ -13,7 +16,7 @@ GENERIC_PROMPTS = [  # the study's sentence and its kin
     "Restore the colors of this image.",
     "Paint this photo in natural colors.",
 ]
-PROMPT_LEVELS = ("vague", "detailed")
+PROMPT_LEVELS = ("empty", "vague", "gray_caption", "object", "detailed", "wrong_color", "other_photo")
 PROMPT_POLICIES = ("generic", "captions", "mix")
 
 # CIELAB hue angles in degrees at which the eight chromatic words sit.
@@ -23,16 +26,54 @@ HUES = {
 HUES_OF_OTHER_WORDS = {"golden": 84, "brown": 62, "beige": 82, "cream": 88}
 NEUTRALS = ("white", "gray", "silver", "black")
 COLOR_WORDS = (*HUES, *HUES_OF_OTHER_WORDS, *NEUTRALS)
+TARGETS = {  # word: hue, chroma and the range of mean L* in which a thing can be called so
+    **{word: (hue, 45, (25, 85)) for word, hue in HUES.items()},
+    "yellow": (HUES["yellow"], 60, (50, 95)),
+    "red": (HUES["red"], 55, (20, 65)),
+    "pink": (HUES["pink"], 35, (50, 90)),
+    "brown": (60, 28, (15, 55)),
+    "beige": (80, 16, (60, 92)),
+    "white": (90, 2, (70, 100)),
+    "gray": (90, 2, (25, 70)),
+    "black": (90, 2, (0, 30)),
+}
+STEERING_WORDS = ("red", "orange", "yellow", "green", "blue", "purple", "brown", "white")
 COLOR_PATTERN = re.compile(rf"\b({'|'.join(COLOR_WORDS)})\b")
 
 
-def prompt_for(record, level):
-    """The prompt of one photo's record (a mapping with its captions) at a prompt level; unknown level: ValueError."""
-    if level == "vague":
-        return VAGUE_PROMPT
-    if level == "detailed":
-        return record["detailed_caption"]
+def prompts_at(level, rows, seed=0):
+    """The prompts of records (mappings with `image_id`, `category` and captions) at one level of the ladder.
+
+    `empty`: ""; `vague`: the study's sentence; `gray_caption`, `object`, `detailed`: the photo's own captions;
+    `wrong_color`: the detailed one with every colour word changed; `other_photo`: the detailed one of a photo of another
+    category. The last two are drawn from the seed and the photo. An unknown level is a ValueError.
+    """
+    captions = {"gray_caption": "gray_caption", "object": "object_caption", "detailed": "detailed_caption"}
+    if level in captions:
+        return [row[captions[level]] for row in rows]
+    if level in ("empty", "vague"):
+        return ["" if level == "empty" else VAGUE_PROMPT] * len(rows)
+    if level == "wrong_color":
+        return [change_color_words(row["detailed_caption"], _rng_of(row, seed)) for row in rows]
+    if level == "other_photo":
+        return [_prompt_of_another(row, rows, _rng_of(row, seed)) for row in rows]
     raise ValueError(f"unknown prompt level {level!r}: known are {', '.join(PROMPT_LEVELS)}")
+
+
+def _rng_of(row, seed):
+    return np.random.default_rng((seed, zlib.crc32(row["image_id"].encode())))
+
+
+def _prompt_of_another(row, rows, rng):
+    others = [other for other in rows if other["category"] != row["category"]]
+    if not others:
+        raise ValueError("prompt level 'other_photo' needs photos of two categories: raise n_images")
+    return others[rng.integers(len(others))]["detailed_caption"]
+
+
+def steering_prompt(thing, word):
+    """A prompt that names one thing and one colour."""
+    return fix_articles(f"a {word} {thing}")
 
 
 def draw_training_prompt(record, policy, rng):
@@ -68,6 +109,15 @@ def rotate_color_words(caption, degrees):
         return {"brown": f"dark {new}", "beige": f"pale {new}", "cream": f"pale {new}"}.get(word, new)
 
     return fix_articles(COLOR_PATTERN.sub(rename, caption))
+
+
+def change_color_words(caption, rng):
+    """Give every colour word of a caption another colour: hues turn by 100 to 260 degrees, neutral words get a hue."""
+    angle, new_hues = rng.uniform(100, 260), {word: str(rng.choice(list(HUES))) for word in NEUTRALS}
+    hues = {**HUES, **HUES_OF_OTHER_WORDS}
+    return fix_articles(
+        COLOR_PATTERN.sub(lambda m: new_hues.get(m[1]) or nearest_hue_word(hues[m[1]] + angle), caption)
+    )
 
 
 def fix_articles(caption):

@@ -23,8 +23,9 @@ from diffusers.training_utils import EMAModel, compute_snr
 from tqdm.auto import tqdm
 
 from lib.colorize import merge, sample
+from lib.figures import save_sheet
 from lib.models import add_controlnet, encode_prompts, load_controlnet, make_controlnet, pick_device
-from lib.report import save_sheet, write_text
+from lib.report import write_text
 
 LOSS_COLUMNS = ("step", "loss", "lr", "seconds")
 CACHE_FILES = ("latents_mean", "latents_std", "conditioning", "prompt_index", "embeddings")
@@ -137,16 +138,18 @@ def step_generator(seed, step):
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
-def diffusion_loss(unet, noise_scheduler, batch, generator, snr_gamma=0.0, controlnet=None):
+def diffusion_loss(unet, noise_scheduler, batch, generator, profile, controlnet=None):
     """Mean squared error of the predicted noise or velocity, with min-SNR weights (Hang et al. 2023) if asked.
 
     `batch` is what `LatentCache.batch` returns; without a ControlNet the conditioning images are not looked at.
+    Timesteps are drawn as T (1 - u^b), b = `profile.timestep_bias`: 1 is uniform, more trains more at high noise.
     """
     device = next(unet.parameters()).device
     latents, embeddings, conditioning = (part.to(device) for part in batch)
     noise = torch.randn(latents.shape, generator=generator).to(device)
     steps = noise_scheduler.config.num_train_timesteps
-    timesteps = torch.randint(0, steps, (len(latents),), generator=generator).to(device)
+    below_last = torch.rand(len(latents), generator=generator) ** profile.timestep_bias  # in [0, 1)
+    timesteps = (steps - 1 - (steps * below_last).long()).to(device)
     noisy = noise_scheduler.add_noise(latents, noise, timesteps)
     residuals = {}
     if controlnet is not None:
@@ -156,16 +159,16 @@ def diffusion_loss(unet, noise_scheduler, batch, generator, snr_gamma=0.0, contr
     velocity = noise_scheduler.config.prediction_type == "v_prediction"
     target = noise_scheduler.get_velocity(latents, noise, timesteps) if velocity else noise
     loss = (prediction - target).square().mean(dim=(1, 2, 3))
-    if snr_gamma:
+    if profile.snr_gamma:
         snr = compute_snr(noise_scheduler, timesteps)
-        loss = loss * snr.clamp(max=snr_gamma) / (snr + 1 if velocity else snr)
+        loss = loss * snr.clamp(max=profile.snr_gamma) / (snr + 1 if velocity else snr)
     return loss.mean()
 
 
 def run_settings(profile, **data):
     """What must not change between a checkpoint and its continuation, as text by name."""
     names = ("base_model", "initial_controlnet", "train_batch_size", "learning_rate", "lr_scheduler", "lr_warmup_steps",
-             "prompt_dropout", "snr_gamma", "ema_decay", "mixed_precision", "train_seed",
+             "prompt_dropout", "timestep_bias", "snr_gamma", "ema_decay", "mixed_precision", "train_seed",
              *(["train_steps"] if not profile.lr_scheduler.startswith("constant") else []))  # fmt: skip
     return {name: str(value) for name, value in [*((name, getattr(profile, name)) for name in names), *data.items()]}
 
@@ -185,7 +188,7 @@ def train_controlnet(base, cache, profile, folder, validation):
         generator = step_generator(profile.train_seed, step)
         rows = batch_rows(len(cache), profile.train_batch_size, step, profile.train_seed)
         batch = cache.batch(rows, generator, profile.prompt_dropout)
-        return diffusion_loss(base.unet, noise_scheduler, batch, generator, profile.snr_gamma, model)
+        return diffusion_loss(base.unet, noise_scheduler, batch, generator, profile, model)
 
     def on_checkpoint(model, step):
         pipeline = add_controlnet(base, copy.deepcopy(model))  # a copy, since the pipeline takes the base's dtype

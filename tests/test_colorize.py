@@ -7,7 +7,7 @@ import pytest
 
 from lib import colorize, dataset
 from lib.color import luminance, to_float
-from lib.prompts import PROMPT_LEVELS
+from lib.prompts import prompts_at
 
 
 def test_a_picture_does_not_depend_on_its_batch(pipeline, triples, profile):
@@ -29,21 +29,22 @@ def test_merge_keeps_the_lightness_of_the_photo(triples):
 
 def test_rows_are_written_whole_with_their_table(pipeline, triples, profile):
     rows = dataset.pick_across_categories(triples["test"], 3)
-    table = colorize.colorize_rows(pipeline, rows, PROMPT_LEVELS, profile)
+    prompts = {level: prompts_at(level, rows) for level in ("vague", "detailed")}
+    table = colorize.colorize_rows(pipeline, rows, prompts, range(2), profile)
     assert len(table) == 3 * 2 * 2
     again = colorize.read_images(profile)
     assert list(again.columns) == list(colorize.LISTING_COLUMNS)
     assert (again["prompt"] == table["prompt"]).all()
+    assert set(again[again["prompt_level"] == "detailed"]["prompt"]) == set(rows["detailed_caption"])
     assert colorize.read_image(profile, again["after"][0]).shape == (32, 32, 3)
-    assert {path.suffix for path in profile.images_dir.iterdir()} == {".png", ".csv", ".json"}
+    assert {path.suffix for path in (profile.run_dir / "images").iterdir()} == {".png", ".csv", ".json"}
     with pytest.raises(ValueError, match="made with n_seeds 2, not 5: run notebook 04_colorize_photos again"):
         colorize.read_images(replace(profile, n_seeds=5))
-    (profile.images_dir / again["before"][0]).write_bytes(b"")
+    (profile.run_dir / again["before"][0]).write_bytes(b"")
     with pytest.raises(ValueError, match="missing or damaged: run notebook 04_colorize_photos again"):
         colorize.read_image(profile, again["before"][0])
-    with pytest.raises(ValueError, match="unknown prompt level"):
-        colorize.colorize_rows(pipeline, rows, ["loud"], profile)
-    assert len(colorize.read_images(profile)) == len(table)
+    with pytest.raises(ValueError, match="no colorized photos in .*steering: run notebook 04"):
+        colorize.read_images(profile, "steering")
 
 
 def test_notebook_04_must_have_run(profile):

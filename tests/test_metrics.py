@@ -1,28 +1,21 @@
 """Metrics against closed forms and published values."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from skimage.color import deltaE_ciede2000
 
-from lib import metrics
+from lib import ROOT, metrics
+from lib.color import luminance, make_conditioning_image, to_float, to_pil
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.uniform(0.2, 0.8, (32, 32, 3))
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "expected"),
-    [  # pairs 1, 7, 10, 17, 25 and 34 of Sharma, Wu, Dalal 2005, table 1
-        ((50, 2.6772, -79.7751), (50, 0, -82.7485), 2.0425),
-        ((50, 0, 0), (50, -1, 2), 2.3669),
-        ((50, 2.49, -0.001), (50, -2.49, 0.0009), 7.1792),
-        ((50, 2.5, 0), (73, 25, -18), 27.1492),
-        ((60.2574, -34.0099, 36.2677), (60.4626, -34.1751, 39.4387), 1.2644),
-        ((2.0776, 0.0795, -1.135), (0.9033, -0.0636, -0.5514), 0.9082),
-    ],
-)
-def test_ciede2000_of_published_pairs(first, second, expected):
-    assert deltaE_ciede2000(np.array(first, float), np.array(second, float)) == pytest.approx(expected, abs=5e-5)
+def test_ciede2000_of_the_published_pairs():
+    pairs = np.loadtxt(ROOT / "tests/data/sharma2005.csv", delimiter=",")
+    assert len(pairs) == 34
+    np.testing.assert_allclose(deltaE_ciede2000(pairs[:, :3], pairs[:, 3:6]), pairs[:, 6], atol=5e-5)
 
 
 def test_psnr_of_a_constant_offset():
@@ -47,7 +40,10 @@ def test_colorfulness_closed_forms():
 
 def test_measure_of_a_gray_copy():
     scores = metrics.measure(PHOTO, metrics.flat_color(metrics.luminance(PHOTO), (0, 0)))
-    assert scores["chroma_ratio"] < 0.01
+    assert scores["chroma"] < 0.01 * scores["true_chroma"]
+    assert scores["ssim_luma"] == pytest.approx(1, abs=1e-6)
+    assert scores["ab_error"] == pytest.approx(scores["true_chroma"], rel=0.01)
+    assert np.isnan(scores["hue_error"])
     assert scores["colorfulness"] < 0.1
     assert scores["ciede2000"] > 5
     with pytest.raises(ValueError, match="one size"):
@@ -59,3 +55,58 @@ def test_true_mean_color_is_nearer_than_gray_and_mean_color_of_others():
     pictures = metrics.reference_pictures(tinted, metrics.luminance(tinted), (-20, -20), tinted)
     errors = {system: metrics.measure(tinted, picture)["ciede2000"] for (system, _), picture in pictures.items()}
     assert errors["autoencoder"] < 0.1 < errors["true_mean_color"] < errors["gray"] < errors["mean_color"]
+
+
+def test_hue_error_of_turned_hues():
+    lab = np.dstack([np.full((4, 4), 50.0), np.full((4, 4), 20.0), np.full((4, 4), 0.0)])
+    for degrees, expected in ((0, 0), (90, 90), (-150, 150), (190, 170)):
+        angle = np.deg2rad(degrees)
+        turned = np.dstack([lab[..., 0], 20 * np.full((4, 4), np.cos(angle)), 20 * np.full((4, 4), np.sin(angle))])
+        assert metrics.hue_error(lab, turned) == pytest.approx(expected)
+    pale = lab * [1, 0.1, 1]  # too little chroma to have a hue
+    assert np.isnan(metrics.hue_error(lab, pale))
+
+
+def test_ssim_agrees_with_its_definition_on_one_window():
+    """On an 11 px picture the middle pixel sees one whole window: Wang et al. 2004, equation 13, written out."""
+    x, y = RNG.uniform(0, 1, (2, 11, 11))
+    window = np.exp(-(np.arange(-5, 6)[:, None] ** 2 + np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    window /= window.sum()
+    mx, my = (window * x).sum(), (window * y).sum()
+    vx, vy, c = (window * x**2).sum() - mx**2, (window * y**2).sum() - my**2, (window * x * y).sum() - mx * my
+    expected = (2 * mx * my + 1e-4) * (2 * c + 9e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))
+    assert metrics.ssim(x[..., None], y[..., None]) == pytest.approx(expected, rel=1e-6)
+
+
+def rows_and_pictures():
+    """One data-set row with a thing at its left, and two merged pictures of it."""
+    truth = np.clip(PHOTO * [1.2, 0.9, 0.5], 0, 1)
+    row = {"image_id": "a", "category": "c", "image": to_pil(truth), "thing": "cup", "thing_box": "0 0 0.5 1",
+           "conditioning_image": make_conditioning_image(to_pil(truth))}  # fmt: skip
+    plane = luminance(to_float(row["conditioning_image"]))
+    return row, {"warm": metrics.flat_color(plane, (20, 14)), "cold": metrics.flat_color(plane, (-20, -14))}
+
+
+def test_mean_over_seeds_averages_ab():
+    row, pictures = rows_and_pictures()
+    images = pd.DataFrame([
+        {"image_id": "a", "category": "c", "prompt_level": "vague", "prompt": "p", "seed": seed, "after": name}
+        for seed, name in enumerate(pictures)
+    ])  # fmt: skip
+    table = metrics.measure_seed_means([row], images, pictures.get)
+    assert list(table.columns) == list(metrics.COLUMNS)
+    assert table["system"].item() == "seed_mean"
+    assert table["chroma"].item() < 1  # opposite colours cancel
+
+
+def test_steering_looks_at_the_thing_alone():
+    row, pictures = rows_and_pictures()
+    warm_thing = np.concatenate([pictures["warm"][:, :16], pictures["cold"][:, 16:]], axis=1)
+    names = {"red": "thing", "blue": "thing", "white": "gray", "yellow": "gray"}
+    shown = {"thing": warm_thing, "gray": metrics.flat_color(luminance(warm_thing), (0, 0))}
+    images = pd.DataFrame([{"image_id": "a", "prompt_level": w, "after": n} for w, n in names.items()])
+    table = metrics.measure_steering([row], images, shown.get).set_index("word")
+    assert dict(table["reached"]) == {"red": True, "blue": False, "white": True, "yellow": False}
+    assert table.loc["red", "hue"] == pytest.approx(35, abs=2)
+    assert table.loc["red", "allowed"]
+    assert not table.loc["white", "allowed"]  # L* of about 50

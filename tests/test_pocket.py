@@ -71,8 +71,14 @@ def test_training_pictures_repeat_with_the_seed_and_vary(scenes, disc):
     assert np.array_equal(np.asarray(first["image"]), np.asarray(again["image"]))
     records = [pocket.make_training_picture(scenes, [disc], 64, np.random.default_rng(k)) for k in range(60)]
     with_disc = [record for record in records if "disc" in record["object_caption"]]
-    assert 15 < len(with_disc) < 40
-    assert all("disc" in record["detailed_caption"] for record in with_disc)
+    assert 15 < len(with_disc) < 45
+    assert any(record["object_caption"].count("disc") == 2 for record in with_disc)
+    assert all(r["detailed_caption"].count("disc") == r["object_caption"].count("disc") for r in with_disc)
+    captions = {scene["detailed_caption"] for scene in scenes}
+    untouched = [record for record in records if record["detailed_caption"] in captions]
+    assert untouched
+    assert not any(record["recolored"] for record in untouched)
+    assert all(r["recolored"] for r in records if r not in with_disc and r not in untouched)
     assert len({record["detailed_caption"] for record in records}) > 40
 
 

@@ -5,14 +5,50 @@ import pytest
 
 from lib import prompts
 
-RECORD = {"object_caption": "a cup", "detailed_caption": "a red cup on a white table"}
+RECORD = {"object_caption": "a cup", "detailed_caption": "a red cup on a white table", "gray_caption": "a pale cup"}
+ROWS = [
+    {**RECORD, "image_id": "cup", "category": "things"},
+    {"image_id": "spoon", "category": "things", "detailed_caption": "a silver spoon"},
+    {"image_id": "owl", "category": "animals", "detailed_caption": "a brown owl, an orange beak"},
+]
 
 
 def test_levels():
-    assert prompts.prompt_for(RECORD, "vague") == "Colorize this image."
-    assert prompts.prompt_for(RECORD, "detailed") == RECORD["detailed_caption"]
-    with pytest.raises(ValueError, match="unknown prompt level 'loud': known are vague, detailed"):
-        prompts.prompt_for(RECORD, "loud")
+    assert prompts.prompts_at("empty", ROWS) == ["", "", ""]
+    assert prompts.prompts_at("vague", ROWS) == ["Colorize this image."] * 3
+    assert prompts.prompts_at("detailed", ROWS)[2] == "a brown owl, an orange beak"
+    assert prompts.prompts_at("object", ROWS[:1]) == ["a cup"]
+    assert prompts.prompts_at("gray_caption", ROWS[:1]) == ["a pale cup"]
+    with pytest.raises(ValueError, match="unknown prompt level 'loud': known are empty, vague, gray_caption"):
+        prompts.prompts_at("loud", ROWS)
+
+
+def test_wrong_colors_change_every_color_word_and_nothing_else():
+    for seed in range(50):
+        for row, wrong in zip(ROWS, prompts.prompts_at("wrong_color", ROWS, seed), strict=True):
+            old, new = (prompts.COLOR_PATTERN.findall(text) for text in (row["detailed_caption"], wrong))
+            assert len(old) == len(new)
+            assert all(a != b for a, b in zip(old, new, strict=True))
+            plain = [prompts.COLOR_PATTERN.sub("", t).replace("an ", "a ") for t in (row["detailed_caption"], wrong)]
+            assert plain[0] == plain[1]
+    assert prompts.prompts_at("wrong_color", ROWS, 3) == prompts.prompts_at("wrong_color", ROWS[:1], 3) + [
+        prompts.prompts_at("wrong_color", [row], 3)[0] for row in ROWS[1:]
+    ]  # a photo's wrong colours don't depend on the other photos
+
+
+def test_other_photo_is_of_another_category():
+    for seed in range(20):
+        cup, spoon, owl = prompts.prompts_at("other_photo", ROWS, seed)
+        assert {cup, spoon} == {ROWS[2]["detailed_caption"]}
+        assert owl in {ROWS[0]["detailed_caption"], ROWS[1]["detailed_caption"]}
+    with pytest.raises(ValueError, match="two categories"):
+        prompts.prompts_at("other_photo", ROWS[:2])
+
+
+def test_steering_prompts_name_one_thing_and_one_color():
+    assert prompts.steering_prompt("cup", "red") == "a red cup"
+    assert prompts.steering_prompt("cup", "orange") == "an orange cup"
+    assert set(prompts.STEERING_WORDS) <= set(prompts.TARGETS)
 
 
 def test_policies_draw_from_their_own_sentences_and_repeat_with_the_seed():

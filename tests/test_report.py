@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.report import verdict
+from lib import report
 
 
 def effects(low, high):
@@ -18,17 +18,28 @@ def effects(low, high):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "word"),
-    [(-2, -1, "**better** in CIEDE2000"), (1, 2, "**worse** in CIEDE2000"), (-1, 2, "**not told apart** in CIEDE2000")],
+    ("low", "high", "word", "stands"),
+    [(-2, -1, "better", "yes"), (1, 2, "worse", "no, the reverse"), (-1, 2, "not told apart", "not shown")],
 )
-def test_verdict_follows_the_interval(low, high, word):
-    table = effects(low, high)
-    text = verdict(table.set_index(["contrast", "metric"]).loc["detailed - vague"], table)
-    assert text.count(word) == 2
+def test_answer_and_claims_follow_the_interval(low, high, word, stands):
+    text = report.answer(effects(low, high))
+    assert text.count(f"**{word}** in CIEDE2000") == 2
     assert text.count("**not told apart** in PSNR") == 2
+    summary = pd.DataFrame([
+        {"system": system, "prompt_level": level, "merged": True, "psnr": 21.0, "ssim": 0.9, "ciede2000": 8.5}
+        for system, level in (("controlnet", "vague"), ("controlnet", "detailed"), ("gray", ""))
+    ])  # fmt: skip
+    claims = report.claims(summary, effects(low, high)).set_index("the study")["stands"]
+    assert claims["detailed prompts colorize better, in CIEDE2000"] == stands
+    assert claims["detailed prompts colorize better, in PSNR"] == "not shown"
+    assert claims["vague: PSNR 15 to 20 dB"] == "no"
+    assert claims["detailed: CIEDE2000 about 8"] == "yes"
 
 
-def test_no_verdict_without_an_interval():
-    table = effects(np.nan, np.nan)
-    text = verdict(table.set_index(["contrast", "metric"]).loc["detailed - vague"], table)
-    assert text.startswith("**Too few photos to tell**")
+def test_no_answer_without_an_interval():
+    assert report.answer(effects(np.nan, np.nan)).startswith("**Too few photos to tell**")
+
+
+def test_tables_show_a_missing_number_as_a_dash():
+    table = pd.DataFrame([{"system": "gray", "hue_error": np.nan, "psnr": 22.636}])
+    assert report.markdown_table(table).splitlines()[-1] == "| gray | - | 22.64 |"

@@ -56,4 +56,67 @@ def test_no_difference_is_no_effect():
 
 def test_summary_weighs_photos_alike():
     metrics = table({("m", "vague", "a", 0): 2.0, ("m", "vague", "a", 1): 4.0, ("m", "vague", "b", 0): 7.0})
-    assert statistics.summary(metrics, ["ciede2000"])["ciede2000"].item() == 5.0
+    for name in ("ssim_luma", "ab_error", "hue_error"):
+        metrics[name] = 1.0
+    metrics = metrics.assign(chroma=[10, 20, 30], true_chroma=20, colorfulness=[10, 20, 45], true_colorfulness=20)
+    row = statistics.summary(metrics).iloc[0]
+    assert row["ciede2000"] == 5.0
+    assert row["chroma_ratio"] == pytest.approx((15 + 30) / (20 + 20))
+    assert row["colorfulness_difference"] == pytest.approx((-5 + 25) / 2)  # difference of means
+    assert row["colorfulness_error"] == pytest.approx((5 + 25) / 2)  # mean of differences
+
+
+def test_holm_is_stricter_than_wilcoxon_alone_and_only_by_the_number_of_questions():
+    rng = np.random.default_rng(1)
+    values = {("m", level, f"p{k}", 0): 10 + rng.normal() - shift for k in range(30)
+              for level, shift in (("vague", 0), ("object", 0.3), ("detailed", 3))}  # fmt: skip
+    pairs = {f"{a} - vague": (("m", a), ("m", "vague")) for a in ("object", "detailed")}
+    effects = statistics.contrasts(table(values), pairs).query("metric == 'ciede2000'").set_index("contrast")
+    assert effects.loc["detailed - vague", "p_holm"] == pytest.approx(2 * effects.loc["detailed - vague", "p"])
+    assert (effects["p_holm"] >= effects["p"]).all()
+
+
+def test_power_of_a_middling_effect():
+    # Cohen 1988, table 2.4.1 for one sample: d = 0.5 needs 34 pairs for 80 % at the 5 % level
+    found = statistics.power(0.5)
+    assert found["photos_needed"] == 34
+    assert 0.1 < found["power_of_five"] < 0.2
+    assert np.isnan(statistics.power(0.0)["photos_needed"])
+
+
+def test_variance_goes_where_it_was_put():
+    photos, prompts, seeds = range(6), ("vague", "detailed"), range(3)
+    rng = np.random.default_rng(0)
+    by_photo, luck = rng.normal(size=6), rng.normal(size=(6, 3))
+    for source, expected in (
+        (lambda p, level, s: by_photo[p], "photo"),
+        (lambda p, level, s: 1.0 * (level == "vague"), "prompt"),
+        (lambda p, level, s: by_photo[p] * (1 if level == "vague" else -1), "photo x prompt"),
+        (lambda p, level, s: luck[p, s], "seed"),
+    ):
+        values = {
+            ("controlnet", level, f"p{p}", s): source(p, level, s) for p in photos for level in prompts for s in seeds
+        }
+        shares = statistics.variance_shares(table(values), "ciede2000", prompts).set_index("part")["share"]
+        assert shares.sum() == pytest.approx(1)
+        if expected != "seed":
+            assert shares[expected] == max(shares)
+        assert shares[expected] > 0.3
+    assert shares["seed x prompt"] == pytest.approx(0, abs=1e-12)
+
+
+def test_seed_gain_compares_one_the_mean_and_the_best():
+    values = {("controlnet", "vague", "a", s): v for s, v in enumerate((2.0, 6.0))}
+    values |= {("controlnet", "vague", "b", s): v for s, v in enumerate((5.0, 3.0))}
+    values |= {("seed_mean", "vague", p, 0): v for p, v in (("a", 3.0), ("b", 3.5))}
+    row = statistics.seed_gain(table(values)).iloc[0]
+    assert tuple(row) == ("vague", 4.0, 3.25, 2.5)
+
+
+def test_effects_by_category():
+    values = {("m", level, f"p{k}", 0): 5.0 + k - 2 * (level == "detailed") * (k < 4) for k in range(7)
+              for level in ("vague", "detailed")}  # fmt: skip
+    metrics = table(values).assign(category=lambda t: np.where(t["image_id"].isin(["p4", "p5", "p6"]), "few", "many"))
+    effects = statistics.effects_by_category(metrics, "ciede2000", ("m", "detailed"), ("m", "vague"))
+    assert list(effects["category"]) == ["many", "few"]
+    assert list(effects["mean"]) == [-2, 0]

@@ -8,6 +8,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from lib import models, training
+from lib.profiles import get_profile
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +74,30 @@ def test_loss_of_a_perfect_prediction_is_zero(cache, prediction_type):
             return [noise if prediction_type == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * batch[0]]
 
     for snr_gamma in (0.0, 5.0):
-        loss = training.diffusion_loss(Oracle(1, 1), scheduler, batch, torch.Generator().manual_seed(1), snr_gamma)
+        loss = training.diffusion_loss(
+            Oracle(1, 1), scheduler, batch, torch.Generator().manual_seed(1), get_profile("pocket", snr_gamma=snr_gamma)
+        )
         assert float(loss) < 1e-6
+
+
+@pytest.mark.parametrize(("bias", "share"), [(1.0, 0.2), (2.0, 0.447)])  # of the noisiest fifth: 0.2^(1 / bias)
+def test_timestep_bias_trains_more_at_high_noise(cache, bias, share):
+    seen = []
+
+    class Watcher(torch.nn.Linear):
+        """Notes the timesteps it is asked about."""
+
+        def forward(self, noisy, timesteps, embeddings, return_dict):
+            seen.extend(timesteps.tolist())
+            return [noisy]
+
+    batch = cache.batch(np.arange(4), torch.Generator().manual_seed(0))
+    profile, scheduler = get_profile("pocket", timestep_bias=bias), DDPMScheduler(prediction_type="v_prediction")
+    for step in range(500):
+        training.diffusion_loss(Watcher(1, 1), scheduler, batch, torch.Generator().manual_seed(step), profile)
+    assert min(seen) >= 0
+    assert max(seen) == 999
+    assert np.mean(np.array(seen) >= 800) == pytest.approx(share, abs=0.04)
 
 
 def test_untrained_controlnet_changes_nothing_and_training_changes_only_it(base, triples, profile, tmp_path):
@@ -157,7 +180,10 @@ def test_controlnet_learns_a_few_photos(base, triples, profile, tmp_path):
         generators = [torch.Generator().manual_seed(seed) for seed in range(8)]
         batches = [(cache.batch(range(4), generator), generator) for generator in generators]
         return np.mean(
-            [float(training.diffusion_loss(base.unet, scheduler, *batch, 0.0, controlnet)) for batch in batches]
+            [
+                float(training.diffusion_loss(base.unet, scheduler, *batch, get_profile("pocket"), controlnet))
+                for batch in batches
+            ]
         )
 
     assert loss(trained) < 0.9 * loss(models.make_controlnet(base.unet, base.vae))
