@@ -6,7 +6,7 @@ PICTURES ?=
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help reports test lab lint format pocket-model clean
+.PHONY: help reports test lab lint format pocket-model pocket-trials clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -34,6 +34,9 @@ format: .venv/installed  ## put code and notebooks in style and strip outputs
 
 pocket-model: .venv/installed  ## rebuild lib/pocket_model; goes on where it was stopped; PICTURES=folder of training-only pictures
 	@$(PY) -m lib.pocket --pictures "$(PICTURES)" $(ARGS)
+
+pocket-trials: .venv/installed  ## score sampling and short trainings on the validation photos, for the model card; PICTURES= as above
+	@$(PY) -m lib.trials --pictures "$(PICTURES)" $(ARGS)
 
 clean:  ## remove build/, not the environment
 	rm -rf build

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lib import dataset, models, pocket
+from lib import autoencoder, dataset, models, pocket
 from lib.profiles import get_profile
 
 
@@ -31,7 +31,7 @@ def profile(tmp_path_factory):
 def base(profile):
     """An untrained base of the pocket model's shape."""
     torch.manual_seed(0)
-    vae = pocket.make_autoencoder(profile.resolution)
+    vae = autoencoder.make_autoencoder(profile.resolution)
     base = pocket.make_base(vae, pocket.make_unet(profile.resolution), profile)
     for part in (base.vae, base.unet, base.text_encoder):
         part.requires_grad_(False).eval()

@@ -1,0 +1,25 @@
+"""The tables of the model card, small."""
+
+import shutil
+
+import pandas as pd
+
+from lib import ROOT, trials
+
+
+def test_trials_fill_the_tables_of_the_card(tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "SAMPLING", [{"num_inference_steps": 1}])
+    monkeypatch.setattr(
+        trials, "TRIALS", {name: trials.TRIALS[name] for name in ("uniform timesteps", "no recolouring")}
+    )
+    monkeypatch.setattr(trials, "TRIAL_STEPS", 2)
+    monkeypatch.setattr(trials, "TRIAL_PICTURES", 12)
+    target = tmp_path / "model"
+    shutil.copytree(ROOT / "lib/pocket_model/controlnet", target / "controlnet")
+    trials.run_trials("", {"train_batch_size": 2}, tmp_path / "work", target)
+    table = pd.read_csv(target / "trials.csv")
+    assert list(table["trial"]) == ["left gray", "uniform timesteps", "no recolouring"]
+    assert table["detailed"].between(5, 40).all()
+    card = (target / "README.md").read_text()
+    assert "| uniform timesteps |" in card
+    assert f"| {pd.read_csv(target / 'sampling.csv')['detailed'].item()} |" in card
