@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from lib.color import luminance, merge_luminance, to_float, to_pil
+from lib.color import gray_from_luminance, luminance, merge_luminance, srgb_to_lab, to_float, to_pil
+from lib.fullsize import network_size, paint, reduce_lightness
 from lib.profiles import check_settings, write_settings
 
 LISTING_COLUMNS = ("image_id", "category", "prompt_level", "prompt", "seed", "before", "after")
@@ -30,7 +31,12 @@ def sample(pipeline, conditioning_images, prompts, seeds, profile):
     own generator, so that its batch does not change it.
     """
     outputs = []
-    for start in tqdm(range(0, len(prompts), profile.sample_batch_size), desc="colorizing", leave=False):
+    for start in tqdm(
+        range(0, len(prompts), profile.sample_batch_size),
+        desc="colorizing",
+        leave=False,
+        disable=len(prompts) <= profile.sample_batch_size,
+    ):
         part = slice(start, start + profile.sample_batch_size)
         result = pipeline(
             prompt=list(prompts[part]),
@@ -43,6 +49,19 @@ def sample(pipeline, conditioning_images, prompts, seeds, profile):
         )
         outputs.extend(result.images)
     return outputs
+
+
+def colorize_photo(photo, prompt, seeds, pipeline, profile, saturation=1.0):
+    """A `Photo` of any size in colour, once for each seed: [(uint8 sRGB (H, W, 3), share of pixels that lost chroma)].
+
+    The network sees a reduced copy; its a*, b* (times `saturation`) are enlarged under the photo's own L*.
+    """
+    multiple = pipeline.vae_scale_factor * 2 ** (len(pipeline.unet.config.block_out_channels) - 1)
+    plane = reduce_lightness(photo.pixels, network_size(*photo.pixels.shape[:2], profile.resolution, multiple))
+    conditioning_image = to_pil(gray_from_luminance(plane))
+    # one by one, since a batch changes the last digits: a picture can be made again from its seed
+    outputs = [sample(pipeline, [conditioning_image], [prompt], [seed], profile)[0] for seed in seeds]
+    return [paint(photo.pixels, plane, srgb_to_lab(output)[..., 1:], saturation) for output in outputs]
 
 
 def merge(conditioning_images, outputs):

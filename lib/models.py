@@ -106,11 +106,24 @@ def load_controlnet(source, unet):
 def add_controlnet(base, controlnet):
     """The colorizing pipeline: the frozen base with a ControlNet and a fast sampler (UniPC) of the same prediction type."""
     controlnet = controlnet.to(base.device, base.unet.dtype).eval()
+    embed_once(controlnet.controlnet_cond_embedding)
     scheduler = UniPCMultistepScheduler.from_config(base.scheduler.config)
     parts = {**base.components, "controlnet": controlnet, "scheduler": scheduler}
     pipeline = StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def embed_once(embedding):
+    """Let a ControlNet's embedding of its picture be computed once, not at every step: each gives it the same tensor."""
+    forward, last = embedding.forward, {"conditioning": None}
+
+    def embed(conditioning):
+        if last["conditioning"] is not conditioning:
+            last.update(conditioning=conditioning, output=forward(conditioning))
+        return last["output"]
+
+    embedding.forward = embed
 
 
 def describe(base):

@@ -1,0 +1,120 @@
+"""`make bench`: ratios of our way to the usual one, alternating in one run, medians of pairs; `reports/benchmark.csv`."""
+
+import statistics
+import time
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import StableDiffusionControlNetPipeline
+from PIL import Image
+from tqdm.auto import tqdm
+
+from lib import ROOT
+from lib.colorize import colorize_photo
+from lib.fullsize import paint, reduce_lightness
+from lib.models import add_controlnet, load_base, load_controlnet
+from lib.photo import Photo
+from lib.profiles import get_profile
+from lib.report import markdown_table, write_text
+
+PAIRS = 5
+
+
+def gray_photo(height, width):
+    """A synthetic gray photo: shapes, a ramp and grain, uint8 (H, W)."""
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    shapes = 128 + 100 * np.sin(x * 9 / width) * np.cos(y * 7 / height)
+    return (shapes + np.random.default_rng(0).normal(0, 5, shapes.shape)).clip(0, 255).astype(np.uint8)
+
+
+def cpu_seconds(action):
+    """CPU seconds of all threads that an action takes."""
+    started = time.process_time()
+    action()
+    return time.process_time() - started
+
+
+def compare(name, ours, reference, pairs=PAIRS):
+    """A row of medians: our action and the reference take turns, after one warm-up each."""
+    ours(), reference()
+    times = [(cpu_seconds(ours), cpu_seconds(reference)) for _ in tqdm(range(pairs), desc=name)]
+    first, second = (statistics.median(column) for column in zip(*times, strict=True))
+    return {"name": name, "ours": first, "reference": second, "ratio": first / second, "unit": "CPU s"}
+
+
+def stock_pipeline(base, profile):
+    """What diffusers makes of the same weights and sampler, without anything of ours."""
+    ours = add_controlnet(base, load_controlnet(profile.initial_controlnet, base.unet))
+    controlnet = load_controlnet(profile.initial_controlnet, base.unet).eval()
+    parts = {**base.components, "controlnet": controlnet, "scheduler": ours.scheduler}
+    stock = StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
+    stock.set_progress_bar_config(disable=True)
+    return ours, stock
+
+
+def bench_sampler(ours, stock, profile):
+    """Sampling steps of the pocket model: the picture's embedding computed once, against at every step."""
+    picture = Image.fromarray(gray_photo(profile.resolution, profile.resolution)).convert("RGB")
+
+    def steps(pipeline):
+        generator = torch.Generator().manual_seed(0)
+        pipeline("a red wall", image=picture, num_inference_steps=20, generator=generator, output_type="latent")
+
+    return compare("sampler_step", lambda: steps(ours), lambda: steps(stock))
+
+
+def bench_photo(ours, stock, profile):
+    """One megapixel: the network at its own size and guided enlargement, against the network at the photo's size."""
+    pixels = gray_photo(1024, 1024)
+    photo = Photo(pixels, None, b"", None, [])
+
+    def whole():
+        picture = Image.fromarray(pixels).convert("RGB")
+        generator = torch.Generator().manual_seed(0)
+        steps, scale = profile.num_inference_steps, profile.guidance_scale
+        stock("a red wall", image=picture, num_inference_steps=steps, guidance_scale=scale, generator=generator)
+
+    return compare("photo_1mp", lambda: colorize_photo(photo, "a red wall", [0], ours, profile), whole)
+
+
+def bench_merge():
+    """Twelve megapixels: enlarging a*, b* under the photo and joining them to its L*, against OpenCV's own conversion."""
+    pixels = gray_photo(3000, 4000)
+    plane = reduce_lightness(pixels, (96, 128))
+    ab = 12 * np.dstack([np.sin(plane / 20), np.cos(plane / 30)])
+    lab = np.dstack([plane, ab]).astype(np.float32)
+
+    def opencv():
+        wide = cv2.resize(lab, (4000, 3000))
+        wide[..., 0] = pixels / np.float32(2.55)
+        cv2.cvtColor(wide, cv2.COLOR_LAB2RGB)
+
+    return compare("merge_12mp", lambda: paint(pixels, plane, ab), opencv)
+
+
+def read_few_steps(profile):
+    """CIEDE2000 on validation at the default number of steps against 50, from the model card's table."""
+    table = pd.read_csv(ROOT / "lib/pocket_model/sampling.csv").query("guidance == @profile.guidance_scale")
+    ours, reference = (table.set_index("steps")["detailed"][n] for n in (profile.num_inference_steps, 50))
+    return {"name": "few_steps", "ours": ours, "reference": reference, "ratio": ours / reference, "unit": "CIEDE2000"}
+
+
+def main():
+    """The command behind `make bench`."""
+    profile = get_profile("pocket")
+    ours, stock = stock_pipeline(load_base(profile), profile)
+    rows = [
+        bench_sampler(ours, stock, profile),
+        bench_merge(),
+        read_few_steps(profile),
+        bench_photo(ours, stock, profile),
+    ]
+    table = pd.DataFrame(rows).round(4)
+    write_text(table.to_csv(index=False), ROOT / "reports/benchmark.csv")
+    print(markdown_table(table))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Colour at a photo's full resolution: small a*, b* planes, enlarged under the photo's own L* and joined to it.
+
+The enlargement is a guided filter (He, Sun, Tang 2013; its fast form: He and Sun 2015): in every small window a* and b* are
+fitted as linear functions of L*; the functions are enlarged, not the colours, so that colour edges follow the photo's.
+"""
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from lib.color import WHITE_D65, XYZ_TO_LINEAR_SRGB, fit_gamut
+
+STRIP = 32  # rows at a time, so that the work stays in the processor's cache
+STEPS = 65535  # entries of the tables that replace powers
+XYZ_TO_SRGB = (XYZ_TO_LINEAR_SRGB * WHITE_D65).astype(np.float32)  # of X/Xn, Y/Yn, Z/Zn
+DELTA = 6 / 29  # below this, CIELAB's cube root gives way to a line
+
+
+def linear_from_srgb(values):
+    """IEC 61966-2-1: sRGB in [0, 1] to linear."""
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def f_from_linear(values):
+    """CIELAB's f of X/Xn, Y/Yn or Z/Zn; L* = 116 f(Y/Yn) - 16."""
+    return np.where(values > DELTA**3, np.cbrt(values), values / (3 * DELTA**2) + 4 / 29)
+
+
+def linear_from_f(values):
+    """The inverse of `f_from_linear`."""
+    return np.where(values > DELTA, values * values * values, (values - np.float32(4 / 29)) * np.float32(3 * DELTA**2))
+
+
+@lru_cache
+def decoding_table(top):
+    """Linear values of the gray codes 0 ... top (255 or 65535), and their f."""
+    linear = linear_from_srgb(np.arange(top + 1) / top)
+    return linear.astype(np.float32), f_from_linear(linear).astype(np.float32)
+
+
+@lru_cache
+def encoding_table():
+    """8-bit sRGB codes of linear values 0 ... 1 in `STEPS` steps, and f of the same values."""
+    linear = np.arange(STEPS + 1) / STEPS
+    srgb = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return (srgb * 255).round().astype(np.uint8), f_from_linear(linear).astype(np.float32)
+
+
+def lightness(pixels):
+    """Y/Yn and f(Y/Yn), float32 (H, W), of uint8 or uint16 sRGB pixels (H, W) or (H, W, 3)."""
+    linear, f = decoding_table(np.iinfo(pixels.dtype).max)
+    if pixels.ndim == 2:
+        return linear.take(pixels), f.take(pixels)
+    y = cv2.transform(linear[pixels], np.array([[0.2126729, 0.7151522, 0.0721750]], np.float32))
+    return y, encoding_table()[1][(y * STEPS + 0.5).astype(np.int32)]
+
+
+def network_size(height, width, resolution, multiple):
+    """The size (height, width) at which a network sees a photo: its area, near the photo's shape, in whole multiples.
+
+    A long photo keeps a short side of two thirds of the resolution, so that a panorama is seen whole and not in parts.
+    """
+    scale = max(resolution / (height * width) ** 0.5, resolution * 2 / 3 / min(height, width))
+    return tuple(max(multiple, round(side * scale / multiple) * multiple) for side in (height, width))
+
+
+def reduce_lightness(pixels, size):
+    """L* (h, w) of a photo at a smaller size, by area means; `size` is (height, width)."""
+    target = size[::-1]
+    return cv2.resize(116 * lightness(pixels)[1] - 16, target, interpolation=cv2.INTER_AREA)
+
+
+def guided_functions(plane, ab, radius=2, epsilon=4.0):
+    """a* and b* as linear functions of L* in every window: slopes and offsets, float32 (h, w, 4): a, b, a, b.
+
+    `plane`: L* (h, w); `ab`: (h, w, 2); `epsilon`: variance of L* below which a window counts as flat.
+    """
+    mean = lambda values: cv2.blur(values, (2 * radius + 1, 2 * radius + 1))  # noqa: E731
+    plane, ab = plane.astype(np.float32), ab.astype(np.float32)
+    center, spread = mean(plane), mean(plane * plane)
+    variance = (spread - center**2)[..., None]
+    slope = (mean(ab * plane[..., None]) - mean(ab) * center[..., None]) / (variance + epsilon)
+    return np.dstack([mean(slope), mean(mean(ab) - slope * center[..., None])])
+
+
+def paint(pixels, plane, ab, saturation=1.0):
+    """Join small a*, b* planes to a photo's own lightness.
+
+    `pixels`: uint8 or uint16 sRGB (H, W) or (H, W, 3); `plane`: L* (h, w) and `ab` (h, w, 2), what the network saw and
+    gave. Returns uint8 sRGB (H, W, 3) and the share of pixels that lost chroma, because sRGB does not hold it at their L*.
+    """
+    functions = guided_functions(plane, ab * saturation)
+    # a* = s L* + o and fx = f + a*/500 give fx = (1 + 116 s / 500) f + (o - 16 s) / 500, and the like for fz
+    scale = np.array([1 / 500, -1 / 200], np.float32)
+    slopes, offsets = functions[..., :2] * scale, functions[..., 2:] * scale
+    functions = np.ascontiguousarray(np.dstack([1 + 116 * slopes, offsets - 16 * slopes]))
+    height, width = pixels.shape[:2]
+    picture, outside = np.empty((height, width, 3), np.uint8), 0
+    for top in range(0, height, STRIP):
+        rows = slice(top, min(top + STRIP, height))
+        wide = enlarge(functions, rows, (height, width))
+        picture[rows], count = paint_strip(pixels[rows], wide)
+        outside += count
+    return picture, outside / (height * width)
+
+
+def paint_gray(pixels):
+    """A photo without its colour: uint8 sRGB (H, W, 3) with the L* of uint8 or uint16 pixels (H, W) or (H, W, 3)."""
+    codes = encoding_table()[0][(lightness(pixels)[0] * STEPS + 0.5).astype(np.int32)]
+    return cv2.merge([codes] * 3)
+
+
+def enlarge(values, rows, size):
+    """Some rows of `values` (h, w, C) enlarged bilinearly to `size` (height, width), pixel centres aligned."""
+    at = (np.arange(rows.start, rows.stop) + 0.5) * len(values) / size[0] - 0.5
+    first = np.clip(np.floor(at).astype(int), 0, len(values) - 1)
+    second = np.minimum(first + 1, len(values) - 1)
+    weight = np.clip(at - first, 0, 1).astype(np.float32)[:, None, None]
+    tall = values[first] * (1 - weight) + values[second] * weight
+    return cv2.resize(tall, (size[1], len(tall)), interpolation=cv2.INTER_LINEAR)
+
+
+def paint_strip(pixels, functions):
+    """`paint` for some rows, with the enlarged functions; returns the rows and how many pixels lost chroma."""
+    y, f = lightness(pixels)
+    xyz = np.empty((3, *y.shape), np.float32)
+    xyz[1] = y
+    slope_x, slope_z, offset_x, offset_z = cv2.split(functions)
+    for channel, slope, offset in ((0, slope_x, offset_x), (2, slope_z, offset_z)):
+        values = cv2.add(cv2.multiply(slope, f), offset)
+        xyz[channel] = cv2.multiply(cv2.multiply(values, values), values)
+        dark = np.flatnonzero(values < DELTA)
+        xyz[channel].ravel()[dark] = linear_from_f(values.ravel()[dark])
+    rgb = (XYZ_TO_SRGB * STEPS) @ xyz.reshape(3, -1)
+    rgb += 0.5
+    codes = rgb.astype(np.int32)
+    outside = np.flatnonzero((codes[0] | codes[1] | codes[2]) & ~STEPS)
+    if len(outside):
+        codes[:, outside] = fit_strip(f.ravel()[outside], functions.reshape(-1, 4)[outside])
+    picture = encoding_table()[0].take(codes, mode="clip")
+    return cv2.merge([channel.reshape(y.shape) for channel in picture]), len(outside)
+
+
+def fit_strip(f, functions):
+    """Codes (3, N) of colours outside the gamut, their chroma reduced at fixed L* and hue."""
+    fx, fz = functions[:, 0] * f + functions[:, 2], functions[:, 1] * f + functions[:, 3]
+    a, b = 500 * (fx - f), 200 * (f - fz)
+    chroma, hue = cv2.cartToPolar(a, b, angleInDegrees=True)
+    most = gamut_table()[(232 * f - 31.5).astype(np.int32), (2 * hue.ravel() + 0.5).astype(np.int32)]
+    scale = np.minimum(most / np.maximum(chroma.ravel(), 1e-6), 1)
+    fitted = np.stack([f + scale * (fx - f), f, f + scale * (fz - f)])
+    return np.clip((XYZ_TO_SRGB @ linear_from_f(fitted)) * STEPS + 0.5, 0, STEPS).astype(np.int32)
+
+
+@lru_cache
+def gamut_table():
+    """The largest C*ab that sRGB holds, float32 (201, 721): by L* in halves up to 100, and hue in halves of a degree."""
+    plane, hue = np.meshgrid(np.arange(201) / 2, np.deg2rad(np.arange(721) / 2), indexing="ij")
+    lab = fit_gamut(np.stack([plane, 150 * np.cos(hue), 150 * np.sin(hue)], axis=-1))
+    return np.hypot(lab[..., 1], lab[..., 2]).astype(np.float32)

@@ -1,0 +1,92 @@
+"""The panel in a real browser: JupyterLab in headless Chromium, where Chromium is installed."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib.photo import read_metadata
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CELL = """from lib import models
+from lib.panel import Panel
+from lib.profiles import get_profile
+
+profile = get_profile("pocket")
+base = models.load_base(profile)
+pipeline = models.add_controlnet(base, models.load_controlnet(profile.initial_controlnet, base.unet))
+Panel(pipeline, profile, ["photo.png"], "saved").box"""
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """A JupyterLab server in an empty folder with one photo and one notebook; gives the notebook's address."""
+    values = 128 + 90 * np.sin(np.linspace(0, 6, 300)) * np.ones((200, 1))
+    Image.fromarray(values.astype(np.uint8)).save(tmp_path / "photo.png")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, tmp_path / "panel.ipynb")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--IdentityProvider.token=",
+               "--allow-root", f"--ServerApp.root_dir={tmp_path}", "--LabApp.news_url=None"]  # fmt: skip
+    environment = {**os.environ, "JUPYTER_CONFIG_DIR": str(tmp_path / ".jupyter")}
+    with (tmp_path / "server.log").open("w") as log:
+        server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api").read()
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/lab/tree/panel.ipynb?reset"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium: apt-get install chromium")
+def test_a_photo_is_colorized_compared_and_saved(lab, tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-background-networking", "--disable-gpu"]
+        )
+        page = browser.new_page(viewport={"width": 1300, "height": 1000})
+        page.set_default_timeout(90_000)
+        page.goto(lab)
+        page.get_by_text("| Idle").first.wait_for()  # the kernel is there
+        page.locator(".jp-CodeCell .cm-content").click()
+        page.keyboard.press("Shift+Enter")
+        button = page.get_by_role("button", name="Colorize")
+        button.wait_for()
+        page.get_by_label("prompt").fill("a red wall")
+        page.get_by_label("prompt").press("Tab")
+        button.click()
+        picture = page.locator("img.widget-image, .widget-image img").first
+        page.wait_for_function("e => e.naturalWidth > 0", arg=picture.element_handle())
+        first = picture.get_attribute("src")
+        page.get_by_role("button", name="Save", exact=True).click()
+        page.get_by_text("saved: ").wait_for()
+        page.get_by_label("prompt").fill("a blue wall")
+        page.get_by_label("prompt").press("Tab")
+        button.click()
+        page.wait_for_function("([e, old]) => e.src !== old", arg=[picture.element_handle(), first])
+        page.screenshot(path=tmp_path / "panel.png")
+        browser.close()
+    saved = tmp_path / "saved/photo.color.png"
+    assert Image.open(saved).size == (300, 200)
+    assert read_metadata(saved)["prompt"] == "a red wall"
+    red, green, blue = np.asarray(Image.open(saved)).reshape(-1, 3).mean(axis=0)
+    assert red > blue

@@ -1,0 +1,46 @@
+"""The panel, driven without a browser."""
+
+from datetime import datetime
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib.panel import Panel
+from lib.photo import read_metadata
+
+
+@pytest.fixture
+def panel(pipeline, profile, tmp_path):
+    values = np.linspace(0, 255, 96 * 64).reshape(64, 96).astype(np.uint8)
+    Image.fromarray(values).save(tmp_path / "photo.png")
+    return Panel(pipeline, profile, [tmp_path / "photo.png"], tmp_path / "saved")
+
+
+def test_colorize_compare_and_save(panel, tmp_path):
+    assert panel.save.disabled
+    panel.prompt.value, panel.seed.value = "a red wall", 4
+    panel.button.click()
+    assert panel.message.value == ""
+    assert panel.progress.value == panel.progress.max
+    first = panel.picture.value
+    panel.split.value = 100
+    assert panel.picture.value != first
+    assert np.ptp(panel.before, axis=-1).max() == 0
+    panel.save.click()
+    saved = tmp_path / "saved/photo.color.png"
+    assert panel.message.value == f"saved: {saved}"
+    assert Image.open(saved).size == (96, 64)
+    assert (read_metadata(saved)["prompt"], read_metadata(saved)["seed"]) == ("a red wall", 4)
+
+
+def test_an_upload_comes_first_and_a_bad_one_is_named(panel, tmp_path):
+    photo = (tmp_path / "photo.png").read_bytes()
+    sent = {"type": "image/png", "size": len(photo), "last_modified": datetime.now()}
+    panel.upload.value = [{**sent, "name": "../mine.png", "content": photo}]
+    panel.button.click()
+    assert panel.source == tmp_path / "saved/mine.png"
+    panel.upload.value = [{**sent, "name": "torn.png", "content": photo[:200]}]
+    panel.button.click()
+    assert "torn.png: can't be read" in panel.message.value
+    assert not panel.button.disabled
