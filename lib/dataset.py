@@ -1,13 +1,16 @@
 """From a folder of photos and its manifest to the study's triples: prompt, image, conditioning_image."""
 
+import hashlib
 import json
 import os
 import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict, Features, Image, Value, load_from_disk
+from datasets.exceptions import DatasetGenerationError
 from PIL import Image as PILImage
 from PIL import ImageOps
 from tqdm.auto import tqdm
@@ -21,6 +24,8 @@ CAPTIONS = ("object_caption", "detailed_caption", "gray_caption")
 MANIFEST_COLUMNS = ("file_name", "image_id", "split", "subject", "category", *CAPTIONS)
 FEATURES = Features({"prompt": Value("string"), "image": Image(), "conditioning_image": Image()})
 THING_COLUMNS = ("thing", "thing_box")  # may be missing: one dominant thing and a box in it, "left top right bottom"
+PICTURES = ("image", "conditioning_image")
+DATASET_FIELDS = ("source", "photos", "resolution", "image_format", "prompt_policy", "dataset_seed")
 ROW_FEATURES = Features(
     {**FEATURES, **{name: Value("string") for name in ("image_id", "subject", "category", *CAPTIONS, *THING_COLUMNS)}}
 )
@@ -48,7 +53,7 @@ def read_manifest(photos):
     problems = {
         "has an unknown split": ~manifest["split"].isin(SPLITS),
         "has an image_id used before": manifest["image_id"].duplicated(),
-        "has an empty caption": (manifest[list(CAPTIONS)] == "").any(axis=1),
+        "has an empty caption": (manifest[["object_caption", "detailed_caption"]] == "").any(axis=1),
         "has no file": [not file.is_file() for file in manifest["path"]],
         "has a subject that another split has": manifest.groupby("subject")["split"].transform("nunique") > 1,
     }
@@ -97,49 +102,67 @@ def build_dataset(profile):
 
     Training prompts are drawn under `profile.prompt_policy`; validation and test prompts are the detailed captions.
     Saved to `profile.dataset_dir` beside `prompts.json`, which lists prompt, image path and conditioning-image path,
-    and the PNG files that it names: whole or not at all.
+    and the files that it names: whole or not at all. Photos are opened one by one, in `profile.workers` processes.
     """
     manifest = read_manifest(profile.photos)
     folder = profile.dataset_dir
     partial = folder.with_name(folder.name + ".part")
     shutil.rmtree(partial, ignore_errors=True)
-    rng = np.random.default_rng(profile.dataset_seed)
     listing, dataset = {}, DatasetDict()
     for split in SPLITS:
-        rows = []
         records = manifest[manifest["split"] == split].to_dict("records")
-        for record in tqdm(records, desc=f"{split} photos"):
-            policy = profile.prompt_policy if split == "train" else "captions"
-            rows.append(_make_row(record, draw_training_prompt(record, policy, rng), profile.resolution, partial))
-        dataset[split] = Dataset.from_list(rows, features=ROW_FEATURES)
+        try:
+            dataset[split] = Dataset.from_generator(
+                _make_rows,
+                features=ROW_FEATURES,
+                gen_kwargs={"records": records, "profile": profile, "folder": partial},
+                num_proc=profile.workers or None,
+                cache_dir=str(partial / "cache"),
+                fingerprint=_fingerprint(records, profile),
+            )
+        except DatasetGenerationError as error:
+            raise ValueError(str(error.__cause__ or error)) from None
         listing[split] = [
-            {
-                "prompt": row["prompt"],
-                "image": row["image"]["path"],
-                "conditioning_image": row["conditioning_image"]["path"],
-            }
-            for row in rows
+            {"prompt": prompt, **{column: _file_of(column, record, profile) for column in PICTURES}}
+            for prompt, record in zip(dataset[split]["prompt"], records, strict=True)
         ]
-    (partial / "prompts.json").write_text(json.dumps(listing, indent=1))
     dataset.save_to_disk(str(partial))
-    write_settings(profile, ("photos", "resolution", "prompt_policy", "dataset_seed"), partial)
+    (partial / "prompts.json").write_text(json.dumps(listing, indent=1))
+    write_settings(profile, DATASET_FIELDS, partial)
+    shutil.rmtree(partial / "cache")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
     return load_dataset_dict(profile)
 
 
-def _make_row(record, prompt, size, folder):
-    """One row of the data set; its two pictures are written below `folder` as PNG, and kept as bytes in the row."""
-    photo = open_photo(record["path"], size)
-    pictures = {"image": photo, "conditioning_image": make_conditioning_image(photo)}
-    row = {"prompt": prompt, **{key: record[key] for key in ROW_FEATURES if key in record}}
-    for column, picture in pictures.items():
-        name = f"{column}/{record['split']}/{record['image_id']}.png"
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
-        row[column] = {"path": name, "bytes": path.read_bytes()}
-    return row
+def _fingerprint(records, profile):
+    """A short text that changes with the photos' files, their rows, and what the profile makes of them."""
+    facts = [getattr(profile, name) for name in DATASET_FIELDS]
+    for record in records:
+        file = record["path"].stat()
+        facts.append([*(str(value) for value in record.values()), file.st_size, file.st_mtime_ns])
+    return hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
+
+
+def _make_rows(records, profile, folder):
+    """The rows of the data set; their two pictures are written below `folder`, and kept as bytes in the row."""
+    for record in tqdm(records, desc=f"{records[0]['split']} photos", disable=profile.workers > 0):
+        photo = open_photo(record["path"], profile.resolution)
+        policy = profile.prompt_policy if record["split"] == "train" else "captions"
+        rng = np.random.default_rng((profile.dataset_seed, zlib.crc32(record["image_id"].encode())))
+        row = {"prompt": draw_training_prompt(record, policy, rng)}
+        row |= {key: record[key] for key in ROW_FEATURES if key in record}
+        for column, picture in zip(PICTURES, (photo, make_conditioning_image(photo)), strict=True):
+            path = folder / _file_of(column, record, profile)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path, quality=95)
+            row[column] = {"path": path.name, "bytes": path.read_bytes()}
+        yield row
+
+
+def _file_of(column, record, profile):
+    """Where a picture of a row is, below the data set's folder."""
+    return f"{column}/{record['split']}/{record['image_id']}.{profile.image_format}"
 
 
 def load_dataset_dict(profile):

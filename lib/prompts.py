@@ -41,6 +41,12 @@ STEERING_WORDS = ("red", "orange", "yellow", "green", "blue", "purple", "brown",
 COLOR_PATTERN = re.compile(rf"\b({'|'.join(COLOR_WORDS)})\b")
 
 
+def ladder(rows, seed=0):
+    """{level: prompts} of the whole ladder for records; `gray_caption` is left out where a photo has none."""
+    levels = [level for level in PROMPT_LEVELS if level != "gray_caption" or all(row[level] for row in rows)]
+    return {level: prompts_at(level, rows, seed) for level in levels}
+
+
 def prompts_at(level, rows, seed=0):
     """The prompts of records (mappings with `image_id`, `category` and captions) at one level of the ladder.
 

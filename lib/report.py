@@ -210,7 +210,11 @@ def write_report(profile, metrics, tables, rows):
         answer=answer(effects),
         ladder="\n".join(f"| `{row.prompt_level}` | {row.prompt or '(nothing)'} |" for row in first.itertuples()),
         effects=markdown_table(effects),
-        questions="\n\n".join(f"{text}: {in_words(effects, name)}." for name, text in QUESTIONS.items()),
+        questions="\n\n".join(
+            f"{text}: {in_words(effects, name)}."
+            for name, text in QUESTIONS.items()
+            if name in set(effects["contrast"])
+        ),
         obeyed=allowed["reached"].mean(),
         allowed=len(allowed),
         systems=markdown_table(tables["summary"].query("merged").drop(columns="merged")),

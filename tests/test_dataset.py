@@ -132,7 +132,7 @@ def test_crop_is_central_and_square(tmp_path):
         (lambda m: m.assign(split="train"), "no row has the split 'test'"),
         (lambda m: m.assign(subject="dog"), "subject that another split has"),
         (lambda m: pd.concat([m, m]), "image_id used before"),
-        (lambda m: m.assign(gray_caption=""), "empty caption"),
+        (lambda m: m.assign(object_caption=""), "empty caption"),
         (lambda m: m.assign(file_name=["photos/no.jpg", *m["file_name"][1:]]), r"photos/no.jpg\) has no file"),
     ],
 )

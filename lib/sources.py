@@ -1,0 +1,258 @@
+"""Where the study's photos come from: COCO 2017 or Kaggle's flowers, brought to a folder with a `metadata.csv`.
+
+The folder then is like that of the pocket photos, and `lib.dataset` does the rest.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import requests
+from PIL import Image
+from tqdm.auto import tqdm
+
+from lib.dataset import MANIFEST_COLUMNS
+from lib.profiles import resolve
+from lib.prompts import COLOR_PATTERN
+
+COCO = {  # archive: path below the profile's coco_url, bytes, MD5; as the servers give them
+    "train2017.zip": ("zips/train2017.zip", 19_336_861_798, "cced6f7f71b7629ddf16f17bbcfab6b2"),
+    "val2017.zip": ("zips/val2017.zip", 815_585_330, "442b8da7639aecaf257c1dceb8ba8c80"),
+    "annotations_trainval2017.zip": (
+        "annotations/annotations_trainval2017.zip", 252_907_541, "f4bbac642086de4f52a3fdda2de5fa2c",
+    ),
+}  # fmt: skip
+FLOWERS = "alxmamaev/flowers-recognition"
+PHOTO_BYTES = 170_000  # about what a COCO photo takes
+GRAY_BELOW = 2.0  # a photo whose channels differ by less (of 255, on the mean) is a gray one
+ATTEMPTS, PAUSE = 5, 1.0  # of a download; seconds before the second, doubling
+
+
+def prepare(profile):
+    """Bring the photos of `profile.source` to the folder `profile.photos`, once; "folder": they are there already.
+
+    Writes `metadata.csv` last, and `left_out.csv` with what was left out and why.
+    """
+    folder = resolve(profile.photos)
+    if profile.source == "folder" or (folder / "metadata.csv").exists():
+        return
+    {"coco": prepare_coco, "flowers": prepare_flowers}[profile.source](profile, folder)
+
+
+def prepare_coco(profile, folder):
+    """COCO 2017: a seeded sample of train2017 for training and validation, val2017 for the test, human captions."""
+    downloads = resolve(profile.downloads)
+    wanted = profile.n_train + profile.n_validation + 5000
+    check_disk(folder, downloads, COCO, wanted * PHOTO_BYTES)
+    urls = {name: f"{profile.coco_url}/{path}" for name, (path, _, _) in COCO.items()}
+    with ThreadPoolExecutor(len(COCO)) as pool:
+        for done in [pool.submit(download, urls[n], downloads / n, size, md5) for n, (_, size, md5) in COCO.items()]:
+            done.result()
+    with zipfile.ZipFile(downloads / "annotations_trainval2017.zip") as archive:
+        captions = {part: read_captions(archive, part) for part in ("train2017", "val2017")}
+        categories = read_categories(archive, "val2017")
+    rng = np.random.default_rng(profile.dataset_seed)
+    order = rng.permutation(sorted(captions["train2017"]))
+    splits = {
+        "train": ("train2017", order[: profile.n_train]),
+        "validation": ("train2017", order[profile.n_train :][: profile.n_validation]),
+        "test": ("val2017", sorted(captions["val2017"])),
+    }
+    rows = [
+        {"file_name": f"{part}/{name}", "image_id": Path(name).stem, "split": split, "subject": Path(name).stem,
+         "category": categories.get(name, "other") if split == "test" else "coco", **captions[part][name]}
+        for split, (part, names) in splits.items() for name in names
+    ]  # fmt: skip
+    for part in ("train2017", "val2017"):
+        extract(
+            [row["file_name"] for row in rows if row["file_name"].startswith(part)], downloads / f"{part}.zip", folder
+        )
+    write_manifest(rows, folder)
+
+
+def read_captions(archive, part):
+    """By file name, the captions of one part of COCO: the longest human one, the same without colour words, none in gray.
+
+    Photos without a caption are passed over.
+    """
+    try:
+        said = json.loads(archive.read(f"annotations/captions_{part}.json"))
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{archive.filename}: no captions of {part} in it ({error}): download it again") from None
+    names = {image["id"]: image["file_name"] for image in said["images"]}
+    longest = {}
+    for note in said["annotations"]:
+        name, caption = names.get(note["image_id"]), " ".join(note["caption"].split())
+        if name and len(caption.split()) > len(longest.get(name, "").split()):
+            longest[name] = caption
+    return {
+        name: {"object_caption": without_color_words(text), "detailed_caption": text, "gray_caption": ""}
+        for name, text in longest.items()
+    }
+
+
+def without_color_words(caption):
+    """A caption without its colour words; one that has nothing else stays as it is."""
+    return " ".join(COLOR_PATTERN.sub("", caption).split()) or caption
+
+
+def read_categories(archive, part):
+    """By file name, the supercategory of the largest thing marked in a photo of one part of COCO."""
+    marked = json.loads(archive.read(f"annotations/instances_{part}.json"))
+    names = {image["id"]: image["file_name"] for image in marked["images"]}
+    kinds = {category["id"]: category["supercategory"] for category in marked["categories"]}
+    largest = {}
+    for thing in marked["annotations"]:
+        if thing["area"] > largest.get(thing["image_id"], (0, ""))[0]:
+            largest[thing["image_id"]] = (thing["area"], kinds[thing["category_id"]])
+    return {names[image]: kind for image, (_, kind) in largest.items()}
+
+
+def prepare_flowers(profile, folder):
+    """Kaggle's flowers, a folder for each kind: 5 % of each kind for validation and for the test, generic captions."""
+    found = Path(profile.flowers_folder) if profile.flowers_folder else download_flowers()
+    files = sorted(path for path in found.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    if not files:
+        raise ValueError(f"{found} holds no photo in a folder for each kind: name another with -p flowers_folder")
+    rng = np.random.default_rng(profile.dataset_seed)
+    rows = []
+    for kind in sorted({path.parent.name for path in files}):
+        ours = rng.permutation([path for path in files if path.parent.name == kind])
+        held_out = max(1, len(ours) // 20)
+        for index, path in enumerate(ours):
+            split = "test" if index < held_out else "validation" if index < 2 * held_out else "train"
+            name = f"{kind}/{path.name}"
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            if not (folder / name).exists():
+                shutil.copy(path, folder / name)
+            text = f"a photo of a {kind} flower"
+            rows.append({"file_name": name, "image_id": f"{kind}-{path.stem}", "split": split, "category": kind,
+                         "subject": f"{kind}-{path.stem}", "object_caption": text, "detailed_caption": text,
+                         "gray_caption": ""})  # fmt: skip
+    write_manifest(rows, folder)
+
+
+def download_flowers():
+    """The folder that `kagglehub` keeps the data set in; needs Kaggle's credentials in one of their usual places."""
+    import kagglehub
+
+    try:
+        return Path(kagglehub.dataset_download(FLOWERS))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"Kaggle's {FLOWERS} can't be downloaded ({reason}): put your key in ~/.kaggle/kaggle.json or KAGGLE_USERNAME "
+            "and KAGGLE_KEY, or name a folder that has the photos with -p flowers_folder"
+        ) from None
+
+
+def check_disk(folder, downloads, archives, extracted):
+    """Refuse to start where the disk can't hold what will come: ValueError with both numbers."""
+    have = {name: (downloads / name) for name in archives}
+    missing = sum(size for name, (_, size, _) in archives.items() if not have[name].exists())
+    place = folder
+    while not place.exists():
+        place = place.parent
+    needed, free = missing + extracted, shutil.disk_usage(place).free
+    if free < needed:
+        raise ValueError(
+            f"{place}: {free / 1e9:.0f} GB free, but the photos take {needed / 1e9:.0f} GB: free some, or pass -p build FOLDER"
+        )
+
+
+def download(url, path, size, md5):
+    """Fetch a file of known size and MD5; goes on where it was broken off. Trouble is a ValueError that keeps the part."""
+    if path.exists() and path.stat().st_size == size:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    trouble = None
+    for attempt in range(ATTEMPTS):
+        have = partial.stat().st_size if partial.exists() else 0
+        if have >= size:
+            break
+        try:
+            fetch_rest(url, partial, have, size)
+        except requests.RequestException as error:
+            trouble = error
+            time.sleep(PAUSE * 2**attempt)
+    have = partial.stat().st_size if partial.exists() else 0
+    if have != size:
+        raise ValueError(
+            f"{url}: {have} of {size} bytes came ({trouble or 'broken off'}): run it again, it goes on there"
+        )
+    if file_md5(partial) != md5:
+        partial.unlink()
+        raise ValueError(f"{url}: the file is not the published one (MD5): run it again, it starts anew")
+    os.replace(partial, path)
+
+
+def fetch_rest(url, partial, have, size):
+    """Append what is missing of a file, or start it anew where the server can't send a part."""
+    with requests.get(url, headers={"Range": f"bytes={have}-"}, stream=True, timeout=60) as answer:
+        answer.raise_for_status()
+        mode, have = ("ab", have) if answer.status_code == 206 else ("wb", 0)
+        bar = tqdm(total=size, initial=have, unit="B", unit_scale=True, desc=partial.stem)
+        with bar, partial.open(mode) as file:
+            for chunk in answer.iter_content(1 << 20):
+                file.write(chunk)
+                bar.update(len(chunk))
+
+
+def file_md5(path):
+    """The MD5 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def extract(names, archive, folder):
+    """Take the named photos out of an archive into a folder; those that are there whole are passed over."""
+    with zipfile.ZipFile(archive) as file:
+        sizes = {info.filename: info.file_size for info in file.infolist()}
+        for name in tqdm(names, desc=f"{archive.stem} photos"):
+            target = folder / name
+            if name not in sizes or (target.exists() and target.stat().st_size == sizes[name]):
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_name(target.name + ".part")
+            partial.write_bytes(file.read(name))
+            os.replace(partial, target)
+
+
+def write_manifest(rows, folder):
+    """Write `metadata.csv` for the rows whose photo is whole and in colour, and `left_out.csv` for the others."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        files = [folder / row["file_name"] for row in rows]
+        reasons = list(tqdm(pool.map(flaw_of, files), total=len(files), desc="checking photos"))
+    left_out = [
+        {"image_id": row["image_id"], "split": row["split"], "reason": reason}
+        for row, reason in zip(rows, reasons, strict=True) if reason
+    ]  # fmt: skip
+    pd.DataFrame(left_out, columns=["image_id", "split", "reason"]).to_csv(folder / "left_out.csv", index=False)
+    partial = folder / "metadata.csv.part"
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, MANIFEST_COLUMNS)
+        table.writeheader()
+        table.writerows(row for row, reason in zip(rows, reasons, strict=True) if not reason)
+    os.replace(partial, folder / "metadata.csv")
+
+
+def flaw_of(path):
+    """Why a photo can't be used: missing, broken or gray; "" where it can."""
+    if not path.exists():
+        return "missing"
+    try:
+        with Image.open(path) as photo:
+            photo.draft("RGB", (128, 128))
+            pixels = np.asarray(photo.convert("RGB"), np.int16)
+    except (OSError, SyntaxError, ValueError):
+        return "broken"
+    return "gray" if np.ptp(pixels, axis=-1).mean() < GRAY_BELOW else ""
