@@ -34,6 +34,7 @@ FLOWERS = "alxmamaev/flowers-recognition"
 PHOTO_BYTES = 170_000  # about what a COCO photo takes
 GRAY_BELOW = 2.0  # a photo whose channels differ by less (of 255, on the mean) is a gray one
 ATTEMPTS, PAUSE = 5, 1.0  # of a download; seconds before the second, doubling
+CHUNK = 1 << 16  # bytes
 
 
 def prepare(profile):
@@ -202,7 +203,7 @@ def fetch_rest(url, partial, have, size):
         mode, have = ("ab", have) if answer.status_code == 206 else ("wb", 0)
         bar = tqdm(total=size, initial=have, unit="B", unit_scale=True, desc=partial.stem)
         with bar, partial.open(mode) as file:
-            for chunk in answer.iter_content(1 << 20):
+            for chunk in answer.iter_content(CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
 

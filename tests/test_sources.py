@@ -88,6 +88,7 @@ def served(tmp_path, monkeypatch):
     }  # fmt: skip
     monkeypatch.setattr(sources, "COCO", published)
     monkeypatch.setattr(sources, "PAUSE", 0.0)
+    monkeypatch.setattr(sources, "CHUNK", 1024)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
     server.folder, server.broken, server.started = tmp_path / "served", set(), []
     threading.Thread(target=server.serve_forever, daemon=True).start()
