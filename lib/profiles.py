@@ -37,6 +37,8 @@ class Profile:
     prompt_policy: str = "mix"  # training prompts: generic, captions or mix
     dataset_seed: int = 0  # draws the training prompts
 
+    hub_repo_id: str = ""  # name/repository: publish data set and ControlNet there; "": don't
+
     # frozen base model: a folder or a Hub id in diffusers' layout
     base_model: str = "lib/pocket_model"
     base_revision: str = ""  # "": the newest

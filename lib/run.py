@@ -11,7 +11,7 @@ import papermill
 import yaml
 from papermill.exceptions import PapermillExecutionError
 
-from lib import ROOT
+from lib import ROOT, hub
 from lib.profiles import PROFILE_FIELDS, get_profile
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -111,6 +111,7 @@ def run(arguments=None):
     notebooks = pick_notebooks(options.only)
     parameters, overrides = split_parameters(options.profile, options.parameters, notebooks)
     profile = get_profile(options.profile, **overrides)
+    hub.check(profile)
     staging = stage_reports(profile)
     overrides["reports"] = str(staging)
     try:

@@ -1,0 +1,126 @@
+"""The Hugging Face Hub: the data set and the trained ControlNet, each with its card, under `profile.hub_repo_id`.
+
+The token is where the Hub's own tools keep it (`hf auth login`, or HF_TOKEN); nothing here reads, prints or stores it.
+"""
+
+from huggingface_hub import DatasetCard, ModelCard, get_token
+from huggingface_hub.errors import HfHubHTTPError
+
+from lib.models import load_controlnet
+from lib.report import markdown_table, write_text
+
+DATASET_CARD = """---
+license: other
+task_categories: [image-to-image, text-to-image]
+tags: [colorization, controlnet]
+---
+
+# Triples for prompted colorization
+
+Prompt, photo and grayscale photo at {resolution} px, made by notebook 01 of prompted-colorization with its `{profile}`
+profile. The grayscale photo (`conditioning_image`) has the L* of the photo (`image`).
+
+| split | rows |
+|---|---|
+{splits}
+
+Photos: {source}; each keeps its own licence. Training prompts: policy `{policy}`; validation and test prompts are detailed
+captions. A photo's subject is in one split only. Centre crop, Lanczos; gray and broken photos were left out.
+"""
+MODEL_CARD = """---
+license: apache-2.0
+base_model: {base_model}
+pipeline_tag: image-to-image
+library_name: diffusers
+tags: [controlnet, colorization]
+---
+
+# A ControlNet that colorizes
+
+Trained by notebook 03 of prompted-colorization (profile `{profile}`, run `{run}`) for the frozen base `{base_model}` at
+{resolution} px: {steps} steps, batch {batch}, learning rate {rate}, training prompts `{policy}` on photos of {source}.
+
+```python
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+
+controlnet = ControlNetModel.from_pretrained("{repo}")
+pipeline = StableDiffusionControlNetPipeline.from_pretrained("{base_model}", controlnet=controlnet)
+picture = pipeline("a red cup on a white table", image=gray_photo).images[0]
+```
+
+Then join the picture's a*, b* to the photo's own L* in CIELAB.
+
+## Scores
+
+On {n} test photos, after the merge.
+
+{scores}
+
+## Limits
+
+Colours are guesses that follow the prompt; not for evidence, and not for people whose look matters.
+"""
+
+
+def check(profile):
+    """Refuse to begin work that is to be published without a token: ValueError."""
+    if profile.hub_repo_id and profile.hub_repo_id.count("/") != 1:
+        raise ValueError(f"hub_repo_id {profile.hub_repo_id!r} is no Hub id: it looks like name/repository")
+    if profile.hub_repo_id and not get_token():
+        raise ValueError(
+            "hub_repo_id is set, but there is no Hub token: run `hf auth login`, or leave hub_repo_id empty"
+        )
+
+
+def push_dataset(triples, profile):
+    """Push a DatasetDict and its card to the Hub; nothing where `profile.hub_repo_id` is empty."""
+    if not profile.hub_repo_id:
+        return "not published: hub_repo_id is empty"
+    splits = "\n".join(f"| {name} | {len(rows)} |" for name, rows in triples.items())
+    card = DATASET_CARD.format(
+        resolution=profile.resolution, profile=profile.name, splits=splits, source=profile.source,
+        policy=profile.prompt_policy,
+    )  # fmt: skip
+    return _published(profile, "datasets/", lambda: _push_dataset(triples, profile, card))
+
+
+def _push_dataset(triples, profile, card):
+    triples.push_to_hub(profile.hub_repo_id)
+    pushed = DatasetCard.load(profile.hub_repo_id)  # its metadata lists the splits' files
+    own = DatasetCard(card)
+    pushed.data.license, pushed.data.tags, pushed.data.task_categories = (
+        own.data.license, own.data.tags, own.data.task_categories,
+    )  # fmt: skip
+    pushed.text = own.text
+    pushed.push_to_hub(profile.hub_repo_id, repo_type="dataset")
+
+
+def push_controlnet(base, profile, summary, n):
+    """Push the run's ControlNet and a model card with its scores; nothing where `profile.hub_repo_id` is empty."""
+    scores = summary.query("merged")[["system", "prompt_level", "psnr", "ssim", "ciede2000", "chroma_ratio"]]
+    card = MODEL_CARD.format(
+        repo=profile.hub_repo_id or "ID", profile=profile.name, run=profile.run, base_model=profile.base_model,
+        resolution=profile.resolution, steps=profile.train_steps, batch=profile.train_batch_size,
+        rate=profile.learning_rate, policy=profile.prompt_policy, source=profile.source, n=n,
+        scores=markdown_table(scores),
+    )  # fmt: skip
+    write_text(card, profile.controlnet_dir / "README.md")
+    if not profile.hub_repo_id:
+        return "not published: hub_repo_id is empty"
+    controlnet = load_controlnet(profile.controlnet_dir, base.unet)
+    return _published(profile, "", lambda: _push_controlnet(controlnet, card, profile))
+
+
+def _push_controlnet(controlnet, card, profile):
+    controlnet.push_to_hub(profile.hub_repo_id)
+    ModelCard(card).push_to_hub(profile.hub_repo_id)
+
+
+def _published(profile, kind, push):
+    """Run a push and say where it went; a refusal of the Hub is a ValueError of one line."""
+    try:
+        push()
+    except (HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"the Hub refused {kind}{profile.hub_repo_id} ({reason}): check the token's rights") from None
+    return f"published: {kind}{profile.hub_repo_id}"

@@ -1,0 +1,184 @@
+"""A stand-in for the Hub over loopback: repositories in memory, just the routes that pushing and loading use.
+
+`HF_ENDPOINT` must name it before anything imports the clients, so whoever uses it runs in a subprocess.
+"""
+
+import base64
+import hashlib
+import http.server
+import json
+import re
+import threading
+
+TOKEN = "hf_standinstandinstandinstandin12"
+
+
+class Hub(http.server.ThreadingHTTPServer):
+    """Holds {(type, id): {path: bytes}}, uploaded objects by SHA-256, and the paths of all requests."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Routes)
+        self.repos, self.objects, self.seen = {}, {}, []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class Routes(http.server.BaseHTTPRequestHandler):
+    """One method a kind of request; what isn't known is a 404."""
+
+    protocol_version = "HTTP/1.1"
+
+    def answer(self, content=b"", status=200, **headers):
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": len(body), **headers}.items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def missing(self, code):
+        self.answer({"error": code}, 404, X_Error_Code=code)
+
+    def handle_any(self):
+        size = int(self.headers.get("Content-Length") or 0)
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            body = b""
+            while length := int(self.rfile.readline(), 16):
+                body += self.rfile.read(length)
+                self.rfile.readline()
+            self.rfile.readline()
+        else:
+            body = self.rfile.read(size)
+        path = self.path.split("?")[0]
+        self.server.seen.append(f"{self.command} {path}")
+        for pattern, method in ROUTES:
+            if match := re.fullmatch(pattern, f"{self.command} {path}"):
+                return method(self, body, *match.groups())
+        return self.missing("EntryNotFound")
+
+    do_GET = do_HEAD = do_POST = do_PUT = handle_any
+
+    def files(self, kind, name):
+        return self.server.repos.get((kind or "models", name))
+
+    def sha(self, files):
+        return hashlib.sha1(
+            repr(sorted((p, hashlib.sha1(b).hexdigest()) for p, b in files.items())).encode()
+        ).hexdigest()
+
+    def whoami(self, body):
+        self.answer({"name": "me", "type": "user", "orgs": [], "auth": {"accessToken": {"role": "write"}}})
+
+    def create(self, body):
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self.answer({"error": "Invalid credentials"}, 401)
+        said = json.loads(body)
+        kind, name = (
+            f"{said.get('type', 'model')}s",
+            f"{said.get('organization') or 'me'}/{said['name'].split('/')[-1]}",
+        )
+        self.server.repos.setdefault((kind, name), {})
+        return self.answer({"url": f"{self.server.url}/{name}", "name": name, "id": name})
+
+    def info(self, body, kind, name, revision=None):
+        files = self.files(kind, name)
+        if files is None:
+            return self.missing("RepoNotFound")
+        siblings = [{"rfilename": path, "size": len(data)} for path, data in files.items()]
+        return self.answer({"id": name, "_id": "1", "sha": self.sha(files), "private": False, "disabled": False, "gated": False,
+                            "tags": [], "downloads": 0, "likes": 0, "siblings": siblings})  # fmt: skip
+
+    def tree(self, body, kind, name, revision, folder=""):
+        files, folder = self.files(kind, name), (folder or "").strip("/")
+        if files is None:
+            return self.missing("RepoNotFound")
+        inside = {path: data for path, data in files.items() if path.startswith(f"{folder}/" if folder else "")}
+        if folder and not inside:
+            return self.missing("EntryNotFound")
+        parents = {"/".join(path.split("/")[:n]) for path in inside for n in range(1, path.count("/") + 1)}
+        entries = [{"type": "directory", "path": path, "oid": "d" * 40, "size": 0} for path in parents]
+        entries += [{"type": "file", "path": path, "oid": hashlib.sha1(data).hexdigest(), "size": len(data)}
+                    for path, data in inside.items()]  # fmt: skip
+        return self.answer(entries)
+
+    def paths_info(self, body, kind, name, revision):
+        files = self.files(kind, name) or {}
+        asked = json.loads(body)["paths"] if body.startswith(b"{") else []
+        self.answer([{"type": "file", "path": path, "oid": hashlib.sha1(files[path]).hexdigest(), "size": len(files[path])}
+                     for path in asked if path in files])  # fmt: skip
+
+    def preupload(self, body, kind, name, revision):
+        large = (".parquet", ".safetensors")
+        self.answer({"files": [
+            {"path": file["path"], "uploadMode": "lfs" if file["path"].endswith(large) else "regular", "shouldIgnore": False}
+            for file in json.loads(body)["files"]
+        ]})  # fmt: skip
+
+    def batch(self, body, kind, name):
+        actions = lambda oid: {"upload": {"href": f"{self.server.url}/object/{oid}", "header": {}}}  # noqa: E731
+        self.answer({"transfer": "basic", "objects": [
+            {"oid": item["oid"], "size": item["size"], "authenticated": True, "actions": actions(item["oid"])}
+            for item in json.loads(body)["objects"]
+        ]})  # fmt: skip
+
+    def put(self, body, oid):
+        self.server.objects[oid] = body
+        self.answer(ETag=f'"{oid}"')
+
+    def commit(self, body, kind, name, revision):
+        files = self.files(kind, name)
+        for line in body.splitlines():
+            said = json.loads(line)
+            value = said["value"]
+            if said["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif said["key"] == "lfsFile":
+                files[value["path"]] = self.server.objects[value["oid"]]
+            elif said["key"] == "deletedFile":
+                files.pop(value["path"])
+        oid = self.sha(files)
+        self.answer(
+            {"success": True, "commitOid": oid, "commitUrl": f"{self.server.url}/{name}/commit/{oid}", "hookOutput": ""}
+        )
+
+    def validate(self, body):
+        self.answer({"errors": [], "warnings": []})
+
+    def resolve(self, body, kind, name, revision, path):
+        files = self.files((kind or "models/").strip("/"), name)
+        if files is None:
+            return self.missing("RepoNotFound")
+        if path not in files:
+            return self.missing("EntryNotFound")
+        content, status = files[path], 200
+        headers = {
+            "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
+            "X-Repo-Commit": self.sha(files),
+            "Accept-Ranges": "bytes",
+        }
+        if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            first, last = int(wanted[1]), int(wanted[2] or len(content) - 1)
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+            content, status = content[first : last + 1], 206
+        return self.answer(content, status, **headers, **{"Content_Type": "application/octet-stream"})
+
+    def log_message(self, *_):
+        pass
+
+
+REPO = r"(datasets|models)/([^/]+/[^/]+)"
+ROUTES = [
+    (r"GET /api/whoami-v2", Routes.whoami),
+    (r"POST /api/repos/create", Routes.create),
+    (rf"GET /api/{REPO}", Routes.info),
+    (rf"GET /api/{REPO}/revision/([^/]+)", Routes.info),
+    (rf"GET /api/{REPO}/tree/([^/]+)(/.*)?", Routes.tree),
+    (rf"POST /api/{REPO}/paths-info/([^/]+)", Routes.paths_info),
+    (rf"POST /api/{REPO}/preupload/([^/]+)", Routes.preupload),
+    (rf"POST /api/{REPO}/commit/([^/]+)", Routes.commit),
+    (r"POST /(datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", Routes.batch),
+    (r"PUT /object/(\w+)", Routes.put),
+    (r"POST /api/validate-yaml", Routes.validate),
+    (r"(?:GET|HEAD) /(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", Routes.resolve),
+]

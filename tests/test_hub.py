@@ -1,0 +1,82 @@
+"""Publishing with the real clients, against a stand-in for the Hub."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lib import hub
+from lib.profiles import get_profile
+from hub_stand_in import TOKEN, Hub
+
+SCRIPT = """
+import sys
+import pandas as pd
+from datasets import load_dataset
+from diffusers import ControlNetModel
+from lib import dataset, hub, models
+from lib.profiles import get_profile
+
+folder = sys.argv[1]
+fields = dict(build=folder, hub_repo_id="me/colors", resolution=64)
+profile = get_profile("pocket", **fields)
+triples = dataset.build_dataset(profile)
+triples = type(triples)({name: rows.select(range(3)) for name, rows in triples.items()})
+print(hub.push_dataset(triples, profile))
+again = load_dataset("me/colors")
+assert {name: len(rows) for name, rows in again.items()} == {"train": 3, "validation": 3, "test": 3}
+assert again["test"][0]["image"].size == (64, 64)
+assert again["test"][0]["prompt"] == triples["test"][0]["prompt"]
+base = models.load_base(profile)
+controlnet = models.load_controlnet("lib/pocket_model/controlnet", base.unet)
+controlnet.save_pretrained(profile.controlnet_dir)
+row = dict(system="controlnet", prompt_level="detailed", merged=True, psnr=23.4, ssim=0.9, ciede2000=9.9, chroma_ratio=0.8)
+print(hub.push_controlnet(base, profile, pd.DataFrame([row]), 71))
+same = ControlNetModel.from_pretrained("me/colors")
+assert all((a == b).all() for a, b in zip(same.parameters(), controlnet.parameters()))
+"""
+
+
+def run_script(url, folder, token):
+    """The script in a process of its own, whose clients know only the stand-in."""
+    environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_XET": "1",
+                   "HF_HUB_OFFLINE": "0", "HF_TOKEN": token}  # fmt: skip
+    command = [sys.executable, "-c", SCRIPT, str(folder / "build")]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_data_set_and_controlnet_go_out_and_come_back(tmp_path):
+    server = Hub()
+    result = run_script(server.url, tmp_path, TOKEN)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "published: datasets/me/colors" in result.stdout
+    assert "published: me/colors" in result.stdout
+    card = server.repos["datasets", "me/colors"]["README.md"].decode()
+    assert "| train | 3 |" in card
+    assert "dataset_info" in card
+    card = server.repos["models", "me/colors"]["README.md"].decode()
+    assert "| controlnet | detailed | 23.40 |" in card
+    assert 'from_pretrained("me/colors")' in card
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert written
+    assert not any(TOKEN.encode() in path.read_bytes() for path in written)
+    assert TOKEN not in result.stdout + result.stderr
+    server.shutdown()
+
+
+def test_a_token_without_rights(tmp_path):
+    server = Hub()
+    result = run_script(server.url, tmp_path, "hf_wrongwrongwrongwrongwrongwrong1")
+    assert result.returncode == 1
+    assert "ValueError: the Hub refused datasets/me/colors" in result.stderr.splitlines()[-1]
+    server.shutdown()
+
+
+def test_without_a_token_nothing_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "get_token", lambda: None)
+    with pytest.raises(ValueError, match="there is no Hub token: run `hf auth login`"):
+        hub.check(get_profile("pocket", hub_repo_id="me/colors"))
+    with pytest.raises(ValueError, match="'colors' is no Hub id"):
+        hub.check(get_profile("pocket", hub_repo_id="colors"))
+    hub.check(get_profile("pocket"))
