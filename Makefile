@@ -6,7 +6,7 @@ PICTURES ?=
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help reports test lab lint format pocket-model pocket-trials bench clean
+.PHONY: help reports test lab lint format pocket-model pocket-trials bench check-gpu clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -40,6 +40,9 @@ pocket-trials: .venv/installed  ## score sampling and short trainings on the val
 
 bench: .venv/installed  ## measure speed against the usual way, as ratios: reports/benchmark.csv
 	@$(PY) -m lib.bench
+
+check-gpu: .venv/installed  ## say in seconds whether this machine can run the l4 profile
+	@$(PY) -m lib.check $(ARGS)
 
 clean:  ## remove build/, not the environment
 	rm -rf build

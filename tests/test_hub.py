@@ -5,10 +5,10 @@ import subprocess
 import sys
 
 import pytest
+from hub_stand_in import TOKEN, Hub
 
 from lib import hub
 from lib.profiles import get_profile
-from hub_stand_in import TOKEN, Hub
 
 SCRIPT = """
 import sys
