@@ -6,7 +6,7 @@ PICTURES ?=
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help reports test lab lint format pocket-model pocket-trials bench check-gpu clean
+.PHONY: help reports test lab lint format pocket-model pocket-trials baselines bench check-gpu clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -37,6 +37,9 @@ pocket-model: .venv/installed  ## rebuild lib/pocket_model; goes on where it was
 
 pocket-trials: .venv/installed  ## score sampling and short trainings on the validation photos, for the model card; PICTURES= as above
 	@$(PY) -m lib.trials --pictures "$(PICTURES)" $(ARGS)
+
+baselines: .venv/installed  ## train the systems that take no prompt, lib/baselines_model; PICTURES= as above
+	@$(PY) -m lib.baselines --pictures "$(PICTURES)" $(ARGS)
 
 bench: .venv/installed  ## measure speed against the usual way, as ratios: reports/benchmark.csv
 	@$(PY) -m lib.bench

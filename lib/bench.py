@@ -76,7 +76,7 @@ def bench_photo(ours, stock, profile):
         steps, scale = profile.num_inference_steps, profile.guidance_scale
         stock("a red wall", image=picture, num_inference_steps=steps, guidance_scale=scale, generator=generator)
 
-    return compare("photo_1mp", lambda: colorize_photo(photo, "a red wall", [0], ours, profile), whole)
+    return compare("photo_1mp", lambda: colorize_photo(photo, "a red wall", 0, ours, profile), whole)
 
 
 def bench_merge():

@@ -1,8 +1,10 @@
 """From grayscale photos and sentences to colour, before and after the merge with the photo's own L*."""
 
+import json
 import os
 import shutil
 import zlib
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -11,11 +13,13 @@ from tqdm.auto import tqdm
 
 from lib.color import gray_from_luminance, luminance, merge_luminance, srgb_to_lab, to_float, to_pil
 from lib.fullsize import network_size, paint, reduce_lightness
-from lib.profiles import check_settings, write_settings
+from lib.profiles import check_settings, settings_of, write_settings
 
 LISTING_COLUMNS = ("image_id", "category", "prompt_level", "prompt", "seed", "before", "after")
 SETTINGS = (
     "base_model",
+    "photos",
+    "resolution",
     "n_images",
     "n_seeds",
     "num_inference_steps",
@@ -28,7 +32,7 @@ def sample(pipeline, conditioning_images, prompts, seeds, profile):
     """Colour pictures before the merge: float sRGB arrays (H, W, 3), one for each (image, prompt, seed).
 
     The three lists are of one length and are sampled in batches of `profile.sample_batch_size`; every picture has its
-    own generator, so that its batch does not change it.
+    own generator, so that its batch changes no more than the last digits.
     """
     outputs = []
     for start in tqdm(
@@ -51,17 +55,15 @@ def sample(pipeline, conditioning_images, prompts, seeds, profile):
     return outputs
 
 
-def colorize_photo(photo, prompt, seeds, pipeline, profile, saturation=1.0):
-    """A `Photo` of any size in colour, once for each seed: [(uint8 sRGB (H, W, 3), share of pixels that lost chroma)].
+def colorize_photo(photo, prompt, seed, pipeline, profile, saturation=1.0):
+    """A `Photo` of any size in colour: uint8 sRGB (H, W, 3), and the share of its pixels that lost chroma to fit sRGB.
 
     The network sees a reduced copy; its a*, b* (times `saturation`) are enlarged under the photo's own L*.
     """
     multiple = pipeline.vae_scale_factor * 2 ** (len(pipeline.unet.config.block_out_channels) - 1)
     plane = reduce_lightness(photo.pixels, network_size(*photo.pixels.shape[:2], profile.resolution, multiple))
-    conditioning_image = to_pil(gray_from_luminance(plane))
-    # one by one, since a batch changes the last digits: a picture can be made again from its seed
-    outputs = [sample(pipeline, [conditioning_image], [prompt], [seed], profile)[0] for seed in seeds]
-    return [paint(photo.pixels, plane, srgb_to_lab(output)[..., 1:], saturation) for output in outputs]
+    output = sample(pipeline, [to_pil(gray_from_luminance(plane))], [prompt], [seed], profile)[0]
+    return paint(photo.pixels, plane, srgb_to_lab(output)[..., 1:], saturation)
 
 
 def merge(conditioning_images, outputs):
@@ -79,32 +81,49 @@ def colorize_rows(pipeline, rows, prompts, seeds, profile, name="images"):
     """Colorize data-set rows under `prompts` {level: [a prompt a row]} with every one of the seeds.
 
     Writes 8-bit PNGs before and after the merge and `images.csv` (`LISTING_COLUMNS`) to the folder of that name in
-    `profile.run_dir`, whole or not at all, and returns that table.
+    `profile.run_dir`, which appears when it is whole; a run that was stopped goes on. Returns that table.
     """
     records = [
-        {**{key: row[key] for key in ("image_id", "category", "conditioning_image")}, "prompt_level": level,
-         "prompt": prompts[level][index], "seed": seed}
-        for index, row in enumerate(rows) for level in prompts for seed in seeds
+        {**{key: row[key] for key in ("image_id", "category")}, "prompt_level": level, "prompt": prompts[level][index],
+         "seed": seed, **{c: f"{name}/{row['image_id']}.{level}.{seed}.{c}.png" for c in ("before", "after")}}
+        for index, row in enumerate(rows.remove_columns(["image", "conditioning_image"]))
+        for level in prompts for seed in seeds
     ]  # fmt: skip
-    conditioning = [record.pop("conditioning_image") for record in records]
-    noise = [seed_of(record["image_id"], record["seed"]) for record in records]
-    before = sample(pipeline, conditioning, [record["prompt"] for record in records], noise, profile)
-    after = merge(conditioning, before)
+    position = {image_id: index for index, image_id in enumerate(rows["image_id"])}
     folder = profile.run_dir / name
-    partial = folder.with_name(folder.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for record, *pictures in zip(records, before, after, strict=True):
-        stem = f"{record['image_id']}.{record['prompt_level']}.{record['seed']}"
-        for column, picture in zip(("before", "after"), pictures, strict=True):
-            record[column] = f"{name}/{stem}.{column}.png"
-            to_pil(picture).save(profile.run_dir / f"{partial.name}/{stem}.{column}.png")
+    partial = start_or_resume(folder.with_name(folder.name + ".part"), profile)
+    missing = [record for record in records if not (partial / Path(record["after"]).name).exists()]
+    size = profile.sample_batch_size
+    for start in tqdm(range(0, len(missing), size), desc=f"colorizing {name}"):
+        batch = missing[start : start + size]
+        gray = [rows[position[record["image_id"]]]["conditioning_image"] for record in batch]
+        noise = [seed_of(record["image_id"], record["seed"]) for record in batch]
+        before = sample(pipeline, gray, [record["prompt"] for record in batch], noise, profile)
+        for column, pictures in (("before", before), ("after", merge(gray, before))):
+            for record, picture in zip(batch, pictures, strict=True):
+                target = partial / Path(record[column]).name
+                to_pil(picture).save(target.with_suffix(".tmp"), format="png")
+                os.replace(target.with_suffix(".tmp"), target)
     table = pd.DataFrame(records, columns=LISTING_COLUMNS)
     table.to_csv(partial / "images.csv", index=False)
-    write_settings(profile, SETTINGS, partial)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
     return table
+
+
+def start_or_resume(partial, profile):
+    """The folder of an unfinished run with the same settings and ControlNet, or a new one."""
+    stamp = partial / "settings.json"
+    weights = [path.stat().st_mtime for path in profile.controlnet_dir.glob("*.safetensors")]
+    if (
+        not stamp.exists()
+        or json.loads(stamp.read_text()) != settings_of(profile, SETTINGS)
+        or (weights and max(weights) > stamp.stat().st_mtime)
+    ):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write_settings(profile, SETTINGS, partial)
+    return partial
 
 
 def read_images(profile, name="images"):
@@ -113,6 +132,9 @@ def read_images(profile, name="images"):
     if not path.exists():
         raise ValueError(f"no colorized photos in {path.parent}: run notebook 04_colorize_photos first")
     check_settings(profile, path.parent, "04_colorize_photos")
+    weights = [weights.stat().st_mtime for weights in profile.controlnet_dir.glob("*.safetensors")]
+    if weights and max(weights) > (path.parent / "settings.json").stat().st_mtime:
+        raise ValueError(f"{path.parent} is older than {profile.controlnet_dir}: run notebook 04_colorize_photos again")
     return pd.read_csv(path, keep_default_na=False, dtype={"image_id": str})
 
 

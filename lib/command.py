@@ -2,29 +2,61 @@
 
 import argparse
 import csv
+import math
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-EXAMPLES = """examples:
+from lib.photo import (
+    MAX_MEGAPIXELS,
+    SAMPLING_FIELDS,
+    SUFFIXES,
+    digest,
+    made_with,
+    open_photo_file,
+    read_metadata,
+    save_picture,
+)
+from lib.profiles import PROFILES, get_profile
+from lib.prompts import VAGUE_PROMPT
+
+EXAMPLES = f"""examples:
   colorize photo.jpg
   colorize photo.jpg --prompt "a red bus on a gray street, blue sky" --samples 4
   colorize album/ --prompts prompts.csv --output colored/
-  colorize --again photo.color.png --overwrite
+  colorize --again photo.color.png --output again.png
 
-exit status: 0 all done, 1 some photos failed (a line each), 2 wrong usage
+Photos of up to {MAX_MEGAPIXELS} megapixels. Exit status: 0 all done, 1 some failed (a line each), 2 wrong usage.
 """
-OUTPUT = re.compile(r"\.color(\.\w+)?\.png$")  # what the command itself writes, and passes over in folders
+OUTPUT = re.compile(
+    r"\.color(\.(-?\d+|sheet))?\.png$"
+)  # the names that outputs have by default: passed over in folders
+ALONE = ("prompt", "prompts", "seed", "samples", "saturation", "controlnet", *SAMPLING_FIELDS)  # not beside --again
+SHEET_PX = 600  # of the longer side of a picture in a contact sheet
 
 
 @dataclass
 class Job:
-    """One photo to colorize: where it is, what to say, where to put it."""
+    """One photo to colorize: where it is, what to say, where to put it, and which files are photos too."""
 
     photo: Path
     prompt: str
     output: Path
+    inputs: set = field(default_factory=set)
+
+
+def number(kind, low, high=math.inf):
+    """A reader of option values: numbers of a kind between two bounds."""
+
+    def read(text):
+        value = kind(text)
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    read.__name__ = f"number from {low}" + (f" to {high}" if high < math.inf else "")
+    return read
 
 
 def parse_arguments(arguments=None):
@@ -41,124 +73,148 @@ def parse_arguments(arguments=None):
         metavar="FILE.csv",
         help="a prompt for each photo: columns photo,prompt, e.g. --prompts prompts.csv",
     )
-    add("--output", metavar="PATH", help="a folder, or for one photo a .png file, e.g. --output colored/")
-    add("--profile", default="pocket", help="pocket (CPU) or l4 (GPU), e.g. --profile l4")
+    add("--output", metavar="PATH", help="a folder, or for one picture a .png file, e.g. --output colored/")
+    add("--profile", choices=tuple(PROFILES), default="pocket", help="pocket (CPU) or l4 (GPU), e.g. --profile l4")
     add(
         "--controlnet",
         metavar="PATH_OR_HUB_ID",
         help="a ControlNet of your own, e.g. --controlnet build/pocket/mine/controlnet",
     )
-    add("--seed", type=int, default=0, help="other numbers give other colours, e.g. --seed 7")
+    add("--seed", type=number(int, 0, 2**62), help="another number gives other colours, e.g. --seed 7")
     add(
         "--samples",
-        type=int,
-        default=1,
+        type=number(int, 1, 100),
         metavar="K",
         help="K pictures with seeds SEED, SEED+1, ... and a sheet of them, e.g. --samples 4",
     )
-    add("--steps", dest="num_inference_steps", metavar="N", help="sampling steps, e.g. --steps 5")
-    add("--guidance-scale", metavar="X", help="how much the prompt counts, e.g. --guidance-scale 3")
-    add("--controlnet-conditioning-scale", metavar="X", help="how much the photo's shapes count, e.g. 0.8")
-    add("--saturation", type=float, default=1.0, metavar="X", help="less or more colour, e.g. --saturation 1.3")
-    add("--overwrite", action="store_true", help="replace pictures that are there already")
     add(
-        "--again", metavar="FILE", help="make a picture again from what it says of itself, e.g. --again photo.color.png"
+        "--steps",
+        dest="num_inference_steps",
+        type=number(int, 1, 1000),
+        metavar="N",
+        help="sampling steps, e.g. --steps 5",
+    )
+    add(
+        "--guidance-scale",
+        type=number(float, 0, 100),
+        metavar="X",
+        help="how much the prompt counts, e.g. --guidance-scale 3",
+    )
+    add(
+        "--controlnet-conditioning-scale",
+        type=number(float, 0, 10),
+        metavar="X",
+        help="how much the photo's shapes count, e.g. --controlnet-conditioning-scale 0.8",
+    )
+    add("--saturation", type=number(float, 0, 5), metavar="X", help="less or more colour, e.g. --saturation 1.3")
+    add("--overwrite", action="store_true", help="replace pictures that are there, e.g. colorize photo.jpg --overwrite")
+    add(
+        "--again",
+        metavar="FILE",
+        help="make a picture again from what it says of itself, e.g. --again photo.color.png; its photo may be named too, where it has moved",
     )
     options = parser.parse_args(arguments)
-    if bool(options.photos) == bool(options.again):
+    if not options.photos and not options.again:
         parser.error("name photos or folders, or one picture with --again")
+    if options.again and (len(options.photos) > 1 or any(getattr(options, name) is not None for name in ALONE)):
+        parser.error("beside --again, only its photo, --output and --overwrite")
     if options.prompt is not None and options.prompts:
         parser.error("--prompt or --prompts, not both")
-    if options.samples < 1 or not 0 <= options.saturation <= 5:
-        parser.error("--samples needs 1 or more, --saturation 0 to 5")
-    return options
+    defaults = {"seed": 0, "samples": 1, "saturation": 1.0}
+    return argparse.Namespace(**{**vars(options), **{n: v for n, v in defaults.items() if getattr(options, n) is None}})
 
 
 def read_prompts(path):
     """The prompts of a CSV file with the columns photo and prompt, by photo name."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
-        return {row["photo"]: row["prompt"] or "" for row in rows}
     except (OSError, UnicodeError, csv.Error) as error:
         raise ValueError(f"{path}: can't be read ({error}): needs a CSV file in UTF-8") from None
-    except KeyError as error:
-        raise ValueError(f"{path}: column {error} is missing: needed are photo,prompt") from None
+    missing = {"photo", "prompt"} - set(rows[0] if rows else ())
+    if missing:
+        raise ValueError(f"{path}: column {min(missing)!r} is missing: needed are photo,prompt")
+    prompts = {row["photo"]: row["prompt"] or "" for row in rows}
+    if len(prompts) < len(rows):
+        raise ValueError(f"{path}: names a photo twice: leave one row for each")
+    return prompts
 
 
-def find_photos(names):
-    """The photo files that names of files and folders stand for; a folder without photos is a ValueError."""
-    from lib.photo import SUFFIXES
-
-    found = []
-    for name in map(Path, names):
-        inside = sorted(p for p in name.iterdir() if p.suffix.lower() in SUFFIXES) if name.is_dir() else [name]
-        inside = [path for path in inside if not OUTPUT.search(path.name)] if name.is_dir() else inside
-        if not inside:
-            raise ValueError(f"{name}: holds no photo: known endings are {', '.join(SUFFIXES)}")
-        found.extend(inside)
-    return found
+def find_photos(name):
+    """The photo files that the name of a file or folder stands for; a folder without photos is a ValueError."""
+    path = Path(name)
+    if not path.is_dir():
+        return [path]
+    inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not OUTPUT.search(p.name))
+    if not inside:
+        raise ValueError(f"{path}: holds no photo: known endings are {', '.join(SUFFIXES)}")
+    return inside
 
 
 def make_jobs(options):
-    """The jobs of a command line, and one line for each name that gives none."""
-    from lib.prompts import VAGUE_PROMPT
-
-    jobs, problems = [], []
-    prompts = read_prompts(options.prompts) if options.prompts else {}
-    photos = []
+    """The jobs of a command line, and one line for each thing that it names in vain."""
+    prompts, photos, problems = read_prompts(options.prompts) if options.prompts else {}, {}, []
     for name in options.photos:
         try:
-            photos.extend(find_photos([name]))
+            photos |= {path.resolve(): path for path in find_photos(name)}
         except (ValueError, OSError) as error:
             problems.append(str(error))
-    absent = set(prompts) - {photo.name for photo in photos}
+    names = [path.name for path in photos.values()]
     problems += [
-        f"{options.prompts}: names {name}, which is not among the photos: mend the row" for name in sorted(absent)
+        f"{options.prompts}: names {n}, which is not among the photos: mend the row"
+        for n in sorted(set(prompts) - set(names))
     ]
-    file_output = options.output and options.output.lower().endswith(".png")
-    if file_output and (len(photos) > 1 or options.samples > 1):
-        raise ValueError(f"--output {options.output} is one file, but there are several pictures: name a folder")
-    for photo in photos:
-        folder = Path(options.output) if options.output else photo.parent
-        output = folder if file_output else folder / f"{photo.stem}.color.png"
-        prompt = prompts.get(photo.name, VAGUE_PROMPT if options.prompt is None else options.prompt)
-        jobs.append(Job(photo, prompt, output))
-    twice = {job.output for job in jobs if sum(other.output == job.output for other in jobs) > 1}
+    problems += [f"{n}: has no row in {options.prompts}: add one" for n in names if prompts and n not in prompts]
+    folder = Path(options.output) if options.output else None
+    one_file = folder and folder.suffix.lower() in SUFFIXES
+    if one_file and (len(photos) > 1 or options.samples > 1):
+        raise ValueError(f"--output {folder} is one file, but there are several pictures: name a folder")
+    if one_file and folder.suffix.lower() != ".png":
+        raise ValueError(f"--output {folder}: pictures are PNG: name a .png file or a folder")
+    default = VAGUE_PROMPT if options.prompt is None else options.prompt
+    jobs = [
+        Job(path, prompts.get(path.name, default), folder if one_file else (folder or path.parent) / f"{path.stem}.color.png",
+            set(photos))
+        for path in photos.values() if not prompts or path.name in prompts
+    ]  # fmt: skip
+    outputs = [job.output.resolve() for job in jobs]
+    clash = [outputs.count(output) > 1 for output in outputs]
     problems += [
-        f"{job.photo}: another photo has the output {job.output} too: rename one" for job in jobs if job.output in twice
+        f"{j.photo}: another photo has the output {j.output} too: rename one"
+        for j, c in zip(jobs, clash, strict=True)
+        if c
     ]
-    return [job for job in jobs if job.output not in twice], problems
+    return [job for job, clashes in zip(jobs, clash, strict=True) if not clashes], problems
 
 
 def remember(options):
     """Replace the options by what the picture of `--again` says of itself; the photo must be the same file."""
-    from lib.photo import SAMPLING_FIELDS, digest, read_metadata
-
-    path = Path(options.again)
-    made = read_metadata(path)
-    photo = path.parent / made["photo"]
-    if not photo.is_file() or digest(photo) != made["sha256"]:
-        raise ValueError(f"{path}: was made from {made['photo']}, which is not beside it or has changed: put it there")
-    settings = {
-        name: made[name] for name in ("prompt", "profile", "seed", "saturation", "controlnet", *SAMPLING_FIELDS)
-    }
-    output = options.output or str(path)
-    return argparse.Namespace(**{**vars(options), **settings, "photos": [str(photo)], "samples": 1, "output": output})
+    made = read_metadata(options.again)
+    beside = Path(options.again).parent / Path(made["photo"]).name
+    places = [Path(name) for name in options.photos] or [Path(made["photo"]), beside]
+    photo = next((path for path in places if path.is_file() and digest(path) == made["sha256"]), None)
+    if photo is None:
+        raise ValueError(
+            f"{options.again}: was made from {made['photo']}, which has gone or changed: name it after --again FILE"
+        )
+    names = ("prompt", "profile", "seed", "saturation", "controlnet", "base_model", *SAMPLING_FIELDS)
+    said = {name: made[name] for name in names}
+    return argparse.Namespace(
+        **{**vars(options), **said, "photos": [str(photo)], "output": options.output or options.again}
+    )
 
 
 def load(options):
-    """The pipeline and the profile of a command line."""
-    from lib.models import add_controlnet, load_base, load_controlnet
-    from lib.photo import SAMPLING_FIELDS
-    from lib.profiles import get_profile
+    """The pipeline and the profile of a command line, and where its ControlNet is from."""
+    from lib.models import add_controlnet, load_base, load_controlnet  # imports that take seconds
 
-    given = {name: getattr(options, name) for name in SAMPLING_FIELDS if getattr(options, name) is not None}
+    names = ("base_model", *SAMPLING_FIELDS)
+    given = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
     profile = get_profile(options.profile, **given)
     source = options.controlnet or profile.initial_controlnet or str(profile.controlnet_dir)
     source = str(Path(source).resolve()) if Path(source).is_dir() else source
     base = load_base(profile)
-    return add_controlnet(base, load_controlnet(source, base.unet)), profile
+    return add_controlnet(base, load_controlnet(source, base.unet)), profile, source
 
 
 def cut_words(prompt, tokenizer):
@@ -167,45 +223,52 @@ def cut_words(prompt, tokenizer):
     return tokenizer.decode(ids[tokenizer.model_max_length - 1 : -1]) if len(ids) > tokenizer.model_max_length else ""
 
 
-def colorize_job(job, options, pipeline, profile):
-    """Colorize one photo and write its pictures; returns what should be said about it, a line each."""
+def colorize_job(job, options, pipeline, profile, controlnet, say):
+    """Colorize one photo, write its pictures one by one, and say what there is to be said."""
     from lib.colorize import colorize_photo
-    from lib.figures import save_sheet
-    from lib.photo import made_with, open_photo_file, save_picture
 
     seeds = range(options.seed, options.seed + options.samples)
     files = [job.output if len(seeds) == 1 else job.output.with_suffix(f".{seed}.png") for seed in seeds]
-    for file in files:
-        if file.resolve() == job.photo.resolve():
-            raise ValueError(f"{file}: is the photo itself, which is never overwritten: name another --output")
+    sheet = [job.output.with_suffix(".sheet.png")] if len(seeds) > 1 else []
+    for file in (*files, *sheet):
+        if file.resolve() in job.inputs:
+            raise ValueError(
+                f"{job.photo}: its output {file} is a photo itself, which is never overwritten: name another --output"
+            )
         if file.exists() and not options.overwrite:
-            raise ValueError(f"{file}: is there already: pass --overwrite, or name another --output")
+            raise ValueError(
+                f"{job.photo}: its output {file} is there already: pass --overwrite, or name another --output"
+            )
     photo = open_photo_file(job.photo)
-    notes = [f"{job.photo}: {note}" for note in photo.notes]
+    for note in photo.notes:
+        say(f"note: {job.photo}: {note}")
     if cut := cut_words(job.prompt, pipeline.tokenizer):
-        notes.append(f"{job.photo}: the prompt is too long, not read is: {cut}")
-    pictures = colorize_photo(photo, job.prompt, seeds, pipeline, profile, options.saturation)
-    job.output.parent.mkdir(parents=True, exist_ok=True)
-    for file, seed, (picture, lost) in zip(files, seeds, pictures, strict=True):
-        made = made_with(job.photo, job.prompt, seed, options.saturation, profile, options.controlnet)
-        save_picture(picture, photo, file, made)
-        if lost > 0.05:
-            notes.append(f"{file}: {lost:.0%} of the pixels lost chroma, which sRGB does not hold at their lightness")
-    if len(seeds) > 1:
-        sheet = job.output.with_suffix(".sheet.png")
-        save_sheet(
-            [[picture for picture, _ in pictures]], sheet, column_titles=[f"seed {seed}" for seed in seeds], cell=3
+        say(f"note: {job.photo}: the prompt is too long, not read is: {cut}")
+    small = []
+    for file, seed in zip(files, seeds, strict=True):
+        picture, lost = colorize_photo(photo, job.prompt, seed, pipeline, profile, options.saturation)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_picture(
+            picture, photo, file, made_with(job.photo, job.prompt, seed, options.saturation, profile, controlnet)
         )
-    return notes
+        share = f" ({lost:.1%} of the pixels lost chroma that sRGB does not hold)" if lost >= 0.001 else ""
+        say(f"{file}{share}")
+        small.append(picture[:: max(1, max(picture.shape) // SHEET_PX), :: max(1, max(picture.shape) // SHEET_PX)])
+    for file in sheet:
+        from lib.figures import save_sheet
+
+        save_sheet([small], file, column_titles=[f"seed {seed}" for seed in seeds], cell=3)
+        say(f"{file}")
 
 
 def in_one_line(error, job):
-    """An error of one job as a line that names the file."""
+    """An error of one job as a line that names its photo."""
     if isinstance(error, MemoryError):
         return f"{job.photo}: too large for this machine's memory: reduce it first"
     if isinstance(error, OSError):
-        return f"{job.output}: can't be written ({error.strerror or error}): free the place, or name another --output"
-    return " ".join(str(error).split())
+        return f"{job.photo}: {error.filename or job.output} can't be written ({error.strerror or error}): name another --output"
+    line = " ".join(str(error).split()) or type(error).__name__
+    return line if line.startswith(f"{job.photo}: ") else f"{job.photo}: {line}"
 
 
 def run(options):
@@ -217,17 +280,21 @@ def run(options):
     jobs, problems = make_jobs(options)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
-    if not jobs:
-        return max(len(problems), 1)
-    pipeline, profile = load(options)
-    for job in (bar := tqdm(jobs, desc="colorizing", unit="photo", disable=len(jobs) == 1)):
+    if jobs:
+        model = load(options)
+    failures = len(problems)
+    for job in (bar := tqdm(jobs, desc="colorizing", unit="photo", disable=len(jobs) <= 1)):
         try:
-            for note in colorize_job(job, options, pipeline, profile):
-                bar.write(f"note: {note}", file=sys.stderr)
-        except (ValueError, OSError, MemoryError) as error:
-            problems.append(in_one_line(error, job))
-            bar.write(f"error: {problems[-1]}", file=sys.stderr)
-    return len(problems)
+            colorize_job(
+                job,
+                options,
+                *model,
+                lambda line: bar.write(line, file=sys.stderr if line[:5] == "note:" else sys.stdout),
+            )
+        except Exception as error:  # one photo's trouble, whatever it is, is not the others'
+            failures += 1
+            bar.write(f"error: {in_one_line(error, job)}", file=sys.stderr)
+    return failures
 
 
 def main(arguments=None):
@@ -238,5 +305,9 @@ def main(arguments=None):
     except KeyboardInterrupt:
         sys.exit("stopped: the pictures written so far are whole")
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {' '.join(str(error).split())}")
     sys.exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -17,10 +17,9 @@ from tqdm.auto import tqdm
 
 from lib.color import make_conditioning_image
 from lib.profiles import check_settings, resolve, write_settings
-from lib.prompts import draw_training_prompt
+from lib.prompts import CAPTIONS, draw_training_prompt
 
 SPLITS = ("train", "validation", "test")
-CAPTIONS = ("object_caption", "detailed_caption", "gray_caption")
 MANIFEST_COLUMNS = ("file_name", "image_id", "split", "subject", "category", *CAPTIONS)
 FEATURES = Features({"prompt": Value("string"), "image": Image(), "conditioning_image": Image()})
 THING_COLUMNS = ("thing", "thing_box")  # may be missing: one dominant thing and a box in it, "left top right bottom"
@@ -152,17 +151,19 @@ def _make_rows(records, profile, folder):
         rng = np.random.default_rng((profile.dataset_seed, zlib.crc32(record["image_id"].encode())))
         row = {"prompt": draw_training_prompt(record, policy, rng)}
         row |= {key: record[key] for key in ROW_FEATURES if key in record}
-        for column, picture in zip(PICTURES, (photo, make_conditioning_image(photo)), strict=True):
+        for column in PICTURES:
             path = folder / _file_of(column, record, profile)
             path.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(path, quality=95)
+            photo.save(path, quality=95, subsampling=0)
             row[column] = {"path": path.name, "bytes": path.read_bytes()}
+            photo = make_conditioning_image(PILImage.open(path))  # of the photo as it is kept
         yield row
 
 
 def _file_of(column, record, profile):
     """Where a picture of a row is, below the data set's folder."""
-    return f"{column}/{record['split']}/{record['image_id']}.{profile.image_format}"
+    kind = profile.image_format if column == "image" else "png"
+    return f"{column}/{record['split']}/{record['image_id']}.{kind}"
 
 
 def load_dataset_dict(profile):

@@ -166,7 +166,7 @@ def draw_study_chart(metrics, image_ids, level):
 def draw_systems(metrics, systems):
     """Mean and 95 % interval over all photos of every system, one panel a metric; `systems`: [(label, system, level)].
 
-    Squares need no model, circles are the model's.
+    Squares take no prompt.
     """
     figure, axes = plt.subplots(1, 3, figsize=(11, 0.36 * len(systems) + 1.2), sharey=True)
     for axis, (metric, label) in zip(axes, LABELS.items(), strict=True):
@@ -199,7 +199,7 @@ def draw_merge(metrics, levels):
 
 
 def draw_effects(table):
-    """Contrasts as points with their 95 % intervals around zero, one panel a metric; filled: clear of zero after Holm."""
+    """Contrasts as points with their 95 % intervals around zero, one panel a metric; filled: p < 0.05 after Holm."""
     names = list(table["contrast"].unique())
     figure, axes = plt.subplots(1, 3, figsize=(11, 0.4 * len(names) + 1.3), sharey=True)
     for axis, (metric, label) in zip(axes, LABELS.items(), strict=True):

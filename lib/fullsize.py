@@ -12,7 +12,7 @@ import numpy as np
 from lib.color import WHITE_D65, XYZ_TO_LINEAR_SRGB, fit_gamut
 
 STRIP = 32  # rows at a time, so that the work stays in the processor's cache
-STEPS = 65535  # entries of the tables that replace powers
+LEVELS = 65535  # entries of the tables that replace powers
 XYZ_TO_SRGB = (XYZ_TO_LINEAR_SRGB * WHITE_D65).astype(np.float32)  # of X/Xn, Y/Yn, Z/Zn
 DELTA = 6 / 29  # below this, CIELAB's cube root gives way to a line
 
@@ -41,8 +41,8 @@ def decoding_table(top):
 
 @lru_cache
 def encoding_table():
-    """8-bit sRGB codes of linear values 0 ... 1 in `STEPS` steps, and f of the same values."""
-    linear = np.arange(STEPS + 1) / STEPS
+    """8-bit sRGB codes of linear values 0 ... 1 in `LEVELS` steps, and f of the same values."""
+    linear = np.arange(LEVELS + 1) / LEVELS
     srgb = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
     return (srgb * 255).round().astype(np.uint8), f_from_linear(linear).astype(np.float32)
 
@@ -53,7 +53,7 @@ def lightness(pixels):
     if pixels.ndim == 2:
         return linear.take(pixels), f.take(pixels)
     y = cv2.transform(linear[pixels], np.array([[0.2126729, 0.7151522, 0.0721750]], np.float32))
-    return y, encoding_table()[1][(y * STEPS + 0.5).astype(np.int32)]
+    return y, encoding_table()[1][(y * LEVELS + 0.5).astype(np.int32)]
 
 
 def network_size(height, width, resolution, multiple):
@@ -66,9 +66,10 @@ def network_size(height, width, resolution, multiple):
 
 
 def reduce_lightness(pixels, size):
-    """L* (h, w) of a photo at a smaller size, by area means; `size` is (height, width)."""
-    target = size[::-1]
-    return cv2.resize(116 * lightness(pixels)[1] - 16, target, interpolation=cv2.INTER_AREA)
+    """L* (h, w) of a photo at the network's size (height, width): by area means, or cubically where it is enlarged."""
+    smaller = size[0] * size[1] < pixels.shape[0] * pixels.shape[1]
+    how = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
+    return np.clip(116 * cv2.resize(lightness(pixels)[1], size[::-1], interpolation=how) - 16, 0, 100)
 
 
 def guided_functions(plane, ab, radius=2, epsilon=4.0):
@@ -107,7 +108,7 @@ def paint(pixels, plane, ab, saturation=1.0):
 
 def paint_gray(pixels):
     """A photo without its colour: uint8 sRGB (H, W, 3) with the L* of uint8 or uint16 pixels (H, W) or (H, W, 3)."""
-    codes = encoding_table()[0][(lightness(pixels)[0] * STEPS + 0.5).astype(np.int32)]
+    codes = encoding_table()[0][(lightness(pixels)[0] * LEVELS + 0.5).astype(np.int32)]
     return cv2.merge([codes] * 3)
 
 
@@ -132,10 +133,10 @@ def paint_strip(pixels, functions):
         xyz[channel] = cv2.multiply(cv2.multiply(values, values), values)
         dark = np.flatnonzero(values < DELTA)
         xyz[channel].ravel()[dark] = linear_from_f(values.ravel()[dark])
-    rgb = (XYZ_TO_SRGB * STEPS) @ xyz.reshape(3, -1)
+    rgb = (XYZ_TO_SRGB * LEVELS) @ xyz.reshape(3, -1)
     rgb += 0.5
     codes = rgb.astype(np.int32)
-    outside = np.flatnonzero((codes[0] | codes[1] | codes[2]) & ~STEPS)
+    outside = np.flatnonzero((codes[0] | codes[1] | codes[2]) & ~LEVELS)
     if len(outside):
         codes[:, outside] = fit_strip(f.ravel()[outside], functions.reshape(-1, 4)[outside])
     picture = encoding_table()[0].take(codes, mode="clip")
@@ -150,7 +151,7 @@ def fit_strip(f, functions):
     most = gamut_table()[(232 * f - 31.5).astype(np.int32), (2 * hue.ravel() + 0.5).astype(np.int32)]
     scale = np.minimum(most / np.maximum(chroma.ravel(), 1e-6), 1)
     fitted = np.stack([f + scale * (fx - f), f, f + scale * (fz - f)])
-    return np.clip((XYZ_TO_SRGB @ linear_from_f(fitted)) * STEPS + 0.5, 0, STEPS).astype(np.int32)
+    return np.clip((XYZ_TO_SRGB @ linear_from_f(fitted)) * LEVELS + 0.5, 0, LEVELS).astype(np.int32)
 
 
 @lru_cache

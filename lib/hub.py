@@ -3,10 +3,8 @@
 The token is where the Hub's own tools keep it (`hf auth login`, or HF_TOKEN); nothing here reads, prints or stores it.
 """
 
-from huggingface_hub import DatasetCard, ModelCard, get_token
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import DatasetCard, HfApi, get_token
 
-from lib.models import load_controlnet
 from lib.report import markdown_table, write_text
 
 DATASET_CARD = """---
@@ -25,10 +23,11 @@ profile. The grayscale photo (`conditioning_image`) has the L* of the photo (`im
 {splits}
 
 Photos: {source}; each keeps its own licence. Training prompts: policy `{policy}`; validation and test prompts are detailed
-captions. A photo's subject is in one split only. Centre crop, Lanczos; gray and broken photos were left out.
+captions. A photo's subject is in one split only. Centre crop, Lanczos.
 """
+LICENCES = {"stable-diffusion-2": "openrail++", "stable-diffusion-v1": "creativeml-openrail-m"}  # of the base it copies
 MODEL_CARD = """---
-license: apache-2.0
+license: {licence}
 base_model: {base_model}
 pipeline_tag: image-to-image
 library_name: diffusers
@@ -63,7 +62,7 @@ Colours are guesses that follow the prompt; not for evidence, and not for people
 
 
 def check(profile):
-    """Refuse to begin work that is to be published without a token: ValueError."""
+    """Refuse to start without a token where something is to be published: ValueError."""
     if profile.hub_repo_id and profile.hub_repo_id.count("/") != 1:
         raise ValueError(f"hub_repo_id {profile.hub_repo_id!r} is no Hub id: it looks like name/repository")
     if profile.hub_repo_id and not get_token():
@@ -95,10 +94,11 @@ def _push_dataset(triples, profile, card):
     pushed.push_to_hub(profile.hub_repo_id, repo_type="dataset")
 
 
-def push_controlnet(base, profile, summary, n):
-    """Push the run's ControlNet and a model card with its scores; nothing where `profile.hub_repo_id` is empty."""
+def push_controlnet(profile, summary, n):
+    """Push the run's ControlNet and a model card with its scores; without `profile.hub_repo_id`, only the card is written."""
     scores = summary.query("merged")[["system", "prompt_level", "psnr", "ssim", "ciede2000", "chroma_ratio"]]
     card = MODEL_CARD.format(
+        licence=next((name for part, name in LICENCES.items() if part in profile.base_model), "apache-2.0"),
         repo=profile.hub_repo_id or "ID", profile=profile.name, run=profile.run, base_model=profile.base_model,
         resolution=profile.resolution, steps=profile.train_steps, batch=profile.train_batch_size,
         rate=profile.learning_rate, policy=profile.prompt_policy, source=profile.source, n=n,
@@ -107,20 +107,20 @@ def push_controlnet(base, profile, summary, n):
     write_text(card, profile.controlnet_dir / "README.md")
     if not profile.hub_repo_id:
         return "not published: hub_repo_id is empty"
-    controlnet = load_controlnet(profile.controlnet_dir, base.unet)
-    return _published(profile, "", lambda: _push_controlnet(controlnet, card, profile))
+    return _published(profile, "", lambda: _push_folder(profile))
 
 
-def _push_controlnet(controlnet, card, profile):
-    controlnet.push_to_hub(profile.hub_repo_id)
-    ModelCard(card).push_to_hub(profile.hub_repo_id)
+def _push_folder(profile):
+    api = HfApi()
+    api.create_repo(profile.hub_repo_id, exist_ok=True)
+    api.upload_folder(repo_id=profile.hub_repo_id, folder_path=profile.controlnet_dir)
 
 
 def _published(profile, kind, push):
-    """Run a push and say where it went; a refusal of the Hub is a ValueError of one line."""
+    """Run a push and say where it went; trouble is said too, and does not undo the work that came before."""
     try:
         push()
-    except (HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"the Hub refused {kind}{profile.hub_repo_id} ({reason}): check the token's rights") from None
+    except Exception as error:  # of several clients
+        reason = " ".join(str(error).split())[:300]
+        return f"NOT published: {kind}{profile.hub_repo_id} ({reason}): run this notebook again with --only"
     return f"published: {kind}{profile.hub_repo_id}"

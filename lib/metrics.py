@@ -3,9 +3,11 @@
 Conventions: pictures are float sRGB (H, W, 3) in [0, 1]; PSNR and SSIM are taken on the three sRGB channels, `ssim_luma`
 on L*/100; CIEDE2000 is the mean over pixels (Sharma, Wu, Dalal 2005), as is `ab_error`, the distance in (a*, b*);
 `hue_error` is the mean absolute difference of hue in degrees where both pictures have a C*ab of at least 10, empty where
-no pixel has; colourfulness is that of Hasler and Suesstrunk 2003 with signed opponent channels on the 0-255 scale;
+no pixel has, and `hue_share` the share of the photo's such pixels on which it could be taken; colourfulness is that of Hasler and Suesstrunk 2003 with signed opponent channels on the 0-255 scale;
 `chroma` is mean C*ab. `true_colorfulness` and `true_chroma` are the photo's own.
 """
+
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -14,12 +16,13 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tqdm.auto import tqdm
 
 from lib.color import lab_to_srgb, luminance, merge_luminance, srgb_to_lab, to_float, to_pil
-from lib.prompts import TARGETS
+from lib.prompts import STEERING_WORDS, TARGETS
 
-METRICS = ("psnr", "ssim", "ssim_luma", "ciede2000", "ab_error", "hue_error", "colorfulness", "true_colorfulness",
+METRICS = ("psnr", "ssim", "ssim_luma", "ciede2000", "ab_error", "hue_error", "hue_share", "colorfulness", "true_colorfulness",
            "chroma", "true_chroma")  # fmt: skip
 COLUMNS = ("image_id", "category", "system", "prompt_level", "prompt", "seed", "merged", *METRICS)
 REFERENCES = ("gray", "mean_color", "true_mean_color", "half_chroma", "autoencoder")
+SAME_HUE = {"brown": "orange"}  # told apart by lightness and chroma, not by hue
 HUE_NEEDS_CHROMA = 10  # C*ab below which a hue says little
 
 
@@ -59,12 +62,15 @@ def chroma(lab):
 
 
 def hue_error(truth_lab, output_lab):
-    """Mean absolute hue difference in degrees, [0, 180], over pixels where both have hue enough; NaN without any."""
+    """Mean absolute hue difference in degrees, [0, 180], where both have hue enough (NaN without any such pixel), and
+    the share of such pixels among those where the truth has."""
     truth_ab, output_ab = (lab[..., 1] + 1j * lab[..., 2] for lab in (truth_lab, output_lab))
-    both = (np.abs(truth_ab) >= HUE_NEEDS_CHROMA) & (np.abs(output_ab) >= HUE_NEEDS_CHROMA)
+    colored = np.abs(truth_ab) >= HUE_NEEDS_CHROMA
+    both = colored & (np.abs(output_ab) >= HUE_NEEDS_CHROMA)
     if not both.any():
-        return float("nan")
-    return float(np.degrees(np.abs(np.angle(output_ab[both] * truth_ab[both].conj()))).mean())
+        return float("nan"), 0.0
+    error = np.degrees(np.abs(np.angle(output_ab[both] * truth_ab[both].conj()))).mean()
+    return float(error), float(both.sum() / colored.sum())
 
 
 def measure(truth, output):
@@ -72,13 +78,15 @@ def measure(truth, output):
     if truth.shape != output.shape:
         raise ValueError(f"truth is {truth.shape}, output is {output.shape}: they must be of one size")
     truth_lab, output_lab = srgb_to_lab(truth), srgb_to_lab(output)
+    hue, hue_share = hue_error(truth_lab, output_lab)
     return {
         "psnr": psnr(truth, output),
         "ssim": ssim(truth, output),
         "ssim_luma": ssim(truth_lab[..., :1] / 100, output_lab[..., :1] / 100),
         "ciede2000": float(deltaE_ciede2000(truth_lab, output_lab).mean()),
         "ab_error": float(np.linalg.norm(truth_lab[..., 1:] - output_lab[..., 1:], axis=-1).mean()),
-        "hue_error": hue_error(truth_lab, output_lab),
+        "hue_error": hue,
+        "hue_share": hue_share,
         "colorfulness": colorfulness(output),
         "true_colorfulness": colorfulness(truth),
         "chroma": chroma(output_lab),
@@ -125,16 +133,26 @@ def measure_references(rows, training_ab, round_trips):
     return pd.DataFrame(table, columns=COLUMNS)
 
 
-def measure_images(rows, images, read_picture):
-    """Two rows of `COLUMNS`, before and after the merge, for each colorized picture that `images` lists."""
-    truths = {row["image_id"]: to_float(row["image"]) for row in rows}
-    table = []
-    for record in tqdm(images.to_dict("records"), desc="measuring", leave=False):
-        truth = truths[record["image_id"]]
-        for merged, column in ((False, "before"), (True, "after")):
-            picture = read_picture(record[column])
-            table.append({**record, "system": "controlnet", "merged": merged, **measure(truth, picture)})
-    return pd.DataFrame(table, columns=COLUMNS)
+def measure_images(rows, images, read_picture, workers=0):
+    """Two rows of `COLUMNS`, before and after the merge, for each colorized picture that `images` lists.
+
+    Photo by photo, in `workers` processes (0: this one); `read_picture` reads a file name of the table.
+    """
+    parts = [(to_float(row["image"]), images[images["image_id"] == row["image_id"]], read_picture) for row in rows]
+    if workers:
+        with ProcessPoolExecutor(workers) as pool:
+            measured = list(tqdm(pool.map(_measure_photo, parts), total=len(parts), desc="measuring", leave=False))
+    else:
+        measured = [_measure_photo(part) for part in tqdm(parts, desc="measuring", leave=False)]
+    return pd.DataFrame([row for part in measured for row in part], columns=COLUMNS)
+
+
+def _measure_photo(part):
+    truth, images, read_picture = part
+    return [
+        {**record, "system": "controlnet", "merged": merged, **measure(truth, read_picture(record[column]))}
+        for record in images.to_dict("records") for merged, column in ((False, "before"), (True, "after"))
+    ]  # fmt: skip
 
 
 def measure_seed_means(rows, images, read_picture):
@@ -151,32 +169,52 @@ def measure_seed_means(rows, images, read_picture):
     return pd.DataFrame(table, columns=COLUMNS)
 
 
-def measure_steering(rows, images, read_picture):
-    """Whether a thing took the colour that its prompt named: one row a picture of `images`, whose level is the word.
+def measure_ab(rows, predicted):
+    """Merged rows of `COLUMNS` for systems that give a*, b* alone: `predicted` is {system: [(H, W, 2) a row]}."""
+    table = []
+    for index, row in enumerate(rows):
+        truth, plane = to_float(row["image"]), luminance(to_float(row["conditioning_image"]))
+        who = {"image_id": row["image_id"], "category": row["category"], "prompt_level": "", "prompt": "", "seed": 0}
+        for system, planes in predicted.items():
+            picture = lab_to_srgb(np.dstack([plane, planes[index]]))
+            table.append({**who, "system": system, "merged": True, **measure(truth, to_float(to_pil(picture)))})
+    return pd.DataFrame(table, columns=COLUMNS)
 
-    `allowed`: the thing's mean L* is in the word's range in `TARGETS`. `reached`: the mean (a*, b*) in the thing's box
-    has a hue within 45 degrees of the word's and a chroma of at least 5; for white, a chroma below 8.
+
+def measure_steering(rows, images, read_picture):
+    """What colour a thing took: one row a picture of `images`, whose level is the word of its prompt.
+
+    `lightness`, `hue`, `chroma`: of the mean colour in the thing's box; `named`: the word of that colour; `allowed`: the
+    word's range of L* in `TARGETS` holds the thing's; `reached`: it took the colour of its prompt.
     """
     by_id = {row["image_id"]: row for row in rows}
-    return pd.DataFrame([
-        {"image_id": record["image_id"], "thing": by_id[record["image_id"]]["thing"], "word": record["prompt_level"]}
-        | steering_of(read_picture(record["after"]), by_id[record["image_id"]]["thing_box"], record["prompt_level"])
-        for record in images.to_dict("records")
-    ])  # fmt: skip
+    columns = ("image_id", "thing", "word", "lightness", "hue", "chroma", "named", "allowed", "reached")
+    table = []
+    for record in images.to_dict("records"):
+        row, word = by_id[record["image_id"]], record["prompt_level"]
+        color = color_in_box(read_picture(record["after"]), row["thing_box"])
+        named, (low, high) = name_color(color["hue"], color["chroma"]), TARGETS[word][2]
+        table.append({"image_id": row["image_id"], "thing": row["thing"], "word": word, **color, "named": named,
+                      "allowed": low <= color["lightness"] <= high, "reached": named == SAME_HUE.get(word, word)})  # fmt: skip
+    return pd.DataFrame(table, columns=columns)
 
 
-def steering_of(picture, box, word):
-    """`lightness`, `hue` and `chroma` of the mean colour in a box ("left top right bottom", fractions); see above."""
+def color_in_box(picture, box):
+    """`lightness`, `hue` in degrees and `chroma` of the mean colour in a box ("left top right bottom", fractions)."""
     height, width = picture.shape[:2]
     left, top, right, bottom = (
         round(float(v) * side) for v, side in zip(box.split(), [width, height] * 2, strict=True)
     )
     lightness, a, b = (float(v) for v in srgb_to_lab(picture)[top:bottom, left:right].mean(axis=(0, 1)))
-    hue, strength = float(np.degrees(np.arctan2(b, a))) % 360, float(np.hypot(a, b))
-    wanted, _, (low, high) = TARGETS[word]
-    near = abs((hue - wanted + 180) % 360 - 180) <= 45 and strength >= 5
-    return {"lightness": lightness, "hue": hue, "chroma": strength, "allowed": low <= lightness <= high,
-            "reached": strength < 8 if word == "white" else near}  # fmt: skip
+    return {"lightness": lightness, "hue": float(np.degrees(np.arctan2(b, a))) % 360, "chroma": float(np.hypot(a, b))}
+
+
+def name_color(hue, chroma):
+    """The steering word of a colour: `white` below a chroma of 8, none below 10, else the nearest hue (brown is orange's)."""
+    if chroma < HUE_NEEDS_CHROMA:
+        return "white" if chroma < 8 else ""
+    words = [word for word in STEERING_WORDS if word != "white" and word not in SAME_HUE]
+    return min(words, key=lambda word: abs((TARGETS[word][0] - hue + 180) % 360 - 180))
 
 
 def read_metrics(path):

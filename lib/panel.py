@@ -1,6 +1,7 @@
 """A small panel for JupyterLab: choose a photo, type a prompt, colorize, compare, try another word, save."""
 
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -8,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from lib.colorize import colorize_photo
+from lib.command import cut_words
 from lib.fullsize import paint_gray
 from lib.photo import made_with, open_photo_file, save_picture
 from lib.prompts import VAGUE_PROMPT
@@ -16,11 +18,13 @@ SHOWN = 640  # px, the longer side on the screen
 
 
 class Panel:
-    """The panel; `box` is what a notebook shows. Pictures are saved to `folder`, uploads beside them."""
+    """The panel; `box` is what a notebook shows. Pictures are saved to `folder`, uploads beside them.
 
-    def __init__(self, pipeline, profile, photos, folder):
-        self.pipeline, self.profile, self.folder = pipeline, profile, Path(folder)
-        self.before = self.after = None  # uint8 (H, W, 3)
+    `controlnet` says where the pipeline's ControlNet is from, for the pictures' metadata.
+    """
+
+    def __init__(self, pipeline, profile, controlnet, photos, folder):
+        self.pipeline, self.profile, self.controlnet, self.folder = pipeline, profile, controlnet, Path(folder)
         wide = widgets.Layout(width="36em")
         self.choose = widgets.Dropdown(options=[(Path(p).name, Path(p)) for p in photos], description="photo")
         self.upload = widgets.FileUpload(accept="image/*", description="or upload")
@@ -35,6 +39,7 @@ class Panel:
         self.message = widgets.Label()
         self.button.on_click(lambda _: self.colorize())
         self.save.on_click(lambda _: self.write())
+        self.choose.observe(lambda _: setattr(self.upload, "value", ()), "value")  # the last choice counts
         self.split.observe(lambda _: self.show(), "value")
         self.box = widgets.VBox([
             widgets.HBox([self.choose, self.upload]),
@@ -46,7 +51,7 @@ class Panel:
         ])  # fmt: skip
 
     def path(self):
-        """The chosen photo; an upload comes first, and is kept beside the results."""
+        """The chosen photo, or the uploaded one, which is kept beside the results."""
         if not self.upload.value:
             return self.choose.value
         sent = self.upload.value[0]
@@ -56,38 +61,55 @@ class Panel:
         return path
 
     def colorize(self):
-        """Colorize the chosen photo; what is wrong with it is said in the panel."""
+        """Colorize the chosen photo; what is wrong with it is said in the panel, and the last picture stays."""
         self.button.disabled, self.progress.value, self.message.value = True, 1, ""
         try:
-            self.source = self.path()
-            self.photo = open_photo_file(self.source)
+            path = self.path()
+            photo = open_photo_file(path)
             self.progress.value = 2
-            prompt = self.prompt.value or VAGUE_PROMPT
-            arguments = ([self.seed.value], self.pipeline, self.profile)
-            self.after = colorize_photo(self.photo, prompt, *arguments, self.saturation.value)[0][0]
-            self.before = paint_gray(self.photo.pixels)
-            self.settings = made_with(self.source, prompt, self.seed.value, self.saturation.value, self.profile)
-            self.message.value = "; ".join(f"the photo {note}" for note in self.photo.notes)
+            prompt, seed, saturation = self.prompt.value or VAGUE_PROMPT, self.seed.value, self.saturation.value
+            picture, lost = colorize_photo(photo, prompt, seed, self.pipeline, self.profile, saturation)
+            made = made_with(path, prompt, seed, saturation, self.profile, self.controlnet)
+            self.result = (path.stem, picture, photo, made)
+            self.before, self.after = (reduced(pixels) for pixels in (paint_gray(photo.pixels), picture))
+            said = [f"the photo {note}" for note in photo.notes]
+            said += (
+                [f"the end of the prompt is not read: {cut}"]
+                if (cut := cut_words(prompt, self.pipeline.tokenizer))
+                else []
+            )
+            said += [f"{lost:.1%} of the pixels lost chroma that sRGB does not hold"] if lost >= 0.001 else []
+            self.message.value = "; ".join(said)
             self.split.disabled = self.save.disabled = False
             self.show()
             self.progress.value = 3
-        except (ValueError, OSError) as error:
-            self.message.value, self.progress.value = str(error), 0
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+            self.message.value, self.progress.value = f"not colorized: {error}", 0
         finally:
             self.button.disabled = False
 
     def show(self):
         """The photo left of the slider, its colours right of it, small enough for a screen."""
         edge = round(self.split.value / 100 * self.before.shape[1])
-        both = Image.fromarray(np.hstack([self.before[:, :edge], self.after[:, edge:]]))
-        both.thumbnail((SHOWN, SHOWN))
         file = BytesIO()
-        both.save(file, "png")
+        Image.fromarray(np.hstack([self.before[:, :edge], self.after[:, edge:]])).save(file, "png")
         self.picture.value = file.getvalue()
 
     def write(self):
-        """Save the colours at the photo's full size, and say where."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        target = self.folder / f"{self.source.stem}.color.png"
-        save_picture(self.after, self.photo, target, self.settings)
-        self.message.value = f"saved: {target}"
+        """Save the last picture at the photo's full size under a new name, and say where."""
+        stem, picture, photo, made = self.result
+        names = (f"{stem}.color.png", *(f"{stem}.color.{n}.png" for n in count(2)))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            target = next(self.folder / name for name in names if not (self.folder / name).exists())
+            save_picture(picture, photo, target, made)
+            self.message.value = f"saved: {target}"
+        except OSError as error:
+            self.message.value = f"not saved: {error}"
+
+
+def reduced(pixels):
+    """Pixels (H, W, 3) at a size for the screen."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((SHOWN, SHOWN))
+    return np.asarray(image)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import warnings
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +15,11 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".gif", ".bmp")
 MAX_MEGAPIXELS = 250
 MIN_SIDE, MAX_ASPECT = 16, 50
 SAMPLING_FIELDS = ("num_inference_steps", "guidance_scale", "controlnet_conditioning_scale")
+METADATA_NAMES = (
+    "photo", "sha256", "prompt", "seed", "saturation", "profile", "base_model", "controlnet", *SAMPLING_FIELDS,
+)  # fmt: skip
+FILE_TAGS = (254, 256, 257, 258, 259, 262, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 34675)
+# of EXIF: how the old file holds its pixels (and 274, orientation, which is applied); the rest is kept
 METADATA_KEY = "colorize"  # the PNG text chunk that says how a picture was made
 Image.MAX_IMAGE_PIXELS = MAX_MEGAPIXELS * 10**6 // 2  # PIL refuses what is twice as large
 
@@ -32,25 +38,30 @@ class Photo:
 def open_photo_file(path):
     """Read a photo of any usual format as a `Photo`: the first frame, upright, in sRGB.
 
-    What can't be a photo is a ValueError of one line: damaged, empty, too small, too large, too narrow, not numbers.
+    What can't be a photo is a ValueError of one line that begins with the path: damaged, empty, too small, too large, too
+    narrow, not numbers.
     """
     path = Path(path)
-    if not path.exists():
-        raise ValueError(f"{path}: no such file")
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore")  # of damaged EXIF, and of sizes that are allowed here
             check_size(path, *image.size)
             frames = getattr(image, "n_frames", 1)
             image.load()
-            notes = [f"has {frames} frames: only the first is used"] if frames > 1 else []
-            return to_photo(path, image, notes)
+            return to_photo(path, image, [f"has {frames} frames: only the first is used"] if frames > 1 else [])
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
     except Image.DecompressionBombError:
         raise ValueError(f"{path}: larger than {MAX_MEGAPIXELS} megapixels: reduce it first") from None
     except Image.UnidentifiedImageError:
         empty = path.stat().st_size == 0
         raise ValueError(f"{path}: {'is empty' if empty else 'is no picture that can be read'}: replace it") from None
-    except (OSError, SyntaxError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or "damaged"
+    except MemoryError:
+        raise
+    except Exception as error:  # readers of damaged files raise anything
+        if str(error).startswith(f"{path}: "):
+            raise
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or "damaged"
         raise ValueError(f"{path}: can't be read ({reason}): replace it or allow reading it") from None
 
 
@@ -66,70 +77,86 @@ def check_size(path, width, height):
 
 def to_photo(path, image, notes):
     """A loaded PIL image of any mode as a `Photo`."""
-    exif, dpi, icc = image.getexif(), image.info.get("dpi"), image.info.get("icc_profile")
+    exif, info = image.getexif(), dict(image.info)
     image = ImageOps.exif_transpose(image)
-    exif.pop(0x0112, None)  # orientation: applied
-    alpha = None
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        alpha = np.asarray(image.getchannel("A"))
-        image = image.convert("RGB")
+    for tag in FILE_TAGS:
+        exif.pop(tag, None)
     if image.mode.startswith(("I", "F")):
-        pixels = deep_gray(path, np.asarray(image))
+        pixels, alpha = deep_gray(path, np.asarray(image), info, notes)
     else:
-        pixels = np.asarray(to_srgb(image, icc, notes))
+        alpha = None
+        if image.mode != "LAB" and ("A" in image.getbands() or "transparency" in info):
+            alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+            image = image.convert("L" if image.mode in ("L", "LA") else "RGB")
+        pixels = np.asarray(to_srgb(image, info.get("icc_profile"), notes))
     if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., 0]
     if pixels.ndim == 3:
         notes.append("is a colour photo: its colour was discarded")
-    return Photo(pixels, alpha, exif.tobytes() if len(exif) else b"", dpi, notes)
+    return Photo(pixels, alpha, exif.tobytes() if len(exif) else b"", info.get("dpi"), notes)
 
 
-def deep_gray(path, values):
-    """Gray values of 16 bits, or of 32-bit integers and floats scaled to 16 bits; what is no number is a ValueError."""
-    if values.dtype == np.uint16:
-        return values
-    values = values.astype(np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError(f"{path}: holds values that are no numbers (NaN or infinite): mend it first")
-    top = 1.0 if values.max() <= 1 else 255.0 if values.max() <= 255 else max(65535.0, values.max())
-    return (np.clip(values / top, 0, 1) * 65535).round().astype(np.uint16)
+def deep_gray(path, values, info, notes):
+    """Gray of more than 8 bits as uint16 sRGB, and alpha where one gray is transparent.
+
+    16-bit codes stay; integers of 32 bits and floats are scaled so that 1, 255, 65535, or their maximum where it is larger,
+    is white. What is no number is a ValueError.
+    """
+    alpha = None
+    if isinstance(info.get("transparency"), int):
+        alpha = np.where(values == info["transparency"], 0, 255).astype(np.uint8)
+    if values.dtype != np.uint16:
+        values = values.astype(np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError(f"{path}: holds values that are no numbers (NaN or infinite): mend it first")
+        top = next((top for top in (1, 255, 65535) if values.max() <= top), values.max())
+        values = (np.clip(values / top, 0, 1) * 65535).round().astype(np.uint16)
+    if info.get("icc_profile"):
+        steps = np.arange(256, dtype=np.uint8)[None]
+        curve = np.asarray(to_srgb(Image.fromarray(steps), info["icc_profile"], notes).convert("L"))[0]
+        values = np.interp(values, np.arange(256) * 257, curve * 257.0).round().astype(np.uint16)
+    return values, alpha
 
 
 def to_srgb(image, icc, notes):
-    """A PIL image of any 8-bit mode as L or RGB in sRGB; a damaged colour profile is passed over, with a note."""
+    """A PIL image of any 8-bit mode as L or RGB in sRGB; a colour profile that does not fit is passed over, with a note."""
+    if image.mode == "1":
+        image = image.convert("L")
+    elif image.mode in ("P", "PA"):
+        image = image.convert("RGB")
     if icc:
         try:
             source = ImageCms.ImageCmsProfile(BytesIO(icc))
-            image = image.convert("RGB") if image.mode in ("P", "1") else image
             return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except ImageCms.PyCMSError:
+        except (ImageCms.PyCMSError, OSError):
             notes.append("has a colour profile that does not fit: taken as sRGB")
-    if image.mode == "L":
-        return image
-    return image.convert("L" if image.mode in ("1", "LA") else "RGB")
+    return image if image.mode == "L" else image.convert("RGB")
 
 
-def made_with(path, prompt, seed, saturation, profile, controlnet=None):
-    """All that makes a picture again: the photo's name and SHA-256, the words, and the numbers."""
+def made_with(path, prompt, seed, saturation, profile, controlnet):
+    """All that makes a picture again: the photo and its SHA-256, the model, the words, and the numbers."""
     return {
-        "photo": Path(path).name, "sha256": digest(path), "prompt": prompt, "seed": seed, "saturation": saturation,
-        "profile": profile.name, "base_model": profile.base_model, "controlnet": controlnet,
-        **{field: getattr(profile, field) for field in SAMPLING_FIELDS},
+        "photo": str(Path(path).resolve()), "sha256": digest(path), "prompt": prompt, "seed": seed,
+        "saturation": saturation, "profile": profile.name, "base_model": profile.base_model,
+        "controlnet": str(controlnet), **{field: getattr(profile, field) for field in SAMPLING_FIELDS},
     }  # fmt: skip
 
 
 def digest(path):
     """The SHA-256 of a file, in hexadecimal."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_metadata(path):
-    """How a picture was made: the settings that `save_picture` wrote; without them a ValueError."""
+    """How a picture was made: what `made_with` said; a file that does not say is a ValueError."""
     try:
         with Image.open(path) as image:
-            return json.loads(image.text[METADATA_KEY])
-    except (OSError, AttributeError, KeyError, ValueError):
+            made = json.loads(image.text[METADATA_KEY])
+            return {name: made[name] for name in METADATA_NAMES}
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except Exception:  # whatever a reader of another file raises
         raise ValueError(f"{path}: does not say how it was made: only PNGs written by `colorize` do") from None
 
 

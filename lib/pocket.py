@@ -181,15 +181,15 @@ def write_logs(profiles, folder, target):
 
 def write_card(target):
     """The model card, from the tables that the recipe (`stages.csv`) and the trials left beside the weights."""
-    names = ("stages", "sampling", "trials")
-    tables = {name: read_table(target / f"{name}.csv") for name in names}
+    tables = {name: read_table(target / f"{name}.csv") for name in ("stages", "sampling", "trials")}
+    tables["goals"] = read_table(ROOT / "reports/pocket/goals.csv")
     fields = {"dropout": SHARED["prompt_dropout"], "schedule": SHARED["lr_scheduler"]}
     write_text(CARD.format(**fields, **tables), target / "README.md")
 
 
 def read_table(path):
-    """A CSV file as a Markdown table, or a line that says how to make it."""
-    return markdown_table(pd.read_csv(path)) if path.exists() else "Not measured: run `make pocket-trials`."
+    """A CSV file as a Markdown table, or a line that says that it is missing."""
+    return markdown_table(pd.read_csv(path)) if path.exists() else "Not measured yet."
 
 
 CARD = """---
@@ -237,15 +237,17 @@ the outputs over that of the photos.
 
 {sampling}
 
-A single step from pure noise is the model's mean guess; more steps draw one of the many colourings that it finds
-likely, which is more colourful and further from the one true photo. Then the training: ControlNets trained for a short while
-on this base, each with one thing changed, sampled as the first of them.
+A single step from pure noise gives the model's mean guess; more steps draw one of the colourings that it finds likely. Then
+the training: ControlNets trained for a short while
+on this base, each with one thing changed, sampled as the profile says.
 
 {trials}
 
 ## Scores
 
-In `reports/pocket/report.md`, written by `make reports` from the test split.
+On the test photos, from `reports/pocket/goals.csv` of the last `make reports`; all else is in `reports/pocket/report.md`.
+
+{goals}
 
 ## Limits
 

@@ -100,7 +100,8 @@ PROFILES = {
     "l4": Profile(
         name="l4",
         source="coco",
-        photos="build/photos/coco",
+        photos="build/photos",
+        n_images=500,
         image_format="jpeg",
         workers=8,
         resolution=512,
@@ -161,9 +162,14 @@ def _convert(field, value, default):
     return converted
 
 
+def settings_of(profile, names):
+    """Some fields of a profile by name."""
+    return {name: getattr(profile, name) for name in names}
+
+
 def write_settings(profile, names, folder):
     """Write the fields that a folder's files were made with to `settings.json` in it."""
-    (folder / "settings.json").write_text(json.dumps({name: getattr(profile, name) for name in names}))
+    (folder / "settings.json").write_text(json.dumps(settings_of(profile, names)))
 
 
 def check_settings(profile, folder, notebook):

@@ -16,6 +16,7 @@ GENERIC_PROMPTS = [  # the study's sentence and its kin
     "Restore the colors of this image.",
     "Paint this photo in natural colors.",
 ]
+CAPTIONS = ("object_caption", "detailed_caption", "gray_caption")
 PROMPT_LEVELS = ("empty", "vague", "gray_caption", "object", "detailed", "wrong_color", "other_photo")
 PROMPT_POLICIES = ("generic", "captions", "mix")
 
@@ -23,8 +24,11 @@ PROMPT_POLICIES = ("generic", "captions", "mix")
 HUES = {
     "red": 32, "orange": 62, "yellow": 92, "green": 130, "turquoise": 195, "blue": 268, "purple": 315, "pink": 357,
 }  # fmt: skip
-HUES_OF_OTHER_WORDS = {"golden": 84, "brown": 62, "beige": 82, "cream": 88}
-NEUTRALS = ("white", "gray", "silver", "black")
+HUES_OF_OTHER_WORDS = {
+    "golden": 84, "gold": 84, "blond": 85, "blonde": 85, "brown": 62, "tan": 75, "beige": 82, "cream": 88, "maroon": 25,
+    "teal": 195, "violet": 310,
+}  # fmt: skip
+NEUTRALS = ("white", "gray", "grey", "silver", "black")
 COLOR_WORDS = (*HUES, *HUES_OF_OTHER_WORDS, *NEUTRALS)
 TARGETS = {  # word: hue, chroma and the range of mean L* in which a thing can be called so
     **{word: (hue, 45, (25, 85)) for word, hue in HUES.items()},
@@ -38,11 +42,12 @@ TARGETS = {  # word: hue, chroma and the range of mean L* in which a thing can b
     "black": (90, 2, (0, 30)),
 }
 STEERING_WORDS = ("red", "orange", "yellow", "green", "blue", "purple", "brown", "white")
-COLOR_PATTERN = re.compile(rf"\b({'|'.join(COLOR_WORDS)})\b")
+COLOR_PATTERN = re.compile(rf"\b({'|'.join(COLOR_WORDS)})\b", re.I)
 
 
 def ladder(rows, seed=0):
     """{level: prompts} of the whole ladder for records; `gray_caption` is left out where a photo has none."""
+    rows = [{name: row[name] for name in ("image_id", "category", *CAPTIONS)} for row in rows]
     levels = [level for level in PROMPT_LEVELS if level != "gray_caption" or all(row[level] for row in rows)]
     return {level: prompts_at(level, rows, seed) for level in levels}
 
@@ -62,7 +67,7 @@ def prompts_at(level, rows, seed=0):
     if level == "wrong_color":
         return [change_color_words(row["detailed_caption"], _rng_of(row, seed)) for row in rows]
     if level == "other_photo":
-        return [_prompt_of_another(row, rows, _rng_of(row, seed)) for row in rows]
+        return _prompts_of_others(rows, seed)
     raise ValueError(f"unknown prompt level {level!r}: known are {', '.join(PROMPT_LEVELS)}")
 
 
@@ -70,11 +75,20 @@ def _rng_of(row, seed):
     return np.random.default_rng((seed, zlib.crc32(row["image_id"].encode())))
 
 
-def _prompt_of_another(row, rows, rng):
-    others = [other for other in rows if other["category"] != row["category"]]
-    if not others:
+def _prompts_of_others(rows, seed):
+    by_category = {}
+    for row in rows:
+        by_category.setdefault(row["category"], []).append(row["detailed_caption"])
+    if len(by_category) < 2:
         raise ValueError("prompt level 'other_photo' needs photos of two categories: raise n_images")
-    return others[rng.integers(len(others))]["detailed_caption"]
+    prompts = []
+    for row in rows:
+        rng, others = (
+            _rng_of(row, seed),
+            [c for name, part in by_category.items() if name != row["category"] for c in part],
+        )
+        prompts.append(others[rng.integers(len(others))])
+    return prompts
 
 
 def steering_prompt(thing, word):
@@ -108,9 +122,9 @@ def rotate_color_words(caption, degrees):
     """Rename the colours of a caption as a rotation of all hues by an angle changes them; neutral words stay."""
 
     def rename(match):
-        word = match[0]
+        word = match[0].lower()
         if word in NEUTRALS:
-            return word
+            return match[0]
         new = nearest_hue_word({**HUES, **HUES_OF_OTHER_WORDS}[word] + degrees)
         return {"brown": f"dark {new}", "beige": f"pale {new}", "cream": f"pale {new}"}.get(word, new)
 
@@ -122,7 +136,7 @@ def change_color_words(caption, rng):
     angle, new_hues = rng.uniform(100, 260), {word: str(rng.choice(list(HUES))) for word in NEUTRALS}
     hues = {**HUES, **HUES_OF_OTHER_WORDS}
     return fix_articles(
-        COLOR_PATTERN.sub(lambda m: new_hues.get(m[1]) or nearest_hue_word(hues[m[1]] + angle), caption)
+        COLOR_PATTERN.sub(lambda m: new_hues.get(m[1].lower()) or nearest_hue_word(hues[m[1].lower()] + angle), caption)
     )
 
 

@@ -7,6 +7,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import zipfile
@@ -19,8 +20,8 @@ import requests
 from PIL import Image
 from tqdm.auto import tqdm
 
-from lib.dataset import MANIFEST_COLUMNS
-from lib.profiles import resolve
+from lib.dataset import MANIFEST_COLUMNS, THING_COLUMNS
+from lib.profiles import check_settings, resolve, write_settings
 from lib.prompts import COLOR_PATTERN
 
 COCO = {  # archive: path below the profile's coco_url, bytes, MD5; as the servers give them
@@ -30,9 +31,11 @@ COCO = {  # archive: path below the profile's coco_url, bytes, MD5; as the serve
         "annotations/annotations_trainval2017.zip", 252_907_541, "f4bbac642086de4f52a3fdda2de5fa2c",
     ),
 }  # fmt: skip
+SETTINGS = ("source", "n_train", "n_validation", "dataset_seed", "flowers_folder")
 FLOWERS = "alxmamaev/flowers-recognition"
 PHOTO_BYTES = 170_000  # about what a COCO photo takes
 GRAY_BELOW = 2.0  # a photo whose channels differ by less (of 255, on the mean) is a gray one
+NO_THING = {"category": "other", "thing": "", "thing_box": ""}
 ATTEMPTS, PAUSE = 5, 1.0  # of a download; seconds before the second, doubling
 CHUNK = 1 << 16  # bytes
 
@@ -40,11 +43,16 @@ CHUNK = 1 << 16  # bytes
 def prepare(profile):
     """Bring the photos of `profile.source` to the folder `profile.photos`, once; "folder": they are there already.
 
-    Writes `metadata.csv` last, and `left_out.csv` with what was left out and why.
+    Writes `metadata.csv` last, and `left_out.csv` with what was left out and why. A folder that was made with other
+    fields is a ValueError.
     """
     folder = resolve(profile.photos)
-    if profile.source == "folder" or (folder / "metadata.csv").exists():
+    if profile.source == "folder":
         return
+    if (folder / "metadata.csv").exists():
+        return check_settings(profile, folder, "01_build_dataset, with another -p photos FOLDER,")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_settings(profile, SETTINGS, folder)
     {"coco": prepare_coco, "flowers": prepare_flowers}[profile.source](profile, folder)
 
 
@@ -59,7 +67,7 @@ def prepare_coco(profile, folder):
             done.result()
     with zipfile.ZipFile(downloads / "annotations_trainval2017.zip") as archive:
         captions = {part: read_captions(archive, part) for part in ("train2017", "val2017")}
-        categories = read_categories(archive, "val2017")
+        things = read_things(archive, "val2017")
     rng = np.random.default_rng(profile.dataset_seed)
     order = rng.permutation(sorted(captions["train2017"]))
     splits = {
@@ -69,7 +77,7 @@ def prepare_coco(profile, folder):
     }
     rows = [
         {"file_name": f"{part}/{name}", "image_id": Path(name).stem, "split": split, "subject": Path(name).stem,
-         "category": categories.get(name, "other") if split == "test" else "coco", **captions[part][name]}
+         **(things.get(name, NO_THING) if split == "test" else {**NO_THING, "category": "coco"}), **captions[part][name]}
         for split, (part, names) in splits.items() for name in names
     ]  # fmt: skip
     for part in ("train2017", "val2017"):
@@ -80,7 +88,8 @@ def prepare_coco(profile, folder):
 
 
 def read_captions(archive, part):
-    """By file name, the captions of one part of COCO: the longest human one, the same without colour words, none in gray.
+    """By file name, the captions of one part of COCO: the human one with most colour words, and of these the longest; the
+    same without colour words; none in gray.
 
     Photos without a caption are passed over.
     """
@@ -89,32 +98,58 @@ def read_captions(archive, part):
     except (KeyError, ValueError) as error:
         raise ValueError(f"{archive.filename}: no captions of {part} in it ({error}): download it again") from None
     names = {image["id"]: image["file_name"] for image in said["images"]}
-    longest = {}
+    best = {}
     for note in said["annotations"]:
         name, caption = names.get(note["image_id"]), " ".join(note["caption"].split())
-        if name and len(caption.split()) > len(longest.get(name, "").split()):
-            longest[name] = caption
+        if name and richness(caption) > richness(best.get(name, "")):
+            best[name] = caption
     return {
         name: {"object_caption": without_color_words(text), "detailed_caption": text, "gray_caption": ""}
-        for name, text in longest.items()
+        for name, text in best.items()
     }
 
 
+def richness(caption):
+    """How much a caption says: colour words, then words."""
+    return len(COLOR_PATTERN.findall(caption)), len(caption.split())
+
+
 def without_color_words(caption):
-    """A caption without its colour words; one that has nothing else stays as it is."""
-    return " ".join(COLOR_PATTERN.sub("", caption).split()) or caption
+    """A caption without its colour words, and without the `and` or comma that stood between them."""
+    word = COLOR_PATTERN.pattern
+    alone = re.sub(rf"(?:{word})(?:\s*(?:,|and|or)\s*(?:{word}))*", "", caption, flags=re.I)
+    tidy = re.sub(r"\s*(,\s*)+", ", ", re.sub(r"\s+([,.;])", r"\1", " ".join(alone.split())))
+    return tidy.strip(", ") or caption
 
 
-def read_categories(archive, part):
-    """By file name, the supercategory of the largest thing marked in a photo of one part of COCO."""
+def read_things(archive, part):
+    """By file name, the largest thing marked in a photo of one part of COCO: its supercategory, name and a box inside it.
+
+    The box is the middle half of the marked one, in fractions of the photo's central square; "" where that is too small.
+    """
     marked = json.loads(archive.read(f"annotations/instances_{part}.json"))
-    names = {image["id"]: image["file_name"] for image in marked["images"]}
-    kinds = {category["id"]: category["supercategory"] for category in marked["categories"]}
+    images = {image["id"]: image for image in marked["images"]}
+    kinds = {category["id"]: category for category in marked["categories"]}
     largest = {}
     for thing in marked["annotations"]:
-        if thing["area"] > largest.get(thing["image_id"], (0, ""))[0]:
-            largest[thing["image_id"]] = (thing["area"], kinds[thing["category_id"]])
-    return {names[image]: kind for image, (_, kind) in largest.items()}
+        if thing["area"] > largest.get(thing["image_id"], {"area": 0})["area"]:
+            largest[thing["image_id"]] = thing
+    found = {}
+    for key, thing in largest.items():
+        image, kind = images[key], kinds[thing["category_id"]]
+        box = box_in_square(thing["bbox"], image["width"], image["height"])
+        named = {"thing": kind["name"], "thing_box": box} if box else {"thing": "", "thing_box": ""}
+        found[image["file_name"]] = {"category": kind["supercategory"], **named}
+    return found
+
+
+def box_in_square(bbox, width, height):
+    """The middle half of a box (left, top, width, height in px) as fractions of a photo's central square, or ""."""
+    side = min(width, height)
+    left, top = bbox[0] - (width - side) / 2, bbox[1] - (height - side) / 2
+    edges = (left + bbox[2] / 4, top + bbox[3] / 4, left + bbox[2] * 3 / 4, top + bbox[3] * 3 / 4)
+    box = [min(max(edge / side, 0), 1) for edge in edges]
+    return " ".join(f"{edge:.3f}" for edge in box) if min(box[2] - box[0], box[3] - box[1]) >= 0.05 else ""
 
 
 def prepare_flowers(profile, folder):
@@ -123,6 +158,7 @@ def prepare_flowers(profile, folder):
     files = sorted(path for path in found.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not files:
         raise ValueError(f"{found} holds no photo in a folder for each kind: name another with -p flowers_folder")
+    files = list({(path.parent.name, file_md5(path)): path for path in files}.values())  # some archives hold all twice
     rng = np.random.default_rng(profile.dataset_seed)
     rows = []
     for kind in sorted({path.parent.name for path in files}):
@@ -156,17 +192,28 @@ def download_flowers():
 
 
 def check_disk(folder, downloads, archives, extracted):
-    """Refuse to start where the disk can't hold what will come: ValueError with both numbers."""
-    have = {name: (downloads / name) for name in archives}
-    missing = sum(size for name, (_, size, _) in archives.items() if not have[name].exists())
-    place = folder
-    while not place.exists():
-        place = place.parent
-    needed, free = missing + extracted, shutil.disk_usage(place).free
-    if free < needed:
-        raise ValueError(
-            f"{place}: {free / 1e9:.0f} GB free, but the photos take {needed / 1e9:.0f} GB: free some, or pass -p build FOLDER"
-        )
+    """Refuse to start where a disk can't hold what will come: ValueError with both numbers."""
+    missing = sum(size - bytes_of(downloads / name) for name, (_, size, _) in archives.items())
+    have = sum(path.stat().st_size for path in folder.rglob("*.jpg"))
+    needs = {"photos": (folder, max(extracted - have, 0)), "downloads": (downloads, missing)}
+    disks = {}
+    for field, (place, needed) in needs.items():
+        while not place.exists():
+            place = place.parent
+        disk = disks.setdefault(place.stat().st_dev, {"place": place, "needed": 0, "fields": []})
+        disk["needed"] += needed
+        disk["fields"].append(f"-p {field} FOLDER")
+    for disk in disks.values():
+        free = shutil.disk_usage(disk["place"]).free
+        if free < disk["needed"]:
+            raise ValueError(f"{disk['place']}: {free / 1e9:.0f} GB free, but {disk['needed'] / 1e9:.0f} GB are to come: "
+                             f"free some, or pass {' '.join(disk['fields'])}")  # fmt: skip
+
+
+def bytes_of(path):
+    """How many bytes of a download are there, whole or in part."""
+    partial = path.with_name(path.name + ".part")
+    return next((file.stat().st_size for file in (path, partial) if file.exists()), 0)
 
 
 def download(url, path, size, md5):
@@ -240,7 +287,7 @@ def write_manifest(rows, folder):
     pd.DataFrame(left_out, columns=["image_id", "split", "reason"]).to_csv(folder / "left_out.csv", index=False)
     partial = folder / "metadata.csv.part"
     with partial.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, MANIFEST_COLUMNS)
+        table = csv.DictWriter(file, (*MANIFEST_COLUMNS, *THING_COLUMNS), restval="")
         table.writeheader()
         table.writerows(row for row, reason in zip(rows, reasons, strict=True) if not reason)
     os.replace(partial, folder / "metadata.csv")
@@ -254,6 +301,6 @@ def flaw_of(path):
         with Image.open(path) as photo:
             photo.draft("RGB", (128, 128))
             pixels = np.asarray(photo.convert("RGB"), np.int16)
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return "broken"
     return "gray" if np.ptp(pixels, axis=-1).mean() < GRAY_BELOW else ""

@@ -6,12 +6,14 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
+from lib.metrics import SAME_HUE
 from lib.prompts import PROMPT_LEVELS
 
 HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "ciede2000": False}
 CONTRASTS = {  # name: what it asks
     "detailed - vague": "the study's question",
-    "detailed - object": "what the colour words add",
+    "detailed - object": "what a description with colours adds to one without",
+    "detailed - wrong_color": "what the colour words alone do, in the same sentence",
     "gray_caption - vague": "what can be had without looking at the answer",
     "wrong_color - vague": "does it obey",
     "other_photo - vague": "does any long prompt do",
@@ -27,10 +29,16 @@ def by_photo(metrics, metric, system, level="", merged=True):
 
 
 def interval(values, confidence=0.95, n_resamples=5000, seed=0):
-    """Mean and its bias-corrected, accelerated bootstrap interval (Efron 1987), resampling photos."""
+    """Mean and its bias-corrected, accelerated bootstrap interval (Efron 1987), resampling photos.
+
+    Fewer than eight values have too few resamples: then it is Student's interval.
+    """
     values = np.asarray(values, float)
     if len(values) < 3 or np.ptp(values) == 0:
         return float(values.mean()), float("nan"), float("nan")
+    if len(values) < 8:
+        bounds = stats.t.interval(confidence, len(values) - 1, values.mean(), stats.sem(values))
+        return float(values.mean()), *(float(bound) for bound in bounds)
     result = stats.bootstrap(
         (values,), np.mean, confidence_level=confidence, n_resamples=n_resamples, method="BCa", rng=seed
     )
@@ -42,22 +50,21 @@ def contrast(first, second, metric):
 
     `mean`, `low`, `high`: mean and 95 % interval; `p`: Wilcoxon's signed-rank test; `effect_size`: Cohen's d of the
     differences; `improved`: the share of photos on which the first is better in the metric's own direction;
-    `photos_needed`: how many would show this effect size in 80 % of studies (paired t-test, 5 % level); `power_of_five`:
-    in what share of studies five photos would.
+    `photos_needed`: how many would show this effect size in 80 % of studies, by a paired t-test at the 5 % level, and
+    `power_of_five`: in what share of studies five photos would; both only where the interval leaves zero out.
     """
     difference = (first - second).dropna()
     mean, low, high = interval(difference)
     better = difference > 0 if HIGHER_IS_BETTER[metric] else difference < 0
     p = stats.wilcoxon(difference).pvalue if (difference != 0).any() else 1.0
     size = mean / difference.std() if difference.std() > 0 else float("nan")
+    shown = power(abs(size)) if low > 0 or high < 0 else {"photos_needed": float("nan"), "power_of_five": float("nan")}
     return {"metric": metric, "n": len(difference), "mean": mean, "low": low, "high": high, "p": p,
-            "effect_size": size, "improved": float(better.mean()), **power(abs(size))}  # fmt: skip
+            "effect_size": size, "improved": float(better.mean()), **shown}  # fmt: skip
 
 
 def power(effect_size):
-    """`photos_needed` and `power_of_five` of `contrast`; NaN where the effect is none or below 0.01."""
-    if not effect_size > 0.01:
-        return {"photos_needed": float("nan"), "power_of_five": float("nan")}
+    """`photos_needed` and `power_of_five` of `contrast` for Cohen's d; above d = 2, photos as for 2."""
     needed = TTestPower().solve_power(min(effect_size, 2), power=0.8, alpha=0.05)
     return {"photos_needed": np.ceil(needed), "power_of_five": TTestPower().power(effect_size, 5, 0.05)}
 
@@ -65,7 +72,7 @@ def power(effect_size):
 def contrasts(metrics, pairs, merged=True):
     """A table of `contrast` rows for named pairs {name: ((system, level), (system, level))} in every metric.
 
-    `p_holm` is p corrected by Holm's method over the pairs of each metric.
+    `p_holm` is p corrected by Holm's method over all rows of the table.
     """
     rows = [
         {"contrast": name}
@@ -74,7 +81,7 @@ def contrasts(metrics, pairs, merged=True):
         for metric in HIGHER_IS_BETTER
     ]
     table = pd.DataFrame(rows)
-    table.insert(7, "p_holm", table.groupby("metric")["p"].transform(lambda p: multipletests(p, method="holm")[1]))
+    table.insert(7, "p_holm", multipletests(table["p"], method="holm")[1])
     return table
 
 
@@ -90,26 +97,36 @@ def effects_by_category(metrics, metric, first, second):
 
 
 def variance_shares(metrics, metric, levels):
-    """A table `part`, `share` of a metric's variance: in photos, prompts, their interaction, seeds, and the rest.
+    """A table `part`, `share` of a metric's variance: components of photo, prompt, their interaction, seed, and the rest.
 
-    Sums of squares of the balanced table photo x prompt x seed of the merged pictures; a photo's seeds are its own.
+    From the mean squares of the balanced table photo x seed x prompt of the merged pictures, where seeds are nested in
+    photos; an estimate below zero counts as zero.
     """
     rows = metrics[(metrics["system"] == "controlnet") & metrics["merged"] & metrics["prompt_level"].isin(levels)]
-    cube = rows.set_index(["image_id", "prompt_level", "seed"])[metric].unstack("seed")
-    n_seeds = cube.shape[1]
-    values = cube.unstack("prompt_level").to_numpy().reshape(-1, n_seeds, len(levels))  # photo, seed, prompt
+    cube = rows.set_index(["image_id", "prompt_level", "seed"])[metric].unstack("seed").unstack("prompt_level")
+    seeds, prompts = rows["seed"].nunique(), len(levels)
+    values = cube.to_numpy().reshape(-1, seeds, prompts)
+    photos = len(values)
     photo, prompt = values.mean((1, 2), keepdims=True), values.mean((0, 1), keepdims=True)
     cell, draw, grand = values.mean(1, keepdims=True), values.mean(2, keepdims=True), values.mean()
+
+    def mean_square(part, freedom):
+        return (np.broadcast_to(part, values.shape) ** 2).sum() / max(freedom, 1)
+
+    of_photo = mean_square(photo - grand, photos - 1)
+    of_prompt = mean_square(prompt - grand, prompts - 1)
+    of_cell = mean_square(cell - photo - prompt + grand, (photos - 1) * (prompts - 1))
+    of_seed = mean_square(draw - photo, photos * (seeds - 1))
+    of_rest = mean_square(values - cell - draw + photo, photos * (seeds - 1) * (prompts - 1))
     parts = {
-        "photo": photo - grand,
-        "prompt": prompt - grand,
-        "photo x prompt": cell - photo - prompt + grand,
-        "seed": draw - photo,
-        "seed x prompt": values - cell - draw + photo,
+        "photo": (of_photo - of_seed - of_cell + of_rest) / (seeds * prompts),
+        "prompt": (of_prompt - of_cell) / (photos * seeds),
+        "photo x prompt": (of_cell - of_rest) / seeds,
+        "seed": (of_seed - of_rest) / prompts,
+        "seed x prompt": of_rest,
     }
-    total = ((values - grand) ** 2).sum()
-    shares = {name: float((np.broadcast_to(part, values.shape) ** 2).sum() / total) for name, part in parts.items()}
-    return pd.DataFrame({"part": list(shares), "share": list(shares.values())})
+    shares = np.clip(list(parts.values()), 0, None)
+    return pd.DataFrame({"part": list(parts), "share": shares / shares.sum()})
 
 
 def seed_gain(metrics, metric="ciede2000"):
@@ -121,7 +138,50 @@ def seed_gain(metrics, metric="ciede2000"):
     mean = metrics[metrics["system"] == "seed_mean"].set_index(["prompt_level", "image_id"])[metric]
     table = pd.DataFrame({"single sample": single.mean(), "mean of seeds": mean, "best seed (oracle)": best})
     table = table.groupby(level="prompt_level").mean()
+    chroma = metrics[metrics["merged"]].groupby(["system", "prompt_level"])[["chroma", "true_chroma"]].sum()
+    ratio = chroma["chroma"] / chroma["true_chroma"]
+    table["chroma ratio, single"], table["chroma ratio, mean"] = ratio.loc["controlnet"], ratio.loc["seed_mean"]
     return table.loc[[level for level in PROMPT_LEVELS if level in table.index]].reset_index()
+
+
+def obedience(steering):
+    """How often things took the colour that their prompt named, where their lightness allows it.
+
+    `reached` with `low`, `high`: mean over photos and its 95 % interval; `chance`: how often a picture made for another
+    word would have passed; `cases`, `photos`: how many.
+    """
+    allowed = steering[steering["allowed"]]
+    mean, low, high = interval(allowed.groupby("image_id")["reached"].mean())
+    pairs = allowed.merge(allowed[["image_id", "word", "named"]], on="image_id", suffixes=("", "_other"))
+    others = pairs[pairs["word"].replace(SAME_HUE) != pairs["word_other"].replace(SAME_HUE)]
+    chance = (others["named_other"] == others["word"].replace(SAME_HUE)).mean()
+    return {"reached": mean, "low": low, "high": high, "chance": float(chance), "cases": len(allowed),
+            "photos": allowed["image_id"].nunique()}  # fmt: skip
+
+
+def goals(summary, effects, steering):
+    """What a model must reach for the question to have an answer on it: a table `goal`, `wanted`, `found`, `reached`."""
+    merged = summary[summary["merged"]].set_index(["system", "prompt_level"])
+    found = effects.set_index(["contrast", "metric"])
+    rows = [("autoencoder, CIEDE2000", "at most 3.0", merged.loc[("autoencoder", ""), "ciede2000"], lambda v: v <= 3)]
+    for contrast, metric, wanted, holds in (
+        ("detailed - vague", "ciede2000", "at most -1.5, clear of zero", lambda e: e["mean"] <= -1.5 and e["high"] < 0),
+        ("detailed - vague", "psnr", "above zero, clear of it", lambda e: e["low"] > 0),
+        ("detailed - gray", "ciede2000", "below zero, clear of it", lambda e: e["high"] < 0),
+        ("wrong_color - vague", "ciede2000", "above zero, clear of it", lambda e: e["low"] > 0),
+    ):
+        rows.append((f"{contrast}, {metric}", wanted, found.loc[(contrast, metric)], holds))
+    rows.append(("chroma ratio, detailed", "0.7 to 1.3", merged.loc[("controlnet", "detailed"), "chroma_ratio"],
+                 lambda v: 0.7 <= v <= 1.3))  # fmt: skip
+    rows.append(
+        ("things that took the named colour", "at least 70 %", obedience(steering)["reached"], lambda v: v >= 0.7)
+    )
+    return pd.DataFrame([
+        {"goal": goal, "wanted": wanted, "reached": "yes" if holds(value) else "no",
+         "found": f"{value['mean']:+.2f} [{value['low']:+.2f}, {value['high']:+.2f}]" if isinstance(value, pd.Series)
+         else f"{value:.2f}"}
+        for goal, wanted, value, holds in rows
+    ])  # fmt: skip
 
 
 def summary(metrics):
@@ -131,7 +191,17 @@ def summary(metrics):
     the absolute differences (both are in use); `chroma_ratio`: mean chroma of the outputs over that of the photos.
     """
     keys = ["system", "prompt_level", "merged"]
-    names = ["psnr", "ssim", "ssim_luma", "ciede2000", "ab_error", "hue_error", "colorfulness", "true_colorfulness"]
+    names = [
+        "psnr",
+        "ssim",
+        "ssim_luma",
+        "ciede2000",
+        "ab_error",
+        "hue_error",
+        "hue_share",
+        "colorfulness",
+        "true_colorfulness",
+    ]
     error = (metrics["colorfulness"] - metrics["true_colorfulness"]).abs()
     photos = metrics.assign(colorfulness_error=error).groupby([*keys, "image_id"], sort=False)
     photos = photos[[*names, "colorfulness_error", "chroma", "true_chroma"]].mean()

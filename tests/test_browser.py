@@ -23,7 +23,7 @@ from lib.profiles import get_profile
 profile = get_profile("pocket")
 base = models.load_base(profile)
 pipeline = models.add_controlnet(base, models.load_controlnet(profile.initial_controlnet, base.unet))
-Panel(pipeline, profile, ["photo.png"], "saved").box"""
+Panel(pipeline, profile, profile.initial_controlnet, ["photo.png"], "saved").box"""
 
 
 @pytest.fixture

@@ -62,9 +62,10 @@ def test_hue_error_of_turned_hues():
     for degrees, expected in ((0, 0), (90, 90), (-150, 150), (190, 170)):
         angle = np.deg2rad(degrees)
         turned = np.dstack([lab[..., 0], 20 * np.full((4, 4), np.cos(angle)), 20 * np.full((4, 4), np.sin(angle))])
-        assert metrics.hue_error(lab, turned) == pytest.approx(expected)
+        assert metrics.hue_error(lab, turned) == pytest.approx((expected, 1))
     pale = lab * [1, 0.1, 1]  # too little chroma to have a hue
-    assert np.isnan(metrics.hue_error(lab, pale))
+    assert np.isnan(metrics.hue_error(lab, pale)[0])
+    assert metrics.hue_error(lab, pale)[1] == 0
 
 
 def test_ssim_agrees_with_its_definition_on_one_window():
@@ -110,3 +111,20 @@ def test_steering_looks_at_the_thing_alone():
     assert table.loc["red", "hue"] == pytest.approx(35, abs=2)
     assert table.loc["red", "allowed"]
     assert not table.loc["white", "allowed"]  # L* of about 50
+
+
+@pytest.mark.parametrize(
+    ("hue", "chroma", "word"),
+    [(40, 30, "red"), (62, 30, "orange"), (80, 30, "yellow"), (150, 11, "green"), (240, 30, "blue"), (300, 30, "purple"),
+     (350, 30, "red"), (40, 7, "white"), (40, 9, "")],
+)  # fmt: skip
+def test_colors_have_one_name(hue, chroma, word):
+    assert metrics.name_color(hue, chroma) == word
+
+
+def test_systems_that_give_ab_alone():
+    row, _ = rows_and_pictures()
+    truth = metrics.srgb_to_lab(to_float(row["image"]))[..., 1:]
+    table = metrics.measure_ab([row], {"right": [truth], "gray": [np.zeros_like(truth)]}).set_index("system")
+    assert table.loc["right", "ciede2000"] < 1 < table.loc["gray", "ciede2000"]
+    assert table["merged"].all()

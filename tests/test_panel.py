@@ -14,14 +14,14 @@ from lib.photo import read_metadata
 def panel(pipeline, profile, tmp_path):
     values = np.linspace(0, 255, 96 * 64).reshape(64, 96).astype(np.uint8)
     Image.fromarray(values).save(tmp_path / "photo.png")
-    return Panel(pipeline, profile, [tmp_path / "photo.png"], tmp_path / "saved")
+    return Panel(pipeline, profile, "mine", [tmp_path / "photo.png"], tmp_path / "saved")
 
 
 def test_colorize_compare_and_save(panel, tmp_path):
     assert panel.save.disabled
     panel.prompt.value, panel.seed.value = "a red wall", 4
     panel.button.click()
-    assert panel.message.value == ""
+    assert "not colorized" not in panel.message.value
     assert panel.progress.value == panel.progress.max
     first = panel.picture.value
     panel.split.value = 100
@@ -39,8 +39,12 @@ def test_an_upload_comes_first_and_a_bad_one_is_named(panel, tmp_path):
     sent = {"type": "image/png", "size": len(photo), "last_modified": datetime.now()}
     panel.upload.value = [{**sent, "name": "../mine.png", "content": photo}]
     panel.button.click()
-    assert panel.source == tmp_path / "saved/mine.png"
+    assert panel.result[0] == "mine"
     panel.upload.value = [{**sent, "name": "torn.png", "content": photo[:200]}]
     panel.button.click()
     assert "torn.png: can't be read" in panel.message.value
     assert not panel.button.disabled
+    panel.save.click()  # still the last good one
+    assert (tmp_path / "saved/mine.color.png").exists()
+    panel.save.click()
+    assert panel.message.value == f"saved: {tmp_path / 'saved/mine.color.2.png'}"

@@ -10,7 +10,16 @@ from lib import report
 def effects(low, high):
     """Effects of both contrasts: CIEDE2000 as given, PSNR with an interval across zero."""
     rows = [
-        {"contrast": contrast, "metric": metric, "n": 9, "mean": (a + b) / 2, "low": a, "high": b, "improved": 0.5}
+        {
+            "contrast": contrast,
+            "metric": metric,
+            "n": 9,
+            "mean": (a + b) / 2,
+            "low": a,
+            "high": b,
+            "improved": 0.5,
+            "p_holm": 0.01,
+        }
         for contrast in ("detailed - vague", "detailed - gray")
         for metric, a, b in (("psnr", -1.0, 1.0), ("ciede2000", low, high))
     ]
@@ -33,7 +42,12 @@ def test_answer_and_claims_follow_the_interval(low, high, word, stands):
     assert claims["detailed prompts colorize better, in CIEDE2000"] == stands
     assert claims["detailed prompts colorize better, in PSNR"] == "not shown"
     assert claims["vague: PSNR 15 to 20 dB"] == "no"
-    assert claims["detailed: CIEDE2000 about 8"] == "yes"
+    assert claims["detailed: CIEDE2000 about 8 (within 1)"] == "yes, but so does gray"
+
+
+def test_an_interval_alone_does_not_make_an_effect():
+    table = effects(-2, -1).assign(p_holm=0.2)
+    assert "better" not in report.answer(table)
 
 
 def test_no_answer_without_an_interval():

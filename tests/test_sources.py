@@ -7,6 +7,7 @@ import json
 import threading
 import zipfile
 from collections import namedtuple
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -44,8 +45,8 @@ def coco(folder):
         said += [{"image_id": k, "id": 9 * k + 1, "caption": f"A red cup  on a white\ntable {k}"} for k in ids]
         said.append({"image_id": 555, "id": 99999, "caption": "of no photo"})
         annotations[f"captions_{part}.json"] = {"images": images, "annotations": said}
-        things = [{"image_id": k, "category_id": 1 + k % 2, "area": 5.0} for k in ids]
-        things.append({"image_id": 101, "category_id": 1, "area": 9.0})
+        things = [{"image_id": k, "category_id": 1 + k % 2, "area": 5.0, "bbox": [10, 10, 20, 30]} for k in ids]
+        things.append({"image_id": 101, "category_id": 1, "area": 9.0, "bbox": [20, 10, 40, 40]})
         categories = [
             {"id": 1, "name": "cup", "supercategory": "kitchen"},
             {"id": 2, "name": "cat", "supercategory": "animal"},
@@ -116,9 +117,25 @@ def test_coco_comes_whole_after_broken_downloads(served, tmp_path):
     assert test["detailed_caption"]["000000000101"] == "A red cup on a white table 101"  # the longest, in one line
     assert test["object_caption"]["000000000101"] == "A cup on a table 101"
     assert test["category"]["000000000101"] == "kitchen"  # the largest thing
+    assert test["thing"]["000000000101"] == "cup"
+    assert test["thing_box"]["000000000101"] == "0.333 0.333 0.667 0.667"
     before = len(server.started)
     sources.prepare(profile)
     assert len(server.started) == before
+    with pytest.raises(ValueError, match="made with n_train 7, not 9: run notebook 01_build_dataset, with another"):
+        sources.prepare(replace(profile, n_train=9))
+
+
+@pytest.mark.parametrize(
+    ("caption", "without"),
+    [
+        ("A black and white cat on a Red chair.", "A cat on a chair."),
+        ("A cat, white, gray and brown, sleeps", "A cat, sleeps"),
+        ("two dogs and a cat", "two dogs and a cat"),
+    ],
+)
+def test_captions_without_color_words(caption, without):
+    assert sources.without_color_words(caption) == without
 
 
 def test_gray_broken_and_missing_photos_are_listed(served, tmp_path):
@@ -166,7 +183,9 @@ def test_a_disk_too_small_is_said_before_downloading(served, monkeypatch):
     profile, server = served
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(sources.shutil, "disk_usage", lambda _: usage(1, 1, 3_000_000))
-    with pytest.raises(ValueError, match="0 GB free, but the photos take 1 GB: free some"):
+    with pytest.raises(
+        ValueError, match="0 GB free, but 1 GB are to come: free some, or pass -p photos FOLDER -p downloads FOLDER"
+    ):
         sources.prepare(profile)
     assert server.started == []
 

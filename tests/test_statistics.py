@@ -56,7 +56,7 @@ def test_no_difference_is_no_effect():
 
 def test_summary_weighs_photos_alike():
     metrics = table({("m", "vague", "a", 0): 2.0, ("m", "vague", "a", 1): 4.0, ("m", "vague", "b", 0): 7.0})
-    for name in ("ssim_luma", "ab_error", "hue_error"):
+    for name in ("ssim_luma", "ab_error", "hue_error", "hue_share"):
         metrics[name] = 1.0
     metrics = metrics.assign(chroma=[10, 20, 30], true_chroma=20, colorfulness=[10, 20, 45], true_colorfulness=20)
     row = statistics.summary(metrics).iloc[0]
@@ -71,8 +71,9 @@ def test_holm_is_stricter_than_wilcoxon_alone_and_only_by_the_number_of_question
     values = {("m", level, f"p{k}", 0): 10 + rng.normal() - shift for k in range(30)
               for level, shift in (("vague", 0), ("object", 0.3), ("detailed", 3))}  # fmt: skip
     pairs = {f"{a} - vague": (("m", a), ("m", "vague")) for a in ("object", "detailed")}
-    effects = statistics.contrasts(table(values), pairs).query("metric == 'ciede2000'").set_index("contrast")
-    assert effects.loc["detailed - vague", "p_holm"] == pytest.approx(2 * effects.loc["detailed - vague", "p"])
+    effects = statistics.contrasts(table(values), pairs)
+    smallest = effects.loc[effects["p"].idxmin()]
+    assert smallest["p_holm"] == pytest.approx(len(effects) * smallest["p"])  # six questions
     assert (effects["p_holm"] >= effects["p"]).all()
 
 
@@ -81,36 +82,52 @@ def test_power_of_a_middling_effect():
     found = statistics.power(0.5)
     assert found["photos_needed"] == 34
     assert 0.1 < found["power_of_five"] < 0.2
-    assert np.isnan(statistics.power(0.0)["photos_needed"])
+
+
+def test_few_photos_get_students_interval():
+    # t = 2.776 for four degrees of freedom; the standard error of 1 ... 5 is 0.7071
+    assert statistics.interval([1, 2, 3, 4, 5]) == pytest.approx((3, 3 - 1.9632, 3 + 1.9632), abs=1e-3)
 
 
 def test_variance_goes_where_it_was_put():
-    photos, prompts, seeds = range(6), ("vague", "detailed"), range(3)
+    photos, prompts, seeds = range(40), ("vague", "detailed"), range(3)
     rng = np.random.default_rng(0)
-    by_photo, luck = rng.normal(size=6), rng.normal(size=(6, 3))
+    by_photo, luck, rest = rng.normal(size=40), rng.normal(size=(40, 3)), rng.normal(size=(40, 3, 2))
     for source, expected in (
         (lambda p, level, s: by_photo[p], "photo"),
         (lambda p, level, s: 1.0 * (level == "vague"), "prompt"),
         (lambda p, level, s: by_photo[p] * (1 if level == "vague" else -1), "photo x prompt"),
         (lambda p, level, s: luck[p, s], "seed"),
+        (lambda p, level, s: rest[p, s, int(level == "vague")], "seed x prompt"),
     ):
         values = {
             ("controlnet", level, f"p{p}", s): source(p, level, s) for p in photos for level in prompts for s in seeds
         }
         shares = statistics.variance_shares(table(values), "ciede2000", prompts).set_index("part")["share"]
         assert shares.sum() == pytest.approx(1)
-        if expected != "seed":
-            assert shares[expected] == max(shares)
-        assert shares[expected] > 0.3
-    assert shares["seed x prompt"] == pytest.approx(0, abs=1e-12)
+        assert shares[expected] > 0.85
+
+
+def test_obedience_counts_allowed_cases_and_chance():
+    rows = [("a", "red", "red", True), ("a", "blue", "blue", True), ("a", "white", "red", False), ("b", "red", "red", True),
+            ("b", "blue", "red", True), ("b", "brown", "orange", True), ("b", "orange", "orange", True)]  # fmt: skip
+    steering = pd.DataFrame(rows, columns=["image_id", "word", "named", "allowed"])
+    steering["reached"] = steering["named"] == steering["word"].replace({"brown": "orange"})
+    found = statistics.obedience(steering)
+    assert (found["cases"], found["photos"]) == (6, 2)
+    assert found["reached"] == pytest.approx((1 + 3 / 4) / 2)
+    # a: blue for red, red for blue: no; b: red's others are blue (named red), brown, orange: 1 of 3; blue's: none of 3;
+    # brown's and orange's, who count as one: red, blue: none of 4
+    assert found["chance"] == pytest.approx(1 / 12)
 
 
 def test_seed_gain_compares_one_the_mean_and_the_best():
     values = {("controlnet", "vague", "a", s): v for s, v in enumerate((2.0, 6.0))}
     values |= {("controlnet", "vague", "b", s): v for s, v in enumerate((5.0, 3.0))}
     values |= {("seed_mean", "vague", p, 0): v for p, v in (("a", 3.0), ("b", 3.5))}
-    row = statistics.seed_gain(table(values)).iloc[0]
-    assert tuple(row) == ("vague", 4.0, 3.25, 2.5)
+    metrics = table(values).assign(true_chroma=10)
+    row = statistics.seed_gain(metrics.assign(chroma=np.where(metrics["system"] == "seed_mean", 5, 8))).iloc[0]
+    assert tuple(row) == ("vague", 4.0, 3.25, 2.5, 0.8, 0.5)
 
 
 def test_effects_by_category():

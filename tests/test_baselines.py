@@ -1,0 +1,80 @@
+"""The systems that take no prompt: their colours, losses and a short training."""
+
+import numpy as np
+import pytest
+import torch
+
+from lib import baselines
+
+
+def test_bins_cover_what_srgb_holds():
+    bins = baselines.bins()
+    assert 200 < len(bins) < 330  # Zhang, Isola, Efros count 313, with bins whose centre lies outside
+    assert (bins.abs() <= 110).all()
+    assert [0, 0] in bins.tolist()
+    assert [100, 100] not in bins.tolist()
+
+
+def test_shared_bins_give_back_the_color():
+    ab = torch.tensor([[0.0, 0.0], [23.0, -8.0], [-31.0, 27.0]])
+    index, weights = baselines.soft_bins(ab)
+    assert torch.allclose(weights.sum(dim=1), torch.ones(3))
+    back = (weights[..., None] * baselines.bins()[index]).sum(dim=1)
+    assert (back - ab).norm(dim=1).max() < 2.5
+
+
+def test_rare_colors_weigh_more_and_the_mean_weight_is_one():
+    ab = torch.cat(
+        [torch.randn(900, 2, generator=torch.Generator().manual_seed(0)) * 4, torch.tensor([[60.0, 50.0]] * 9)]
+    )
+    weight = baselines.rarity_weights(ab)
+    index, shared = baselines.soft_bins(ab)
+    assert float((weight[index] * shared).sum(dim=1).mean()) == pytest.approx(1, abs=1e-4)
+    gray, red = (int((baselines.bins() - torch.tensor(c)).norm(dim=1).argmin()) for c in ([0.0, 0.0], [60.0, 50.0]))
+    assert weight[red] > 3 * weight[gray]
+
+
+def test_annealed_mean_lies_between_mode_and_mean():
+    scores = torch.full((1, len(baselines.bins()), 1, 1), -20.0)
+    first, second = (int((baselines.bins() - torch.tensor(c)).norm(dim=1).argmin()) for c in ([0.0, 0.0], [50.0, 0.0]))
+    scores[0, first], scores[0, second] = np.log(0.7), np.log(0.3)
+    a = float(baselines.annealed_mean(scores)[0, 0, 0, 0])
+    assert 0 < a < 0.3 * 50
+    odds = (0.3 / 0.7) ** (1 / baselines.TEMPERATURE)
+    assert a == pytest.approx(50 * odds / (1 + odds), abs=1e-3)
+
+
+def test_the_judge_learns_from_the_judgement_and_the_generator_from_being_judged():
+    torch.manual_seed(0)
+    model, planes = baselines.Pix2Pix(64), torch.rand(2, 1, 64, 64)
+    fake = baselines.look(model.generator, planes).tanh()
+    (model.judge(planes, fake, frozen=True) - 1).square().mean().backward()
+    assert all(p.grad is None for p in model.discriminator.parameters())
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.generator.parameters())
+
+
+@pytest.mark.parametrize("system", baselines.SYSTEMS)
+def test_training_learns_which_lightness_is_which_color(system):
+    """The light half of a picture is yellow, the dark half blue: after a few steps the prediction says so."""
+    torch.manual_seed(0)
+    size = 64 if system == "gan" else 32  # the judge's patches need room
+    planes, ab = torch.full((2, 1, size, size), 0.85), torch.zeros(2, 2, size // 4, size // 4)
+    planes[..., size // 2 :] = 0.3
+    ab[:, 1, :, : size // 8], ab[:, 1, :, size // 8 :] = 60, -50
+    if system == "gan":
+        model = baselines.Pix2Pix(size)
+        loss = lambda: baselines.gan_loss(model, planes, ab)  # noqa: E731
+    else:
+        model = baselines.make_network(size, len(baselines.bins()))
+        rarity = torch.ones(len(baselines.bins()))
+        loss = lambda: baselines.classification_loss(model, planes, ab, rarity)  # noqa: E731
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(25):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+    network = model.generator if system == "gan" else model
+    answer = baselines.look(network.eval(), planes).detach()
+    b = (baselines.annealed_mean(answer) if system == "classification" else answer.tanh())[:, 1]
+    assert b[..., : size // 8].mean() > 0.1
+    assert b[..., size // 8 :].mean() < -0.1
