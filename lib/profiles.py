@@ -65,7 +65,7 @@ class Profile:
 
     # sampling
     num_inference_steps: int = 1
-    guidance_scale: float = 2.0
+    guidance_scale: float = 1.5
     controlnet_conditioning_scale: float = 1.0
     n_seeds: int = 3  # samples per photo and prompt
     sample_batch_size: int = 24
