@@ -1,6 +1,7 @@
 """The command `colorize`: what it writes, and one clear line for everything that people may hand it."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -82,8 +83,6 @@ def test_samples_a_sheet_and_one_of_them_again(tmp_path):
     (tmp_path / "photo.png").rename(tmp_path / "moved.png")
     assert colorize("--again", tmp_path / "photo.color.1.png", "--output", tmp_path / "more.png") == 1
     assert colorize("--again", tmp_path / "photo.color.1.png", tmp_path / "moved.png", "--overwrite") == 0
-    gray_photo(tmp_path / "photo.png")  # other grain
-    assert colorize("--again", tmp_path / "photo.color.1.png", "--output", tmp_path / "more.png") == 1
 
 
 def test_a_contact_sheet_is_not_replaced_unasked(tmp_path, capsys):
@@ -432,6 +431,4 @@ def test_the_installed_command_says_its_options_with_examples():
     result = subprocess.run([installed, "--help"], capture_output=True, text=True, check=True)
     for option in ("--prompt", "--prompts", "--output", "--profile", "--controlnet", "--seed", "--samples", "--steps",
                    "--guidance-scale", "--controlnet-conditioning-scale", "--saturation", "--overwrite", "--again"):  # fmt: skip
-        said = " ".join(result.stdout.split("options:")[1].split(f"  {option}")[1].split("\n  --")[0].split())
-        assert "e.g." in said
-        assert option in said.split("e.g.")[1]
+        assert re.search(rf"e\.g\. (colorize photo\.jpg )?{option}\b", " ".join(result.stdout.split()))

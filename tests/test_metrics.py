@@ -116,7 +116,7 @@ def test_steering_looks_at_the_thing_alone():
 @pytest.mark.parametrize(
     ("hue", "chroma", "word"),
     [(40, 30, "red"), (62, 30, "orange"), (80, 30, "yellow"), (150, 11, "green"), (240, 30, "blue"), (300, 30, "purple"),
-     (350, 30, "red"), (40, 7, "white"), (40, 9, "")],
+     (10, 30, "red"), (40, 7, "white"), (40, 9, "")],
 )  # fmt: skip
 def test_colors_have_one_name(hue, chroma, word):
     assert metrics.name_color(hue, chroma) == word
