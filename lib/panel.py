@@ -1,7 +1,7 @@
 """A small panel for JupyterLab: choose a photo, type a prompt, colorize, compare, try another word, save."""
 
 from io import BytesIO
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -98,7 +98,7 @@ class Panel:
     def write(self):
         """Save the last picture at the photo's full size under a new name, and say where."""
         stem, picture, photo, made = self.result
-        names = (f"{stem}.color.png", *(f"{stem}.color.{n}.png" for n in count(2)))
+        names = chain([f"{stem}.color.png"], (f"{stem}.color.{n}.png" for n in count(2)))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             target = next(self.folder / name for name in names if not (self.folder / name).exists())

@@ -428,7 +428,9 @@ def test_damaged_files_of_all_formats_stop_nothing(tmp_path, capsys):
 
 def test_the_installed_command_says_its_options_with_examples():
     installed = shutil.which("colorize", path=os.path.dirname(sys.executable))
-    result = subprocess.run([installed, "--help"], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [installed, "--help"], capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "300"}
+    )
     for option in ("--prompt", "--prompts", "--output", "--profile", "--controlnet", "--seed", "--samples", "--steps",
                    "--guidance-scale", "--controlnet-conditioning-scale", "--saturation", "--overwrite", "--again"):  # fmt: skip
         assert re.search(rf"e\.g\. (colorize photo\.jpg )?{option}\b", " ".join(result.stdout.split()))
