@@ -64,7 +64,7 @@ def test_only_some_notebooks_keep_the_other_reports(place):
     [
         (
             ["-p", "n_imgs", "3"],
-            "unknown parameter 'n_imgs': notebooks take greeting; the profile has photos, .*n_images",
+            "unknown parameter 'n_imgs': notebooks take greeting; the profile has source, photos, .*n_images",
         ),
         (["--profile", "phone"], "unknown profile 'phone': known are pocket, l4"),
         (["-p", "n_images", "few"], "'n_images' takes int, not 'few'"),
