@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lib.color import WHITE_D65, XYZ_TO_LINEAR_SRGB, to_float
 from lib.training import batch_rows, run_settings, step_generator, train

@@ -15,7 +15,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lib import ROOT
 from lib.color import in_gamut, luminance, srgb_to_lab, to_float

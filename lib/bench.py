@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from diffusers import StableDiffusionControlNetPipeline
 from PIL import Image
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lib import ROOT
 from lib.colorize import colorize_photo

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from PIL import Image
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lib.color import gray_from_luminance, luminance, merge_luminance, srgb_to_lab, to_float, to_pil
 from lib.fullsize import network_size, paint, reduce_lightness

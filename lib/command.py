@@ -273,7 +273,7 @@ def in_one_line(error, job):
 
 def run(options):
     """Colorize all that a command line names; returns the number of failures, each said in a line."""
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     if options.again:
         options = remember(options)

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from datasets import Dataset, DatasetDict, Features, Image, Value, load_from_disk
+from datasets import Dataset, DatasetDict, Features, Image, Value, disable_progress_bars, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 from PIL import Image as PILImage
 from PIL import ImageOps
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lib.color import make_conditioning_image
 from lib.profiles import check_settings, resolve, write_settings
 from lib.prompts import CAPTIONS, draw_training_prompt
 
+disable_progress_bars()  # of `datasets`; ours say what is being done
 SPLITS = ("train", "validation", "test")
 MANIFEST_COLUMNS = ("file_name", "image_id", "split", "subject", "category", *CAPTIONS)
 FEATURES = Features({"prompt": Value("string"), "image": Image(), "conditioning_image": Image()})

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from skimage.color import deltaE_ciede2000
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lib.color import lab_to_srgb, luminance, merge_luminance, srgb_to_lab, to_float, to_pil
 from lib.prompts import STEERING_WORDS, TARGETS

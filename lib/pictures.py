@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset, load_from_disk
 from PIL import Image
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lib import ROOT
 from lib.color import fit_gamut, lab_to_srgb, make_conditioning_image, srgb_to_lab, to_float, to_pil

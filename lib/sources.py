@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import requests
 from PIL import Image
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lib.dataset import MANIFEST_COLUMNS, THING_COLUMNS
 from lib.profiles import check_settings, resolve, write_settings

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from diffusers import DDPMScheduler
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel, compute_snr
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lib.colorize import merge, sample
 from lib.figures import save_sheet
