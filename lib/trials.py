@@ -22,7 +22,7 @@ from lib.report import write_text
 from lib.training import build_cache, train_controlnet
 
 SAMPLING = [{"num_inference_steps": n} for n in (1, 2, 3, 5, 10, 20, 50)] + [
-    {"guidance_scale": scale} for scale in (1.0, 1.5, 2.5, 3.0)
+    {"guidance_scale": scale} for scale in (1.0, 2.0, 2.5, 3.0)
 ]
 TRIALS = {  # what is changed: fields of the ControlNet's stage, or arguments of make_dataset
     "the recipe, cut short": ({}, {}),
