@@ -96,7 +96,11 @@ def bench_merge():
 
 def read_few_steps(profile):
     """CIEDE2000 on validation at the default number of steps against 50, from the model card's table."""
-    table = pd.read_csv(ROOT / "lib/pocket_model/sampling.csv").query("guidance == @profile.guidance_scale")
+    table = (
+        pd.read_csv(ROOT / "lib/pocket_model/sampling.csv")
+        .query("guidance == @profile.guidance_scale")
+        .drop_duplicates("steps")
+    )
     ours, reference = (table.set_index("steps")["detailed"][n] for n in (profile.num_inference_steps, 50))
     return {"name": "few_steps", "ours": ours, "reference": reference, "ratio": ours / reference, "unit": "CIEDE2000"}
 
