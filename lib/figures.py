@@ -219,11 +219,15 @@ def draw_effects(table):
 
 
 def draw_categories(table, label):
-    """The effect in every category of photos with its 95 % interval; the number of photos beside the name."""
+    """The effect in every category of photos with its 95 % interval; the number of photos beside the name.
+
+    Below three photos there is no interval: the point is open.
+    """
     figure, axis = plt.subplots(figsize=(6.5, 0.4 * len(table) + 1))
     axis.axvline(0, color="black", lw=1)
-    error = [table["mean"] - table["low"], table["high"] - table["mean"]]
-    axis.errorbar(table["mean"], range(len(table)), xerr=error, fmt="o", color=BLUE, capsize=4)
+    for position, row in enumerate(table.itertuples()):
+        error, fill = [[row.mean - row.low], [row.high - row.mean]], BLUE if row.n >= 3 else "white"
+        axis.errorbar(row.mean, position, xerr=error, fmt="o", color=BLUE, mfc=fill, capsize=4)
     axis.set_yticks(range(len(table)), [f"{row.category} ({row.n})" for row in table.itertuples()])
     axis.set(xlabel=label)
     axis.invert_yaxis()
@@ -261,7 +265,7 @@ def draw_steering(table):
     shares = table[table["allowed"]].groupby("word", sort=False)["reached"].agg(["mean", "size"])
     figure, axis = plt.subplots(figsize=(7, 2.8))
     axis.bar(range(len(shares)), shares["mean"], color=[WORD_COLORS[word] for word in shares.index], edgecolor="black")
-    axis.set_xticks(range(len(shares)), [f"{word}\n({row['size']:.0f} photos)" for word, row in shares.iterrows()])
-    axis.set(ylabel="took the colour", ylim=(0, 1))
+    axis.set_xticks(range(len(shares)), [f"{word}\n{row['size']:.0f}" for word, row in shares.iterrows()])
+    axis.set(xlabel="word of the prompt, and how many photos allow it", ylabel="took the colour", ylim=(0, 1.02))
     axis.grid(axis="x", visible=False)
     return figure

@@ -110,7 +110,8 @@ test of five photos can never reach 5 %, whatever they show. Rows: `effects.csv`
 
 ![By category](categories.png)
 
-*Detailed - vague in CIEDE2000 by kind of photo, with the number of photos; as many looks as kinds, not corrected for.
+*Detailed - vague in CIEDE2000 by kind of photo, with the number of photos (open: fewer than three, no interval); as many
+looks as kinds, not corrected for.
 Rows: `categories.csv`.*
 
 {obedience}
