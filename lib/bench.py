@@ -1,18 +1,24 @@
 """`make bench`: ratios of our way to the usual one, alternating in one run, medians of pairs; `reports/benchmark.csv`."""
 
+import multiprocessing
+import resource
 import statistics
+import sys
 import time
 
 import cv2
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 from diffusers import StableDiffusionControlNetPipeline
 from PIL import Image
+from skimage.color import lab2rgb, rgb2lab
+from skimage.transform import resize
 from tqdm import tqdm
 
 from lib import ROOT
-from lib.colorize import colorize_photo
+from lib.colorize import colorize_photo, sample
 from lib.fullsize import paint, reduce_lightness
 from lib.models import add_controlnet, load_base, load_controlnet
 from lib.photo import Photo
@@ -94,6 +100,33 @@ def bench_merge():
     return compare("merge_12mp", lambda: paint(pixels, plane, ab), opencv)
 
 
+def peak_megabytes(way):
+    """The peak memory of a fresh process that colorizes twelve megapixels, above what it held with the model loaded."""
+    profile = get_profile("pocket")
+    ours, stock = stock_pipeline(load_base(profile), profile)
+    small, large = (Photo(gray_photo(*size), None, b"", None, []) for size in ((300, 400), (3000, 4000)))
+
+    def scikit_image(photo):
+        output = sample(ours, [Image.fromarray(photo.pixels).resize((128, 128)).convert("RGB")], ["red"], [0], profile)
+        wide = resize(rgb2lab(output[0]), photo.pixels.shape)
+        wide[..., 0] = photo.pixels / 2.55
+        return lab2rgb(wide)
+
+    action = {"ours": lambda photo: colorize_photo(photo, "red", 0, ours, profile), "scikit-image": scikit_image}[way]
+    action(small)
+    held = psutil.Process().memory_info().rss
+    action(large)
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - held) / 1e6
+
+
+def bench_memory():
+    """Peak memory of a photo of twelve megapixels above that of the model, against scikit-image's enlargement."""
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        ours, reference = (pool.apply(peak_megabytes, [way]) for way in ("ours", "scikit-image"))
+    return {"name": "memory_12mp", "ours": ours, "reference": reference, "ratio": ours / reference, "unit": "MB"}
+
+
 def read_few_steps(profile):
     """CIEDE2000 on validation at the default number of steps against 50, from the model card's table."""
     table = (
@@ -112,6 +145,7 @@ def main():
     rows = [
         bench_sampler(ours, stock, profile),
         bench_merge(),
+        bench_memory(),
         read_few_steps(profile),
         bench_photo(ours, stock, profile),
     ]

@@ -14,6 +14,7 @@ from lib.color import WHITE_D65, XYZ_TO_LINEAR_SRGB, fit_gamut
 STRIP = 32  # rows at a time, so that the work stays in the processor's cache
 LEVELS = 65535  # entries of the tables that replace powers
 XYZ_TO_SRGB = (XYZ_TO_LINEAR_SRGB * WHITE_D65).astype(np.float32)  # of X/Xn, Y/Yn, Z/Zn
+XYZ_TO_CODES = np.column_stack([XYZ_TO_SRGB * LEVELS, [0.5] * 3]).astype(np.float32)  # into encoding_table, rounded
 DELTA = 6 / 29  # below this, CIELAB's cube root gives way to a line
 
 
@@ -125,33 +126,30 @@ def enlarge(values, rows, size):
 def paint_strip(pixels, functions):
     """`paint` for some rows, with the enlarged functions; returns the rows and how many pixels lost chroma."""
     y, f = lightness(pixels)
-    xyz = np.empty((3, *y.shape), np.float32)
-    xyz[1] = y
+    x_and_z = []
     slope_x, slope_z, offset_x, offset_z = cv2.split(functions)
-    for channel, slope, offset in ((0, slope_x, offset_x), (2, slope_z, offset_z)):
+    for slope, offset in ((slope_x, offset_x), (slope_z, offset_z)):
         values = cv2.add(cv2.multiply(slope, f), offset)
-        xyz[channel] = cv2.multiply(cv2.multiply(values, values), values)
+        cubes = cv2.multiply(cv2.multiply(values, values), values)
         dark = np.flatnonzero(values < DELTA)
-        xyz[channel].ravel()[dark] = linear_from_f(values.ravel()[dark])
-    rgb = (XYZ_TO_SRGB * LEVELS) @ xyz.reshape(3, -1)
-    rgb += 0.5
-    codes = rgb.astype(np.int32)
-    outside = np.flatnonzero((codes[0] | codes[1] | codes[2]) & ~LEVELS)
+        cubes.ravel()[dark] = linear_from_f(values.ravel()[dark])
+        x_and_z.append(cubes)
+    codes = cv2.transform(cv2.merge([x_and_z[0], y, x_and_z[1]]), XYZ_TO_CODES).astype(np.int32)
+    outside = np.flatnonzero(cv2.inRange(codes, (0, 0, 0), (LEVELS,) * 3) == 0)
     if len(outside):
-        codes[:, outside] = fit_strip(f.ravel()[outside], functions.reshape(-1, 4)[outside])
-    picture = encoding_table()[0].take(codes, mode="clip")
-    return cv2.merge([channel.reshape(y.shape) for channel in picture]), len(outside)
+        codes.reshape(-1, 3)[outside] = fit_strip(f.ravel()[outside], functions.reshape(-1, 4)[outside])
+    return encoding_table()[0].take(codes, mode="clip"), len(outside)
 
 
 def fit_strip(f, functions):
-    """Codes (3, N) of colours outside the gamut, their chroma reduced at fixed L* and hue."""
+    """Codes (N, 3) of colours outside the gamut, their chroma reduced at fixed L* and hue."""
     fx, fz = functions[:, 0] * f + functions[:, 2], functions[:, 1] * f + functions[:, 3]
     a, b = 500 * (fx - f), 200 * (f - fz)
     chroma, hue = cv2.cartToPolar(a, b, angleInDegrees=True)
     most = gamut_table()[(232 * f - 31.5).astype(np.int32), (2 * hue.ravel() + 0.5).astype(np.int32)]
     scale = np.minimum(most / np.maximum(chroma.ravel(), 1e-6), 1)
-    fitted = np.stack([f + scale * (fx - f), f, f + scale * (fz - f)])
-    return np.clip((XYZ_TO_SRGB @ linear_from_f(fitted)) * LEVELS + 0.5, 0, LEVELS).astype(np.int32)
+    fitted = np.stack([f + scale * (fx - f), f, f + scale * (fz - f)], axis=-1)
+    return np.clip(cv2.transform(linear_from_f(fitted)[None], XYZ_TO_CODES)[0], 0, LEVELS).astype(np.int32)
 
 
 @lru_cache
