@@ -120,12 +120,12 @@ def train_autoencoder(dataset, profile, folder, crop=64):
     """Stage 1: the autoencoder, on random crops of all training pictures."""
     images = np.stack([np.asarray(image) for image in tqdm(dataset["image"], desc="decoding")])
 
-    def loss_of_step(vae, step):
+    def loss_of_step(vae, step, part):
         rng = np.random.default_rng((profile.train_seed, step))
         rows = batch_rows(len(images), profile.train_batch_size, step, profile.train_seed)
         corners = rng.integers(images.shape[1] - crop + 1, size=(len(rows), 2))
         crops = [images[row, y : y + crop, x : x + crop] for row, (y, x) in zip(rows, corners, strict=True)]
-        pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pixels = torch.from_numpy(np.stack(crops[part])).permute(0, 3, 1, 2).float() / 127.5 - 1
         return autoencoder_loss(vae, pixels.to(vae.device), step_generator(profile.train_seed, step))
 
     settings = run_settings(profile, dataset=dataset._fingerprint)

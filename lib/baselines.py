@@ -173,11 +173,11 @@ def train_baselines(pictures, overrides, folder=ROOT / "build/baselines", target
     models = {"classification": make_network(profile.resolution, len(bins())), "gan": Pix2Pix(profile.resolution)}
     for system, model in models.items():
 
-        def loss_of_step(model, step, system=system):
+        def loss_of_step(model, step, part, system=system):
             rows = batch_rows(len(planes), profile.train_batch_size, step, profile.train_seed)
             flip = torch.rand(1, generator=step_generator(profile.train_seed, step)) < 0.5
-            batch = [part[rows].float() for part in (planes, colors)]
-            return losses[system](model, *([part.flip(-1) for part in batch] if flip else batch))
+            batch = [tensor[rows][part].float() for tensor in (planes, colors)]
+            return losses[system](model, *([tensor.flip(-1) for tensor in batch] if flip else batch))
 
         settings = run_settings(profile, dataset=data._fingerprint, system=system)
         trained = train(model.to(pick_device()), loss_of_step, profile, folder / system, settings)

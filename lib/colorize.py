@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from accelerate import PartialState
 from PIL import Image
 from tqdm import tqdm
 
 from lib.color import gray_from_luminance, luminance, merge_luminance, srgb_to_lab, to_float, to_pil
+from lib.dataset import load_dataset_dict, pick_across_categories
 from lib.fullsize import network_size, paint, reduce_lightness
+from lib.models import add_controlnet, load_base, load_controlnet
 from lib.profiles import check_settings, settings_of, write_settings
+from lib.prompts import STEERING_WORDS, ladder, steering_prompt
 
 LISTING_COLUMNS = ("image_id", "category", "prompt_level", "prompt", "seed", "before", "after")
 SETTINGS = (
@@ -77,11 +81,26 @@ def seed_of(image_id, seed):
     return zlib.crc32(f"{image_id}/{seed}".encode())
 
 
+def colorize_test_photos(profile):
+    """Notebook 04's pictures of a profile: the test photos under the ladder of prompts, and their things in every word.
+
+    Under accelerate's launchers every process calls this, and they share the pictures.
+    """
+    base = load_base(profile)
+    pipeline = add_controlnet(base, load_controlnet(profile.controlnet_dir, base.unet))
+    rows = pick_across_categories(load_dataset_dict(profile)["test"], profile.n_images)
+    things = rows.filter(bool, input_columns="thing")
+    steering = {word: [steering_prompt(thing, word) for thing in things["thing"]] for word in STEERING_WORDS}
+    colorize_rows(pipeline, rows, ladder(rows), range(profile.n_seeds), profile)
+    colorize_rows(pipeline, things, steering, [0], profile, "steering")
+
+
 def colorize_rows(pipeline, rows, prompts, seeds, profile, name="images"):
     """Colorize data-set rows under `prompts` {level: [a prompt a row]} with every one of the seeds.
 
     Writes 8-bit PNGs before and after the merge and `images.csv` (`LISTING_COLUMNS`) to the folder of that name in
-    `profile.run_dir`, which appears when it is whole; a run that was stopped goes on. Returns that table.
+    `profile.run_dir`, which appears when it is whole; a run that was stopped goes on. Returns that table. Under
+    accelerate's launchers the processes share the pictures.
     """
     records = [
         {**{key: row[key] for key in ("image_id", "category")}, "prompt_level": level, "prompt": prompts[level][index],
@@ -91,8 +110,11 @@ def colorize_rows(pipeline, rows, prompts, seeds, profile, name="images"):
     ]  # fmt: skip
     position = {image_id: index for index, image_id in enumerate(rows["image_id"])}
     folder = profile.run_dir / name
-    partial = start_or_resume(folder.with_name(folder.name + ".part"), profile)
-    missing = [record for record in records if not (partial / Path(record["after"]).name).exists()]
+    state = PartialState()
+    with state.main_process_first():
+        partial = start_or_resume(folder.with_name(folder.name + ".part"), profile)
+    mine = records[state.process_index :: state.num_processes]
+    missing = [record for record in mine if not (partial / Path(record["after"]).name).exists()]
     size = profile.sample_batch_size
     for start in tqdm(range(0, len(missing), size), desc=f"colorizing {name}"):
         batch = missing[start : start + size]
@@ -105,9 +127,12 @@ def colorize_rows(pipeline, rows, prompts, seeds, profile, name="images"):
                 to_pil(picture).save(target.with_suffix(".tmp"), format="png")
                 os.replace(target.with_suffix(".tmp"), target)
     table = pd.DataFrame(records, columns=LISTING_COLUMNS)
-    table.to_csv(partial / "images.csv", index=False)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        table.to_csv(partial / "images.csv", index=False)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+    state.wait_for_everyone()
     return table
 
 

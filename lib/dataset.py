@@ -111,17 +111,19 @@ def build_dataset(profile):
     listing, dataset = {}, DatasetDict()
     for split in SPLITS:
         records = manifest[manifest["split"] == split].to_dict("records")
-        try:
-            dataset[split] = Dataset.from_generator(
-                _make_rows,
-                features=ROW_FEATURES,
-                gen_kwargs={"records": records, "profile": profile, "folder": partial},
-                num_proc=profile.workers or None,
-                cache_dir=str(partial / "cache"),
-                fingerprint=_fingerprint(records, profile),
-            )
-        except DatasetGenerationError as error:
-            raise ValueError(str(error.__cause__ or error)) from None
+        with tqdm(total=len(records), desc=f"{split} photos", disable=profile.workers > 0) as bar:
+            done = None if profile.workers else bar.update  # other processes can't reach the bar
+            try:
+                dataset[split] = Dataset.from_generator(  # which hands out the records one by one
+                    _make_rows,
+                    features=ROW_FEATURES,
+                    gen_kwargs={"records": records, "profile": profile, "folder": partial, "done": done},
+                    num_proc=profile.workers or None,
+                    cache_dir=str(partial / "cache"),
+                    fingerprint=_fingerprint(records, profile),
+                )
+            except DatasetGenerationError as error:
+                raise ValueError(str(error.__cause__ or error)) from None
         listing[split] = [
             {"prompt": prompt, **{column: _file_of(column, record, profile) for column in PICTURES}}
             for prompt, record in zip(dataset[split]["prompt"], records, strict=True)
@@ -144,9 +146,9 @@ def _fingerprint(records, profile):
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
 
 
-def _make_rows(records, profile, folder):
+def _make_rows(records, profile, folder, done):
     """The rows of the data set; their two pictures are written below `folder`, and kept as bytes in the row."""
-    for record in tqdm(records, desc=f"{records[0]['split']} photos", disable=profile.workers > 0):
+    for record in records:
         photo = open_photo(record["path"], profile.resolution)
         policy = profile.prompt_policy if record["split"] == "train" else "captions"
         rng = np.random.default_rng((profile.dataset_seed, zlib.crc32(record["image_id"].encode())))
@@ -158,6 +160,8 @@ def _make_rows(records, profile, folder):
             photo.save(path, quality=95, subsampling=0)
             row[column] = {"path": path.name, "bytes": path.read_bytes()}
             photo = make_conditioning_image(PILImage.open(path))  # of the photo as it is kept
+        if done:
+            done()
         yield row
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -76,11 +77,11 @@ def train_base(base, cache, profile, folder):
     prompts = ["a red apple in front of a plain white background", "a blue bird in front of green leaves",
                "a white windmill, blue sky, green grass", "a purple flower in front of dark green leaves"]  # fmt: skip
 
-    def loss_of_step(unet, step):
+    def loss_of_step(unet, step, part):
         generator = step_generator(profile.train_seed, step)
         rows = batch_rows(len(cache), profile.train_batch_size, step, profile.train_seed)
         batch = cache.batch(rows, generator, profile.prompt_dropout)
-        return diffusion_loss(unet, noise_scheduler, batch, generator, profile)
+        return diffusion_loss(unet, noise_scheduler, batch, generator, profile, part=part)
 
     def on_checkpoint(unet, step):
         generator = [torch.Generator().manual_seed(0) for _ in prompts]
@@ -127,6 +128,15 @@ STAGES = {  # what differs from the pocket profile, stage by stage
         "log_every": 10,
         "initial_controlnet": "",
     },
+    "restart": {  # the ControlNet again, from where it stood, nearer to the noise that one-step sampling starts from
+        "train_steps": 3600,
+        "train_batch_size": 16,
+        "learning_rate": 3e-4,
+        "ema_decay": 0.998,
+        "timestep_bias": 4.0,
+        "checkpoint_every": 250,
+        "log_every": 10,
+    },
 }
 SHARED = {"lr_scheduler": "cosine", "lr_warmup_steps": 100, "snr_gamma": 0.0, "prompt_dropout": 0.1}
 N_PICTURES = 12_000
@@ -152,7 +162,9 @@ def build_pocket_model(pictures, overrides, folder=ROOT / "build/pocket_model", 
         part.eval().requires_grad_(False)
     photos = build_dataset(get_profile("pocket", build=str(folder)))
     watched = pick_across_categories(photos["validation"], 8)
-    controlnet = train_controlnet(base, cache, profiles["controlnet"], folder / "controlnet", watched)
+    train_controlnet(base, cache, profiles["controlnet"], folder / "controlnet", watched)
+    profiles["restart"] = replace(profiles["restart"], initial_controlnet=str(folder / "controlnet/controlnet"))
+    controlnet = train_controlnet(base, cache, profiles["restart"], folder / "restart", watched)
     ship(base, controlnet, target)
     write_logs(profiles, folder, target)
     write_card(target)

@@ -13,6 +13,7 @@ CHOICES = {
     "mixed_precision": ("no", "bf16"),
     "source": ("folder", "coco", "flowers"),
     "image_format": ("png", "jpeg"),
+    "optimizer": ("adamw", "adamw8bit"),
 }
 
 
@@ -50,7 +51,7 @@ class Profile:
     run: str = "default"  # names the folder build/<profile>/<run>
     initial_controlnet: str = "lib/pocket_model/controlnet"  # "": a copy of the frozen UNet's encoder
     train_steps: int = 60
-    train_batch_size: int = 16
+    train_batch_size: int = 16  # of all processes together
     learning_rate: float = 2e-5
     lr_scheduler: str = "constant_with_warmup"
     lr_warmup_steps: int = 10
@@ -58,6 +59,10 @@ class Profile:
     timestep_bias: float = 2.0  # 1: uniform timesteps; above: more at high noise, where colours are chosen
     snr_gamma: float = 0.0  # min-SNR weighting; 0: off
     ema_decay: float = 0.0  # 0: off
+    gradient_accumulation_steps: int = 1  # shares of a batch that go through one after another
+    gradient_checkpointing: bool = False  # less memory for a third more time
+    torch_compile: bool = False
+    optimizer: str = "adamw"  # or "adamw8bit", which needs bitsandbytes and a GPU
     mixed_precision: str = "no"  # "no", or "bf16" where the hardware has it
     checkpoint_every: int = 30  # steps
     log_every: int = 5  # steps
@@ -148,6 +153,8 @@ def _convert(field, value, default):
     try:
         if kind is tuple:
             return tuple(value.split(",") if isinstance(value, str) else value)
+        if kind is bool:
+            return {"true": True, "false": False}[str(value).lower()]
         if kind is str and not isinstance(value, str):
             raise ValueError
         if kind is int and float(value) != int(float(value)):
@@ -155,7 +162,7 @@ def _convert(field, value, default):
         converted = kind(float(value)) if kind is int else kind(value)
         if kind in (int, float) and not 0 <= converted < math.inf:
             raise ValueError
-    except (TypeError, ValueError, OverflowError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise ValueError(f"profile field {field!r} takes {kind.__name__}, not {value!r}") from None
     if field in CHOICES and converted not in CHOICES[field]:
         raise ValueError(f"profile field {field!r} is one of {', '.join(CHOICES[field])}, not {value!r}")

@@ -4,27 +4,32 @@ Every random draw of a step comes from (seed, step), so that a run resumed from 
 uninterrupted one would have drawn.
 """
 
+import argparse
 import copy
 import csv
 import hashlib
+import importlib
 import json
 import os
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from diffusers import DDPMScheduler
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel, compute_snr
 from tqdm import tqdm
 
 from lib.colorize import merge, sample
+from lib.dataset import load_dataset_dict, pick_across_categories
 from lib.figures import save_sheet
-from lib.models import add_controlnet, encode_prompts, load_controlnet, make_controlnet, pick_device
+from lib.models import add_controlnet, encode_prompts, load_base, load_controlnet, make_controlnet, pick_device
+from lib.profiles import get_profile
 from lib.report import write_text
 
 LOSS_COLUMNS = ("step", "loss", "lr", "seconds")
@@ -138,18 +143,21 @@ def step_generator(seed, step):
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
-def diffusion_loss(unet, noise_scheduler, batch, generator, profile, controlnet=None):
+def diffusion_loss(unet, noise_scheduler, batch, generator, profile, controlnet=None, part=slice(None)):
     """Mean squared error of the predicted noise or velocity, with min-SNR weights (Hang et al. 2023) if asked.
 
-    `batch` is what `LatentCache.batch` returns; without a ControlNet the conditioning images are not looked at.
+    `batch` is what `LatentCache.batch` returns; without a ControlNet the conditioning images are not looked at. Draws
+    are made for the whole batch, whatever `part` of it is trained on, so that they don't depend on how it is divided.
     Timesteps are drawn as T (1 - u^b), b = `profile.timestep_bias`: 1 is uniform, more trains more at high noise.
     """
     device = next(unet.parameters()).device
-    latents, embeddings, conditioning = (part.to(device) for part in batch)
-    noise = torch.randn(latents.shape, generator=generator).to(device)
     steps = noise_scheduler.config.num_train_timesteps
-    below_last = torch.rand(len(latents), generator=generator) ** profile.timestep_bias  # in [0, 1)
-    timesteps = (steps - 1 - (steps * below_last).long()).to(device)
+    noise = torch.randn(batch[0].shape, generator=generator)
+    below_last = torch.rand(len(noise), generator=generator) ** profile.timestep_bias  # in [0, 1)
+    timesteps = steps - 1 - (steps * below_last).long()
+    latents, embeddings, conditioning, noise, timesteps = (
+        tensor[part].to(device, non_blocking=True) for tensor in (*batch, noise, timesteps)
+    )
     noisy = noise_scheduler.add_noise(latents, noise, timesteps)
     residuals = {}
     if controlnet is not None:
@@ -173,6 +181,18 @@ def run_settings(profile, **data):
     return {name: str(value) for name, value in [*((name, getattr(profile, name)) for name in names), *data.items()]}
 
 
+def train_run(profile):
+    """Notebook 03's training of a profile: base and data set from their places, the ControlNet to `profile.run_dir`.
+
+    Under accelerate's launchers every process calls this; they share the batch and one of them writes.
+    """
+    base = load_base(profile)
+    triples = load_dataset_dict(profile)
+    with PartialState().main_process_first():
+        cache = build_cache(triples["train"], base, profile.build_dir / "cache")
+    train_controlnet(base, cache, profile, profile.run_dir, pick_across_categories(triples["validation"], 8))
+
+
 def train_controlnet(base, cache, profile, folder, validation):
     """Train a ControlNet for a frozen base on a latent cache; saves it to `folder/controlnet` and returns it.
 
@@ -182,21 +202,28 @@ def train_controlnet(base, cache, profile, folder, validation):
     initial = profile.initial_controlnet
     torch.manual_seed(profile.train_seed)  # for the new layers of a ControlNet that starts from the UNet
     controlnet = load_controlnet(initial, base.unet) if initial else make_controlnet(base.unet, base.vae)
+    initial_weights = fingerprint(controlnet)
     noise_scheduler = DDPMScheduler.from_config(base.scheduler.config)
+    for part in (base.unet, controlnet):
+        if profile.gradient_checkpointing:
+            part.enable_gradient_checkpointing()
+        if profile.torch_compile:
+            part.compile()
 
-    def loss_of_step(model, step):
+    def loss_of_step(model, step, part):
         generator = step_generator(profile.train_seed, step)
         rows = batch_rows(len(cache), profile.train_batch_size, step, profile.train_seed)
         batch = cache.batch(rows, generator, profile.prompt_dropout)
-        return diffusion_loss(base.unet, noise_scheduler, batch, generator, profile, model)
+        return diffusion_loss(base.unet, noise_scheduler, batch, generator, profile, model, part)
 
     def on_checkpoint(model, step):
         pipeline = add_controlnet(base, copy.deepcopy(model))  # a copy, since the pipeline takes the base's dtype
         save_controlnet_samples(pipeline, validation, profile, folder / f"samples/{step:07d}.png")
 
-    settings = run_settings(profile, **cache.key, base=fingerprint(base.unet), initial=fingerprint(controlnet))
+    settings = run_settings(profile, **cache.key, base=fingerprint(base.unet), initial=initial_weights)
     controlnet = train(controlnet.to(base.device), loss_of_step, profile, folder, settings, on_checkpoint)
-    save_model(controlnet, folder / "controlnet")
+    if PartialState().is_main_process:
+        save_model(controlnet, folder / "controlnet")
     return controlnet
 
 
@@ -218,7 +245,10 @@ def save_model(model, folder):
 
 
 def train(model, loss_of_step, profile, folder, settings, on_checkpoint=None):
-    """Minimise `loss_of_step(model, step)` with AdamW for `profile.train_steps` steps, resuming from `folder`.
+    """Minimise `loss_of_step(model, step, part)` with AdamW for `profile.train_steps` steps, resuming from `folder`.
+
+    `part` is the slice of the step's batch that falls to this process (accelerate's) and this share of
+    `profile.gradient_accumulation_steps`; the loss is its mean. However it is divided, the gradient is the batch's.
 
     Writes `folder/losses.csv` and, every `profile.checkpoint_every` steps, `folder/checkpoint.pt` (whole or not at all),
     then calls `on_checkpoint(model, step)` with the averaged weights in place where EMA is on. `settings` are kept in
@@ -229,16 +259,21 @@ def train(model, loss_of_step, profile, folder, settings, on_checkpoint=None):
     folder.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(mixed_precision=profile.mixed_precision, cpu=pick_device().type == "cpu")
     model.train().requires_grad_(True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=profile.learning_rate, weight_decay=1e-2, fused=True)
+    optimizer = make_optimizer(model, profile)
     schedule = get_scheduler(
         profile.lr_scheduler,
         optimizer,
         num_warmup_steps=profile.lr_warmup_steps,
         num_training_steps=profile.train_steps,
     )
+    bare, shares = model, profile.gradient_accumulation_steps
+    parts = shares * accelerator.num_processes
+    if profile.train_batch_size % parts:
+        raise ValueError(f"train_batch_size {profile.train_batch_size} can't be divided by {accelerator.num_processes} "
+                         f"processes times gradient_accumulation_steps {shares}: change one")  # fmt: skip
     model, optimizer = accelerator.prepare(model, optimizer)
-    ema = EMAModel(model.parameters(), decay=profile.ema_decay) if profile.ema_decay else None
-    state = {"model": model, "optimizer": optimizer, "schedule": schedule, "ema": ema}
+    ema = EMAModel(bare.parameters(), decay=profile.ema_decay) if profile.ema_decay else None
+    state = {"model": bare, "optimizer": optimizer, "schedule": schedule, "ema": ema}
     first = load_checkpoint(folder, state, settings)
     if first > profile.train_steps:
         raise ValueError(
@@ -247,32 +282,49 @@ def train(model, loss_of_step, profile, folder, settings, on_checkpoint=None):
     losses = read_losses(folder, first)
     started = time.time() - (float(losses[-1]["seconds"]) if losses else 0.0)
     for step in (bar := tqdm(range(first, profile.train_steps), initial=first, total=profile.train_steps)):
-        with accelerator.autocast():
-            loss = loss_of_step(model, step)
-        accelerator.backward(loss)
+        loss = 0.0
+        for share in range(shares):
+            part = slice(accelerator.process_index * shares + share, None, parts)
+            with accelerator.autocast():
+                loss_of_part = loss_of_step(model, step, part) / shares
+            accelerator.backward(loss_of_part)
+            loss += loss_of_part.detach()
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         if ema:
-            ema.step(model.parameters())
+            ema.step(bare.parameters())
         done = step + 1
         last = done == profile.train_steps
         checkpoint_due = last or done % profile.checkpoint_every == 0
         if checkpoint_due or done % profile.log_every == 0:
-            value, seconds = float(loss.detach()), time.time() - started
+            value, seconds = float(accelerator.reduce(loss, "mean")), time.time() - started
             if not np.isfinite(value):
                 raise ValueError(f"loss is {value} at step {done}: lower learning_rate; last good checkpoint: {folder}")
             losses.append({"step": done, "loss": value, "lr": schedule.get_last_lr()[0], "seconds": round(seconds, 1)})
             bar.set_postfix(loss=f"{value:.4f}")
-        if checkpoint_due:
+        if checkpoint_due and accelerator.is_main_process:
             write_text(pd.DataFrame(losses, columns=LOSS_COLUMNS).to_csv(index=False), folder / "losses.csv")
             save_checkpoint(folder, done, state, settings)
             if on_checkpoint:
-                with_averaged_weights(model, ema, lambda done=done: on_checkpoint(model, done))
+                with_averaged_weights(bare, ema, lambda done=done: on_checkpoint(bare, done))
+        if checkpoint_due:
+            accelerator.wait_for_everyone()
     if ema:
-        ema.copy_to(model.parameters())
+        ema.copy_to(bare.parameters())
     return accelerator.unwrap_model(model).eval().requires_grad_(False)
+
+
+def make_optimizer(model, profile):
+    """AdamW with weight decay 0.01: torch's fused one, or that of bitsandbytes with 8-bit states (a GPU's)."""
+    settings = {"params": model.parameters(), "lr": profile.learning_rate, "weight_decay": 1e-2}
+    if profile.optimizer == "adamw":
+        return torch.optim.AdamW(**settings, fused=True)
+    try:
+        return importlib.import_module("bitsandbytes").optim.AdamW8bit(**settings)
+    except ImportError:
+        raise ValueError("optimizer adamw8bit needs bitsandbytes: pip install bitsandbytes, or set adamw") from None
 
 
 def check_precision(mixed_precision):
@@ -335,3 +387,20 @@ def read_losses(folder, last_step):
         return []
     with path.open() as file:
         return [row for row in csv.DictReader(file) if int(row["step"]) <= last_step]
+
+
+def main():
+    """Notebook 03's training without the notebook: `accelerate launch -m lib.training`, on any number of processes."""
+    parser = argparse.ArgumentParser(prog="python -m lib.training", description="Train the ControlNet of a profile.")
+    parser.add_argument("--profile", default="pocket", help="a profile's name (default: pocket)")
+    parser.add_argument("-p", dest="overrides", nargs=2, action="append", default=[], metavar=("FIELD", "VALUE"),
+                        help="a profile field, e.g. -p train_steps 500")  # fmt: skip
+    options = parser.parse_args()
+    try:
+        train_run(get_profile(options.profile, **dict(options.overrides)))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,12 +1,16 @@
 """Sampling: the same seed gives the same picture, alone or in a batch, and the photo's lightness is kept."""
 
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from lib import colorize, dataset
+from lib import ROOT, colorize, dataset
 from lib.color import luminance, to_float
+from lib.profiles import get_profile
 from lib.prompts import prompts_at
 
 
@@ -45,6 +49,28 @@ def test_rows_are_written_whole_with_their_table(pipeline, triples, profile):
         colorize.read_image(profile, again["before"][0])
     with pytest.raises(ValueError, match="no colorized photos in .*steering: run notebook 04"):
         colorize.read_images(profile, "steering")
+
+
+def test_two_processes_share_the_pictures(tmp_path):
+    fields = {"resolution": 32, "n_images": 3, "n_seeds": 1}
+    one, two = (get_profile("pocket", build=str(tmp_path / name), **fields) for name in ("one", "two"))
+    dataset.build_dataset(one)
+    shutil.copytree(ROOT / "lib/pocket_model/controlnet", one.controlnet_dir)
+    shutil.copytree(one.build, two.build)
+    colorize.colorize_test_photos(one)
+    script = tmp_path / "run.py"
+    script.write_text(
+        "from lib.colorize import colorize_test_photos\nfrom lib.profiles import get_profile\n"
+        f"colorize_test_photos(get_profile('pocket', build={two.build!r}, **{fields}))\n"
+    )
+    launch = ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision",
+              "no", "--dynamo_backend", "no", str(script)]  # fmt: skip
+    subprocess.run([sys.executable, "-m", *launch], check=True, cwd=ROOT, capture_output=True)
+    for name in ("images", "steering"):
+        table = colorize.read_images(two, name)
+        assert table.equals(colorize.read_images(one, name))
+        for file in table["after"]:
+            assert np.allclose(*(colorize.read_image(profile, file) for profile in (one, two)), atol=2 / 255)
 
 
 def test_notebook_04_must_have_run(profile):

@@ -19,8 +19,8 @@ def test_the_whole_recipe_runs_resumes_and_ships(tmp_path, monkeypatch):
     index = json.loads((target / "model_index.json").read_text())
     assert index["_class_name"] == "StableDiffusionPipeline"
     assert "20 pictures of 169 photos and 0 cut-outs" in (target / "README.md").read_text()
-    assert set(pd.read_csv(target / "losses.csv")["stage"]) == {"autoencoder", "base", "controlnet"}
-    assert {"base.png", "controlnet.png"} <= {path.name for path in target.iterdir()}
+    assert set(pd.read_csv(target / "losses.csv")["stage"]) == set(pocket.STAGES)
+    assert {"base.png", "controlnet.png", "restart.png"} <= {path.name for path in target.iterdir()}
     weights = (target / "controlnet/diffusion_pytorch_model.safetensors").read_bytes()
     pocket.build_pocket_model("", small, folder, target)
     assert (target / "controlnet/diffusion_pytorch_model.safetensors").read_bytes() == weights

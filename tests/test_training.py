@@ -1,13 +1,17 @@
 """The cache, the loss, and a loop that resumes as if it had never stopped."""
 
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from safetensors.torch import load_file
 
-from lib import models, training
+from lib import ROOT, dataset, models, training
 from lib.profiles import get_profile
 
 
@@ -152,7 +156,7 @@ def test_damaged_checkpoint_is_named(base, triples, profile, tmp_path):
 def test_nan_loss_stops_with_the_step(profile, tmp_path):
     model = torch.nn.Linear(1, 1)
 
-    def loss_of_step(model, step):
+    def loss_of_step(model, step, part):
         return model.weight.sum() * (float("nan") if step == 4 else 1)
 
     with pytest.raises(ValueError, match="loss is nan at step 5: lower learning_rate"):
@@ -163,9 +167,48 @@ def test_nan_loss_stops_with_the_step(profile, tmp_path):
 def test_averaged_weights_follow_and_are_returned(profile, tmp_path):
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(model.weight, 1.0)
-    averaged = training.train(model, lambda m, _: m.weight.sum(), replace(profile, ema_decay=0.5), tmp_path, {})
+    averaged = training.train(model, lambda m, *_: m.weight.sum(), replace(profile, ema_decay=0.5), tmp_path, {})
     current = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["model"]["weight"]
     assert 1.0 > float(averaged.weight) > float(current)
+
+
+def test_a_batch_in_shares_gives_the_weights_of_the_whole(base, triples, profile, tmp_path):
+    whole = run(base, triples, profile, tmp_path / "whole")
+    shares = run(base, triples, replace(profile, gradient_accumulation_steps=2), tmp_path / "shares")
+    compare_weights(whole.state_dict(), shares.state_dict())
+    with pytest.raises(ValueError, match="train_batch_size 4 can't be divided by 1 processes times gradient_acc"):
+        run(base, triples, replace(profile, gradient_accumulation_steps=3), tmp_path / "thirds")
+
+
+def test_gradient_checkpointing_gives_the_same_weights(base, triples, profile, tmp_path):
+    plain = run(base, triples, profile, tmp_path / "plain")
+    sparing = run(base, triples, replace(profile, gradient_checkpointing=True), tmp_path / "sparing")
+    base.unet.disable_gradient_checkpointing()
+    compare_weights(plain.state_dict(), sparing.state_dict())
+
+
+def test_two_processes_give_the_weights_of_one(tmp_path):
+    one, two = (tmp_path / name for name in ("one", "two"))
+    fields = {"resolution": 32, "train_steps": 3, "train_batch_size": 4, "checkpoint_every": 3, "learning_rate": 1e-3,
+              "lr_warmup_steps": 0}  # fmt: skip
+    dataset.build_dataset(get_profile("pocket", build=str(one), **fields))
+    shutil.copytree(one, two)
+    for folder, processes in ((one, "1"), (two, "2")):
+        options = [text for name, value in {**fields, "build": folder}.items() for text in ("-p", name, str(value))]
+        launch = ["accelerate.commands.launch", "--cpu", "--num_processes", processes, "--num_machines", "1",
+                  "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "lib.training"]  # fmt: skip
+        subprocess.run([sys.executable, "-m", *launch, *options], check=True, cwd=ROOT, capture_output=True)
+    weights = "pocket/default/controlnet/diffusion_pytorch_model.safetensors"
+    start = load_file(ROOT / "lib/pocket_model/controlnet/diffusion_pytorch_model.safetensors")
+    ours = load_file(two / weights)
+    assert max(float((ours[name] - start[name]).abs().max()) for name in ours) > 1e-3
+    compare_weights(load_file(one / weights), ours)
+
+
+def compare_weights(first, second):
+    """Equal within what another order of summing gives; AdamW's first steps magnify tiny gradients."""
+    distances = torch.cat([(first[name] - second[name]).abs().ravel() for name in first])
+    assert float(distances.quantile(0.999) if len(distances) < 10**7 else distances.sort()[0][-1000]) < 1e-4
 
 
 def test_controlnet_learns_a_few_photos(base, triples, profile, tmp_path):
