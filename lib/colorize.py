@@ -16,8 +16,9 @@ from lib.color import gray_from_luminance, luminance, merge_luminance, srgb_to_l
 from lib.dataset import load_dataset_dict, pick_across_categories
 from lib.fullsize import network_size, paint, reduce_lightness
 from lib.models import add_controlnet, load_base, load_controlnet
+from lib.networks import prompts_of
 from lib.profiles import check_settings, settings_of, write_settings
-from lib.prompts import STEERING_WORDS, ladder, steering_prompt
+from lib.prompts import STEERING_WORDS, steering_prompt
 
 LISTING_COLUMNS = ("image_id", "category", "prompt_level", "prompt", "seed", "before", "after")
 SETTINGS = (
@@ -91,7 +92,7 @@ def colorize_test_photos(profile):
     rows = pick_across_categories(load_dataset_dict(profile)["test"], profile.n_images)
     things = rows.filter(bool, input_columns="thing")
     steering = {word: [steering_prompt(thing, word) for thing in things["thing"]] for word in STEERING_WORDS}
-    colorize_rows(pipeline, rows, ladder(rows), range(profile.n_seeds), profile)
+    colorize_rows(pipeline, rows, prompts_of(profile, rows), range(profile.n_seeds), profile)
     colorize_rows(pipeline, things, steering, [0], profile, "steering")
 
 

@@ -75,6 +75,11 @@ class Profile:
     n_seeds: int = 3  # samples per photo and prompt
     sample_batch_size: int = 24
 
+    # large networks from the Hub
+    captioner: str = ""  # a BLIP that writes prompts from the gray and from the colour photo; "": none
+    clip: str = "openai/clip-vit-base-patch16"
+    set_metrics: bool = False  # FID, KID, LPIPS and CLIP score
+
     # folders, relative to the repository
     build: str = "build"
     reports: str = "reports"
@@ -127,6 +132,8 @@ PROFILES = {
         num_inference_steps=20,
         guidance_scale=7.5,
         sample_batch_size=8,
+        captioner="Salesforce/blip-image-captioning-base",
+        set_metrics=True,
     ),
 }
 PROFILE_FIELDS = tuple(field.name for field in fields(Profile) if field.name != "name")

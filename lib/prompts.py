@@ -17,7 +17,7 @@ GENERIC_PROMPTS = [  # the study's sentence and its kin
     "Paint this photo in natural colors.",
 ]
 CAPTIONS = ("object_caption", "detailed_caption", "gray_caption")
-PROMPT_LEVELS = ("empty", "vague", "gray_caption", "object", "detailed", "wrong_color", "other_photo")
+PROMPT_LEVELS = ("empty", "vague", "gray_caption", "auto_caption", "object", "detailed", "wrong_color", "other_photo")
 PROMPT_POLICIES = ("generic", "captions", "mix")
 
 # CIELAB hue angles in degrees at which the eight chromatic words sit.
@@ -46,9 +46,13 @@ COLOR_PATTERN = re.compile(rf"\b({'|'.join(COLOR_WORDS)})\b", re.I)
 
 
 def ladder(rows, seed=0):
-    """{level: prompts} of the whole ladder for records; `gray_caption` is left out where a photo has none."""
+    """{level: prompts} of the whole ladder for records; `gray_caption` is left out where a photo has none.
+
+    `auto_caption` is no photo's own: `lib.networks` adds it.
+    """
     rows = [{name: row[name] for name in ("image_id", "category", *CAPTIONS)} for row in rows]
-    levels = [level for level in PROMPT_LEVELS if level != "gray_caption" or all(row[level] for row in rows)]
+    own = [level for level in PROMPT_LEVELS if level != "auto_caption"]
+    levels = [level for level in own if level != "gray_caption" or all(row[level] for row in rows)]
     return {level: prompts_at(level, rows, seed) for level in levels}
 
 

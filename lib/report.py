@@ -23,6 +23,8 @@ FORMATS = {
     **dict.fromkeys(("p", "p_holm"), "{:.2g}"),
     **dict.fromkeys(("improved", "share", "hue_share"), "{:.0%}"),
     **dict.fromkeys(("single sample", "mean of seeds", "best seed (oracle)"), "{:.2f}"),
+    **dict.fromkeys(("fid", "clip_score"), "{:.1f}"),
+    **dict.fromkeys(("kid", "lpips"), "{:.4f}"),
     "photos_needed": "{:.0f}",
 }
 
@@ -132,7 +134,7 @@ this base can reach; `seed_mean`: a\\*b\\* averaged over the seeds. {baselines}`
 Colourfulness less the photos' is given in both ways in use: `difference` of the means, and mean `error` of the absolute
 differences. Rows: `metrics.query('system == "gray"')` and so on.
 
-## Before and after the merge
+{sets}## Before and after the merge
 
 ![Before and after](merge.png)
 
@@ -206,6 +208,14 @@ that of the mean colour in a box on the thing, with a chroma of 10 or more (brow
 one); for white, a chroma below 8. Rows: `steering.csv`, `steering.query("allowed")`.
 
 """
+SETS = """## As sets
+
+{table}
+
+Of seed 0, after the merge, at 256 px: FID and KID against the same photos, LPIPS (AlexNet), and the CLIP score of picture and
+prompt. FID falls as photos grow in number, so that only rows of as many photos compare. Rows: `sets.csv`.
+
+"""
 BASELINES = """`classification` (after Zhang, Isola, Efros 2016) and `gan` (after pix2pix, Isola et al. 2017) are small models
 trained here on the same photos; they take no prompt, so they compare with the vague row, and no word can help them. """
 ONE_STEP = """
@@ -215,6 +225,7 @@ numbers here say little about sampling with more steps."""
 QUESTIONS = {
     "detailed - object": "**What does a description with colours add to one without?** Detailed against object captions",
     "detailed - wrong_color": "**What do the colour words alone do?** The same sentence with right against wrong colours",
+    "auto_caption - vague": "**What does a captioner give that sees the colours?** Automatic captions against vague",
     "gray_caption - vague": "**What can be had without looking at the answer?** Gray captions against vague",
     "wrong_color - vague": "**Does it take wrong words too?** (Then they make it worse.) Wrong colours against vague",
     "other_photo - vague": "**Does any long prompt do?** Another photo's caption against vague",
@@ -245,6 +256,7 @@ def write_report(profile, metrics, tables, rows):
         obedience=OBEDIENCE.format(**obedience(steering)) if len(steering) else "",
         systems=markdown_table(summary.query("merged").drop(columns="merged")),
         baselines=BASELINES if "gan" in set(summary["system"]) else "",
+        sets=SETS.format(table=markdown_table(tables["sets"])) if "sets" in tables else "",
         merge=markdown_table(before_and_after(summary)),
         before=before,
         after=after,

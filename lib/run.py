@@ -11,7 +11,7 @@ import papermill
 import yaml
 from papermill.exceptions import PapermillExecutionError
 
-from lib import ROOT, hub
+from lib import ROOT, hub, networks
 from lib.profiles import PROFILE_FIELDS, get_profile
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -112,6 +112,7 @@ def run(arguments=None):
     parameters, overrides = split_parameters(options.profile, options.parameters, notebooks)
     profile = get_profile(options.profile, **overrides)
     hub.check(profile)
+    networks.check(profile)
     staging = stage_reports(profile)
     overrides["reports"] = str(staging)
     try:

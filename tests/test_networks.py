@@ -1,0 +1,147 @@
+"""Captions and set metrics: with small random networks where the large ones can't be had."""
+
+import importlib.util
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from scipy.linalg import sqrtm
+from transformers import BlipConfig, BlipForConditionalGeneration, CLIPConfig, CLIPModel
+
+from lib import dataset, models, networks
+from lib.prompts import ladder
+
+SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(profile):
+    return models.load_text_encoder(profile.text_encoder, profile.max_tokens)["tokenizer"]
+
+
+@pytest.fixture(scope="module")
+def captioner(tokenizer, tmp_path_factory):
+    """A folder with a random BLIP and MiniLM's tokenizer."""
+    torch.manual_seed(0)
+    ends = {"bos_token_id": 101, "sep_token_id": 102, "pad_token_id": 0, "eos_token_id": 102}
+    text = {**SMALL, "vocab_size": len(tokenizer), "encoder_hidden_size": 16, **ends}
+    config = BlipConfig(text_config=text, vision_config={**SMALL, "image_size": 32, "patch_size": 8})
+    folder = tmp_path_factory.mktemp("blip")
+    BlipForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_captioner_adds_two_rungs_and_keeps_its_captions(captioner, profile, triples, monkeypatch):
+    profile = replace(profile, captioner=str(captioner))
+    rows = dataset.pick_across_categories(triples["test"], 3)
+    prompts = networks.prompts_of(profile, rows)
+    assert list(prompts)[:3] == list(ladder(rows))[:3]
+    assert len(prompts["gray_caption"]) == len(prompts["auto_caption"]) == 3
+    assert all(isinstance(text, str) for text in prompts["auto_caption"])
+    monkeypatch.setattr(networks, "caption", None)  # kept captions need no network
+    assert networks.prompts_of(profile, rows) == prompts
+    with pytest.raises(TypeError):
+        networks.prompts_of(profile, rows.select([0, 1]))
+    assert networks.prompts_of(replace(profile, captioner=""), rows) == ladder(rows)
+
+
+@pytest.fixture(scope="module")
+def clip(tokenizer, tmp_path_factory):
+    """A folder with a random CLIP and MiniLM's tokenizer."""
+    torch.manual_seed(0)
+    text = {**SMALL, "vocab_size": len(tokenizer), "eos_token_id": 102, "max_position_embeddings": 77}
+    config = CLIPConfig(text_config=text, vision_config={**SMALL, "image_size": 32, "patch_size": 8}, projection_dim=8)
+    folder = tmp_path_factory.mktemp("clip")
+    CLIPModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_clip_score_is_the_cosine_and_depends_on_words_and_picture(clip, tokenizer):
+    model = CLIPModel.from_pretrained(clip).eval()
+    pictures = np.random.default_rng(0).uniform(0, 1, (3, 40, 40, 3))
+    scores = networks.clip_score(pictures, ["a red cup", "a green hill", ""], model, tokenizer)
+    assert scores.shape == (3,)
+    assert bool(((scores >= 0) & (scores <= 100)).all())
+    assert len(networks.clip_score(pictures[:1], ["word " * 200], model, tokenizer)) == 1
+    swapped = networks.clip_score(pictures[[1, 0, 2]], ["a red cup", "a green hill", ""], model, tokenizer)
+    assert not torch.allclose(scores[:2], swapped[:2])
+
+
+class Means(torch.nn.Module):
+    """Eight numbers a picture that an independent formula can take up: means of its quarters, red and green."""
+
+    def forward(self, pixels):
+        return torch.nn.functional.adaptive_avg_pool2d(pixels[:, :2], 2).flatten(1).double()
+
+
+def test_set_distances_are_zero_for_the_same_set_and_follow_the_formula():
+    rng = np.random.default_rng(0)
+    first, second = (networks.to_tensor(rng.uniform(low, 1, (60, 16, 16, 3))) for low in (0, 0.3))
+    same = networks.set_distances(60, Means())
+    other = networks.set_distances(60, Means())
+    for distances, fake in ((same, first), (other, second)):
+        for distance in distances.values():
+            distance.update(first, real=True)
+            distance.update(fake, real=False)
+    assert float(same["fid"].compute()) == pytest.approx(0, abs=1e-4)
+    a, b = (Means()(pixels).numpy() for pixels in (first, second))
+    cross = sqrtm(np.cov(a.T) @ np.cov(b.T)).real
+    wanted = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * cross)
+    assert float(other["fid"].compute()) == pytest.approx(wanted, rel=1e-3)
+    assert float(other["kid"].compute()[0]) > 10 * abs(float(same["kid"].compute()[0]))
+
+
+class Distance(torch.nn.Module):
+    """Stands for LPIPS: the mean absolute difference."""
+
+    def update(self, first, second):
+        self.value = (first - second).abs().mean()
+
+    def compute(self):
+        return self.value
+
+
+def test_sets_are_measured_level_by_level(clip, profile, triples, monkeypatch):
+    original = networks.set_distances
+    monkeypatch.setattr(networks, "set_distances", lambda n: original(n, Means()))
+    monkeypatch.setattr(networks, "make_lpips", Distance)
+    rows = triples["test"].select(range(5))
+    images = pd.DataFrame([
+        {"image_id": name, "prompt_level": level, "prompt": "a photo", "seed": seed, "after": f"{name} {level}"}
+        for name in rows["image_id"] for level in ("vague", "detailed") for seed in (0, 1)
+    ])  # fmt: skip
+    true = {name: networks.to_float(image) for name, image in zip(rows["image_id"], rows["image"], strict=True)}
+    read = lambda file: true[file.split()[0]] * (0.5 if file.endswith("vague") else 1)  # noqa: E731
+    table = networks.measure_sets(rows, images, read, replace(profile, clip=str(clip))).set_index("prompt_level")
+    assert list(table.index) == ["vague", "detailed"]
+    assert list(table["n"]) == [5, 5]
+    assert table.loc["detailed", "lpips"] == pytest.approx(0, abs=1e-6)
+    assert table.loc["detailed", "fid"] < 1e-3 < table.loc["vague", "fid"]
+    assert table.loc["vague", "lpips"] > 0.1
+
+
+def test_missing_packages_are_named_before_work_starts(profile, monkeypatch):
+    monkeypatch.setattr(networks, "NEEDED", ("no_such_package",))
+    networks.check(profile)
+    with pytest.raises(ValueError, match="set_metrics needs no_such_package: pip install torchvision"):
+        networks.check(replace(profile, set_metrics=True))
+
+
+@pytest.mark.network
+def test_the_real_networks(profile, triples):
+    """Inception, AlexNet, CLIP and BLIP from their servers: run with `-m network` on the l4 machine."""
+    assert all(importlib.util.find_spec(name) for name in networks.NEEDED)
+    rows = triples["test"].select(range(4))
+    large = replace(profile, set_metrics=True, captioner="Salesforce/blip-image-captioning-base")
+    assert len(networks.prompts_of(large, rows)["auto_caption"]) == 4
+    images = pd.DataFrame({"image_id": rows["image_id"], "prompt_level": "vague", "prompt": "a photo", "seed": 0,
+                           "after": rows["image_id"]})  # fmt: skip
+    same = dict(zip(rows["image_id"], rows["image"], strict=True))
+    table = networks.measure_sets(rows, images, lambda name: networks.to_float(same[name]), large)
+    assert table.loc[0, "lpips"] == pytest.approx(0, abs=1e-3)
+    assert isinstance(same[rows["image_id"][0]], Image.Image)
