@@ -22,7 +22,7 @@ from lib.report import write_text
 from lib.training import build_cache, train_controlnet
 
 SAMPLING = [{"num_inference_steps": n} for n in (1, 2, 3, 5, 10, 20, 50)] + [
-    {"guidance_scale": scale} for scale in (1.0, 2.0, 2.5, 3.0)
+    {"guidance_scale": scale} for scale in (1.0, 1.25, 1.5, 2.0, 3.0) if scale != get_profile("pocket").guidance_scale
 ]
 TRIALS = {  # what is changed: fields of the ControlNet's stage, or arguments of make_dataset
     "the recipe, cut short": ({}, {}),
@@ -72,7 +72,7 @@ def run_trials(pictures, overrides, folder=ROOT / "build/pocket_trials", target=
         profile = replace(pocket, **fields)
         row = {"steps": profile.num_inference_steps, "guidance": profile.guidance_scale}
         sampling.append(row | score(shipped, rows, profile))
-    write_text(pd.DataFrame(sampling).to_csv(index=False), target / "sampling.csv")
+        write_text(pd.DataFrame(sampling).to_csv(index=False), target / "sampling.csv")
     trials = [{"trial": "left gray", **dict.fromkeys(("vague", "detailed"), gray_error(rows))}]
     for name, (fields, data) in TRIALS.items():
         place = folder / name.replace(" ", "_")

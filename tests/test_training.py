@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -187,22 +188,51 @@ def test_gradient_checkpointing_gives_the_same_weights(base, triples, profile, t
     compare_weights(plain.state_dict(), sparing.state_dict())
 
 
-def test_two_processes_give_the_weights_of_one(tmp_path):
-    one, two = (tmp_path / name for name in ("one", "two"))
-    fields = {"resolution": 32, "train_steps": 3, "train_batch_size": 4, "checkpoint_every": 3, "learning_rate": 1e-3,
-              "lr_warmup_steps": 0}  # fmt: skip
-    dataset.build_dataset(get_profile("pocket", build=str(one), **fields))
-    shutil.copytree(one, two)
-    for folder, processes in ((one, "1"), (two, "2")):
-        options = [text for name, value in {**fields, "build": folder}.items() for text in ("-p", name, str(value))]
-        launch = ["accelerate.commands.launch", "--cpu", "--num_processes", processes, "--num_machines", "1",
-                  "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "lib.training"]  # fmt: skip
-        subprocess.run([sys.executable, "-m", *launch, *options], check=True, cwd=ROOT, capture_output=True)
-    weights = "pocket/default/controlnet/diffusion_pytorch_model.safetensors"
-    start = load_file(ROOT / "lib/pocket_model/controlnet/diffusion_pytorch_model.safetensors")
-    ours = load_file(two / weights)
-    assert max(float((ours[name] - start[name]).abs().max()) for name in ours) > 1e-3
-    compare_weights(load_file(one / weights), ours)
+FIELDS = {"resolution": 32, "train_steps": 4, "train_batch_size": 4, "checkpoint_every": 1, "learning_rate": 1e-3,
+          "lr_warmup_steps": 0}  # fmt: skip
+WEIGHTS = "pocket/default/controlnet/diffusion_pytorch_model.safetensors"
+
+
+def training_command(folder, *launcher):
+    """The command that trains in a build folder."""
+    options = [text for name, value in {**FIELDS, "build": folder}.items() for text in ("-p", name, str(value))]
+    return [sys.executable, "-m", *launcher, "lib.training", *options]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A build folder with a data set, and one that a single process has trained in."""
+    start, one = (tmp_path_factory.mktemp("builds") / name for name in ("start", "one"))
+    dataset.build_dataset(get_profile("pocket", build=str(start), **FIELDS))
+    shutil.copytree(start, one)
+    subprocess.run(training_command(one), check=True, cwd=ROOT, capture_output=True)
+    return start, one
+
+
+def test_two_processes_give_the_weights_of_one(trained, tmp_path):
+    start, one = trained
+    shutil.copytree(start, two := tmp_path / "two")
+    launcher = ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+                "--mixed_precision", "no", "--dynamo_backend", "no", "-m"]  # fmt: skip
+    subprocess.run(training_command(two, *launcher), check=True, cwd=ROOT, capture_output=True)
+    before = load_file(ROOT / "lib/pocket_model/controlnet/diffusion_pytorch_model.safetensors")
+    ours = load_file(two / WEIGHTS)
+    assert max(float((ours[name] - before[name]).abs().max()) for name in ours) > 1e-3
+    compare_weights(load_file(one / WEIGHTS), ours)
+
+
+def test_killed_and_started_again_gives_the_same_weights(trained, tmp_path):
+    start, one = trained
+    shutil.copytree(start, cut := tmp_path / "cut")
+    process = subprocess.Popen(training_command(cut), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (cut / "pocket/default/checkpoint.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert not (cut / WEIGHTS).exists()
+    subprocess.run(training_command(cut), check=True, cwd=ROOT, capture_output=True)
+    assert (cut / WEIGHTS).read_bytes() == (one / WEIGHTS).read_bytes()
 
 
 def compare_weights(first, second):
