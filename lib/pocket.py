@@ -238,8 +238,9 @@ rotating hue at fixed L*, and then the caption names the new colours. Validation
 {stages}
 
 AdamW, {schedule} schedule, EMA; the empty prompt in {dropout:.0%} of cases; timesteps are drawn more often at high noise,
-where colours are chosen. The base was frozen before the ControlNet's training began. `losses.csv` has every logged
-loss; `base.png` and `controlnet.png` are fixed-seed pictures of the last step (gray, output, merged, photo).
+where colours are chosen. The base was frozen before the ControlNet's training began, and `restart` took the ControlNet up again
+with a new schedule, still nearer to the pure noise from which one-step sampling starts. `losses.csv` has every logged
+loss; `base.png`, `controlnet.png` and `restart.png` are fixed-seed pictures of the last step (gray, output, merged, photo).
 
 ## What was tried
 
@@ -250,8 +251,9 @@ the outputs over that of the photos.
 {sampling}
 
 A single step from pure noise gives the model's mean guess; more steps draw one of the colourings that it finds likely. Then
-the training: ControlNets trained for a short while
-on this base, each with one thing changed, sampled as the profile says.
+this model beside the photos left gray, also on photos that it was trained on: where it does no better on those, it wants longer training
+more than it wants photos. And ControlNets trained for a short while on this base, each with one thing changed; all sampled as the
+profile says.
 
 {trials}
 

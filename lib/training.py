@@ -23,6 +23,8 @@ from accelerate import Accelerator, PartialState
 from diffusers import DDPMScheduler
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel, compute_snr
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from lib.colorize import merge, sample
@@ -250,8 +252,8 @@ def train(model, loss_of_step, profile, folder, settings, on_checkpoint=None):
     `part` is the slice of the step's batch that falls to this process (accelerate's) and this share of
     `profile.gradient_accumulation_steps`; the loss is its mean. However it is divided, the gradient is the batch's.
 
-    Writes `folder/losses.csv` and, every `profile.checkpoint_every` steps, `folder/checkpoint.pt` (whole or not at all),
-    then calls `on_checkpoint(model, step)` with the averaged weights in place where EMA is on. `settings` are kept in
+    Writes `folder/losses.csv`, the same and the pictures of `folder/samples` for TensorBoard, and, every
+    `profile.checkpoint_every` steps, `folder/checkpoint.pt` (whole or not at all), then calls `on_checkpoint(model, step)` with the averaged weights in place where EMA is on. `settings` are kept in
     the checkpoint, and one with others is refused. Returns the model with its final weights (the averaged ones where
     EMA is on). A loss that is not finite stops with a ValueError before it reaches a checkpoint.
     """
@@ -280,6 +282,7 @@ def train(model, loss_of_step, profile, folder, settings, on_checkpoint=None):
             f"{folder} is at step {first}, past train_steps {profile.train_steps}: raise it or change `run`"
         )
     losses = read_losses(folder, first)
+    board = SummaryWriter(folder / "tensorboard", purge_step=first + 1) if accelerator.is_main_process else None
     started = time.time() - (float(losses[-1]["seconds"]) if losses else 0.0)
     for step in (bar := tqdm(range(first, profile.train_steps), initial=first, total=profile.train_steps)):
         loss = 0.0
@@ -304,13 +307,21 @@ def train(model, loss_of_step, profile, folder, settings, on_checkpoint=None):
                 raise ValueError(f"loss is {value} at step {done}: lower learning_rate; last good checkpoint: {folder}")
             losses.append({"step": done, "loss": value, "lr": schedule.get_last_lr()[0], "seconds": round(seconds, 1)})
             bar.set_postfix(loss=f"{value:.4f}")
-        if checkpoint_due and accelerator.is_main_process:
+            if board:
+                board.add_scalar("loss", value, done)
+                board.add_scalar("learning rate", losses[-1]["lr"], done)
+        if checkpoint_due and board:
             write_text(pd.DataFrame(losses, columns=LOSS_COLUMNS).to_csv(index=False), folder / "losses.csv")
             save_checkpoint(folder, done, state, settings)
             if on_checkpoint:
                 with_averaged_weights(bare, ema, lambda done=done: on_checkpoint(bare, done))
+                sheet = folder / f"samples/{done:07d}.png"
+                if sheet.exists():
+                    board.add_image("samples", np.asarray(Image.open(sheet)), done, dataformats="HWC")
         if checkpoint_due:
             accelerator.wait_for_everyone()
+    if board:
+        board.close()
     if ema:
         ema.copy_to(bare.parameters())
     return accelerator.unwrap_model(model).eval().requires_grad_(False)

@@ -11,7 +11,7 @@ from skimage.color import deltaE_ciede2000
 from lib import ROOT
 from lib.color import srgb_to_lab, to_float
 from lib.colorize import merge, sample, seed_of
-from lib.dataset import build_dataset
+from lib.dataset import build_dataset, pick_across_categories
 from lib.metrics import chroma
 from lib.models import add_controlnet, load_base, load_controlnet
 from lib.pictures import make_dataset
@@ -31,7 +31,7 @@ TRIALS = {  # what is changed: fields of the ControlNet's stage, or arguments of
     "no recolouring": ({}, {"recolor": False}),
     "no cut-outs": ({}, {"cutouts": False}),
 }
-TRIAL_STEPS, TRIAL_PICTURES = 250, 3000
+TRIAL_STEPS, TRIAL_PICTURES, KNOWN_PHOTOS = 250, 3000, 60
 
 
 def score(pipeline, rows, profile):
@@ -64,7 +64,8 @@ def gray_error(rows):
 def run_trials(pictures, overrides, folder=ROOT / "build/pocket_trials", target=ROOT / "lib/pocket_model"):
     """Score the shipped model's sampling, train and score every trial, and write both tables into the model card."""
     pocket = get_profile("pocket", build=str(folder))
-    rows = build_dataset(pocket)["validation"]
+    triples = build_dataset(pocket)
+    rows = triples["validation"]
     base = load_base(pocket)
     shipped = add_controlnet(base, load_controlnet(str(target / "controlnet"), base.unet))
     sampling = []
@@ -73,7 +74,11 @@ def run_trials(pictures, overrides, folder=ROOT / "build/pocket_trials", target=
         row = {"steps": profile.num_inference_steps, "guidance": profile.guidance_scale}
         sampling.append(row | score(shipped, rows, profile))
         write_text(pd.DataFrame(sampling).to_csv(index=False), target / "sampling.csv")
-    trials = [{"trial": "left gray", **dict.fromkeys(("vague", "detailed"), gray_error(rows))}]
+    trials = []
+    known = pick_across_categories(triples["train"], KNOWN_PHOTOS)
+    for name, part in (("", rows), (", photos it was trained on", known)):
+        trials.append({"trial": f"left gray{name}", **dict.fromkeys(("vague", "detailed"), gray_error(part))})
+        trials.append({"trial": f"this model{name}"} | score(shipped, part, pocket))
     for name, (fields, data) in TRIALS.items():
         place = folder / name.replace(" ", "_")
         dataset_folder = folder / "_".join(["dataset", *data])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lib import ROOT, dataset, models, training
 from lib.profiles import get_profile
@@ -121,6 +122,9 @@ def test_a_stopped_run_ends_with_the_same_weights(base, triples, profile, tmp_pa
     assert torch.load(tmp_path / "parts/checkpoint.pt", weights_only=True)["step"] == 3
     resumed = run(base, triples, profile, tmp_path / "parts")
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    board = EventAccumulator(str(tmp_path / "parts/tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
+    assert [event.step for event in board.Images("samples")] == [3, 6]
     steps = [int(row["step"]) for row in training.read_losses(tmp_path / "parts", 99)]
     assert steps == [1, 2, 3, 4, 5, 6]
     assert sorted(path.name for path in (tmp_path / "parts/samples").iterdir()) == ["0000003.png", "0000006.png"]

@@ -14,11 +14,13 @@ def test_trials_fill_the_tables_of_the_card(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(trials, "TRIAL_STEPS", 2)
     monkeypatch.setattr(trials, "TRIAL_PICTURES", 12)
+    monkeypatch.setattr(trials, "KNOWN_PHOTOS", 2)
     target = tmp_path / "model"
     shutil.copytree(ROOT / "lib/pocket_model/controlnet", target / "controlnet")
     trials.run_trials("", {"train_batch_size": 2}, tmp_path / "work", target)
     table = pd.read_csv(target / "trials.csv")
-    assert list(table["trial"]) == ["left gray", "uniform timesteps", "no recolouring"]
+    before = ["left gray", "this model", "left gray, photos it was trained on", "this model, photos it was trained on"]
+    assert list(table["trial"]) == [*before, "uniform timesteps", "no recolouring"]
     assert table["detailed"].between(5, 40).all()
     card = (target / "README.md").read_text()
     assert "| uniform timesteps |" in card
