@@ -6,7 +6,7 @@ PICTURES ?=
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help reports test lab lint format pocket-model pocket-trials baselines bench check-gpu clean
+.PHONY: help reports test lab lint format pocket-model pocket-trials baselines bench check-gpu check-full-size clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -46,6 +46,9 @@ bench: .venv/installed  ## measure speed against the usual way, as ratios: repor
 
 check-gpu: .venv/installed  ## say in seconds whether this machine can run the l4 profile
 	@$(PY) -m lib.check $(ARGS)
+
+check-full-size: .venv/installed  ## one training and one sampling step of the true Stable Diffusion shapes, random weights
+	@$(PY) -m lib.full_size
 
 clean:  ## remove build/, not the environment
 	rm -rf build

@@ -18,6 +18,7 @@ from skimage.transform import resize
 from tqdm import tqdm
 
 from lib import ROOT
+from lib.bench_training import bench_training
 from lib.colorize import colorize_photo, sample
 from lib.fullsize import paint, reduce_lightness
 from lib.models import add_controlnet, load_base, load_controlnet
@@ -148,6 +149,7 @@ def main():
         bench_memory(),
         read_few_steps(profile),
         bench_photo(ours, stock, profile),
+        *bench_training(),
     ]
     table = pd.DataFrame(rows).round(4)
     write_text(table.to_csv(index=False), ROOT / "reports/benchmark.csv")
