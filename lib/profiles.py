@@ -70,7 +70,7 @@ class Profile:
 
     # sampling
     num_inference_steps: int = 1
-    guidance_scale: float = 1.5
+    guidance_scale: float = 1.0  # 1: one pass a step, no guidance
     controlnet_conditioning_scale: float = 1.0
     n_seeds: int = 3  # samples per photo and prompt
     sample_batch_size: int = 24
