@@ -246,7 +246,7 @@ def draw_prompt_sheet(rows, pictures, columns):
     sheet["photo"] = chosen["image"]
     figure = draw_sheet(list(sheet.values()), list(sheet), list(columns.values()), cell=1.5)
     for caption, axis in zip(chosen["detailed_caption"], figure.axes[-len(columns) :], strict=True):
-        axis.set_xlabel(textwrap.fill(caption, 25), fontsize=6.5)
+        axis.set_xlabel(textwrap.fill(caption, 22), fontsize=6.5)
     return figure
 
 

@@ -23,6 +23,7 @@ FORMATS = {
     **dict.fromkeys(("p", "p_holm"), "{:.2g}"),
     **dict.fromkeys(("improved", "share", "hue_share"), "{:.0%}"),
     **dict.fromkeys(("single sample", "mean of seeds", "best seed (oracle)"), "{:.2f}"),
+    **dict.fromkeys(("chroma ratio, single", "chroma ratio, mean"), "{:.2f}"),
     **dict.fromkeys(("fid", "clip_score"), "{:.1f}"),
     **dict.fromkeys(("kid", "lpips"), "{:.4f}"),
     "photos_needed": "{:.0f}",
