@@ -14,6 +14,7 @@ CONTRASTS = {  # name: what it asks
     "detailed - vague": "the study's question",
     "detailed - object": "what a description with colours adds to one without",
     "detailed - wrong_color": "what the colour words alone do, in the same sentence",
+    "detailed - gray_caption": "what the writer gains by seeing the colours",
     "gray_caption - vague": "what can be had without looking at the answer",
     "auto_caption - vague": "what a captioner gives that sees the colours",
     "wrong_color - vague": "does it obey",

@@ -35,8 +35,9 @@ def test_answer_and_claims_follow_the_interval(low, high, word, stands):
     assert text.count(f"**{word}** in CIEDE2000") == 2
     assert text.count("**not told apart** in PSNR") == 2
     summary = pd.DataFrame([
-        {"system": system, "prompt_level": level, "merged": True, "psnr": 21.0, "ssim": 0.9, "ciede2000": 8.5}
+        {"system": system, "prompt_level": level, "merged": merged, "psnr": 21.0, "ssim": 0.9, "ciede2000": 8.5}
         for system, level in (("controlnet", "vague"), ("controlnet", "detailed"), ("gray", ""))
+        for merged in (False, True)
     ])  # fmt: skip
     claims = report.claims(summary, effects(low, high)).set_index("the study")["stands"]
     assert claims["detailed prompts colorize better, in CIEDE2000"] == stands
@@ -48,6 +49,7 @@ def test_answer_and_claims_follow_the_interval(low, high, word, stands):
 def test_an_interval_alone_does_not_make_an_effect():
     table = effects(-2, -1).assign(p_holm=0.2)
     assert "better" not in report.answer(table)
+    assert "-1.000, but p after correction is 0.2)" in report.answer(table)
 
 
 def test_no_answer_without_an_interval():
