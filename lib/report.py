@@ -26,7 +26,7 @@ FORMATS = {
     **dict.fromkeys(("chroma ratio, single", "chroma ratio, mean"), "{:.2f}"),
     **dict.fromkeys(("fid", "clip_score"), "{:.1f}"),
     **dict.fromkeys(("kid", "lpips"), "{:.4f}"),
-    "photos_needed": "{:.0f}",
+    **dict.fromkeys(("photos_needed", "steps"), "{:.0f}"),
 }
 
 
