@@ -29,6 +29,7 @@ TRIALS = {  # what is changed: fields of the ControlNet's stage, or arguments of
     "uniform timesteps": ({"timestep_bias": 1.0}, {}),
     "no prompt dropout": ({"prompt_dropout": 0.0}, {}),
     "no recolouring": ({}, {"recolor": False}),
+    "no cut-outs": ({}, {"cutouts": False}),
 }
 TRIAL_STEPS, TRIAL_PICTURES, KNOWN_PHOTOS = 250, 3000, 60
 
