@@ -26,6 +26,19 @@ pipeline = models.add_controlnet(base, models.load_controlnet(profile.initial_co
 Panel(pipeline, profile, profile.initial_controlnet, ["photo.png"], "saved").box"""
 
 
+MEAN_COLOR = """async image => {
+    await image.decode();
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+    const context = canvas.getContext("2d");
+    context.drawImage(image, 0, 0);
+    const pixels = context.getImageData(0, 0, canvas.width, canvas.height).data;
+    const sums = [0, 0, 0];
+    pixels.forEach((value, index) => { if (index % 4 < 3) sums[index % 4] += value; });
+    return sums.map(sum => sum / (canvas.width * canvas.height));
+}"""
+
+
 @pytest.fixture
 def lab(tmp_path):
     """A JupyterLab server in an empty folder with one photo and one notebook; gives the notebook's address."""
@@ -59,6 +72,8 @@ def lab(tmp_path):
 def test_a_photo_is_colorized_compared_and_saved(lab, tmp_path):
     from playwright.sync_api import sync_playwright
 
+    uploaded = tmp_path / "dot.png"
+    Image.new("L", (1, 1)).save(uploaded)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-background-networking", "--disable-gpu"]
@@ -83,8 +98,19 @@ def test_a_photo_is_colorized_compared_and_saved(lab, tmp_path):
         page.get_by_label("prompt").press("Tab")
         button.click()
         page.wait_for_function("([e, old]) => e.src !== old", arg=[picture.element_handle(), first])
+        second = picture.get_attribute("src")
+        page.locator(".noUi-handle").nth(1).press("End")  # the slider between before and after, all before
+        page.wait_for_function("([e, old]) => e.src !== old", arg=[picture.element_handle(), second])
         page.screenshot(path=tmp_path / "panel.png")
+        shown = page.evaluate(MEAN_COLOR, picture.element_handle())
+        with page.expect_file_chooser() as chooser:
+            page.get_by_role("button", name="or upload").click()
+        chooser.value.set_files(uploaded)
+        page.get_by_text("or upload (1)").wait_for()
+        button.click()
+        page.get_by_text("too small").wait_for()
         browser.close()
+    assert max(shown) - min(shown) < 1  # gray
     saved = tmp_path / "saved/photo.color.png"
     assert Image.open(saved).size == (300, 200)
     assert read_metadata(saved)["prompt"] == "a red wall"
