@@ -27,6 +27,7 @@ from lib.training import (
     diffusion_loss,
     read_losses,
     run_settings,
+    save_model,
     step_generator,
     train,
     train_controlnet,
@@ -99,7 +100,7 @@ def ship(base, controlnet, folder):
     base.save_config(folder)  # model_index.json
     base.scheduler.save_pretrained(folder / "scheduler")
     for name, model in {"vae": base.vae, "unet": base.unet, "controlnet": controlnet}.items():
-        copy.deepcopy(model).half().cpu().save_pretrained(folder / name)
+        save_model(copy.deepcopy(model).half().cpu(), folder / name)
 
 
 STAGES = {  # what differs from the pocket profile, stage by stage

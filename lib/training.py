@@ -238,9 +238,13 @@ def save_controlnet_samples(pipeline, rows, profile, path):
 
 
 def save_model(model, folder):
-    """Save a diffusers model as safetensors under a temporary name, then rename; replaces what was there."""
+    """Save a diffusers model as safetensors under a temporary name, then rename; replaces what was there.
+
+    Where it was once loaded from is not kept: that is a path of this machine.
+    """
     partial = folder.with_name(folder.name + ".part")
     shutil.rmtree(partial, ignore_errors=True)
+    model.register_to_config(_name_or_path="")
     model.save_pretrained(partial)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)

@@ -21,6 +21,8 @@ def test_the_whole_recipe_runs_resumes_and_ships(tmp_path, monkeypatch):
     assert "20 pictures of 169 photos and 0 cut-outs" in (target / "README.md").read_text()
     assert set(pd.read_csv(target / "losses.csv")["stage"]) == set(pocket.STAGES)
     assert {"base.png", "controlnet.png", "restart.png"} <= {path.name for path in target.iterdir()}
+    configs = "".join(path.read_text() for path in target.rglob("config.json"))
+    assert str(tmp_path) not in configs  # nor any other place of the machine that trained
     weights = (target / "controlnet/diffusion_pytorch_model.safetensors").read_bytes()
     pocket.build_pocket_model("", small, folder, target)
     assert (target / "controlnet/diffusion_pytorch_model.safetensors").read_bytes() == weights
