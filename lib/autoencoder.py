@@ -6,8 +6,9 @@ from diffusers import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
 from tqdm import tqdm
 
+from lib.batches import batch_rows, step_generator
 from lib.color import WHITE_D65, XYZ_TO_LINEAR_SRGB, to_float
-from lib.training import batch_rows, run_settings, step_generator, train
+from lib.training import run_settings, train
 
 
 def make_autoencoder(size):

@@ -18,12 +18,13 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from lib import ROOT
+from lib.batches import batch_rows, step_generator
 from lib.color import in_gamut, luminance, srgb_to_lab, to_float
 from lib.models import pick_device
 from lib.pictures import make_dataset
 from lib.profiles import get_profile
 from lib.report import write_text
-from lib.training import batch_rows, read_losses, run_settings, save_model, step_generator, train
+from lib.training import read_losses, run_settings, save_model, train
 
 SYSTEMS = ("classification", "gan")
 FOLDER = ROOT / "lib/baselines_model"

@@ -12,12 +12,13 @@ from diffusers import AutoencoderKL, DDPMScheduler
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from lib.batches import build_cache, step_generator
 from lib.color import make_conditioning_image
 from lib.dataset import open_photo, read_manifest
 from lib.models import encode_prompts, make_controlnet
 from lib.pocket import make_base, make_unet
 from lib.profiles import get_profile
-from lib.training import build_cache, diffusion_loss, make_optimizer, step_generator
+from lib.training import diffusion_loss, make_optimizer
 
 PHOTOS, BATCH, PAIRS, EPOCHS = 32, 8, 5, 3
 
@@ -71,7 +72,7 @@ def make_steps(folder):
     profile = get_profile("pocket", train_batch_size=BATCH, timestep_bias=1.0)
     scheduler = DDPMScheduler.from_config(base.scheduler.config)
     started = time.process_time()
-    cache = build_cache(dataset, base, Path(folder) / "cache")
+    cache = build_cache(dataset, dataset["prompt"], base, Path(folder))
     seconds = time.process_time() - started
 
     def step_of(loss_of_rows, optimizer):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from lib.color import gray_from_luminance, luminance, merge_luminance, srgb_to_lab, to_float, to_pil
 from lib.dataset import load_dataset_dict, pick_across_categories
 from lib.fullsize import network_size, paint, reduce_lightness
-from lib.models import add_controlnet, load_base, load_controlnet
+from lib.models import add_controlnet, load_base, load_controlnet, memory_advice
 from lib.networks import prompts_of
 from lib.profiles import check_settings, settings_of, write_settings
 from lib.prompts import STEERING_WORDS, steering_prompt
@@ -47,15 +47,16 @@ def sample(pipeline, conditioning_images, prompts, seeds, profile):
         disable=len(prompts) <= profile.sample_batch_size,
     ):
         part = slice(start, start + profile.sample_batch_size)
-        result = pipeline(
-            prompt=list(prompts[part]),
-            image=list(conditioning_images[part]),
-            generator=[torch.Generator().manual_seed(int(seed)) for seed in seeds[part]],
-            num_inference_steps=profile.num_inference_steps,
-            guidance_scale=profile.guidance_scale,
-            controlnet_conditioning_scale=profile.controlnet_conditioning_scale,
-            output_type="np",
-        )
+        with memory_advice("lower sample_batch_size"):
+            result = pipeline(
+                prompt=list(prompts[part]),
+                image=list(conditioning_images[part]),
+                generator=[torch.Generator().manual_seed(int(seed)) for seed in seeds[part]],
+                num_inference_steps=profile.num_inference_steps,
+                guidance_scale=profile.guidance_scale,
+                controlnet_conditioning_scale=profile.controlnet_conditioning_scale,
+                output_type="np",
+            )
         outputs.extend(result.images)
     return outputs
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from lib.color import make_conditioning_image
 from lib.profiles import check_settings, resolve, write_settings
 from lib.prompts import CAPTIONS, draw_training_prompt
+from lib.report import write_text
 
 disable_progress_bars()  # of `datasets`; ours say what is being done
 SPLITS = ("train", "validation", "test")
@@ -25,14 +26,14 @@ MANIFEST_COLUMNS = ("file_name", "image_id", "split", "subject", "category", *CA
 FEATURES = Features({"prompt": Value("string"), "image": Image(), "conditioning_image": Image()})
 THING_COLUMNS = ("thing", "thing_box")  # may be missing: one dominant thing and a box in it, "left top right bottom"
 PICTURES = ("image", "conditioning_image")
-DATASET_FIELDS = ("source", "photos", "resolution", "image_format", "prompt_policy", "dataset_seed")
+DATASET_FIELDS = ("source", "photos", "resolution", "image_format", "dataset_seed")
 ROW_FEATURES = Features(
     {**FEATURES, **{name: Value("string") for name in ("image_id", "subject", "category", *CAPTIONS, *THING_COLUMNS)}}
 )
 
 
 def read_manifest(photos):
-    """The rows of `metadata.csv` in a folder of photos, with a column `path`.
+    """The rows of `metadata.csv` in a folder of photos (below the repository, if relative), with a column `path`.
 
     All columns are text; `THING_COLUMNS` are empty where the file has none. A missing folder, column, caption or photo, an unknown or empty split, a subject in two splits,
     or an `image_id` used twice is a ValueError.
@@ -102,13 +103,23 @@ def build_dataset(profile):
 
     Training prompts are drawn under `profile.prompt_policy`; validation and test prompts are the detailed captions.
     Saved to `profile.dataset_dir` beside `prompts.json`, which lists prompt, image path and conditioning-image path,
-    and the files that it names: whole or not at all. Photos are opened one by one, in `profile.workers` processes.
+    and the files that it names: whole or not at all. While the photos and the fields are the same, only `prompts.json` is
+    written again: runs with other policies share the data set, and draw their own training prompts (`draw_prompts`).
+    Photos are opened one by one, in `profile.workers` processes. The data set of `profile.test_source` is built too, and
+    is another.
     """
-    manifest = read_manifest(profile.photos)
+    if profile.of_test_photos:
+        build_dataset(profile.of_test_photos)
+    manifest = read_manifest(profile.photos_dir)
     folder = profile.dataset_dir
+    made_from = _fingerprint(manifest.to_dict("records"), profile)
+    if (folder / "made_from.txt").exists() and (folder / "made_from.txt").read_text() == made_from:
+        dataset = load_from_disk(str(folder))
+        write_text(_listing(dataset, profile), folder / "prompts.json")
+        return dataset
     partial = folder.with_name(folder.name + ".part")
     shutil.rmtree(partial, ignore_errors=True)
-    listing, dataset = {}, DatasetDict()
+    dataset = DatasetDict()
     for split in SPLITS:
         records = manifest[manifest["split"] == split].to_dict("records")
         with tqdm(total=len(records), desc=f"{split} photos", disable=profile.workers > 0) as bar:
@@ -124,17 +135,24 @@ def build_dataset(profile):
                 )
             except DatasetGenerationError as error:
                 raise ValueError(str(error.__cause__ or error)) from None
-        listing[split] = [
-            {"prompt": prompt, **{column: _file_of(column, record, profile) for column in PICTURES}}
-            for prompt, record in zip(dataset[split]["prompt"], records, strict=True)
-        ]
     dataset.save_to_disk(str(partial))
-    (partial / "prompts.json").write_text(json.dumps(listing, indent=1))
+    (partial / "prompts.json").write_text(_listing(dataset, profile))
     write_settings(profile, DATASET_FIELDS, partial)
+    (partial / "made_from.txt").write_text(made_from)
     shutil.rmtree(partial / "cache")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
-    return load_dataset_dict(profile)
+    return load_from_disk(str(folder))
+
+
+def _listing(dataset, profile):
+    """The text of `prompts.json`: by split, each photo's prompt and where its two pictures are."""
+    listing = {}
+    for split, rows in dataset.items():
+        prompts = draw_prompts(rows, profile) if split == "train" else rows["prompt"]
+        files = ({c: _file_of(c, split, name, profile) for c in PICTURES} for name in rows["image_id"])
+        listing[split] = [{"prompt": prompt, **named} for prompt, named in zip(prompts, files, strict=True)]
+    return json.dumps(listing, indent=1)
 
 
 def _fingerprint(records, profile):
@@ -150,12 +168,10 @@ def _make_rows(records, profile, folder, done):
     """The rows of the data set; their two pictures are written below `folder`, and kept as bytes in the row."""
     for record in records:
         photo = open_photo(record["path"], profile.resolution)
-        policy = profile.prompt_policy if record["split"] == "train" else "captions"
-        rng = np.random.default_rng((profile.dataset_seed, zlib.crc32(record["image_id"].encode())))
-        row = {"prompt": draw_training_prompt(record, policy, rng)}
+        row = {"prompt": draw_prompt(record, profile) if record["split"] == "train" else record["detailed_caption"]}
         row |= {key: record[key] for key in ROW_FEATURES if key in record}
         for column in PICTURES:
-            path = folder / _file_of(column, record, profile)
+            path = folder / _file_of(column, record["split"], record["image_id"], profile)
             path.parent.mkdir(parents=True, exist_ok=True)
             photo.save(path, quality=95, subsampling=0)
             row[column] = {"path": path.name, "bytes": path.read_bytes()}
@@ -165,18 +181,46 @@ def _make_rows(records, profile, folder, done):
         yield row
 
 
-def _file_of(column, record, profile):
+def draw_prompt(record, profile):
+    """The training prompt of a photo under the profile's policy: the same for the same seed and `image_id`."""
+    rng = np.random.default_rng((profile.dataset_seed, zlib.crc32(record["image_id"].encode())))
+    return draw_training_prompt(record, profile.prompt_policy, rng)
+
+
+def training_rows(triples, profile):
+    """The training photos of a run: those of `profile.train_categories`, or all. No such photo is a ValueError."""
+    rows, kinds = triples["train"], profile.train_categories
+    if kinds:
+        rows = rows.select([row for row, kind in enumerate(rows["category"]) if kind in kinds])
+    if not len(rows):
+        known = ", ".join(sorted(set(triples["train"]["category"])))
+        raise ValueError(f"no training photo of train_categories {', '.join(kinds)}: known are {known}")
+    return rows
+
+
+def draw_prompts(rows, profile):
+    """The training prompts that a run draws for rows of the data set, one a row."""
+    return [draw_prompt(record, profile) for record in rows.select_columns(["image_id", *CAPTIONS])]
+
+
+def _file_of(column, split, image_id, profile):
     """Where a picture of a row is, below the data set's folder."""
     kind = profile.image_format if column == "image" else "png"
-    return f"{column}/{record['split']}/{record['image_id']}.{kind}"
+    return f"{column}/{split}/{image_id}.{kind}"
 
 
 def load_dataset_dict(profile):
-    """The data set that notebook 01 saved; without it, or made with other fields, a ValueError that says to run 01."""
+    """The data set that notebook 01 saved, its test photos from that of `profile.test_source` where one is named.
+
+    Without it, or made with other fields, a ValueError that says to run 01.
+    """
     if not (profile.dataset_dir / "settings.json").exists():
         raise ValueError(f"no data set in {profile.dataset_dir}: run notebook 01_build_dataset first")
     check_settings(profile, profile.dataset_dir, "01_build_dataset")
-    return load_from_disk(str(profile.dataset_dir))
+    triples = load_from_disk(str(profile.dataset_dir))
+    if profile.of_test_photos:
+        triples["test"] = load_dataset_dict(profile.of_test_photos)["test"]
+    return triples
 
 
 def find_gray(rows, photo, size):

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from PIL import Image
 
+from lib.color import to_pil
 from lib.statistics import by_photo, interval
 
 BLUE, ORANGE = "#0072b2", "#d55e00"  # Okabe and Ito's palette, told apart by colour-blind readers
@@ -269,3 +271,69 @@ def draw_steering(table):
     axis.set(xlabel="word of the prompt, and how many photos allow it", ylabel="took the colour", ylim=(0, 1.02))
     axis.grid(axis="x", visible=False)
     return figure
+
+
+def draw_runs(table, metrics, references):
+    """CIEDE2000 of every run under the vague and the detailed prompt, with 95 % intervals, beside rows without a model.
+
+    `table`: `runs.table_of_runs`; `metrics`: {run: metrics}; `references`: systems, drawn as dashed lines from any run.
+    """
+    figure, axis = plt.subplots(figsize=(8.5, 0.45 * len(table) + 1.6))
+    for position, run in enumerate(table["run"]):
+        for shift, level in ((-0.13, "vague"), (0.13, "detailed")):
+            mean, low, high = interval(by_photo(metrics[run], "ciede2000", "controlnet", level))
+            axis.errorbar(mean, position + shift, xerr=[[mean - low], [high - mean]], fmt="o", capsize=3,
+                          color=LEVEL_COLORS[level], label=level if position == 0 else None)  # fmt: skip
+    any_run = metrics[table["run"].iloc[-1]]
+    for system, style in zip(references, ("-", "--", "-.", ":"), strict=False):
+        mean = by_photo(any_run, "ciede2000", system).mean()
+        axis.axvline(mean, color="black", ls=style, lw=1, label=f"{system.replace('_', ' ')} {mean:.1f}")
+    axis.set_yticks(range(len(table)), table["run"])
+    axis.set(xlabel=LABELS["ciede2000"])
+    axis.invert_yaxis()
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+    return figure
+
+
+def draw_run_effects(table, effects):
+    """Left: what detail adds in every run. Right: what changed between two runs did, under each prompt; CIEDE2000.
+
+    Filled: p < 0.05 after Holm's correction over the right panel; 95 % intervals.
+    """
+    names = [f"{row.changed}\n{row.runs}" for row in effects.drop_duplicates("runs").itertuples()]
+    figure, axes = plt.subplots(1, 2, figsize=(12, 0.55 * max(len(table), len(names)) + 1.3))
+    for position, row in enumerate(table.itertuples()):
+        error = [[row.gain - row.gain_low], [row.gain_high - row.gain]]
+        axes[0].errorbar(row.gain, position, xerr=error, fmt="o", color=BLUE, capsize=3)
+    colors = {**LEVEL_COLORS, "detailed - vague": "#666666"}
+    for number, (prompt, part) in enumerate(effects.groupby("prompt", sort=False)):
+        for position, row in enumerate(part.itertuples()):
+            error, color = [[row.mean - row.low], [row.high - row.mean]], colors[prompt]
+            axes[1].errorbar(row.mean, position + 0.2 * (number - 1), xerr=error, fmt="o", color=color, capsize=2, ms=5,
+                             mfc=color if row.p_holm < 0.05 else "white", label=None if position else prompt)  # fmt: skip
+    for axis, labels, title in ((axes[0], table["run"], "what detail adds: detailed - vague"),
+                                (axes[1], names, "what the change did: second run - first")):  # fmt: skip
+        axis.axvline(0, color="black", lw=1)
+        axis.set_yticks(range(len(labels)), labels, fontsize=8)
+        axis.set_ylim(len(labels) - 0.5, -0.5)
+        axis.set(xlabel="difference in CIEDE2000 (lower is better)")
+        axis.set_title(title, fontsize=10)
+    axes[1].legend(fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def save_strip(pictures, path, size=128):
+    """Save pictures (float arrays or PIL) side by side as one small JPEG, for sheets over several runs."""
+    squares = [to_pil(picture) if isinstance(picture, np.ndarray) else picture for picture in pictures]
+    strip = np.concatenate([np.asarray(square.resize((size, size), Image.LANCZOS)) for square in squares], axis=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    Image.fromarray(strip).save(partial, format="jpeg", quality=95, subsampling=0)
+    os.replace(partial, path)
+
+
+def read_strip(path):
+    """The pictures of a strip, as a list of uint8 arrays (H, H, 3)."""
+    strip = np.asarray(Image.open(path))
+    return np.split(strip, strip.shape[1] // strip.shape[0], axis=1)

@@ -1,10 +1,13 @@
-"""The Hugging Face Hub: the data set and the trained ControlNet, each with its card, under `profile.hub_repo_id`.
+"""The Hugging Face Hub: data sets and trained ControlNets, each with its card, under names that begin as `hub_repo_id`.
 
 The token is where the Hub's own tools keep it (`hf auth login`, or HF_TOKEN); nothing here reads, prints or stores it.
 """
 
+import pandas as pd
+from datasets import DatasetDict
 from huggingface_hub import DatasetCard, HfApi, get_token
 
+from lib.dataset import draw_prompts
 from lib.report import markdown_table, write_text
 
 DATASET_CARD = """---
@@ -36,8 +39,9 @@ tags: [controlnet, colorization]
 
 # A ControlNet that colorizes
 
-Trained by notebook 03 of prompted-colorization (profile `{profile}`, run `{run}`) for the frozen base `{base_model}` at
-{resolution} px: {steps} steps, batch {batch}, learning rate {rate}, training prompts `{policy}` on photos of {source}.
+Trained by notebook 03 of prompted-colorization (profile `{profile}`) for the frozen base `{base_model}` at {resolution} px:
+
+{run}
 
 ```python
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
@@ -80,47 +84,49 @@ def push_dataset(triples, profile):
         resolution=profile.resolution, profile=profile.name, splits=splits, source=profile.source,
         policy=profile.prompt_policy,
     )  # fmt: skip
-    return _published(profile, "datasets/", lambda: _push_dataset(triples, profile, card))
+    train = triples["train"]
+    train = train.remove_columns("prompt").add_column("prompt", draw_prompts(train, profile))
+    repo = f"{profile.hub_repo_id}-{profile.source}"
+    return _published(f"datasets/{repo}", lambda: _push_dataset(DatasetDict({**triples, "train": train}), repo, card))
 
 
-def _push_dataset(triples, profile, card):
-    triples.push_to_hub(profile.hub_repo_id)
-    pushed = DatasetCard.load(profile.hub_repo_id)  # its metadata lists the splits' files
+def _push_dataset(triples, repo, card):
+    triples.push_to_hub(repo)
+    pushed = DatasetCard.load(repo)  # its metadata lists the splits' files
     own = DatasetCard(card)
     pushed.data.license, pushed.data.tags, pushed.data.task_categories = (
         own.data.license, own.data.tags, own.data.task_categories,
     )  # fmt: skip
     pushed.text = own.text
-    pushed.push_to_hub(profile.hub_repo_id, repo_type="dataset")
+    pushed.push_to_hub(repo, repo_type="dataset")
 
 
 def push_controlnet(profile, summary, n):
     """Push the run's ControlNet and a model card with its scores; without `profile.hub_repo_id`, only the card is written."""
     scores = summary.query("merged")[["system", "prompt_level", "psnr", "ssim", "ciede2000", "chroma_ratio"]]
+    repo, run = f"{profile.hub_repo_id}-{profile.run}", pd.read_csv(profile.run_dir / "run.csv")
     card = MODEL_CARD.format(
         licence=next((name for part, name in LICENCES.items() if part in profile.base_model), "apache-2.0"),
-        repo=profile.hub_repo_id or "ID", profile=profile.name, run=profile.run, base_model=profile.base_model,
-        resolution=profile.resolution, steps=profile.train_steps, batch=profile.train_batch_size,
-        rate=profile.learning_rate, policy=profile.prompt_policy, source=profile.source, n=n,
-        scores=markdown_table(scores),
+        repo=repo if profile.hub_repo_id else "ID", profile=profile.name, base_model=profile.base_model,
+        resolution=profile.resolution, run=markdown_table(run), n=n, scores=markdown_table(scores),
     )  # fmt: skip
     write_text(card, profile.controlnet_dir / "README.md")
     if not profile.hub_repo_id:
         return "not published: hub_repo_id is empty"
-    return _published(profile, "", lambda: _push_folder(profile))
+    return _published(repo, lambda: _push_folder(profile.controlnet_dir, repo))
 
 
-def _push_folder(profile):
+def _push_folder(folder, repo):
     api = HfApi()
-    api.create_repo(profile.hub_repo_id, exist_ok=True)
-    api.upload_folder(repo_id=profile.hub_repo_id, folder_path=profile.controlnet_dir)
+    api.create_repo(repo, exist_ok=True)
+    api.upload_folder(repo_id=repo, folder_path=folder)
 
 
-def _published(profile, kind, push):
+def _published(place, push):
     """Run a push and say where it went; trouble is said too, and does not undo the work that came before."""
     try:
         push()
     except Exception as error:  # of several clients
         reason = " ".join(str(error).split())[:300]
-        return f"NOT published: {kind}{profile.hub_repo_id} ({reason}): run this notebook again with --only"
-    return f"published: {kind}{profile.hub_repo_id}"
+        return f"NOT published: {place} ({reason}): run this notebook again with --only"
+    return f"published: {place}"

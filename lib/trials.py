@@ -9,6 +9,7 @@ import pandas as pd
 from skimage.color import deltaE_ciede2000
 
 from lib import ROOT
+from lib.batches import build_cache
 from lib.color import srgb_to_lab, to_float
 from lib.colorize import merge, sample, seed_of
 from lib.dataset import build_dataset, pick_across_categories
@@ -19,7 +20,7 @@ from lib.pocket import stage_profile, write_card
 from lib.profiles import get_profile
 from lib.prompts import prompts_at
 from lib.report import write_text
-from lib.training import build_cache, train_controlnet
+from lib.training import train_controlnet
 
 SAMPLING = [{"num_inference_steps": n} for n in (1, 2, 5, 10, 50)] + [
     {"guidance_scale": scale} for scale in (1.0, 1.25, 1.5, 2.0, 3.0) if scale != get_profile("pocket").guidance_scale
@@ -83,7 +84,7 @@ def run_trials(pictures, overrides, folder=ROOT / "build/pocket_trials", target=
         place = folder / name.replace(" ", "_")
         dataset_folder = folder / "_".join(["dataset", *data])
         dataset = make_dataset(pictures, dataset_folder, TRIAL_PICTURES, pocket.resolution, **data)
-        cache = build_cache(dataset, base, dataset_folder.with_name(dataset_folder.name + "_cache"))
+        cache = build_cache(dataset, dataset["prompt"], base, folder / "cache")
         short = {"train_steps": TRIAL_STEPS, "lr_warmup_steps": 50, "checkpoint_every": 50}
         profile = stage_profile("controlnet", **{**short, **fields, **overrides})
         controlnet = train_controlnet(base, cache, profile, place, rows.select(range(4)))

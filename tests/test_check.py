@@ -47,7 +47,12 @@ def test_each_lack_is_named(monkeypatch, capsys):
     code, said = run(capsys, "-p", "hub_repo_id", "me/colors")
     assert code == 1
     assert [line[:6] for line in said.splitlines()] == ["FAILED"] * 4
-    for text in ("16 GB, 20 are needed", "30 GB free", "no Hub token", "try -p base_model with Manojb/"):
+    for text in (
+        "16 GB, 20 are needed",
+        "30 GB free",
+        "no Hub token",
+        'try -p base_revision "" -p base_model with Manojb/',
+    ):
         assert text in said
 
 

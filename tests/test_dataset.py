@@ -112,9 +112,37 @@ def test_triples(small):
     assert dataset.build_dataset(small)["train"]["prompt"] == triples["train"]["prompt"]
 
 
-def test_prompt_policy_is_a_field(small):
-    generic = dataset.build_dataset(replace(small, prompt_policy="generic"))
-    assert set(generic["train"]["prompt"]) <= set(GENERIC_PROMPTS)
+def test_runs_share_a_data_set_and_draw_their_own_prompts(small):
+    dataset.build_dataset(small)
+    written = (small.dataset_dir / "made_from.txt").stat().st_mtime_ns
+    generic, captions = (replace(small, prompt_policy=policy) for policy in ("generic", "captions"))
+    rows = dataset.build_dataset(generic)["train"]
+    assert (small.dataset_dir / "made_from.txt").stat().st_mtime_ns == written
+    assert set(dataset.draw_prompts(rows, generic)) <= set(GENERIC_PROMPTS)
+    assert dataset.draw_prompts(rows, captions) == list(rows["detailed_caption"])
+    listing = json.loads((small.dataset_dir / "prompts.json").read_text())
+    assert [row["prompt"] for row in listing["train"]] == dataset.draw_prompts(rows, generic)
+
+
+def test_a_run_may_train_on_some_kinds_of_photos(small):
+    triples = dataset.build_dataset(small)
+    kinds = list(triples["train"]["category"])
+    rows = dataset.training_rows(triples, replace(small, train_categories=(kinds[0],)))
+    assert list(rows["category"]) == [kind for kind in kinds if kind == kinds[0]]
+    assert len(dataset.training_rows(triples, small)) == len(kinds)
+    with pytest.raises(ValueError, match=f"no training photo of train_categories fish: known are .*{kinds[0]}"):
+        dataset.training_rows(triples, replace(small, train_categories=("fish",)))
+
+
+def test_a_changed_photo_or_field_builds_anew(small):
+    dataset.build_dataset(small)
+    before = (small.dataset_dir / "made_from.txt").read_text()
+    photo = dataset.read_manifest(small.photos)["path"][0]
+    photo.touch()
+    dataset.build_dataset(small)
+    after = (small.dataset_dir / "made_from.txt").read_text()
+    assert after != before
+    assert len({dataset.build_dataset(replace(small, resolution=32))["train"][0]["image"].size, (32, 32)}) == 1
 
 
 def test_crop_is_central_and_square(tmp_path):

@@ -24,7 +24,7 @@ profile = get_profile("pocket", **fields)
 triples = dataset.build_dataset(profile)
 triples = type(triples)({name: rows.select(range(3)) for name, rows in triples.items()})
 print(hub.push_dataset(triples, profile))
-again = load_dataset("me/colors")
+again = load_dataset("me/colors-folder")
 assert {name: len(rows) for name, rows in again.items()} == {"train": 3, "validation": 3, "test": 3}
 assert again["test"][0]["image"].size == (64, 64)
 assert again["test"][0]["prompt"] == triples["test"][0]["prompt"]
@@ -32,8 +32,9 @@ base = models.load_base(profile)
 controlnet = models.load_controlnet("lib/pocket_model/controlnet", base.unet)
 controlnet.save_pretrained(profile.controlnet_dir)
 row = dict(system="controlnet", prompt_level="detailed", merged=True, psnr=23.4, ssim=0.9, ciede2000=9.9, chroma_ratio=0.8)
+pd.DataFrame([dict(run="default", rate=2e-5)]).to_csv(profile.run_dir / "run.csv", index=False)
 print(hub.push_controlnet(profile, pd.DataFrame([row]), 71))
-same = ControlNetModel.from_pretrained("me/colors")
+same = ControlNetModel.from_pretrained("me/colors-default")
 assert all((a == b).all() for a, b in zip(same.parameters(), controlnet.parameters()))
 """
 
@@ -50,14 +51,14 @@ def test_data_set_and_controlnet_go_out_and_come_back(tmp_path):
     server = Hub()
     result = run_script(server.url, tmp_path, TOKEN)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert "published: datasets/me/colors" in result.stdout
-    assert "published: me/colors" in result.stdout
-    card = server.repos["datasets", "me/colors"]["README.md"].decode()
+    assert "published: datasets/me/colors-folder" in result.stdout
+    assert "published: me/colors-default" in result.stdout
+    card = server.repos["datasets", "me/colors-folder"]["README.md"].decode()
     assert "| train | 3 |" in card
     assert "dataset_info" in card
-    card = server.repos["models", "me/colors"]["README.md"].decode()
+    card = server.repos["models", "me/colors-default"]["README.md"].decode()
     assert "| controlnet | detailed | 23.40 |" in card
-    assert 'from_pretrained("me/colors")' in card
+    assert 'from_pretrained("me/colors-default")' in card
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert written
     assert not any(TOKEN.encode() in path.read_bytes() for path in written)
@@ -68,7 +69,7 @@ def test_data_set_and_controlnet_go_out_and_come_back(tmp_path):
 def test_a_token_without_rights_is_said_and_undoes_nothing(tmp_path):
     server = Hub()
     result = run_script(server.url, tmp_path, "hf_wrongwrongwrongwrongwrongwrong1")
-    assert "NOT published: datasets/me/colors (" in result.stdout
+    assert "NOT published: datasets/me/colors-folder (" in result.stdout
     assert "401" in result.stdout
     server.shutdown()
 

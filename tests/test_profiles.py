@@ -2,7 +2,7 @@
 
 import pytest
 
-from lib.profiles import PROFILES, get_profile
+from lib.profiles import PROFILES, RUNS, get_profile, profiles_to_run
 
 
 def test_overrides_are_converted_to_the_type_of_the_field():
@@ -28,3 +28,47 @@ def test_overrides_are_converted_to_the_type_of_the_field():
 def test_errors_name_the_thing_and_what_is_known(name, overrides, message):
     with pytest.raises(ValueError, match=message):
         get_profile(name, **overrides)
+
+
+def test_the_study_s_runs_are_those_of_its_text():
+    runs = [get_profile("l4", run=name) for name in ("study_1", "study_2", "study_3")]
+    assert ["1-5" in p.base_model or "2-1-base" in p.base_model for p in runs] == [True] * 3
+    assert ["v1-5" in p.base_model for p in runs] == [True, False, False]
+    assert all(p.base_revision and p.base_mirrors for p in runs)
+    assert [(p.source, p.test_source) for p in runs] == [("flowers", "coco"), ("flowers", "coco"), ("coco", "")]
+    assert [(p.learning_rate, p.train_epochs) for p in runs] == [(1e-5, 10), (1e-4, 10), (1e-4, 3)]
+    assert {p.prompt_policy for p in runs} == {"generic"}
+    assert runs[2] == get_profile("l4")
+
+
+def test_a_run_of_the_table_sets_fields_and_given_ones_win():
+    assert get_profile("pocket", run="study_1").base_model == "lib/pocket_model/narrow"
+    assert get_profile("pocket", run="study_2").base_model == "lib/pocket_model"
+    assert get_profile("pocket", run="captions_dropout_50").prompt_dropout == 0.5
+    assert get_profile("pocket", run="study_1", learning_rate="1e-3").learning_rate == 1e-3
+    short = get_profile("pocket", run="study_1", train_steps="7")
+    assert (short.train_steps, short.train_epochs) == (7, 0)
+    mine = get_profile("l4", run="mine")
+    assert (mine.run, mine.base_model, mine.source) == ("mine", get_profile("l4").base_model, "coco")
+    assert get_profile("pocket", run="") == get_profile("pocket")
+    with pytest.raises(ValueError, match="unknown run 'study_4': known are study_1, .*; a name of yours must differ"):
+        get_profile("pocket", run="study_4")
+
+
+def test_which_runs_make_reports_does():
+    assert [p.run for p in profiles_to_run("pocket")] == ["default"]
+    assert [p.run for p in profiles_to_run("l4")] == ["study_1", "study_2", "study_3"]
+    assert [p.run for p in profiles_to_run("l4", run="captions")] == ["captions"]
+    assert [p.run for p in profiles_to_run("pocket", runs="study_1,captions")] == ["study_1", "captions"]
+    everything = [p.run for p in profiles_to_run("l4", runs="all")]
+    assert set(everything) == set(RUNS)
+    assert everything[-1] == "study_3"  # the profile's own comes last, and its report has them all
+    assert [p.run for p in profiles_to_run("pocket", runs="all")] == [*RUNS, "default"]
+    with pytest.raises(ValueError, match="unknown run 'study_9': known are study_1, .*, or all"):
+        profiles_to_run("l4", runs="study_9")
+
+
+def test_own_run_reports_at_home_and_others_below():
+    home = get_profile("l4").reports_dir
+    assert home.name == "l4"
+    assert get_profile("l4", run="study_1").reports_dir == home / "study_1"

@@ -44,7 +44,7 @@ def arguments(place, *more):
 def test_parameters_and_fields_reach_the_notebooks(place, capsys):
     run.run(arguments(place, "-p", "greeting", "good day", "-p", "n_images", "7"))
     assert (place / "reports/pocket/one.txt").read_text() == "good day"
-    executed = json.loads((place / "build/pocket/notebooks/02_two.ipynb").read_text())
+    executed = json.loads((place / "build/pocket/default/notebooks/02_two.ipynb").read_text())
     assert any(
         "'n_images': 7" in "".join(c["source"]) or '"n_images": 7' in "".join(c["source"]) for c in executed["cells"]
     )
@@ -95,7 +95,7 @@ def test_failed_notebook_leaves_old_reports_and_its_executed_copy(place):
     assert [path.name for path in (place / "reports").iterdir()] == ["pocket"]
     assert sorted(path.name for path in (place / "reports/pocket").iterdir()) == ["one.txt", "two.txt"]
     assert (place / "reports/pocket/one.txt").read_text() == "hello"
-    assert "no colour here" in (place / "build/pocket/notebooks/02_two.ipynb").read_text()
+    assert "no colour here" in (place / "build/pocket/default/notebooks/02_two.ipynb").read_text()
 
 
 def test_failed_assert_without_words_shows_its_line(place):

@@ -107,8 +107,8 @@ def test_coco_comes_whole_after_broken_downloads(served, tmp_path):
     starts = [start for name, start in server.started if name == "train2017.zip"]
     assert len(starts) == 2
     assert starts[1] > 0  # it went on where it was broken off
-    manifest = dataset.read_manifest(profile.photos)
-    left_out = pd.read_csv(tmp_path / "photos/left_out.csv")
+    manifest = dataset.read_manifest(profile.photos_dir)
+    left_out = pd.read_csv(tmp_path / "photos/coco/left_out.csv")
     asked = {"train": 7, "validation": 2, "test": 4}
     for split, count in asked.items():
         assert sum(manifest["split"] == split) + sum(left_out["split"] == split) == count
@@ -143,7 +143,7 @@ def test_gray_broken_and_missing_photos_are_listed(served, tmp_path):
     sources.prepare(
         get_profile("l4", **{n: getattr(profile, n) for n in ("coco_url", "photos", "downloads")}, n_train=12)
     )
-    left_out = pd.read_csv(tmp_path / "photos/left_out.csv", dtype=str).set_index("image_id")["reason"]
+    left_out = pd.read_csv(tmp_path / "photos/coco/left_out.csv", dtype=str).set_index("image_id")["reason"]
     assert dict(left_out) == {"000000000001": "gray", "000000000002": "broken", "000000000003": "missing"}
 
 
@@ -199,7 +199,7 @@ def test_flowers_of_a_folder(tmp_path):
         "l4", source="flowers", flowers_folder=str(tmp_path / "flowers"), photos=str(tmp_path / "photos")
     )
     sources.prepare(profile)
-    manifest = dataset.read_manifest(profile.photos)
+    manifest = dataset.read_manifest(profile.photos_dir)
     assert len(manifest) == 14
     assert set(manifest["category"]) == {"rose", "tulip"}
     assert set(manifest["split"]) == set(dataset.SPLITS)

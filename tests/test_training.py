@@ -13,20 +13,22 @@ from diffusers import DDPMScheduler
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lib import ROOT, dataset, models, training
+from lib import ROOT, batches, colorize, dataset, models, training
 from lib.profiles import get_profile
 
 
 @pytest.fixture(scope="module")
 def cache(base, triples, tmp_path_factory):
-    return training.build_cache(triples["validation"], base, tmp_path_factory.mktemp("cache") / "cache")
+    rows = triples["validation"]
+    return batches.build_cache(rows, rows["prompt"], base, tmp_path_factory.mktemp("cache"))
 
 
 def run(base, triples, profile, folder):
     """Train a ControlNet from the same start."""
     torch.manual_seed(0)
     watched = triples["validation"].select(range(2))
-    cache = training.build_cache(triples["train"].select(range(10)), base, folder / "cache")
+    rows = triples["train"].select(range(10))
+    cache = batches.build_cache(rows, rows["prompt"], base, folder / "cache")
     return training.train_controlnet(base, cache, profile, folder, watched)
 
 
@@ -45,13 +47,31 @@ def test_cache_holds_what_the_pipeline_would_encode(base, triples, cache):
     assert latents.shape == (1, 4, 8, 8)
 
 
-def test_cache_is_reused_for_the_same_data_and_rebuilt_for_other(base, triples, tmp_path):
-    first = training.build_cache(triples["test"].select(range(3)), base, tmp_path / "c")
-    written = (tmp_path / "c/latents_mean.npy").stat().st_mtime_ns
-    training.build_cache(triples["test"].select(range(3)), base, tmp_path / "c")
-    assert (tmp_path / "c/latents_mean.npy").stat().st_mtime_ns == written
+def test_cache_is_made_once_and_latents_are_shared_by_other_prompts(base, triples, tmp_path):
+    rows = triples["test"].select(range(3))
+    first = batches.build_cache(rows, ["a red one"] * 3, base, tmp_path)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")}
     assert len(first) == 3
-    assert len(training.build_cache(triples["test"].select(range(4)), base, tmp_path / "c")) == 4
+    batches.build_cache(rows, ["a red one"] * 3, base, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")} == times
+    other = batches.build_cache(rows, ["a red one", "", "a blue one"], base, tmp_path)
+    assert [len(first.embeddings), len(other.embeddings)] == [2, 3]
+    assert [first.prompt_index.tolist(), other.prompt_index.tolist()] == [[1, 1, 1], [2, 0, 1]]
+    assert len(list(tmp_path.glob("latents-*"))) == 1
+    assert len(batches.build_cache(triples["test"].select(range(4)), [""] * 4, base, tmp_path)) == 4
+    assert len(list(tmp_path.glob("latents-*"))) == 2
+
+
+def test_batches_are_made_ahead_and_are_what_they_would_be(cache, profile):
+    ahead = batches.Batches(cache, profile)
+    for step in (3, 3, 4, 5, 9):
+        batch, generator = ahead(step)
+        own = batches.step_generator(profile.train_seed, step)
+        rows = batches.batch_rows(len(cache), profile.train_batch_size, step, profile.train_seed)
+        wanted = cache.batch(rows, own, profile.prompt_dropout)
+        assert all(torch.equal(a, b) for a, b in zip(batch, wanted, strict=True))
+        assert torch.equal(torch.randn(3, generator=generator), torch.randn(3, generator=own))
+        assert set(ahead.ahead) == {step, step + 1}
 
 
 def test_prompt_dropout_takes_the_empty_prompt(base, cache):
@@ -61,9 +81,9 @@ def test_prompt_dropout_takes_the_empty_prompt(base, cache):
 
 
 def test_every_epoch_visits_every_row_once():
-    rows = np.concatenate([training.batch_rows(10, 4, step, seed=3) for step in range(5)])
+    rows = np.concatenate([batches.batch_rows(10, 4, step, seed=3) for step in range(5)])
     assert sorted(rows) == sorted([*range(10)] * 2)
-    assert not np.array_equal(training.batch_rows(10, 4, 0, seed=4), training.batch_rows(10, 4, 0, seed=3))
+    assert not np.array_equal(batches.batch_rows(10, 4, 0, seed=4), batches.batch_rows(10, 4, 0, seed=3))
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -119,7 +139,7 @@ def test_a_stopped_run_ends_with_the_same_weights(base, triples, profile, tmp_pa
     whole = run(base, triples, profile, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         stop_at(base, triples, profile, tmp_path / "parts", step=4)
-    assert torch.load(tmp_path / "parts/checkpoint.pt", weights_only=True)["step"] == 3
+    assert torch.load(tmp_path / "parts/checkpoints/0000003.pt", weights_only=True)["step"] == 3
     resumed = run(base, triples, profile, tmp_path / "parts")
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
     board = EventAccumulator(str(tmp_path / "parts/tensorboard")).Reload()
@@ -132,7 +152,7 @@ def test_a_stopped_run_ends_with_the_same_weights(base, triples, profile, tmp_pa
 
 def stop_at(base, triples, profile, folder, step):
     """Interrupt training at a step."""
-    original = training.step_generator
+    original = batches.step_generator
 
     def interrupted(seed, now):
         if now == step:
@@ -140,40 +160,89 @@ def stop_at(base, triples, profile, folder, step):
         return original(seed, now)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "step_generator", interrupted)
+        patch.setattr(batches, "step_generator", interrupted)
         run(base, triples, profile, folder)
 
 
 @pytest.mark.parametrize("change", [{"learning_rate": 1e-3}, {"prompt_dropout": 0.5}])
 def test_checkpoint_of_another_run_is_refused(base, triples, profile, tmp_path, change):
     run(base, triples, profile, tmp_path)
-    with pytest.raises(ValueError, match=rf"checkpoint.pt does not fit this run \({next(iter(change))} was"):
+    with pytest.raises(ValueError, match=rf"0000006.pt does not fit this run \({next(iter(change))} was"):
         run(base, triples, replace(profile, **change), tmp_path)
 
 
 def test_damaged_checkpoint_is_named(base, triples, profile, tmp_path):
     run(base, triples, replace(profile, train_steps=1), tmp_path)
-    (tmp_path / "checkpoint.pt").write_bytes((tmp_path / "checkpoint.pt").read_bytes()[:1000])
-    with pytest.raises(ValueError, match="checkpoint.pt does not fit this run"):
+    path = tmp_path / "checkpoints/0000001.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"0000001.pt does not fit this run .*: remove it"):
         run(base, triples, profile, tmp_path)
 
 
-def test_nan_loss_stops_with_the_step(profile, tmp_path):
+def test_checkpoints_rotate_by_number_and_size(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+
+    def left(keep, gigabytes):
+        for step in range(1, 6):
+            (tmp_path / f"checkpoints/{step:07d}.pt").write_bytes(bytes(1000))
+        training.rotate_checkpoints(tmp_path, keep, gigabytes)
+        return [int(path.stem) for path in sorted((tmp_path / "checkpoints").iterdir())]
+
+    assert left(2, 1) == [4, 5]
+    assert left(9, 3e-6) == [3, 4, 5]
+    assert left(9, 0) == [5]
+    assert left(0, 1) == [5]
+
+
+def test_a_running_training_keeps_the_last_checkpoints_and_a_finished_one_the_last(base, triples, profile, tmp_path):
+    profile = replace(profile, checkpoint_every=1, train_steps=6, keep_checkpoints=3)
+    with pytest.raises(KeyboardInterrupt):
+        stop_at(base, triples, profile, tmp_path, step=4)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["0000002.pt", "0000003.pt", "0000004.pt"]
+    run(base, triples, profile, tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0000006.pt"]
+
+
+def test_too_little_memory_says_what_to_lower_and_keeps_the_checkpoint(profile, tmp_path):
+    def loss_of_step(model, step, part):
+        huge = torch.empty(1 << 60) if step == 4 else 1  # the real allocator refuses
+        return model.weight.sum() * huge
+
+    with pytest.raises(ValueError, match="does not fit in memory: raise gradient_accumulation_steps, set gradient_che"):
+        training.train(torch.nn.Linear(1, 1), loss_of_step, profile, tmp_path, {})
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0000003.pt"]
+
+
+def test_other_errors_pass_and_sampling_names_its_own_field(profile):
+    with pytest.raises(RuntimeError, match="something else"), models.memory_advice("x"):
+        raise RuntimeError("something else")
+
+    def pipeline(**_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(ValueError, match="does not fit in memory: lower sample_batch_size"):
+        colorize.sample(pipeline, [None], ["red"], [0], profile)
+
+
+@pytest.mark.parametrize("log_every", [1, 100])
+def test_nan_loss_stops_with_its_step_and_the_last_good_checkpoint(profile, tmp_path, log_every):
     model = torch.nn.Linear(1, 1)
 
     def loss_of_step(model, step, part):
         return model.weight.sum() * (float("nan") if step == 4 else 1)
 
-    with pytest.raises(ValueError, match="loss is nan at step 5: lower learning_rate"):
-        training.train(model, loss_of_step, profile, tmp_path, {})
-    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 3
+    message = r"loss is nan at step 5: lower learning_rate; last good checkpoint: .*0000003.pt"
+    with pytest.raises(ValueError, match=message):
+        training.train(model, loss_of_step, replace(profile, log_every=log_every), tmp_path, {})
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0000003.pt"]
 
 
 def test_averaged_weights_follow_and_are_returned(profile, tmp_path):
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(model.weight, 1.0)
     averaged = training.train(model, lambda m, *_: m.weight.sum(), replace(profile, ema_decay=0.5), tmp_path, {})
-    current = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["model"]["weight"]
+    current = torch.load(tmp_path / "checkpoints/0000006.pt", weights_only=True)["model"]["weight"]
     assert 1.0 > float(averaged.weight) > float(current)
 
 
@@ -229,7 +298,7 @@ def test_killed_and_started_again_gives_the_same_weights(trained, tmp_path):
     start, one = trained
     shutil.copytree(start, cut := tmp_path / "cut")
     process = subprocess.Popen(training_command(cut), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (cut / "pocket/default/checkpoint.pt").exists():
+    while not list(cut.glob("pocket/default/checkpoints/*.pt")):
         assert process.poll() is None
         time.sleep(0.05)
     process.kill()
@@ -248,7 +317,7 @@ def compare_weights(first, second):
 def test_controlnet_learns_a_few_photos(base, triples, profile, tmp_path):
     rows = triples["train"].select(range(4))
     longer = replace(profile, train_steps=60, checkpoint_every=60, learning_rate=1e-3, prompt_dropout=0.0)
-    cache = training.build_cache(rows, base, tmp_path / "cache")
+    cache = batches.build_cache(rows, rows["prompt"], base, tmp_path / "cache")
     trained = training.train_controlnet(base, cache, longer, tmp_path, triples["validation"].select(range(2)))
     scheduler = DDPMScheduler.from_config(base.scheduler.config)
 

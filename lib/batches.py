@@ -1,0 +1,172 @@
+"""What a training step is made from: the cache of latents and embeddings, a step's rows and its random numbers."""
+
+import hashlib
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from lib.models import encode_prompts
+
+LATENT_FILES, PROMPT_FILES = ("latents_mean", "latents_std", "conditioning"), ("prompt_index", "embeddings")
+
+
+@dataclass
+class LatentCache:
+    """Memory-mapped training data: one row a training picture, one row of `embeddings` a different prompt.
+
+    `latents_mean`, `latents_std`: (N, C, h, w) float16, scaled; `conditioning`: (N, H, W) uint8 gray;
+    `prompt_index`: (N,) into `embeddings`: (prompts, tokens, width) float16, whose row 0 is the empty prompt.
+    """
+
+    latents_mean: np.ndarray
+    latents_std: np.ndarray
+    conditioning: np.ndarray
+    prompt_index: np.ndarray
+    embeddings: np.ndarray
+    key: dict  # what it was made from
+
+    def __len__(self):
+        return len(self.latents_mean)
+
+    def batch(self, rows, generator, prompt_dropout=0.0):
+        """Latents sampled anew (B, C, h, w), embeddings (B, T, D), conditioning images (B, 3, H, W) in [0, 1]."""
+        mean, std = (torch.from_numpy(part[rows]).float() for part in (self.latents_mean, self.latents_std))
+        latents = mean + std * torch.randn(mean.shape, generator=generator)
+        prompts = torch.from_numpy(self.prompt_index[rows].astype(np.int64))
+        prompts[torch.rand(len(rows), generator=generator) < prompt_dropout] = 0
+        embeddings = torch.from_numpy(self.embeddings[prompts.numpy()]).float()
+        gray = torch.from_numpy(self.conditioning[rows]).float().div(255)
+        return latents, embeddings, gray[:, None].expand(-1, 3, -1, -1)
+
+
+def build_cache(dataset, prompts, pipeline, folder):
+    """Encode the pictures of a data set (columns `image`, `conditioning_image`) and a prompt for each, once.
+
+    Latents and prompts stand apart in `folder`, each whole or not at all under a name that says what it was made from:
+    runs with the same photos and autoencoder share the latents, whatever their prompts.
+    """
+    of_latents = {
+        "dataset": dataset._fingerprint,
+        "vae": fingerprint(pipeline.vae),
+        "scaling_factor": pipeline.vae.config.scaling_factor,
+    }
+    prompts = list(prompts)
+    of_prompts = {
+        "prompts": digest(prompts),
+        "text_encoder": fingerprint(pipeline.text_encoder),
+        "max_tokens": pipeline.tokenizer.model_max_length,
+    }
+    latents = _made_once(folder, "latents", of_latents, lambda part: _write_latents(dataset, pipeline, part))
+    embedded = _made_once(folder, "prompts", of_prompts, lambda part: _write_prompts(prompts, pipeline, part))
+    paths = [*(latents / f"{name}.npy" for name in LATENT_FILES), *(embedded / f"{name}.npy" for name in PROMPT_FILES)]
+    return LatentCache(*(np.load(path, mmap_mode="r") for path in paths), of_latents | of_prompts)
+
+
+def _made_once(folder, name, key, make):
+    """The folder `name-<digest of key>` in a folder, made by `make(folder)` where it is not there yet."""
+    target = folder / f"{name}-{digest(key)}"
+    if not target.exists():
+        partial = target.with_name(target.name + ".part")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        make(partial)
+        (partial / "key.json").write_text(json.dumps(key))
+        os.replace(partial, target)
+    return target
+
+
+def digest(facts):
+    """A short text that changes with lists, mappings, texts and numbers."""
+    return hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
+
+
+def fingerprint(model):
+    """A short text that changes with any of a model's weights."""
+    hashed = hashlib.blake2b(digest_size=8)
+    for value in model.state_dict().values():
+        hashed.update(value.float().cpu().numpy())
+    return hashed.hexdigest()
+
+
+@torch.no_grad()
+def _write_latents(dataset, pipeline, folder, batch_size=16):
+    vae, maps = pipeline.vae, {}
+    for start in tqdm(range(0, len(dataset), batch_size), desc="latents"):
+        part = dataset[start : start + batch_size]
+        pixels = pipeline.image_processor.preprocess(part["image"]).to(vae.device, vae.dtype)
+        posterior = vae.encode(pixels).latent_dist
+        arrays = {
+            "latents_mean": (posterior.mean * vae.config.scaling_factor).half(),
+            "latents_std": (posterior.std * vae.config.scaling_factor).half(),
+            "conditioning": torch.from_numpy(
+                np.stack([np.asarray(i.convert("L")) for i in part["conditioning_image"]])
+            ),
+        }
+        for name, array in arrays.items():
+            if name not in maps:
+                shape, dtype = (len(dataset), *array.shape[1:]), array.cpu().numpy().dtype
+                maps[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
+            maps[name][start : start + len(array)] = array.cpu().numpy()
+
+
+def _write_prompts(prompts, pipeline, folder, batch_size=64):
+    unique = ["", *sorted(set(prompts) - {""})]
+    position = {prompt: index for index, prompt in enumerate(unique)}
+    np.save(folder / "prompt_index.npy", np.array([position[prompt] for prompt in prompts], np.int32))
+    embeddings = None
+    for start in tqdm(range(0, len(unique), batch_size), desc="prompts"):
+        part = encode_prompts(unique[start : start + batch_size], pipeline).half().cpu().numpy()
+        if embeddings is None:
+            shape = (len(unique), *part.shape[1:])
+            embeddings = np.lib.format.open_memmap(folder / "embeddings.npy", "w+", part.dtype, shape)
+        embeddings[start : start + len(part)] = part
+
+
+def batch_rows(n, batch_size, step, seed):
+    """The rows of one step: every epoch is a new permutation of all rows, fixed by the seed."""
+    epoch_rows = [
+        np.random.default_rng((seed, epoch)).permutation(n)
+        for epoch in range(step * batch_size // n, ((step + 1) * batch_size - 1) // n + 1)
+    ]
+    offset = step * batch_size % n
+    return np.sort(np.concatenate(epoch_rows)[offset : offset + batch_size])
+
+
+def step_generator(seed, step):
+    """A CPU generator that depends on the seed and the step alone."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+
+
+class Batches:
+    """A step's batch by its number, made in a thread while the step before it is trained; pinned where there is a GPU."""
+
+    def __init__(self, cache, profile):
+        self.cache, self.profile = cache, profile
+        self.thread, self.ahead = ThreadPoolExecutor(1), {}
+
+    def __call__(self, step):
+        """What `LatentCache.batch` gives for a step, and the generator that drew it, for the draws to follow.
+
+        May be asked for the same step again, and gives the same.
+        """
+        for number in (step, step + 1):
+            if number not in self.ahead:
+                self.ahead[number] = self.thread.submit(self._make, number)
+        self.ahead = {number: made for number, made in self.ahead.items() if number >= step}
+        batch, state = self.ahead[step].result()
+        return batch, torch.Generator().set_state(state)
+
+    def _make(self, step):
+        profile = self.profile
+        generator = step_generator(profile.train_seed, step)
+        rows = batch_rows(len(self.cache), profile.train_batch_size, step, profile.train_seed)
+        batch = self.cache.batch(rows, generator, profile.prompt_dropout)
+        if torch.cuda.is_available():
+            batch = [part.contiguous().pin_memory() for part in batch]
+        return batch, generator.get_state()
