@@ -1,9 +1,7 @@
 """`make bench`: ratios of our way to the usual one, alternating in one run, medians of pairs; `reports/benchmark.csv`."""
 
 import multiprocessing
-import resource
 import statistics
-import sys
 import time
 
 import cv2
@@ -18,7 +16,7 @@ from skimage.transform import resize
 from tqdm import tqdm
 
 from lib import ROOT
-from lib.bench_training import bench_training
+from lib.bench_training import bench_training, peak_bytes
 from lib.colorize import colorize_photo, sample
 from lib.fullsize import paint, reduce_lightness
 from lib.models import add_controlnet, load_base, load_controlnet
@@ -117,8 +115,7 @@ def peak_megabytes(way):
     action(small)
     held = psutil.Process().memory_info().rss
     action(large)
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - held) / 1e6
+    return (peak_bytes() - held) / 1e6
 
 
 def bench_memory():

@@ -1,11 +1,15 @@
 """The training rows of `make bench`: our step on cached latents against the usual one, which encodes every time."""
 
+import multiprocessing
+import re
+import resource
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from datasets import Dataset
 from diffusers import AutoencoderKL, DDPMScheduler
@@ -26,7 +30,7 @@ PHOTOS, BATCH, PAIRS, EPOCHS = 32, 8, 5, 3
 def prepare():
     """Profile, base with an autoencoder of 15 M parameters, ControlNet, and photos: as both ways begin."""
     torch.manual_seed(0)
-    profile = get_profile("pocket", initial_controlnet="", train_batch_size=BATCH)
+    profile = get_profile("pocket", train_batch_size=BATCH, timestep_bias=1.0)
     vae = AutoencoderKL(
         block_out_channels=(96, 160, 256),
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -41,7 +45,7 @@ def prepare():
     photos = [open_photo(record["path"], profile.resolution) for record in records]
     rows = {"prompt": [record["detailed_caption"] for record in records], "image": photos,
             "conditioning_image": [make_conditioning_image(photo) for photo in photos]}  # fmt: skip
-    return profile, base, make_controlnet(base.unet, base.vae).train(), Dataset.from_dict(rows)
+    return profile, base, make_controlnet(base.unet, base.vae_scale_factor).train(), Dataset.from_dict(rows)
 
 
 def usual_batch(base, rows, generator):
@@ -69,11 +73,10 @@ def usual_loss(base, controlnet, scheduler, batch, generator):
 def make_steps(folder):
     """{"ours", "usual"}: functions that make one training step, by its number; and the seconds that our cache took."""
     profile, base, controlnet, dataset = prepare()
-    profile = get_profile("pocket", train_batch_size=BATCH, timestep_bias=1.0)
-    scheduler = DDPMScheduler.from_config(base.scheduler.config)
     started = time.process_time()
-    cache = build_cache(dataset, dataset["prompt"], base, Path(folder))
+    cache = build_cache(dataset, dataset["prompt"], base, folder)
     seconds = time.process_time() - started
+    scheduler = DDPMScheduler.from_config(base.scheduler.config)
 
     def step_of(loss_of_rows, optimizer):
         def step(number):
@@ -100,19 +103,49 @@ def make_steps(folder):
         )
     steps = {"ours": step_of(ours, make_optimizer(controlnet, profile)),
              "usual": step_of(usual, torch.optim.AdamW(controlnet.parameters(), lr=1e-5))}  # fmt: skip
-    return steps, seconds, difference
+    return steps, base, seconds, difference
+
+
+def peak_bytes():
+    """The peak memory of this process; Linux's own count of it, since ru_maxrss there takes in the parent's."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS
+
+
+def peak_megabytes(way, folder):
+    """The peak memory of a fresh process that makes three steps, above what it held after the imports.
+
+    Ours finds the cache made, and lets the autoencoder and the text encoder go, as `lib.training.train_run` does.
+    """
+    imported = psutil.Process().memory_info().rss
+    steps, base, _, _ = make_steps(folder)
+    if way == "ours":
+        base.vae = base.text_encoder = None
+    for number in range(3):
+        steps[way](number)
+    return (peak_bytes() - imported) / 1e6
+
+
+def bench_training_memory(folder):
+    """Peak memory of three training steps above the imports: ours on the cache against the usual way."""
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        ours, usual = (pool.apply(peak_megabytes, [way, folder]) for way in ("ours", "usual"))
+    return {"name": "train_memory", "ours": ours, "reference": usual, "ratio": ours / usual, "unit": "MB"}
 
 
 def bench_training():
-    """Rows of the benchmark: a step, three epochs with the cache's cost, and the difference of the two losses."""
+    """Rows of the benchmark: a step, three epochs with the cache's cost, peak memory, and the difference of the losses."""
     with tempfile.TemporaryDirectory() as folder:
-        steps, cache_seconds, difference = make_steps(folder)
+        steps, _, cache_seconds, difference = make_steps(Path(folder))
         times = {way: [] for way in steps}
         for number in tqdm(range(-1, PAIRS), desc="train_step"):  # the first warms up
             for way, step in steps.items():
                 started = time.process_time()
                 step(number + 1)
                 times[way].append(time.process_time() - started)
+        memory = bench_training_memory(Path(folder))
     ours, usual = (statistics.median(seconds[1:]) / BATCH for seconds in times.values())
     rows = {
         "train_step": (ours, usual, "CPU s a sample"),
@@ -123,5 +156,6 @@ def bench_training():
             {"name": name, "ours": a, "reference": b, "ratio": a / b, "unit": unit}
             for name, (a, b, unit) in rows.items()
         ),
+        memory,
         {"name": "loss_equal", "ours": difference, "reference": 0.0, "ratio": float("nan"), "unit": "difference"},
     ]

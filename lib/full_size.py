@@ -40,7 +40,7 @@ def make_pipeline(name, device, dtype):
             up_block_types=("UpDecoderBlock2D",) * 4,
             layers_per_block=2,
         ).to(dtype)
-        controlnet = make_controlnet(unet, vae).float()
+        controlnet = make_controlnet(unet, 8).float()
     for part in (unet, vae):
         part.eval().requires_grad_(False)
     scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")

@@ -1,5 +1,6 @@
 """Loading and checking the frozen base model and its ControlNet, all in diffusers' own classes and layout."""
 
+import math
 from contextlib import contextmanager
 from importlib.resources import files
 
@@ -49,8 +50,11 @@ def load_text_encoder(package, max_tokens):
     return {"tokenizer": tokenizer, "text_encoder": text_encoder}
 
 
-def load_base(profile):
-    """The frozen text-to-image pipeline of a profile; ValueError that names the mirrors where it can't be loaded."""
+def load_base(profile, **loaded):
+    """The frozen text-to-image pipeline of a profile; ValueError that names the mirrors where it can't be loaded.
+
+    Parts that are `loaded` already, by name, are taken as they are.
+    """
     local = resolve(profile.base_model)
     source = str(local) if local.is_dir() else profile.base_model
     dtype = torch.bfloat16 if profile.mixed_precision == "bf16" and torch.cuda.is_available() else torch.float32
@@ -64,6 +68,7 @@ def load_base(profile):
             feature_extractor=None,
             requires_safety_checker=False,
             **parts,
+            **loaded,
         )
     except (OSError, ValueError) as error:
         mirrors = (
@@ -88,9 +93,9 @@ def encode_prompts(prompts, pipeline):
     return embeddings
 
 
-def make_controlnet(unet, vae):
+def make_controlnet(unet, vae_scale_factor):
     """A ControlNet that starts as a copy of the UNet's encoder; its conditioning image is the size of the photo."""
-    halvings = len(vae.config.block_out_channels) - 1  # the embedding must shrink the photo as the autoencoder does
+    halvings = int(math.log2(vae_scale_factor))  # the embedding must shrink the photo as the autoencoder does
     return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 96, 256)[: halvings + 1])
 
 

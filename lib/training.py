@@ -86,7 +86,9 @@ def train_run(profile):
     profile = with_train_steps(profile, len(rows))
     with PartialState().main_process_first():
         cache = build_cache(rows, draw_prompts(rows, profile), base, profile.build_dir / "cache")
-    train_controlnet(base, cache, profile, profile.run_dir, pick_across_categories(triples["validation"], 8))
+    base.vae = base.text_encoder = None  # training needs neither; the pictures of a checkpoint load them again
+    watched = pick_across_categories(triples["validation"], 8)
+    train_controlnet(base, cache, profile, profile.run_dir, watched, lambda: load_base(profile, unet=base.unet))
     if PartialState().is_main_process:
         write_text(pd.DataFrame([run_facts(profile, len(rows))]).to_csv(index=False), profile.run_dir / "run.csv")
 
@@ -109,15 +111,16 @@ def run_facts(profile, n):
     }  # fmt: skip
 
 
-def train_controlnet(base, cache, profile, folder, validation):
+def train_controlnet(base, cache, profile, folder, validation, whole_base=None):
     """Train a ControlNet for a frozen base on a latent cache; saves it to `folder/controlnet` and returns it.
 
     It starts from `profile.initial_controlnet`, or from the UNet where that is empty. At every checkpoint the rows of
-    `validation` are colorized with fixed seeds into `folder/samples`.
+    `validation` are colorized with fixed seeds into `folder/samples`; where `base` has no autoencoder and text encoder
+    left, by what `whole_base()` returns.
     """
     initial = profile.initial_controlnet
     torch.manual_seed(profile.train_seed)  # for the new layers of a ControlNet that starts from the UNet
-    controlnet = load_controlnet(initial, base.unet) if initial else make_controlnet(base.unet, base.vae)
+    controlnet = load_controlnet(initial, base.unet) if initial else make_controlnet(base.unet, base.vae_scale_factor)
     initial_weights = fingerprint(controlnet)
     noise_scheduler, batches = DDPMScheduler.from_config(base.scheduler.config), Batches(cache, profile)
     for part in (base.unet, controlnet):
@@ -130,7 +133,8 @@ def train_controlnet(base, cache, profile, folder, validation):
         return diffusion_loss(base.unet, noise_scheduler, *batches(step), profile, model, part)
 
     def on_checkpoint(model, step):
-        pipeline = add_controlnet(base, copy.deepcopy(model))  # a copy, since the pipeline takes the base's dtype
+        whole = whole_base() if whole_base else base
+        pipeline = add_controlnet(whole, copy.deepcopy(model))  # a copy, since the pipeline takes the base's dtype
         save_controlnet_samples(pipeline, validation, profile, folder / f"samples/{step:07d}.png")
 
     settings = run_settings(profile, **cache.key, base=fingerprint(base.unet), initial=initial_weights)

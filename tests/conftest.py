@@ -48,7 +48,7 @@ def triples(profile):
 def pipeline(base):
     """The untrained base with an untrained ControlNet whose zero convolutions are opened a little."""
     torch.manual_seed(1)
-    controlnet = models.make_controlnet(base.unet, base.vae)
+    controlnet = models.make_controlnet(base.unet, base.vae_scale_factor)
     for block in [*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block]:
         torch.nn.init.normal_(block.weight, std=0.1)
     return models.add_controlnet(base, controlnet)

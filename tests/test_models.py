@@ -48,7 +48,7 @@ def test_prediction_type_comes_from_the_model():
 
 
 def test_controlnet_shrinks_its_picture_as_the_autoencoder_does(base):
-    controlnet = models.make_controlnet(base.unet, base.vae)
+    controlnet = models.make_controlnet(base.unet, base.vae_scale_factor)
     assert controlnet.controlnet_cond_embedding(torch.zeros(1, 3, 32, 32)).shape[-2:] == (8, 8)
 
 

@@ -131,7 +131,7 @@ def test_untrained_controlnet_changes_nothing_and_training_changes_only_it(base,
     controlnet = run(base, triples, profile, tmp_path)
     assert all(torch.equal(before[name], value) for name, value in base.unet.state_dict().items())
     assert any(block.weight.abs().sum() > 0 for block in controlnet.controlnet_down_blocks)
-    fresh = models.make_controlnet(base.unet, base.vae)
+    fresh = models.make_controlnet(base.unet, base.vae_scale_factor)
     assert all(not block.weight.any() for block in fresh.controlnet_down_blocks)
 
 
@@ -332,4 +332,4 @@ def test_controlnet_learns_a_few_photos(base, triples, profile, tmp_path):
             ]
         )
 
-    assert loss(trained) < 0.9 * loss(models.make_controlnet(base.unet, base.vae))
+    assert loss(trained) < 0.9 * loss(models.make_controlnet(base.unet, base.vae_scale_factor))
