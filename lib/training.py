@@ -20,9 +20,11 @@ import pandas as pd
 import torch
 from accelerate import Accelerator, PartialState
 from diffusers import DDPMScheduler
+from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel, compute_snr
 from PIL import Image
+from torch.utils.checkpoint import checkpoint
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -111,6 +113,15 @@ def run_facts(profile, n):
     }  # fmt: skip
 
 
+class SparingEmbedding(ControlNetConditioningEmbedding):
+    """The embedding of the conditioning image, whose activations are the widest of all: made again for the gradient."""
+
+    def forward(self, conditioning):
+        if not self.training:
+            return super().forward(conditioning)
+        return checkpoint(super().forward, conditioning, use_reentrant=False)
+
+
 def train_controlnet(base, cache, profile, folder, validation, whole_base=None):
     """Train a ControlNet for a frozen base on a latent cache; saves it to `folder/controlnet` and returns it.
 
@@ -122,6 +133,7 @@ def train_controlnet(base, cache, profile, folder, validation, whole_base=None):
     torch.manual_seed(profile.train_seed)  # for the new layers of a ControlNet that starts from the UNet
     controlnet = load_controlnet(initial, base.unet) if initial else make_controlnet(base.unet, base.vae_scale_factor)
     initial_weights = fingerprint(controlnet)
+    controlnet.controlnet_cond_embedding.__class__ = SparingEmbedding
     noise_scheduler, batches = DDPMScheduler.from_config(base.scheduler.config), Batches(cache, profile)
     for part in (base.unet, controlnet):
         if profile.gradient_checkpointing:

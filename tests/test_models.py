@@ -55,7 +55,9 @@ def test_controlnet_shrinks_its_picture_as_the_autoencoder_does(base):
 def test_unreachable_base_names_the_mirrors(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     profile = get_profile("l4", base_model=str(tmp_path / "nothing"))
-    with pytest.raises(ValueError, match="can't be loaded .* mirrors to try with -p base_model: Manojb/"):
+    with pytest.raises(
+        ValueError, match=r"""can.t be loaded .* mirrors to try with -p base_revision "" -p base_model: Manojb/"""
+    ):
         models.load_base(profile)
 
 

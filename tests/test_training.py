@@ -1,5 +1,6 @@
 """The cache, the loss, and a loop that resumes as if it had never stopped."""
 
+import copy
 import shutil
 import subprocess
 import sys
@@ -259,6 +260,21 @@ def test_gradient_checkpointing_gives_the_same_weights(base, triples, profile, t
     sparing = run(base, triples, replace(profile, gradient_checkpointing=True), tmp_path / "sparing")
     base.unet.disable_gradient_checkpointing()
     compare_weights(plain.state_dict(), sparing.state_dict())
+
+
+def test_the_sparing_embedding_gives_the_same_gradient_and_is_copied_whole(base):
+    torch.manual_seed(2)
+    plain = models.make_controlnet(base.unet, base.vae_scale_factor).controlnet_cond_embedding.train()
+    torch.nn.init.normal_(plain.conv_out.weight, std=0.1)
+    sparing = copy.deepcopy(plain)
+    sparing.__class__ = training.SparingEmbedding
+    picture = torch.rand(2, 3, 32, 32)
+    for part in (plain, sparing):
+        part(picture).square().sum().backward()
+    pairs = list(zip(plain.parameters(), sparing.parameters(), strict=True))
+    assert all(torch.equal(a.grad, b.grad) and a.grad.any() for a, b in pairs)
+    half = copy.deepcopy(sparing).half().float().eval()
+    assert torch.allclose(half(picture), sparing.eval()(picture), atol=1e-2)
 
 
 FIELDS = {"resolution": 32, "train_steps": 4, "train_batch_size": 4, "checkpoint_every": 1, "learning_rate": 1e-3,
