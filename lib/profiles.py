@@ -34,6 +34,9 @@ class Profile:
     n_train: int = 50_000  # of COCO's train2017
     n_validation: int = 500
     coco_url: str = "http://images.cocodataset.org"
+    coco_hub_id: str = (
+        ""  # a Hub data set of COCO's photos in parquet, e.g. detection-datasets/coco; "": COCO's archives
+    )
     flowers_folder: str = ""  # the flowers, where you have them; "": from Kaggle
     downloads: str = "build/downloads"
     resolution: int = 128  # px, square

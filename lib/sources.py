@@ -17,7 +17,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import requests
+from huggingface_hub import HfApi, hf_hub_download
 from PIL import Image
+from pyarrow.parquet import ParquetFile
 from tqdm import tqdm
 
 from lib.dataset import MANIFEST_COLUMNS, THING_COLUMNS
@@ -31,7 +33,10 @@ COCO = {  # archive: path below the profile's coco_url, bytes, MD5; as the serve
         "annotations/annotations_trainval2017.zip", 252_907_541, "f4bbac642086de4f52a3fdda2de5fa2c",
     ),
 }  # fmt: skip
-SETTINGS = ("source", "n_train", "n_validation", "dataset_seed", "flowers_folder")
+SETTINGS = {  # what a folder of photos must have been made with
+    "coco": ("source", "n_train", "n_validation", "dataset_seed"),
+    "flowers": ("source", "dataset_seed", "flowers_folder"),
+}
 FLOWERS = "alxmamaev/flowers-recognition"
 PHOTO_BYTES = 170_000  # about what a COCO photo takes
 GRAY_BELOW = 2.0  # a photo whose channels differ by less (of 255, on the mean) is a gray one
@@ -54,18 +59,25 @@ def prepare(profile):
     if (folder / "metadata.csv").exists():
         return check_settings(profile, folder, "01_build_dataset, with another -p photos FOLDER,")
     folder.mkdir(parents=True, exist_ok=True)
-    write_settings(profile, SETTINGS, folder)
+    write_settings(profile, SETTINGS[profile.source], folder)
     {"coco": prepare_coco, "flowers": prepare_flowers}[profile.source](profile, folder)
 
 
 def prepare_coco(profile, folder):
     """COCO 2017: a seeded sample of train2017 for training and validation, val2017 for the test, human captions."""
-    downloads = resolve(profile.downloads)
-    wanted = profile.n_train + profile.n_validation + 5000
-    check_disk(folder, downloads, COCO, wanted * PHOTO_BYTES)
-    urls = {name: f"{profile.coco_url}/{path}" for name, (path, _, _) in COCO.items()}
-    with ThreadPoolExecutor(len(COCO)) as pool:
-        for done in [pool.submit(download, urls[n], downloads / n, size, md5) for n, (_, size, md5) in COCO.items()]:
+    downloads, copy = resolve(profile.downloads), profile.coco_hub_id
+    parquet = list_parquet(copy) if copy else {}
+    archives = {name: facts for name, facts in COCO.items() if not copy or name.startswith("annotations")}
+    sizes = {name: size for name, (_, size, _) in archives.items()} | {
+        f"{copy}/{n}": size for n, size in parquet.items()
+    }
+    check_disk(folder, downloads, sizes, (profile.n_train + profile.n_validation + 5000) * PHOTO_BYTES)
+    with ThreadPoolExecutor(len(archives)) as pool:
+        coming = [
+            pool.submit(download, f"{profile.coco_url}/{path}", downloads / name, size, md5)
+            for name, (path, size, md5) in archives.items()
+        ]
+        for done in coming:
             done.result()
     with zipfile.ZipFile(downloads / "annotations_trainval2017.zip") as archive:
         captions = {part: read_captions(archive, part) for part in ("train2017", "val2017")}
@@ -82,11 +94,48 @@ def prepare_coco(profile, folder):
          **(things.get(name, NO_THING) if split == "test" else {**NO_THING, "category": "coco"}), **captions[part][name]}
         for split, (part, names) in splits.items() for name in names
     ]  # fmt: skip
-    for part in ("train2017", "val2017"):
-        extract(
-            [row["file_name"] for row in rows if row["file_name"].startswith(part)], downloads / f"{part}.zip", folder
-        )
+    names = [row["file_name"] for row in rows]
+    for part in () if copy else ("train2017", "val2017"):
+        extract([name for name in names if name.startswith(part)], downloads / f"{part}.zip", folder)
+    if copy:
+        extract_parquet(names, copy, parquet, downloads / copy, folder)
     write_manifest(rows, folder)
+
+
+def list_parquet(hub_id):
+    """{file: bytes} of the parquet files of a Hub data set; one that can't be reached or has none is a ValueError."""
+    try:
+        facts = HfApi().dataset_info(hub_id, files_metadata=True)
+    except Exception as error:  # of several clients
+        raise ValueError(
+            f"coco_hub_id {hub_id!r} can't be reached ({_brief(error)}): check it, or leave it empty"
+        ) from None
+    files = {file.rfilename: file.size for file in facts.siblings if file.rfilename.endswith(".parquet")}
+    if not files:
+        raise ValueError(
+            f"coco_hub_id {hub_id!r} has no parquet files: name a copy of COCO that has, or leave it empty"
+        )
+    return files
+
+
+def extract_parquet(names, hub_id, files, downloads, folder):
+    """Take the named photos out of a Hub copy with columns `image_id` and `image`; those that are there are passed over."""
+    missing = {int(Path(name).stem): name for name in names if not (folder / name).exists()}
+    for file in tqdm(sorted(files) if missing else [], desc=f"{hub_id} files"):
+        try:
+            path = hf_hub_download(hub_id, file, repo_type="dataset", local_dir=downloads)
+            batches = ParquetFile(path).iter_batches(64, columns=["image_id", "image"])
+            for row in (row for batch in batches for row in batch.to_pylist() if row["image_id"] in missing):
+                save_bytes(row["image"]["bytes"], folder / missing[row["image_id"]])
+        except Exception as error:  # of several clients
+            raise ValueError(
+                f"{hub_id}/{file} can't be read ({_brief(error)}): run it again, it goes on there"
+            ) from None
+
+
+def _brief(error):
+    """An error's text on one line, cut."""
+    return " ".join(str(error).split())[:200]
 
 
 def read_captions(archive, part):
@@ -186,16 +235,15 @@ def download_flowers():
     try:
         return Path(kagglehub.dataset_download(FLOWERS))
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"Kaggle's {FLOWERS} can't be downloaded ({reason}): put your key in ~/.kaggle/kaggle.json or KAGGLE_USERNAME "
+            f"Kaggle's {FLOWERS} can't be downloaded ({_brief(error)}): put your key in ~/.kaggle/kaggle.json or KAGGLE_USERNAME "
             "and KAGGLE_KEY, or name a folder that has the photos with -p flowers_folder"
         ) from None
 
 
-def check_disk(folder, downloads, archives, extracted):
-    """Refuse to start where a disk can't hold what will come: ValueError with both numbers."""
-    missing = sum(size - bytes_of(downloads / name) for name, (_, size, _) in archives.items())
+def check_disk(folder, downloads, sizes, extracted):
+    """Refuse to start where a disk can't hold what will come, {download: bytes} and photos: ValueError with both numbers."""
+    missing = sum(size - bytes_of(downloads / name) for name, size in sizes.items())
     have = sum(path.stat().st_size for path in folder.rglob("*.jpg"))
     needs = {"photos": (folder, max(extracted - have, 0)), "downloads": (downloads, missing)}
     disks = {}
@@ -271,10 +319,15 @@ def extract(names, archive, folder):
             target = folder / name
             if name not in sizes or (target.exists() and target.stat().st_size == sizes[name]):
                 continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(target.name + ".part")
-            partial.write_bytes(file.read(name))
-            os.replace(partial, target)
+            save_bytes(file.read(name), target)
+
+
+def save_bytes(content, path):
+    """Write a file under a temporary name, then rename; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(content)
+    os.replace(partial, path)
 
 
 def write_manifest(rows, folder):

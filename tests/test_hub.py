@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+from io import BytesIO
 
 import pytest
+from datasets import Dataset
 from hub_stand_in import TOKEN, Hub
+from PIL import Image
 
 from lib import hub
 from lib.profiles import get_profile
@@ -39,11 +42,11 @@ assert all((a == b).all() for a, b in zip(same.parameters(), controlnet.paramete
 """
 
 
-def run_script(url, folder, token):
-    """The script in a process of its own, whose clients know only the stand-in."""
+def run_script(url, folder, token, script=SCRIPT):
+    """A script in a process of its own, whose clients know only the stand-in."""
     environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_XET": "1",
                    "HF_HUB_OFFLINE": "0", "HF_TOKEN": token}  # fmt: skip
-    command = [sys.executable, "-c", SCRIPT, str(folder / "build")]
+    command = [sys.executable, "-c", script, str(folder / "build")]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -81,3 +84,45 @@ def test_without_a_token_nothing_begins(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="'colors' is no Hub id"):
         hub.check(get_profile("pocket", hub_repo_id="colors"))
     hub.check(get_profile("pocket"))
+
+
+PARQUET = """
+import sys
+from io import BytesIO
+import pandas as pd
+from pathlib import Path
+from lib import sources
+from lib.profiles import get_profile
+
+folder = Path(sys.argv[1])
+names = ["train2017/000000000003.jpg", "val2017/000000000101.jpg", "val2017/000000000777.jpg"]
+files = sources.list_parquet("me/coco")
+assert list(files) == ["data/train-0.parquet", "data/val-0.parquet"], files
+sources.extract_parquet(names, "me/coco", files, folder / "downloads", folder / "photos")
+print(sorted(path.name for path in (folder / "photos").rglob("*.jpg")))
+for hub_id in ("me/nothing", "me/empty"):
+    try:
+        sources.list_parquet(hub_id)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_a_hub_copy_of_coco_in_parquet(tmp_path):
+    photo = BytesIO()
+    Image.new("RGB", (40, 30), "red").save(photo, "jpeg")
+    server = Hub()
+    server.repos["datasets", "me/empty"] = {"README.md": b"nothing"}
+    server.repos["datasets", "me/coco"] = files = {}
+    for name, ids in (("train", [1, 3]), ("val", [100, 101])):
+        rows = {"image_id": ids, "width": [40, 40], "image": [{"bytes": photo.getvalue(), "path": None}] * 2}
+        Dataset.from_dict(rows).to_parquet(file := BytesIO())
+        files[f"data/{name}-0.parquet"] = file.getvalue()
+    result = run_script(server.url, tmp_path, TOKEN, PARQUET)
+    assert result.returncode == 0, result.stderr[-3000:]
+    lines = result.stdout.splitlines()
+    assert lines[0] == "['000000000003.jpg', '000000000101.jpg']"
+    assert (tmp_path / "build/photos/val2017/000000000101.jpg").read_bytes() == photo.getvalue()
+    assert lines[1].startswith("coco_hub_id 'me/nothing' can't be reached (")
+    assert lines[2] == "coco_hub_id 'me/empty' has no parquet files: name a copy of COCO that has, or leave it empty"
+    server.shutdown()
