@@ -7,25 +7,43 @@ import sys
 
 import huggingface_hub
 import torch
+from kagglehub.config import get_kaggle_credentials
 
 from lib import hub
-from lib.profiles import get_profile, resolve
+from lib.profiles import profiles_to_run, resolve
 from lib.sources import COCO, PHOTO_BYTES
 
 GPU_GB = 20  # what training at 512 px needs, with room
+FLOWERS = 4_242  # photos
 FILE_BYTES = 200_000  # of one 512 px row as JPEG files; the data set holds it twice
 CACHE_BYTES = 2 * 2 * 4 * 64 * 64 + 512 * 512  # latents (mean and deviation, half precision) and gray picture
-MODELS_GB = 25  # the base, checkpoints and what they are renamed from
+PROMPT_BYTES = 2 * 77 * 1024  # a caption's token vectors in half precision
+PICTURE_BYTES = 450_000  # of a colorized 512 px PNG
+LEVELS, WORDS = 8, 8  # prompts a test photo, and words a thing of it
+CHECKPOINT_GB = 4.4  # a ControlNet of 364 M parameters and AdamW's two moments
+BASE_GB, NETWORKS_GB = 5.2, 3.0  # a base model; BLIP, CLIP and the networks of the set metrics
 
 
-def disk_needed(profile):
-    """Bytes that a run of a profile takes on disk: downloads, photos, data set, cache, models."""
-    photos = profile.n_train + profile.n_validation + 5000
-    downloads = sum(size for _, size, _ in COCO.values()) if profile.source == "coco" else 0
-    return downloads + photos * (PHOTO_BYTES + 2 * FILE_BYTES + CACHE_BYTES) + MODELS_GB * 1e9
+def disk_needed(profiles):
+    """Gigabytes that runs take on disk, by name; photos and downloads count once a source, latents once a source and base."""
+    needed = dict.fromkeys(("downloads", "photos and data sets", "caches", "models", "runs"), 0.0)
+    of_sources = {p.source: p for p in [*(p.of_test_photos or p for p in profiles), *profiles]}
+    photos = {name: p.n_train + p.n_validation + 5000 if name == "coco" else FLOWERS for name, p in of_sources.items()}
+    downloads = {"coco": sum(size for _, size, _ in COCO.values()) / 1e9, "flowers": 0.25}
+    for source in of_sources:
+        needed["downloads"] += downloads.get(source, 0)
+        needed["photos and data sets"] += photos[source] * (PHOTO_BYTES + 2 * FILE_BYTES) / 1e9
+    needed["caches"] += sum(photos[s] for s, _ in {(p.source, p.base_model) for p in profiles}) * CACHE_BYTES / 1e9
+    captioned = {(p.source, p.base_model) for p in profiles if p.prompt_policy != "generic"}
+    needed["caches"] += sum(photos[source] for source, _ in captioned) * PROMPT_BYTES / 1e9
+    needed["models"] += BASE_GB * len({p.base_model for p in profiles}) + NETWORKS_GB
+    pictures = sum((p.n_images or 5000) * (LEVELS * p.n_seeds + WORDS) * 2 for p in profiles)  # before and after
+    needed["runs"] += pictures * PICTURE_BYTES / 1e9 + len(profiles) * 1.35 * CHECKPOINT_GB
+    needed["runs"] += max(p.keep_checkpoints for p in profiles) * CHECKPOINT_GB  # while one trains
+    return needed
 
 
-def check_gpu(profile):
+def check_gpu(profiles):
     """Name, memory and driver of the GPU."""
     if not torch.cuda.is_available():
         raise ValueError("no CUDA GPU that torch can use: install the driver, and a torch with CUDA")
@@ -41,27 +59,43 @@ def check_gpu(profile):
     return f"{facts.name}, {facts.total_memory / 1e9:.0f} GB, driver {driver}, CUDA {torch.version.cuda}"
 
 
-def check_disk(profile):
+def check_disk(profiles):
     """Free space where `build` is."""
-    place = resolve(profile.build)
+    place = resolve(profiles[0].build)
     while not place.exists():
         place = place.parent
-    free, needed = shutil.disk_usage(place).free, disk_needed(profile)
-    if free < needed:
-        raise ValueError(
-            f"{free / 1e9:.0f} GB free at {place}, {needed / 1e9:.0f} are needed: add disk, or pass -p build FOLDER"
-        )
-    return f"{free / 1e9:.0f} GB free, {needed / 1e9:.0f} needed"
+    free, needed = shutil.disk_usage(place).free / 1e9, disk_needed(profiles)
+    parts = ", ".join(f"{name} {size:.0f}" for name, size in needed.items())
+    if free < sum(needed.values()):
+        raise ValueError(f"{free:.0f} GB free at {place}, {sum(needed.values()):.0f} are needed ({parts}) less what is "
+                         "there: add disk, or pass -p build FOLDER")  # fmt: skip
+    return f"{free:.0f} GB free, {sum(needed.values()):.0f} needed ({parts}) less what is there"
 
 
-def check_token(profile):
+def check_token(profiles):
     """Whether what is to be published can be."""
-    hub.check(profile)
-    return f"will publish to {profile.hub_repo_id}" if profile.hub_repo_id else "not needed: hub_repo_id is empty"
+    hub.check(profiles[0])
+    name = profiles[0].hub_repo_id
+    return f"will publish under {name}-..." if name else "not needed: hub_repo_id is empty"
+
+
+def check_flowers(profiles):
+    """Where the flowers will come from."""
+    folder = profiles[0].flowers_folder
+    if all(profile.source != "flowers" for profile in profiles):
+        return "not needed"
+    if folder and not resolve(folder).is_dir():
+        raise ValueError(f"flowers_folder {folder} is no folder: mend it, or leave it empty to ask Kaggle")
+    return folder or f"from Kaggle, {'with' if get_kaggle_credentials() else 'without'} credentials of yours"
+
+
+def check_bases(profiles):
+    """Whether the base models can be reached."""
+    return "; ".join({profile.base_model: check_base(profile) for profile in profiles}.values())
 
 
 def check_base(profile):
-    """Whether the base model can be reached."""
+    """Whether a base model can be reached."""
     if resolve(profile.base_model).is_dir():
         return f"{profile.base_model}: here"
     try:
@@ -75,7 +109,8 @@ def check_base(profile):
     return f"{profile.base_model} at revision {facts.sha}"
 
 
-CHECKS = {"GPU": check_gpu, "disk": check_disk, "Hub token": check_token, "base model": check_base}
+CHECKS = {"GPU": check_gpu, "disk": check_disk, "Hub token": check_token, "flowers": check_flowers,
+          "base models": check_bases}  # fmt: skip
 
 
 def main(arguments=None):
@@ -86,12 +121,12 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     failed = False
     try:
-        profile = get_profile(options.profile, **dict(options.overrides))
+        profiles = profiles_to_run(options.profile, **dict(options.overrides))
     except ValueError as error:
         sys.exit(f"error: {error}")
     for name, check in CHECKS.items():
         try:
-            print(f"ok      {name}: {check(profile)}", flush=True)
+            print(f"ok      {name}: {check(profiles)}", flush=True)
         except ValueError as error:
             failed = True
             print(f"FAILED  {name}: {error}", flush=True)

@@ -190,7 +190,7 @@ RUNS = {  # the study's three; then those that part what it changed together
     "captions_dropout_10": Run("SD 2.1-base", "COCO", 1e-4, 3, "captions", 0.1),
     "captions_dropout_50": Run("SD 2.1-base", "COCO", 1e-4, 3, "captions", 0.5),
 }
-STANDS_FOR = {  # what a profile takes for a run's base and photos, and what else its runs need
+STANDS_FOR = {  # what a profile takes for a run's base and photos, and what runs beside its own need
     "l4": {
         "SD 1.5": {
             "base_model": "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -200,20 +200,17 @@ STANDS_FOR = {  # what a profile takes for a run's base and photos, and what els
         "SD 2.1-base": {},
         "flowers": {"source": "flowers", "test_source": "coco"},
         "COCO": {},
-        "any run": {},
+        "other runs": {"n_seeds": 1},
     },
     "pocket": {
         "SD 1.5": {"base_model": "lib/pocket_model/narrow"},
         "SD 2.1-base": {},
         "flowers": {"train_categories": ("animals",)},
         "COCO": {},
-        "any run": {"initial_controlnet": "", "n_seeds": 1, "checkpoint_every": 100, "log_every": 10},
+        "other runs": {"initial_controlnet": "", "n_seeds": 1, "checkpoint_every": 100, "log_every": 10},
     },
 }
-SMALLER = {
-    "l4": {},
-    "pocket": {"learning_rate": 4, "train_epochs": 8},
-}  # factors: small models and sets want more of both
+FACTORS = {"l4": {}, "pocket": {"learning_rate": 4, "train_epochs": 8}}  # small models and sets want more of both
 
 
 def get_profile(name, **overrides):
@@ -240,13 +237,13 @@ def fields_of_run(name, run):
     """The fields in which a run of `RUNS` differs from its profile; a run of your own is like the profile's."""
     if run not in RUNS and difflib.get_close_matches(run, RUNS, cutoff=0.8):
         raise ValueError(f"unknown run {run!r}: known are {', '.join(RUNS)}; a name of yours must differ more")
-    row = RUNS.get(run) or RUNS.get(PROFILES[name].run)
+    row, stands_for = RUNS.get(run) or RUNS.get(PROFILES[name].run), STANDS_FOR[name]
     if not row:
         return {}
-    stands_for = STANDS_FOR[name]
+    other = stands_for["other runs"] if run in RUNS and run != PROFILES[name].run else {}
     own = {key: getattr(row, key) for key in ("learning_rate", "train_epochs", "prompt_policy", "prompt_dropout")}
-    scaled = {key: own[key] * factor for key, factor in SMALLER[name].items()}
-    return {**stands_for["any run"], **stands_for[row.base], **stands_for[row.photos], **own, **scaled}
+    scaled = {key: own[key] * factor for key, factor in FACTORS[name].items()}
+    return {**other, **stands_for[row.base], **stands_for[row.photos], **own, **scaled}
 
 
 def profiles_to_run(name, **overrides):

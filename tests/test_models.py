@@ -56,7 +56,8 @@ def test_unreachable_base_names_the_mirrors(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     profile = get_profile("l4", base_model=str(tmp_path / "nothing"))
     with pytest.raises(
-        ValueError, match=r"""can.t be loaded .* mirrors to try with -p base_revision "" -p base_model: Manojb/"""
+        ValueError,
+        match=r"""can.t be loaded .* mirrors to try with -p run study_3 -p base_revision "" -p base_model: Manojb/""",
     ):
         models.load_base(profile)
 
