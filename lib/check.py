@@ -104,7 +104,7 @@ def check_base(profile):
         mirrors = ", ".join(profile.base_mirrors)
         reason = " ".join(str(error).split())[:120]
         raise ValueError(
-            f'{profile.base_model} can\'t be reached ({reason}): try -p base_revision "" -p base_model with {mirrors}'
+            f'{profile.base_model} can\'t be reached ({reason}): try -p run {profile.run} -p base_revision "" -p base_model with {mirrors}'
         ) from None
     return f"{profile.base_model} at revision {facts.sha}"
 
