@@ -85,6 +85,8 @@ class Routes(http.server.BaseHTTPRequestHandler):
         files = self.files(kind, name)
         if files is None:
             return self.missing("RepoNotFound")
+        if revision not in (None, "main", self.sha(files)):
+            return self.missing("RevisionNotFound")
         siblings = [{"rfilename": path, "size": len(data)} for path, data in files.items()]
         return self.answer({"id": name, "_id": "1", "sha": self.sha(files), "private": False, "disabled": False, "gated": False,
                             "tags": [], "downloads": 0, "likes": 0, "siblings": siblings})  # fmt: skip
@@ -149,6 +151,8 @@ class Routes(http.server.BaseHTTPRequestHandler):
         files = self.files((kind or "models/").strip("/"), name)
         if files is None:
             return self.missing("RepoNotFound")
+        if revision not in ("main", self.sha(files)):
+            return self.missing("RevisionNotFound")
         if path not in files:
             return self.missing("EntryNotFound")
         content, status = files[path], 200

