@@ -13,6 +13,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UniPCMultistepScheduler,
 )
+from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoModel, AutoTokenizer
 
 from lib.profiles import resolve
@@ -76,14 +77,25 @@ def load_base(profile, **loaded):
             if profile.base_mirrors
             else ""
         )
-        reason = str(error).strip().splitlines()[0]
+        reason = _root_cause(error)
         raise ValueError(
-            f"base model {profile.base_model!r} can't be loaded ({reason}): check base_model{mirrors}"
+            f"base model {profile.base_model!r} can't be loaded ({reason}): check base_model and base_revision{mirrors}"
         ) from None
     for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
         part.requires_grad_(False).eval()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(pick_device())
+
+
+def _root_cause(error):
+    """What went wrong first, in one line: clients wrap a Hub's answer in errors that only point to one another."""
+    chain = [error]
+    while following := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(following)
+    of_hub = [link for link in chain if isinstance(link, HfHubHTTPError)]
+    root = (of_hub or chain)[0]
+    said = " ".join(str(root).split())[:160]
+    return f"{type(root).__name__}: {said}" if of_hub else said
 
 
 @torch.no_grad()
