@@ -22,7 +22,7 @@ from lib.batches import batch_rows, step_generator
 from lib.color import in_gamut, luminance, srgb_to_lab, to_float
 from lib.models import pick_device
 from lib.pictures import make_dataset
-from lib.profiles import get_profile
+from lib.profiles import add_field_option, get_profile
 from lib.report import write_text
 from lib.training import read_losses, run_settings, save_model, train
 
@@ -225,8 +225,7 @@ def main():
         prog="python -m lib.baselines", description="Train the systems that take no prompt."
     )
     parser.add_argument("--pictures", default="", help="folder with the pictures of data_cards/training_pictures")
-    parser.add_argument("-p", dest="overrides", nargs=2, action="append", default=[], metavar=("FIELD", "VALUE"),
-                        help="a profile field for both, e.g. -p mixed_precision bf16")  # fmt: skip
+    add_field_option(parser, "a profile field for both, e.g. -p mixed_precision bf16")
     options = parser.parse_args()
     try:
         train_baselines(options.pictures, dict(options.overrides))

@@ -10,7 +10,7 @@ import torch
 from kagglehub.config import get_kaggle_credentials
 
 from lib import hub
-from lib.profiles import profiles_to_run, resolve
+from lib.profiles import add_field_option, profiles_to_run, resolve
 from lib.sources import COCO, PHOTO_BYTES
 
 GPU_GB = 20  # what training at 512 px needs, with room
@@ -117,7 +117,7 @@ def main(arguments=None):
     """The command: one line a check; exits with 1 where one fails."""
     parser = argparse.ArgumentParser(prog="python -m lib.check", description=__doc__)
     parser.add_argument("--profile", default="l4")
-    parser.add_argument("-p", dest="overrides", nargs=2, action="append", default=[], metavar=("FIELD", "VALUE"))
+    add_field_option(parser, "a profile field, e.g. -p runs all")
     options = parser.parse_args(arguments)
     failed = False
     try:

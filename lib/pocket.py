@@ -20,7 +20,7 @@ from lib.dataset import build_dataset, pick_across_categories
 from lib.figures import save_sheet
 from lib.models import load_text_encoder, pick_device
 from lib.pictures import make_dataset
-from lib.profiles import get_profile
+from lib.profiles import add_field_option, get_profile
 from lib.report import markdown_table, write_text
 from lib.training import diffusion_loss, read_losses, run_settings, save_model, train, train_controlnet
 
@@ -277,8 +277,7 @@ def main():
         prog="python -m lib.pocket", description="Rebuild lib/pocket_model from the photos."
     )
     parser.add_argument("--pictures", default="", help="folder with the pictures of data_cards/training_pictures")
-    parser.add_argument("-p", dest="overrides", nargs=2, action="append", default=[], metavar=("FIELD", "VALUE"),
-                        help="a profile field for all stages, e.g. -p mixed_precision bf16")  # fmt: skip
+    add_field_option(parser, "a profile field for all stages, e.g. -p mixed_precision bf16")
     options = parser.parse_args()
     try:
         build_pocket_model(options.pictures, dict(options.overrides))

@@ -258,6 +258,13 @@ def profiles_to_run(name, **overrides):
     return [get_profile(name, **{**overrides, "run": run}) for run in names]
 
 
+def add_field_option(parser, text):
+    """Give a command the option `-p FIELD VALUE`, which may come more than once: `overrides`, a list of pairs."""
+    parser.add_argument(
+        "-p", dest="overrides", nargs=2, action="append", default=[], metavar=("FIELD", "VALUE"), help=text
+    )
+
+
 def _convert(field, value, default):
     """A value for a field in the type of its default; text is read as that type, commas part a tuple."""
     kind = type(default)

@@ -12,7 +12,7 @@ import yaml
 from papermill.exceptions import PapermillExecutionError
 
 from lib import ROOT, hub, networks
-from lib.profiles import PROFILE_FIELDS, get_profile, profiles_to_run
+from lib.profiles import PROFILE_FIELDS, add_field_option, get_profile, profiles_to_run
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
@@ -21,8 +21,7 @@ def parse_arguments(arguments=None):
     """The command line: profile, parameters as (name, text) pairs, and which notebooks to run."""
     parser = argparse.ArgumentParser(prog="python -m lib.run", description=__doc__)
     parser.add_argument("--profile", default="pocket", help="a profile's name (default: pocket)")
-    parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
-                        help="a notebook's parameter or any profile field, e.g. -p n_images 12")  # fmt: skip
+    add_field_option(parser, "a notebook's parameter or any profile field, e.g. -p n_images 12")
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="NN", help="run these notebooks only, e.g. --only 05 06"
     )
@@ -113,7 +112,7 @@ def run(arguments=None):
     """
     options = parse_arguments(arguments)
     notebooks = pick_notebooks(options.only)
-    parameters, overrides = split_parameters(options.profile, options.parameters, notebooks)
+    parameters, overrides = split_parameters(options.profile, options.overrides, notebooks)
     profiles = profiles_to_run(options.profile, **overrides)
     for profile in profiles:
         hub.check(profile)

@@ -33,7 +33,7 @@ from lib.colorize import merge, sample
 from lib.dataset import draw_prompts, load_dataset_dict, pick_across_categories, training_rows
 from lib.figures import save_sheet
 from lib.models import add_controlnet, load_base, load_controlnet, make_controlnet, memory_advice, pick_device
-from lib.profiles import get_profile
+from lib.profiles import add_field_option, get_profile
 from lib.report import write_text
 
 LOSS_COLUMNS = ("step", "loss", "lr", "seconds")
@@ -357,8 +357,7 @@ def main():
     """Notebook 03's training without the notebook: `accelerate launch -m lib.training`, on any number of processes."""
     parser = argparse.ArgumentParser(prog="python -m lib.training", description="Train the ControlNet of a profile.")
     parser.add_argument("--profile", default="pocket", help="a profile's name (default: pocket)")
-    parser.add_argument("-p", dest="overrides", nargs=2, action="append", default=[], metavar=("FIELD", "VALUE"),
-                        help="a profile field, e.g. -p train_steps 500")  # fmt: skip
+    add_field_option(parser, "a profile field, e.g. -p train_steps 500")
     options = parser.parse_args()
     try:
         train_run(get_profile(options.profile, **dict(options.overrides)))

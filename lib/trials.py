@@ -17,7 +17,7 @@ from lib.metrics import chroma
 from lib.models import add_controlnet, load_base, load_controlnet
 from lib.pictures import make_dataset
 from lib.pocket import stage_profile, write_card
-from lib.profiles import get_profile
+from lib.profiles import add_field_option, get_profile
 from lib.prompts import prompts_at
 from lib.report import write_text
 from lib.training import train_controlnet
@@ -97,8 +97,7 @@ def main():
     """The command behind `make pocket-trials`."""
     parser = argparse.ArgumentParser(prog="python -m lib.trials", description="Fill the tables of the model card.")
     parser.add_argument("--pictures", default="", help="folder with the pictures of data_cards/training_pictures")
-    parser.add_argument("-p", dest="overrides", nargs=2, action="append", default=[], metavar=("FIELD", "VALUE"),
-                        help="a profile field for all trials, e.g. -p mixed_precision bf16")  # fmt: skip
+    add_field_option(parser, "a profile field for all trials, e.g. -p mixed_precision bf16")
     options = parser.parse_args()
     try:
         run_trials(options.pictures, dict(options.overrides))
