@@ -289,8 +289,7 @@ def draw_runs(table, metrics, references):
         mean = by_photo(any_run, "ciede2000", system).mean()
         axis.axvline(mean, color="black", ls=style, lw=1, label=f"{system.replace('_', ' ')} {mean:.1f}")
     axis.set_yticks(range(len(table)), table["run"])
-    axis.set(xlabel=LABELS["ciede2000"])
-    axis.invert_yaxis()
+    axis.set(xlabel=LABELS["ciede2000"], ylim=(len(table) - 0.5, -0.5))
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     return figure
 
@@ -301,16 +300,17 @@ def draw_run_effects(table, effects):
     Filled: p < 0.05 after Holm's correction over the right panel; 95 % intervals.
     """
     names = [f"{row.changed}\n{row.runs}" for row in effects.drop_duplicates("runs").itertuples()]
-    figure, axes = plt.subplots(1, 2, figsize=(12, 0.55 * max(len(table), len(names)) + 1.3))
+    figure, axes = plt.subplots(1, 2, figsize=(13, 0.55 * max(len(table), len(names)) + 1.3))
     for position, row in enumerate(table.itertuples()):
         error = [[row.gain - row.gain_low], [row.gain_high - row.gain]]
         axes[0].errorbar(row.gain, position, xerr=error, fmt="o", color=BLUE, capsize=3)
     colors = {**LEVEL_COLORS, "detailed - vague": "#666666"}
     for number, (prompt, part) in enumerate(effects.groupby("prompt", sort=False)):
+        axes[1].plot([], [], "o", color=colors[prompt], label=prompt)
         for position, row in enumerate(part.itertuples()):
             error, color = [[row.mean - row.low], [row.high - row.mean]], colors[prompt]
             axes[1].errorbar(row.mean, position + 0.2 * (number - 1), xerr=error, fmt="o", color=color, capsize=2, ms=5,
-                             mfc=color if row.p_holm < 0.05 else "white", label=None if position else prompt)  # fmt: skip
+                             mfc=color if row.p_holm < 0.05 else "white")  # fmt: skip
     for axis, labels, title in ((axes[0], table["run"], "what detail adds: detailed - vague"),
                                 (axes[1], names, "what the change did: second run - first")):  # fmt: skip
         axis.axvline(0, color="black", lw=1)
@@ -318,7 +318,7 @@ def draw_run_effects(table, effects):
         axis.set_ylim(len(labels) - 0.5, -0.5)
         axis.set(xlabel="difference in CIEDE2000 (lower is better)")
         axis.set_title(title, fontsize=10)
-    axes[1].legend(fontsize=8)
+    axes[1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     figure.tight_layout()
     return figure
 

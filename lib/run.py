@@ -97,7 +97,7 @@ def run_notebook(path, output, parameters):
             cwd=str(path.parent),
             kernel_name="python3",
             progress_bar=sys.stderr.isatty(),
-            extra_arguments=["--IPKernelApp.log_level=40"],  # no warning about its local sockets
+            extra_arguments=["--IPKernelApp.log_level=50"],  # no word of its sockets, or of the interrupt that ends it
         )
     except PapermillExecutionError as error:
         print(f"failed after {time.time() - started:.0f} s", flush=True)
