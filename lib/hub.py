@@ -26,7 +26,7 @@ profile. The grayscale photo (`conditioning_image`) has the L* of the photo (`im
 {splits}
 
 Photos: {source}; each keeps its own licence. Training prompts: policy `{policy}`; validation and test prompts are detailed
-captions. A photo's subject is in one split only. Centre crop, Lanczos.
+captions. A photo's subject is in one split only. Centre crop, Lanczos. {notes}
 """
 LICENCES = {"stable-diffusion-2": "openrail++", "stable-diffusion-v1": "creativeml-openrail-m"}  # of the base it copies
 MODEL_CARD = """---
@@ -75,14 +75,14 @@ def check(profile):
         )
 
 
-def push_dataset(triples, profile):
-    """Push a DatasetDict and its card to the Hub; nothing where `profile.hub_repo_id` is empty."""
+def push_dataset(triples, profile, notes=""):
+    """Push a DatasetDict and its card, with a sentence of notes, to the Hub; nothing where `profile.hub_repo_id` is empty."""
     if not profile.hub_repo_id:
         return "not published: hub_repo_id is empty"
     splits = "\n".join(f"| {name} | {len(rows)} |" for name, rows in triples.items())
     card = DATASET_CARD.format(
         resolution=profile.resolution, profile=profile.name, splits=splits, source=profile.source,
-        policy=profile.prompt_policy,
+        policy=profile.prompt_policy, notes=notes,
     )  # fmt: skip
     train = triples["train"]
     train = train.remove_columns("prompt").add_column("prompt", draw_prompts(train, profile))

@@ -348,6 +348,30 @@ def write_manifest(rows, folder):
     os.replace(partial, folder / "metadata.csv")
 
 
+def describe_photos(profile, manifest):
+    """A sentence on a folder of photos: how many were left out, and why, and how many the resolution enlarges."""
+    path, reasons = profile.photos_dir / "left_out.csv", {}
+    if path.exists():
+        reasons = pd.read_csv(path)["reason"].value_counts().to_dict()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        sides = list(tqdm(pool.map(short_side, manifest["path"]), total=len(manifest), desc="sizes"))
+    why = f" ({', '.join(f'{reason} {count}' for reason, count in reasons.items())})" if reasons else ""
+    small = sum(side < profile.resolution for side in sides)
+    return (
+        f"{sum(reasons.values())} photos were left out{why}; {small} of {len(manifest)} are smaller than "
+        f"{profile.resolution} px and were enlarged."
+    )
+
+
+def short_side(path):
+    """The shorter side of a photo in px, from its header; 0 where it can't be read."""
+    try:
+        with Image.open(path) as photo:
+            return min(photo.size)
+    except (OSError, SyntaxError, ValueError):
+        return 0
+
+
 def flaw_of(path):
     """Why a photo can't be used: missing, broken or gray; "" where it can."""
     if not path.exists():

@@ -145,6 +145,13 @@ def test_gray_broken_and_missing_photos_are_listed(served, tmp_path):
     )
     left_out = pd.read_csv(tmp_path / "photos/coco/left_out.csv", dtype=str).set_index("image_id")["reason"]
     assert dict(left_out) == {"000000000001": "gray", "000000000002": "broken", "000000000003": "missing"}
+    folder = profile.photos_dir
+    manifest = pd.read_csv(folder / "metadata.csv").assign(path=lambda table: [folder / n for n in table["file_name"]])
+    said = sources.describe_photos(replace(profile, resolution=64), manifest)
+    assert said.startswith("3 photos were left out (")
+    assert all(reason in said for reason in ("gray 1", "broken 1", "missing 1"))
+    assert said.endswith(f"{len(manifest)} of {len(manifest)} are smaller than 64 px and were enlarged.")  # 80 x 60 px
+    assert "; 0 of" in sources.describe_photos(replace(profile, resolution=60), manifest)
 
 
 def test_coco_becomes_triples_in_several_processes(served):
