@@ -148,7 +148,9 @@ class Batches:
 
     def __init__(self, cache, profile):
         self.cache, self.profile = cache, profile
-        self.thread, self.ahead = ThreadPoolExecutor(1), {}
+        on_gpu = torch.cuda.is_available()
+        device = {"initializer": torch.cuda.set_device, "initargs": [torch.cuda.current_device()]} if on_gpu else {}
+        self.thread, self.ahead = ThreadPoolExecutor(1, **device), {}  # a thread would begin on the first GPU
 
     def __call__(self, step):
         """What `LatentCache.batch` gives for a step, and the generator that drew it, for the draws to follow.
