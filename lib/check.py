@@ -65,11 +65,12 @@ def check_disk(profiles):
     while not place.exists():
         place = place.parent
     free, needed = shutil.disk_usage(place).free / 1e9, disk_needed(profiles)
+    there = sum(path.stat().st_size for path in resolve(profiles[0].build).rglob("*") if path.is_file()) / 1e9
     parts = ", ".join(f"{name} {size:.0f}" for name, size in needed.items())
-    if free < sum(needed.values()):
-        raise ValueError(f"{free:.0f} GB free at {place}, {sum(needed.values()):.0f} are needed ({parts}) less what is "
-                         "there: add disk, or pass -p build FOLDER")  # fmt: skip
-    return f"{free:.0f} GB free, {sum(needed.values()):.0f} needed ({parts}) less what is there"
+    said = f"{free:.0f} GB free at {place}, {sum(needed.values()):.0f} needed ({parts}), of which {there:.0f} are there"
+    if free + there < sum(needed.values()):
+        raise ValueError(f"{said}: add disk, or pass -p build FOLDER")
+    return said
 
 
 def check_token(profiles):
@@ -104,7 +105,7 @@ def check_base(profile):
         mirrors = ", ".join(profile.base_mirrors)
         reason = " ".join(str(error).split())[:120]
         raise ValueError(
-            f'{profile.base_model} can\'t be reached ({reason}): try -p run {profile.run} -p base_revision "" -p base_model with {mirrors}'
+            f"{profile.base_model} can't be reached ({reason}): try -p run {profile.run} -p base_revision '' -p base_model with {mirrors}"
         ) from None
     return f"{profile.base_model} at revision {facts.sha}"
 

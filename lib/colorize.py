@@ -88,12 +88,15 @@ def colorize_test_photos(profile):
 
     Under accelerate's launchers every process calls this, and they share the pictures.
     """
+    state = PartialState()  # gives each process its GPU
+    rows = pick_across_categories(load_dataset_dict(profile)["test"], profile.n_images)
+    with state.main_process_first():
+        prompts = prompts_of(profile, rows)
     base = load_base(profile)
     pipeline = add_controlnet(base, load_controlnet(profile.controlnet_dir, base.unet))
-    rows = pick_across_categories(load_dataset_dict(profile)["test"], profile.n_images)
     things = rows.filter(bool, input_columns="thing")
     steering = {word: [steering_prompt(thing, word) for thing in things["thing"]] for word in STEERING_WORDS}
-    colorize_rows(pipeline, rows, prompts_of(profile, rows), range(profile.n_seeds), profile)
+    colorize_rows(pipeline, rows, prompts, range(profile.n_seeds), profile)
     colorize_rows(pipeline, things, steering, [0], profile, "steering")
 
 
@@ -101,8 +104,8 @@ def colorize_rows(pipeline, rows, prompts, seeds, profile, name="images"):
     """Colorize data-set rows under `prompts` {level: [a prompt a row]} with every one of the seeds.
 
     Writes 8-bit PNGs before and after the merge and `images.csv` (`LISTING_COLUMNS`) to the folder of that name in
-    `profile.run_dir`, which appears when it is whole; a run that was stopped goes on. Returns that table. Under
-    accelerate's launchers the processes share the pictures.
+    `profile.run_dir`, which appears when it is whole. Pictures that are there of the same ControlNet, prompts and settings
+    stay: only missing ones are made. Returns that table. Under accelerate's launchers the processes share the pictures.
     """
     records = [
         {**{key: row[key] for key in ("image_id", "category")}, "prompt_level": level, "prompt": prompts[level][index],
@@ -112,11 +115,13 @@ def colorize_rows(pipeline, rows, prompts, seeds, profile, name="images"):
     ]  # fmt: skip
     position = {image_id: index for index, image_id in enumerate(rows["image_id"])}
     folder = profile.run_dir / name
+    table = pd.DataFrame(records, columns=LISTING_COLUMNS)
     state = PartialState()
     with state.main_process_first():
-        partial = start_or_resume(folder.with_name(folder.name + ".part"), profile)
+        partial = start_or_resume(folder, table, profile)
     mine = records[state.process_index :: state.num_processes]
-    missing = [record for record in mine if not (partial / Path(record["after"]).name).exists()]
+    there = {path.name for path in partial.iterdir()}
+    missing = [record for record in mine if not {Path(record[c]).name for c in ("before", "after")} <= there]
     size = profile.sample_batch_size
     for start in tqdm(range(0, len(missing), size), desc=f"colorizing {name}"):
         batch = missing[start : start + size]
@@ -128,29 +133,40 @@ def colorize_rows(pipeline, rows, prompts, seeds, profile, name="images"):
                 target = partial / Path(record[column]).name
                 to_pil(picture).save(target.with_suffix(".tmp"), format="png")
                 os.replace(target.with_suffix(".tmp"), target)
-    table = pd.DataFrame(records, columns=LISTING_COLUMNS)
     state.wait_for_everyone()
     if state.is_main_process:
-        table.to_csv(partial / "images.csv", index=False)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
     state.wait_for_everyone()
     return table
 
 
-def start_or_resume(partial, profile):
-    """The folder of an unfinished run with the same settings and ControlNet, or a new one."""
-    stamp = partial / "settings.json"
-    weights = [path.stat().st_mtime for path in profile.controlnet_dir.glob("*.safetensors")]
-    if (
-        not stamp.exists()
-        or json.loads(stamp.read_text()) != settings_of(profile, SETTINGS)
-        or (weights and max(weights) > stamp.stat().st_mtime)
-    ):
+def start_or_resume(folder, table, profile):
+    """The folder in which pictures are made until they are whole: what is there of them, or a new one."""
+    partial = folder.with_name(folder.name + ".part")
+    if is_current(folder, table, profile):
+        shutil.rmtree(partial, ignore_errors=True)
+        os.replace(folder, partial)
+    if not is_current(partial, table, profile):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         write_settings(profile, SETTINGS, partial)
+        table.to_csv(partial / "images.csv", index=False)
     return partial
+
+
+def is_current(folder, table, profile):
+    """Whether a folder's pictures, all or some of them, are of this table, these settings and this ControlNet."""
+    stamp = folder / "settings.json"
+    if not ((folder / "images.csv").exists() and json.loads(stamp.read_text()) == settings_of(profile, SETTINGS)):
+        return False
+    same = pd.read_csv(folder / "images.csv", keep_default_na=False, dtype=str).equals(table.astype(str))
+    return same and newest_weights(profile) <= stamp.stat().st_mtime
+
+
+def newest_weights(profile):
+    """When the run's ControlNet was written, in seconds; 0 where there is none."""
+    return max((path.stat().st_mtime for path in profile.controlnet_dir.glob("*.safetensors")), default=0.0)
 
 
 def read_images(profile, name="images"):
@@ -159,8 +175,7 @@ def read_images(profile, name="images"):
     if not path.exists():
         raise ValueError(f"no colorized photos in {path.parent}: run notebook 04_colorize_photos first")
     check_settings(profile, path.parent, "04_colorize_photos")
-    weights = [weights.stat().st_mtime for weights in profile.controlnet_dir.glob("*.safetensors")]
-    if weights and max(weights) > (path.parent / "settings.json").stat().st_mtime:
+    if newest_weights(profile) > (path.parent / "settings.json").stat().st_mtime:
         raise ValueError(f"{path.parent} is older than {profile.controlnet_dir}: run notebook 04_colorize_photos again")
     return pd.read_csv(path, keep_default_na=False, dtype={"image_id": str})
 
@@ -171,4 +186,6 @@ def read_image(profile, name):
     try:
         return to_float(Image.open(path))
     except (OSError, SyntaxError, ValueError):
-        raise ValueError(f"picture {path} is missing or damaged: run notebook 04_colorize_photos again") from None
+        raise ValueError(
+            f"picture {path} is missing or damaged: remove what is left of it and run notebook 04_colorize_photos again"
+        ) from None

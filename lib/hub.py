@@ -8,6 +8,7 @@ from datasets import DatasetDict
 from huggingface_hub import DatasetCard, HfApi, get_token
 
 from lib.dataset import draw_prompts
+from lib.profiles import get_profile
 from lib.report import markdown_table, write_text
 
 DATASET_CARD = """---
@@ -86,7 +87,10 @@ def push_dataset(triples, profile, notes=""):
     )  # fmt: skip
     train = triples["train"]
     train = train.remove_columns("prompt").add_column("prompt", draw_prompts(train, profile))
-    repo = f"{profile.hub_repo_id}-{profile.source}"
+    policy = profile.prompt_policy  # where it isn't the profile's own, it is another data set
+    repo = f"{profile.hub_repo_id}-{profile.source}" + f"-{policy}" * (
+        policy != get_profile(profile.name).prompt_policy
+    )
     return _published(f"datasets/{repo}", lambda: _push_dataset(DatasetDict({**triples, "train": train}), repo, card))
 
 

@@ -73,7 +73,7 @@ def load_base(profile, **loaded):
         )
     except (OSError, ValueError) as error:
         mirrors = (
-            f'; mirrors to try with -p run {profile.run} -p base_revision "" -p base_model: {", ".join(profile.base_mirrors)}'
+            f"; mirrors to try with -p run {profile.run} -p base_revision '' -p base_model: {', '.join(profile.base_mirrors)}"
             if profile.base_mirrors
             else ""
         )

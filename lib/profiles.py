@@ -13,6 +13,7 @@ CHOICES = {
     "prompt_policy": PROMPT_POLICIES,
     "mixed_precision": ("no", "bf16"),
     "source": ("folder", "coco", "flowers"),
+    "test_source": ("", "folder", "coco", "flowers"),
     "image_format": ("png", "jpeg"),
     "optimizer": ("adamw", "adamw8bit"),
 }
@@ -210,7 +211,7 @@ STANDS_FOR = {  # what a profile takes for a run's base and photos, and what run
         "other runs": {"initial_controlnet": "", "n_seeds": 1, "checkpoint_every": 100, "log_every": 10},
     },
 }
-FACTORS = {"l4": {}, "pocket": {"learning_rate": 4, "train_epochs": 8}}  # small models and sets want more of both
+SCALED_BY = {"l4": {}, "pocket": {"learning_rate": 4, "train_epochs": 8}}  # small models and sets want more of both
 
 
 def get_profile(name, **overrides):
@@ -242,8 +243,19 @@ def fields_of_run(name, run):
         return {}
     other = stands_for["other runs"] if run in RUNS and run != PROFILES[name].run else {}
     own = {key: getattr(row, key) for key in ("learning_rate", "train_epochs", "prompt_policy", "prompt_dropout")}
-    scaled = {key: own[key] * factor for key, factor in FACTORS[name].items()}
+    scaled = {key: own[key] * factor for key, factor in SCALED_BY[name].items()}
     return {**other, **stands_for[row.base], **stands_for[row.photos], **own, **scaled}
+
+
+def other_settings(profile):
+    """What else shapes a run's colours, where it is not as in the profile's own run: one text, "" for nothing."""
+    names = ("resolution", "dataset_seed", "n_train", "lr_scheduler", "lr_warmup_steps", "timestep_bias", "snr_gamma",
+             "ema_decay", "optimizer", "mixed_precision", "max_tokens", "num_inference_steps", "guidance_scale",
+             "controlnet_conditioning_scale")  # fmt: skip
+    own = get_profile(profile.name)
+    return "; ".join(
+        f"{name} {getattr(profile, name)}" for name in names if getattr(profile, name) != getattr(own, name)
+    )
 
 
 def profiles_to_run(name, **overrides):

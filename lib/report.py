@@ -220,14 +220,20 @@ Of seed 0, after the merge, at 256 px: FID and KID against the same photos, LPIP
 prompt. FID falls as photos grow in number, so that only rows of as many photos compare. Rows: `sets.csv`.
 
 """
-RUNS = """## The runs
+OTHER_RUNS = """## Other runs
+
+How runs compare that were trained otherwise: [runs.md]({}runs.md).
+
+"""
+RUNS = """# The runs: {profile}
 
 The study trained three times and changed several things at once. Here are its runs, and those that part them: the same photos
 colorized by each, in CIEDE2000.
 
 ![Runs](runs.png)
 
-*Mean over photos and its 95 % interval under the vague and the detailed prompt; the lines need no model.*
+*Mean over photos and its 95 % interval under the vague and the detailed prompt; the lines are means of what needs no training:
+the photos left gray, in one colour (the mean of the last run's training photos, or of each photo), and through its autoencoder.*
 
 {table}
 
@@ -248,7 +254,6 @@ model's name here is the folder or id that stood for it. Rows: `run_effects.csv`
 ![Pictures of the runs](runs_sheet.png)
 
 *The first test photos under the detailed prompt, by run.*
-
 """
 BASELINES = """`classification` (after Zhang, Isola, Efros 2016) and `gan` (after pix2pix, Isola et al. 2017) are small models
 trained here on the same photos; they take no prompt, so they compare with the vague row, and no word can help them. """
@@ -268,8 +273,11 @@ QUESTIONS = {
 }
 
 
-def write_report(profile, metrics, tables, rows):
-    """Write `report.md`, every number from the metrics and the tables of notebook 06 by name; `rows`: the test photos."""
+def write_report(profile, metrics, tables, rows, runs=False):
+    """Write `report.md`, every number from the metrics and the tables of notebook 06 by name; `rows`: the test photos.
+
+    `runs`: whether there is a `runs.md` to point to.
+    """
     effects, summary, steering = tables["effects"], tables["summary"], tables["steering"]
     ours = metrics[metrics["system"] == "controlnet"]
     first = ours[ours["image_id"] == rows["image_id"][0]].drop_duplicates("prompt_level")
@@ -300,14 +308,14 @@ def write_report(profile, metrics, tables, rows):
         variance=markdown_table(tables["variance"]),
         claims=markdown_table(claims(summary, effects)),
         goals=markdown_table(tables["goals"]) if "goals" in tables else "Not asked: no things to steer.",
-        runs=runs_section(*tables["runs"]) if "runs" in tables else "",
+        runs=OTHER_RUNS.format("" if profile.reports_dir == profile.reports_home else "../") if runs else "",
         provenance=", ".join(f"{name} {value}" for name, value in provenance(profile).items()),
     )
     write_text(text, profile.reports_dir / "report.md")
 
 
-def runs_section(table, effects):
-    """The part of the report on the runs, from `runs.table_of_runs` and `runs.effects_of_factors`."""
+def write_runs(profile, table, effects):
+    """Write `runs.md` at the profile's home, from `runs.table_of_runs` and `runs.effects_of_factors`."""
     lines = []
     for (changed, pair), part in effects.groupby(["changed", "runs"], sort=False):
         words = [
@@ -317,8 +325,9 @@ def runs_section(table, effects):
         lines.append(f"- {changed} ({pair}): {', '.join(words)}")
     shown = table.drop(columns=["gain_low", "gain_high"]).round(dict.fromkeys(("vague", "detailed", "gray"), 2))
     shown["gain"] = [f"{row.gain:+.2f} [{row.gain_low:+.2f}, {row.gain_high:+.2f}]" for row in table.itertuples()]
-    return RUNS.format(table=markdown_table(shown), changes="\n".join(lines),
+    text = RUNS.format(profile=profile.name, table=markdown_table(shown), changes="\n".join(lines),
                        effects=markdown_table(effects.drop(columns="metric")))  # fmt: skip
+    write_text(text, profile.reports_home / "runs.md")
 
 
 def main_effects(effects):

@@ -53,6 +53,7 @@ def split_parameters(profile_name, pairs, notebooks):
     overrides = {name: value for name, value in values.items() if name not in names}
     profile = get_profile(profile_name, **overrides)
     overrides = {name: getattr(profile, name) for name in overrides}
+    overrides = {name: list(value) if isinstance(value, tuple) else value for name, value in overrides.items()}
     return {path: {n: v for n, v in values.items() if n in known[path]} for path in notebooks}, overrides
 
 

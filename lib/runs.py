@@ -8,31 +8,40 @@ from lib.metrics import read_metrics
 from lib.profiles import RUNS
 from lib.statistics import by_photo, contrast, corrected, interval, obedience, summary
 
-FACTORS = {  # what a run can differ in: the columns of its `run.csv`
-    "base model": ["base"],
-    "start": ["start"],
-    "photos and epochs": ["photos", "epochs"],
-    "learning rate": ["rate"],
-    "batch": ["batch"],
-    "training prompts": ["prompts"],
-    "prompt dropout": ["dropout"],
-    "seed": ["seed"],
+FACTORS = {  # what a run can differ in, by the column of its `run.csv`
+    "base": "base model",
+    "start": "start",
+    "photos": "photos",
+    "epochs": "epochs",
+    "rate": "learning rate",
+    "batch": "batch",
+    "prompts": "training prompts",
+    "dropout": "prompt dropout",
+    "seed": "seed",
+    "other": "other settings",
 }
+ONE_FACTOR = {"photos", "epochs"}  # count as one where both differ: more photos want fewer passes
+FILES = ("run.csv", "metrics.csv", "steering.csv", "strip.jpg")  # that a run's reports must hold
 ASKED = [("study_1", "study_2"), ("study_2", "study_3"), ("study_3", "stock_recipe")]  # whatever changed between them
 METRIC = "ciede2000"
 
 
-def read_runs(home):
-    """What the runs below a profile's reports were (rows of `run.csv`), and {run: metrics} of the photos common to all.
+def read_runs(profile):
+    """The runs below a profile's reports that colorized all photos of its own run: rows of `run.csv`, {run: metrics}.
 
-    The order is that of `RUNS`, then of names. Runs without both files, or a folder without any, are left out.
+    The metrics are of the own run's photos; the order is that of `RUNS`, then of names. A folder that lacks one of
+    `FILES` is no run.
     """
-    paths = [path for path in home.glob("**/run.csv") if (path.parent / "metrics.csv").exists()]
-    facts = [pd.read_csv(path, keep_default_na=False, dtype={"run": str}).assign(folder=path.parent) for path in paths]
-    facts = sorted(facts, key=lambda row: ([*RUNS, row["run"][0]].index(row["run"][0]), row["run"][0]))
-    metrics = {row["run"][0]: read_metrics(row["folder"][0] / "metrics.csv") for row in facts}
-    common = set.intersection(*(set(table["image_id"]) for table in metrics.values())) if metrics else set()
-    metrics = {run: table[table["image_id"].isin(common)] for run, table in metrics.items()}
+    photos = set(read_metrics(profile.reports_dir / "metrics.csv")["image_id"])
+    facts, metrics = [], {}
+    for folder in sorted(path.parent for path in profile.reports_home.glob("**/run.csv")):
+        if all((folder / name).exists() for name in FILES):
+            fact = pd.read_csv(folder / "run.csv", keep_default_na=False, dtype={"run": str}).assign(folder=folder)
+            table = read_metrics(folder / "metrics.csv")
+            if photos <= set(table["image_id"]):
+                facts.append(fact)
+                metrics[fact["run"][0]] = table[table["image_id"].isin(photos)]
+    facts = sorted(facts, key=lambda fact: ([*RUNS, fact["run"][0]].index(fact["run"][0]), fact["run"][0]))
     return pd.concat(facts, ignore_index=True) if facts else pd.DataFrame(columns=["run"]), metrics
 
 
@@ -52,9 +61,9 @@ def table_of_runs(facts, metrics):
         steering = pd.read_csv(fact.folder / "steering.csv")
         rows.append({
             "run": fact.run, "base": fact.base, "photos": fact.photos, "rate": fact.rate, "epochs": fact.epochs,
-            "prompts": fact.prompts, "dropout": fact.dropout,
+            "prompts": fact.prompts, "dropout": fact.dropout, "other": fact.other,
             "the study saw": RUNS[fact.run].seen if fact.run in RUNS else "",
-            "vague": series["vague"].mean(), "detailed": series["detailed"].mean(),
+            "n": len(series["vague"]), "vague": series["vague"].mean(), "detailed": series["detailed"].mean(),
             "gain": mean, "gain_low": low, "gain_high": high,
             "gray": means.loc[("gray", ""), METRIC], "chroma_ratio": means.loc[("controlnet", "detailed"), "chroma_ratio"],
             "obeyed": obedience(steering)["reached"] if len(steering) else float("nan"),
@@ -66,11 +75,9 @@ def pairs_of_runs(facts):
     """[(what changed, first run, second run)] for runs that differ in one factor, and for those of `ASKED`."""
     pairs, by_run = [], facts.set_index("run")
     for first, second in combinations(facts["run"], 2):
-        changed = [
-            name for name, columns in FACTORS.items() if any(by_run[c][first] != by_run[c][second] for c in columns)
-        ]
-        if len(changed) == 1 or (changed and (first, second) in ASKED):
-            pairs.append((" and ".join(changed), first, second))
+        changed = [column for column in FACTORS if by_run[column][first] != by_run[column][second]]
+        if len(changed) == 1 or set(changed) == ONE_FACTOR or (changed and (first, second) in ASKED):
+            pairs.append((" and ".join(FACTORS[column] for column in changed), first, second))
     return pairs
 
 

@@ -51,6 +51,10 @@ def prepare(profile):
     Writes `metadata.csv` last, and `left_out.csv` with what was left out and why. A folder that was made with other
     fields is a ValueError.
     """
+    if profile.source == "flowers" and profile.flowers_folder and not resolve(profile.flowers_folder).is_dir():
+        raise ValueError(
+            f"flowers_folder {profile.flowers_folder} is no folder: mend it, or leave it empty to ask Kaggle"
+        )
     if profile.of_test_photos:
         prepare(profile.of_test_photos)
     folder = profile.photos_dir
@@ -205,7 +209,7 @@ def box_in_square(bbox, width, height):
 
 def prepare_flowers(profile, folder):
     """Kaggle's flowers, a folder for each kind: 5 % of each kind for validation and for the test, generic captions."""
-    found = Path(profile.flowers_folder) if profile.flowers_folder else download_flowers()
+    found = resolve(profile.flowers_folder) if profile.flowers_folder else download_flowers()
     files = sorted(path for path in found.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not files:
         raise ValueError(f"{found} holds no photo in a folder for each kind: name another with -p flowers_folder")

@@ -7,6 +7,7 @@ uninterrupted one would have drawn.
 import argparse
 import copy
 import csv
+import gc
 import importlib
 import math
 import os
@@ -33,7 +34,7 @@ from lib.colorize import merge, sample
 from lib.dataset import draw_prompts, load_dataset_dict, pick_across_categories, training_rows
 from lib.figures import save_sheet
 from lib.models import add_controlnet, load_base, load_controlnet, make_controlnet, memory_advice, pick_device
-from lib.profiles import add_field_option, get_profile
+from lib.profiles import add_field_option, get_profile, other_settings
 from lib.report import write_text
 
 LOSS_COLUMNS = ("step", "loss", "lr", "seconds")
@@ -82,6 +83,7 @@ def train_run(profile):
 
     Under accelerate's launchers every process calls this; they share the batch and one of them writes.
     """
+    PartialState()  # gives each process its GPU
     base = load_base(profile)
     triples = load_dataset_dict(profile)
     rows = training_rows(triples, profile)
@@ -109,7 +111,8 @@ def run_facts(profile, n):
         "run": profile.run, "base": profile.base_model, "start": profile.initial_controlnet or "the frozen UNet",
         "photos": f"{profile.source}{kinds}", "n": n, "epochs": round(profile.train_steps * profile.train_batch_size / n, 2),
         "steps": profile.train_steps, "batch": profile.train_batch_size, "rate": profile.learning_rate,
-        "prompts": profile.prompt_policy, "dropout": profile.prompt_dropout, "seed": profile.train_seed, "hours": round(hours, 2),
+        "prompts": profile.prompt_policy, "dropout": profile.prompt_dropout, "seed": profile.train_seed,
+        "other": other_settings(profile), "hours": round(hours, 2),
     }  # fmt: skip
 
 
@@ -148,11 +151,15 @@ def train_controlnet(base, cache, profile, folder, validation, whole_base=None):
         whole = whole_base() if whole_base else base
         pipeline = add_controlnet(whole, copy.deepcopy(model))  # a copy, since the pipeline takes the base's dtype
         save_controlnet_samples(pipeline, validation, profile, folder / f"samples/{step:07d}.png")
+        del whole, pipeline
+        gc.collect()  # the copy's own methods point back to it
 
     settings = run_settings(profile, **cache.key, base=fingerprint(base.unet), initial=initial_weights)
     controlnet = train(controlnet.to(base.device), loss_of_step, profile, folder, settings, on_checkpoint)
-    if PartialState().is_main_process:
-        save_model(controlnet, folder / "controlnet")
+    saved = folder / "controlnet/config.json"
+    newest = max(folder.glob("checkpoints/*.pt"))
+    if PartialState().is_main_process and not (saved.exists() and saved.stat().st_mtime >= newest.stat().st_mtime):
+        save_model(controlnet, folder / "controlnet")  # but not again: what was colorized with it stays good
     return controlnet
 
 

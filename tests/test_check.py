@@ -56,7 +56,8 @@ def test_each_lack_is_named(monkeypatch, capsys):
         "30 GB free",
         "no Hub token",
         "flowers_folder no/flowers is no folder",
-        'try -p run study_1 -p base_revision "" -p base_model with sd-legacy/',
+        "are there: add disk",
+        "try -p run study_1 -p base_revision '' -p base_model with sd-legacy/",
     ):
         assert text in said
 

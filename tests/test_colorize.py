@@ -45,10 +45,36 @@ def test_rows_are_written_whole_with_their_table(pipeline, triples, profile):
     with pytest.raises(ValueError, match="made with n_seeds 2, not 5: run notebook 04_colorize_photos again"):
         colorize.read_images(replace(profile, n_seeds=5))
     (profile.run_dir / again["before"][0]).write_bytes(b"")
-    with pytest.raises(ValueError, match="missing or damaged: run notebook 04_colorize_photos again"):
+    with pytest.raises(ValueError, match="missing or damaged: remove what is left of it and run notebook 04"):
         colorize.read_image(profile, again["before"][0])
     with pytest.raises(ValueError, match="no colorized photos in .*steering: run notebook 04"):
         colorize.read_images(profile, "steering")
+
+
+def test_pictures_stay_until_the_controlnet_the_prompts_or_the_settings_change(pipeline, triples, profile):
+    profile = replace(profile, run="kept")
+    rows = dataset.pick_across_categories(triples["test"], 2)
+    prompts = {"vague": prompts_at("vague", rows)}
+    profile.controlnet_dir.mkdir(parents=True)
+    weights = profile.controlnet_dir / "diffusion_pytorch_model.safetensors"
+    weights.touch()
+
+    def times(prompts=prompts, profile=profile):
+        table = colorize.colorize_rows(pipeline, rows, prompts, [0], profile)
+        return [(profile.run_dir / name).stat().st_mtime_ns for name in table["after"]]
+
+    first = times()
+    assert times() == first
+    (profile.run_dir / "images" / f"{rows['image_id'][1]}.vague.0.before.png").unlink()
+    second = times()
+    assert second[0] == first[0]
+    assert second[1] > first[1]  # the missing one, and no other
+    third = times({"vague": ["a red one", "a blue one"]})
+    assert min(third) > max(second)
+    assert min(times(profile=replace(profile, guidance_scale=2.0))) > max(third)
+    fourth = times()
+    weights.touch()
+    assert min(times()) > max(fourth)
 
 
 def test_two_processes_share_the_pictures(tmp_path):

@@ -57,7 +57,7 @@ def test_unreachable_base_names_the_mirrors(tmp_path, monkeypatch):
     profile = get_profile("l4", base_model=str(tmp_path / "nothing"))
     with pytest.raises(
         ValueError,
-        match=r"""can.t be loaded .* mirrors to try with -p run study_3 -p base_revision "" -p base_model: Manojb/""",
+        match=r"""can.t be loaded .* mirrors to try with -p run study_3 -p base_revision '' -p base_model: Manojb/""",
     ):
         models.load_base(profile)
 

@@ -85,6 +85,14 @@ def test_fields_are_read_as_text_of_their_own_type(place):
     assert (profile.initial_controlnet, profile.mixed_precision, profile.run) == ("", "no", "01")
 
 
+def test_lists_of_a_field_reach_the_notebooks_whole(place):
+    notebook(
+        place / "02_two.ipynb", REPORT.format(name="two").replace("greeting", '"+".join(profile.train_categories)')
+    )
+    run.run(arguments(place, "-p", "train_categories", "animals,people"))
+    assert (place / "reports/pocket/two.txt").read_text() == "animals+people"
+
+
 def test_failed_notebook_leaves_old_reports_and_its_executed_copy(place):
     run.run(arguments(place))
     notebook(place / "02_two.ipynb", REPORT.format(name="new") + "\nraise ValueError('no colour here: add some')")

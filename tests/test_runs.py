@@ -12,9 +12,9 @@ from test_sources import jpeg, served  # noqa: F401  (a fixture)
 
 from lib import ROOT, figures, runs, sources
 from lib.metrics import COLUMNS
-from lib.profiles import RUNS, get_profile
+from lib.profiles import RUNS, get_profile, other_settings
 
-FACTS = {"start": "", "n": 10, "epochs": 10.0, "batch": 8, "seed": 0, "steps": 5, "hours": 0.1}
+FACTS = {"start": "", "n": 10, "epochs": 10.0, "batch": 8, "seed": 0, "steps": 5, "hours": 0.1, "other": ""}
 
 
 def facts_of(names):
@@ -37,6 +37,7 @@ def test_pairs_part_what_the_study_changed_together():
     assert pairs["study_3", "captions"] == "training prompts"
     assert pairs["captions", "captions_dropout_50"] == pairs["captions", "captions_dropout_10"] == "prompt dropout"
     assert pairs["study_1", "study_2"] == "base model and learning rate"  # as the study went
+    assert pairs["study_3", "stock_recipe"] == "epochs and learning rate"
     assert ("study_1", "study_3") not in pairs
     assert ("study_1", "captions") not in pairs
 
@@ -54,14 +55,18 @@ def write_run(home, name, shift, photos="abcdefghij"):
             rows.append(values)
     pd.DataFrame(rows)[list(COLUMNS)].to_csv(folder / "metrics.csv", index=False)
     pd.DataFrame({"image_id": [], "word": [], "allowed": []}).to_csv(folder / "steering.csv", index=False)
+    figures.save_strip([np.zeros((8, 8, 3), np.float32)], folder / "strip.jpg")
 
 
 def test_effects_are_paired_and_signed_second_less_first(tmp_path):
-    write_run(tmp_path, "study_1", 0.0)
-    write_run(tmp_path, "sd15_high_rate", -2.0, "abcdefghijk")
-    (tmp_path / "half").mkdir()
-    facts_of(["study_2"]).to_csv(tmp_path / "half/run.csv", index=False)  # measured never
-    facts, metrics = runs.read_runs(tmp_path)
+    profile = get_profile("l4", run="study_1", reports=str(tmp_path))
+    home = profile.reports_home
+    write_run(home, "study_1", 0.0)
+    write_run(home, "sd15_high_rate", -2.0, "abcdefghijk")
+    write_run(home, "study_2", -2.0, "abc")  # of fewer photos
+    write_run(home, "study_3", -2.0)
+    (home / "study_3/strip.jpg").unlink()  # of a run that was not finished
+    facts, metrics = runs.read_runs(profile)
     assert list(facts["run"]) == ["study_1", "sd15_high_rate"]
     assert {len(set(table["image_id"])) for table in metrics.values()} == {10}  # those of both
     effects = runs.effects_of_factors(facts, metrics).set_index("prompt")
@@ -77,9 +82,20 @@ def test_effects_are_paired_and_signed_second_less_first(tmp_path):
     assert table.loc["sd15_high_rate", "detailed"] < table.loc["study_1", "detailed"]
 
 
-def test_no_run_is_no_table(tmp_path):
-    facts, metrics = runs.read_runs(tmp_path)
-    assert len(facts) == len(metrics) == len(runs.effects_of_factors(facts, metrics)) == 0
+def test_one_run_is_compared_with_nothing(tmp_path):
+    profile = get_profile("l4", run="study_1", reports=str(tmp_path))
+    write_run(profile.reports_home, "study_1", 0.0)
+    facts, metrics = runs.read_runs(profile)
+    assert len(facts) == len(metrics) == 1
+    assert runs.effects_of_factors(facts, metrics).empty
+
+
+def test_any_other_setting_is_a_factor_too():
+    own = get_profile("pocket")
+    assert other_settings(own) == ""
+    assert other_settings(get_profile("pocket", guidance_scale=3, run="mine")) == "guidance_scale 3.0"
+    facts = facts_of(["study_1", "sd15_high_rate"]).assign(other=["", "guidance_scale 3.0"])
+    assert runs.pairs_of_runs(facts) == []  # two things differ
 
 
 def test_strips_come_back(tmp_path):
@@ -119,7 +135,8 @@ def test_the_l4_runs_from_coco_and_flowers_to_their_comparison(served, tmp_path)
     assert {"runs.png", "runs_sheet.png", "runs_effects.png", "run_effects.csv"} <= {
         path.name for path in home.iterdir()
     }
-    report = (home / "report.md").read_text()
+    report = (home / "runs.md").read_text()
+    assert "[runs.md](runs.md)" in (home / "report.md").read_text()
     assert "| study_2 | lib/pocket_model | flowers |" in report
     assert "- photos and epochs (study_3 - study_2): vague" in report
     assert not (home / "study_2/runs.png").exists()
