@@ -151,6 +151,19 @@ def test_a_stopped_run_ends_with_the_same_weights(base, triples, profile, tmp_pa
     assert sorted(path.name for path in (tmp_path / "parts/samples").iterdir()) == ["0000003.png", "0000006.png"]
 
 
+def test_a_finished_training_started_again_leaves_its_weights_as_they_are(base, triples, profile, tmp_path):
+    run(base, triples, profile, tmp_path)
+    weights = tmp_path / "controlnet/diffusion_pytorch_model.safetensors"
+    written = weights.stat().st_mtime_ns
+    run(base, triples, profile, tmp_path)
+    assert weights.stat().st_mtime_ns == written
+    weights.parent.rename(tmp_path / "lost")
+    run(base, triples, profile, tmp_path)  # stopped between the last checkpoint and the weights
+    assert weights.read_bytes() == (tmp_path / "lost" / weights.name).read_bytes()
+    run(base, triples, replace(profile, train_steps=7), tmp_path)  # trained for longer
+    assert weights.read_bytes() != (tmp_path / "lost" / weights.name).read_bytes()
+
+
 def stop_at(base, triples, profile, folder, step):
     """Interrupt training at a step."""
     original = batches.step_generator
