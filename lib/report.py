@@ -241,15 +241,16 @@ the photos left gray, in one colour (the mean of the last run's training photos,
 
 ![What changed](runs_effects.png)
 
-*Left: what detail adds in each run. Right: second run less first, for pairs that differ in one thing, and for the study's own
-steps; filled: p < 0.05 after Holm's correction over all of them.*
+*Left: what detail adds in each run. Right: second run less first, for pairs that differ in one thing, and for the study's steps and
+diffusers' recipe, where two may; filled: p < 0.05 after Holm's correction over all of them.*
 
 {changes}
 
 {effects}
 
-Each run was trained once: the intervals are over photos, and say nothing of what another training seed would give. A base
-model's name here is the folder or id that stood for it. Rows: `run_effects.csv`.
+Each run was trained once: the intervals are over photos, and say nothing of what another training seed would give. The table
+names what stood for the study's models and photos; small stand-ins show how its claims can be told apart, and say nothing of the
+large models. Rows: `run_effects.csv`.
 
 ![Pictures of the runs](runs_sheet.png)
 
