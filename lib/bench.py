@@ -148,9 +148,9 @@ def main():
         bench_photo(ours, stock, profile),
         *bench_training(),
     ]
-    table = pd.DataFrame(rows).round(4)
-    write_text(table.to_csv(index=False), ROOT / "reports/benchmark.csv")
-    print(markdown_table(table))
+    path = ROOT / "reports/benchmark.csv"
+    write_text(pd.DataFrame(rows).to_csv(index=False, float_format="%.4g"), path)
+    print(markdown_table(pd.read_csv(path)))
 
 
 if __name__ == "__main__":

@@ -276,7 +276,8 @@ def draw_steering(table):
 def draw_runs(table, metrics, references):
     """CIEDE2000 of every run under the vague and the detailed prompt, with 95 % intervals, beside rows without a model.
 
-    `table`: `runs.table_of_runs`; `metrics`: {run: metrics}; `references`: systems, drawn as dashed lines from any run.
+    `table`: `runs.table_of_runs`; `metrics`: {run: metrics}; `references`: systems, the last run's drawn as lines. The
+    mean colour of each run's own training photos is a tick.
     """
     figure, axis = plt.subplots(figsize=(8.5, 0.45 * len(table) + 1.6))
     for position, run in enumerate(table["run"]):
@@ -284,6 +285,8 @@ def draw_runs(table, metrics, references):
             mean, low, high = interval(by_photo(metrics[run], "ciede2000", "controlnet", level))
             axis.errorbar(mean, position + shift, xerr=[[mean - low], [high - mean]], fmt="o", capsize=3,
                           color=LEVEL_COLORS[level], label=level if position == 0 else None)  # fmt: skip
+        flat = by_photo(metrics[run], "ciede2000", "mean_color").mean()
+        axis.plot(flat, position, "|", color="black", ms=16, mew=2, label="mean color" if position == 0 else None)
     any_run = metrics[table["run"].iloc[-1]]
     for system, style in zip(references, ("-", "--", "-.", ":"), strict=False):
         mean = by_photo(any_run, "ciede2000", system).mean()
@@ -301,9 +304,9 @@ def draw_run_effects(table, effects):
     """
     names = [f"{row.changed}\n{row.runs}" for row in effects.drop_duplicates("runs").itertuples()]
     figure, axes = plt.subplots(1, 2, figsize=(13, 0.55 * max(len(table), len(names)) + 1.3))
-    for position, row in enumerate(table.itertuples()):
-        error = [[row.gain - row.gain_low], [row.gain_high - row.gain]]
-        axes[0].errorbar(row.gain, position, xerr=error, fmt="o", color=BLUE, capsize=3)
+    for position, (_, row) in enumerate(table.iterrows()):
+        mean, low, high = (row[f"detailed - vague{end}"] for end in ("", ", low", ", high"))
+        axes[0].errorbar(mean, position, xerr=[[mean - low], [high - mean]], fmt="o", color=BLUE, capsize=3)
     colors = {**LEVEL_COLORS, "detailed - vague": "#666666"}
     for number, (prompt, part) in enumerate(effects.groupby("prompt", sort=False)):
         axes[1].plot([], [], "o", color=colors[prompt], label=prompt)

@@ -58,6 +58,10 @@ class Profile:
 
     # training of the ControlNet
     run: str = "default"  # a run of RUNS, or a name of yours: names the folder build/<profile>/<run>
+    stand_ins: str = (  # what a reader of the runs must know of this profile's
+        "No Stable Diffusion was run here: `sd15` and `sd21` name a narrow and a wide base that differ in width only, animals stand for "
+        "flowers, and steps and rates are not the study's. What they show says nothing of Stable Diffusion 1.5 against 2.1-base."
+    )
     runs: tuple = ()  # what `make reports` does, one after another; (): `run` alone; all: the whole of RUNS, then `run`
     initial_controlnet: str = "lib/pocket_model/controlnet"  # "": a copy of the frozen UNet's encoder
     train_steps: int = 60
@@ -149,6 +153,7 @@ PROFILES = {
         text_encoder="",
         max_tokens=0,
         run="study_3",
+        stand_ins="",
         runs=("study_1", "study_2", "study_3"),
         initial_controlnet="",
         train_batch_size=8,
@@ -211,7 +216,10 @@ STANDS_FOR = {  # what a profile takes for a run's base and photos, and what run
         "other runs": {"initial_controlnet": "", "n_seeds": 1, "checkpoint_every": 100, "log_every": 10},
     },
 }
-SCALED_BY = {"l4": {}, "pocket": {"learning_rate": 4, "train_epochs": 8}}  # small models and sets want more of both
+SCALED_BY = {
+    "l4": {},
+    "pocket": {"learning_rate": 4, "train_epochs": 8},
+}  # small models and sets; not tuned
 
 
 def get_profile(name, **overrides):

@@ -13,6 +13,7 @@ import torch
 from lib import ROOT
 from lib.figures import LABELS
 from lib.prompts import PROMPT_LEVELS
+from lib.runs import DIFFERENCES, FACTORS
 from lib.statistics import HIGHER_IS_BETTER, obedience
 
 FORMATS = {
@@ -227,30 +228,38 @@ How runs compare that were trained otherwise: [runs.md]({}runs.md).
 """
 RUNS = """# The runs: {profile}
 
-The study trained three times and changed several things at once. Here are its runs, and those that part them: the same photos
-colorized by each, in CIEDE2000.
+Between its three runs the study changed the base model, the learning rate and the photos, some of them together. Here are its runs and
+those that part them, all on the same {n} test photos, in CIEDE2000 (left gray: {gray:.2f}). {stand_ins}
+
+{facts}
 
 ![Runs](runs.png)
 
-*Mean over photos and its 95 % interval under the vague and the detailed prompt; the lines are means of what needs no training:
-the photos left gray, in one colour (the mean of the last run's training photos, or of each photo), and through its autoencoder.*
+*Mean over photos and its 95 % interval under the vague and the detailed prompt. Intervals are of single runs: for differences see
+the next chart. Lines: the photos left gray, each in one colour, its own mean, and through the autoencoder; tick: all in the mean
+colour of the run's training photos.*
 
-{table}
+{results}
 
-`gain`: detailed - vague; `obeyed`: share of things that took the named colour. Rows: `runs.csv`.
+Differences with their 95 % intervals, not corrected for asking often. Under the vague prompt {vague}, under the detailed prompt {detailed}.
+`chroma ratio`: mean chroma under the detailed prompt over that of the photos; `obeyed`: share of the things that took the named
+colour where their lightness allows it. Rows: `runs.csv`.
 
 ![What changed](runs_effects.png)
 
-*Left: what detail adds in each run. Right: second run less first, for pairs that differ in one thing, and for the study's steps and
-diffusers' recipe, where two may; filled: p < 0.05 after Holm's correction over all of them.*
+*Left: what detail adds in each run. Right: second run less first, for pairs that differ in one thing (photos and epochs count as one), and
+for the study's steps and diffusers' recipe, where two may; filled: p < 0.05 after Holm's correction over all {rows} rows. For
+"detailed - vague", below zero means that detail adds more.*
 
 {changes}
 
+"Not told apart" is not "equal": there may be a difference that {n} photos, or the correction, hide.
+
 {effects}
 
-Each run was trained once: the intervals are over photos, and say nothing of what another training seed would give. The table
-names what stood for the study's models and photos; small stand-ins show how its claims can be told apart, and say nothing of the
-large models. Rows: `run_effects.csv`.
+Each run was trained once: the intervals are over photos, and say nothing of what another training seed would give. Photos and epochs always
+change together. Generic training prompts hold the very vague prompt of the test; runs on captions never saw it. Rows:
+`run_effects.csv`.
 
 ![Pictures of the runs](runs_sheet.png)
 
@@ -317,18 +326,41 @@ def write_report(profile, metrics, tables, rows, runs=False):
 
 def write_runs(profile, table, effects):
     """Write `runs.md` at the profile's home, from `runs.table_of_runs` and `runs.effects_of_factors`."""
-    lines = []
+    lines, results = [], table[["run", "seeds", "vague", "detailed"]].round(2)
     for (changed, pair), part in effects.groupby(["changed", "runs"], sort=False):
-        words = [
-            f"{row.prompt} **{word_for(row)}** ({row.mean:+.2f} [{row.low:+.2f}, {row.high:+.2f}])"
-            for row in part[part["prompt"] != "detailed - vague"].itertuples()
+        said = [
+            f"{row.prompt} {estimate(row.mean, row.low, row.high)} **{word_for(row)}**" for row in part.itertuples()
         ]
-        lines.append(f"- {changed} ({pair}): {', '.join(words)}")
-    shown = table.drop(columns=["gain_low", "gain_high"]).round(dict.fromkeys(("vague", "detailed", "gray"), 2))
-    shown["gain"] = [f"{row.gain:+.2f} [{row.gain_low:+.2f}, {row.gain_high:+.2f}]" for row in table.itertuples()]
-    text = RUNS.format(profile=profile.name, table=markdown_table(shown), changes="\n".join(lines),
-                       effects=markdown_table(effects.drop(columns="metric")))  # fmt: skip
+        said[-1] = said[-1].replace("**better**", "**larger gain**").replace("**worse**", "**smaller gain**")
+        lines.append(f"- {changed} ({pair}): {'; '.join(said)}")
+    for name in DIFFERENCES:
+        ends = table[[name, f"{name}, low", f"{name}, high"]].itertuples(index=False)
+        results[name] = [estimate(*row) for row in ends]
+    text = RUNS.format(
+        profile=profile.name,
+        n=table["photos measured"].min(),
+        gray=(table["vague"] - table["vague - gray"]).mean(),
+        stand_ins=profile.stand_ins,
+        facts=markdown_table(table[["run", *FACTORS]].drop(columns=["batch", "seed"])),
+        results=markdown_table(results.assign(chroma_ratio=table["chroma_ratio"], obeyed=table["obeyed"])),
+        vague=beside_gray(table, "vague"),
+        detailed=beside_gray(table, "detailed"),
+        rows=len(effects),
+        changes="\n".join(lines),
+        effects=markdown_table(effects.drop(columns="metric")),
+    )
     write_text(text, profile.reports_home / "runs.md")
+
+
+def estimate(mean, low, high):
+    """A difference with its interval, as text."""
+    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def beside_gray(table, prompt):
+    """In words, how many runs are clearly better or worse than the photos left gray under a prompt."""
+    better, worse = (table[f"{prompt} - gray, high"] < 0).sum(), (table[f"{prompt} - gray, low"] > 0).sum()
+    return f"{better} of {len(table)} runs are clearly better than gray and {worse} clearly worse"
 
 
 def main_effects(effects):

@@ -3,6 +3,7 @@
 from itertools import combinations
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from lib.metrics import read_metrics
 from lib.profiles import RUNS
@@ -23,7 +24,7 @@ FACTORS = {  # what a run can differ in, by the column of its `run.csv`
 ONE_FACTOR = {"photos", "epochs"}  # count as one where both differ: more photos want fewer passes
 FILES = ("run.csv", "metrics.csv", "steering.csv", "strip.jpg")  # that a run's reports must hold
 ASKED = [("study_1", "study_2"), ("study_2", "study_3"), ("study_3", "stock_recipe")]  # whatever changed between them
-METRIC = "ciede2000"
+METRIC, DIFFERENCES = "ciede2000", ("detailed - vague", "vague - gray", "detailed - gray")
 
 
 def read_runs(profile):
@@ -46,38 +47,51 @@ def read_runs(profile):
 
 
 def prompt_series(metrics):
-    """CIEDE2000 by photo under the vague and the detailed prompt, and what the detail adds."""
+    """CIEDE2000 by photo under the vague and the detailed prompt, and their differences from each other and from gray."""
     vague, detailed = (by_photo(metrics, METRIC, "controlnet", level) for level in ("vague", "detailed"))
-    return {"vague": vague, "detailed": detailed, "detailed - vague": detailed - vague}
+    gray = by_photo(metrics, METRIC, "gray")
+    differences = {
+        "detailed - vague": detailed - vague,
+        "vague - gray": vague - gray,
+        "detailed - gray": detailed - gray,
+    }
+    return {"vague": vague, "detailed": detailed, **differences}
 
 
 def table_of_runs(facts, metrics):
-    """A row a run: what it was, what the study saw in it, and what came out (means over photos, 95 % interval)."""
+    """A row a run: what it was, and what came out: means over photos, of differences with their 95 % interval."""
     rows = []
     for fact in facts.itertuples():
-        series = prompt_series(metrics[fact.run])
-        mean, low, high = interval(series["detailed - vague"])
-        means = summary(metrics[fact.run]).query("merged").set_index(["system", "prompt_level"])
+        table = metrics[fact.run]
+        row = {name: getattr(fact, name) for name in ("run", *FACTORS)}
+        row["seeds"] = table.loc[table["system"] == "controlnet", "seed"].nunique()
+        for name, values in prompt_series(table).items():
+            row["photos measured"], row[name] = len(values), values.mean()
+            if name in DIFFERENCES:
+                _, row[f"{name}, low"], row[f"{name}, high"] = interval(values)
+        means = summary(table).query("merged").set_index(["system", "prompt_level"])
         steering = pd.read_csv(fact.folder / "steering.csv")
-        rows.append({
-            "run": fact.run, "base": fact.base, "photos": fact.photos, "rate": fact.rate, "epochs": fact.epochs,
-            "prompts": fact.prompts, "dropout": fact.dropout, "other": fact.other,
-            "the study saw": RUNS[fact.run].seen if fact.run in RUNS else "",
-            "n": len(series["vague"]), "vague": series["vague"].mean(), "detailed": series["detailed"].mean(),
-            "gain": mean, "gain_low": low, "gain_high": high,
-            "gray": means.loc[("gray", ""), METRIC], "chroma_ratio": means.loc[("controlnet", "detailed"), "chroma_ratio"],
-            "obeyed": obedience(steering)["reached"] if len(steering) else float("nan"),
-        })  # fmt: skip
+        row["chroma_ratio"] = means.loc[("controlnet", "detailed"), "chroma_ratio"]
+        row["obeyed"] = obedience(steering)["reached"] if len(steering) else float("nan")
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
 def pairs_of_runs(facts):
-    """[(what changed, first run, second run)] for runs that differ in one factor, and for those of `ASKED`."""
+    """[(what changed, first run, second run)] for runs that differ in one factor, and for those of `ASKED`.
+
+    The first has the smaller number, or what comes first in the table.
+    """
     pairs, by_run = [], facts.set_index("run")
     for first, second in combinations(facts["run"], 2):
         changed = [column for column in FACTORS if by_run[column][first] != by_run[column][second]]
+        label = " and ".join(FACTORS[column] for column in changed)
+        if len(changed) == 1:
+            values = by_run[changed[0]]
+            order = sorted(values.unique()) if is_numeric_dtype(values) else list(values.unique())
+            first, second = sorted((first, second), key=lambda run: order.index(values[run]))
         if len(changed) == 1 or set(changed) == ONE_FACTOR or (changed and (first, second) in ASKED):
-            pairs.append((" and ".join(FACTORS[column] for column in changed), first, second))
+            pairs.append((label, first, second))
     return pairs
 
 

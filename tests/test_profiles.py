@@ -87,5 +87,6 @@ def test_the_readme_s_table_is_that_of_the_code():
             run.train_epochs,
             run.prompt_policy,
             f"{run.prompt_dropout:.0%}",
+            run.seen or "-",
         )
         assert f"| {' | '.join(map(str, row))} |" in readme

@@ -30,9 +30,9 @@ def facts_of(names):
 def test_pairs_part_what_the_study_changed_together():
     pairs = {(first, second): changed for changed, first, second in runs.pairs_of_runs(facts_of(RUNS))}
     assert pairs["study_1", "sd15_high_rate"] == "learning rate"
-    assert pairs["study_2", "sd21_low_rate"] == "learning rate"
+    assert pairs["sd21_low_rate", "study_2"] == "learning rate"  # from low to high, as above
     assert pairs["study_1", "sd21_low_rate"] == "base model"
-    assert pairs["study_2", "sd15_high_rate"] == "base model"
+    assert pairs["sd15_high_rate", "study_2"] == "base model"  # from the narrow base to the wide one, as above
     assert pairs["study_2", "study_3"] == "photos and epochs"
     assert pairs["study_3", "captions"] == "training prompts"
     assert pairs["captions", "captions_dropout_50"] == pairs["captions", "captions_dropout_10"] == "prompt dropout"
@@ -49,9 +49,13 @@ def write_run(home, name, shift, photos="abcdefghij"):
     facts_of([name]).to_csv(folder / "run.csv", index=False)
     rows = []
     for k, photo in enumerate(photos):
-        for system, level, error in (("gray", "", 12), ("controlnet", "vague", 9), ("controlnet", "detailed", 8)):
+        for system, level, error in (
+            ("gray", "", 12 + 0.03 * k),
+            ("controlnet", "vague", 9),
+            ("controlnet", "detailed", 8 - 0.02 * k),
+        ):
             values = dict.fromkeys(COLUMNS, 1.0) | {"image_id": photo, "category": "x", "system": system, "seed": 0}
-            values |= {"prompt_level": level, "merged": True, "ciede2000": error + 0.01 * k + shift * (1 + 0.1 * k)}
+            values |= {"prompt_level": level, "merged": True, "ciede2000": error + shift * (1 + 0.1 * k)}
             rows.append(values)
     pd.DataFrame(rows)[list(COLUMNS)].to_csv(folder / "metrics.csv", index=False)
     pd.DataFrame({"image_id": [], "word": [], "allowed": []}).to_csv(folder / "steering.csv", index=False)
@@ -77,8 +81,8 @@ def test_effects_are_paired_and_signed_second_less_first(tmp_path):
     assert effects.loc["detailed - vague", "mean"] == pytest.approx(0)
     assert (effects["p_holm"] >= effects["p"]).all()
     table = runs.table_of_runs(facts, metrics).set_index("run")
-    assert table.loc["study_1", "gain"] == pytest.approx(-1)
-    assert table.loc["study_1", "the study saw"] == "output unlike the input"
+    assert table.loc["study_1", "detailed - vague"] == pytest.approx(-1.09)
+    assert table.loc["study_1", "vague - gray"] == pytest.approx(-3.135)
     assert table.loc["sd15_high_rate", "detailed"] < table.loc["study_1", "detailed"]
 
 
@@ -137,8 +141,9 @@ def test_the_l4_runs_from_coco_and_flowers_to_their_comparison(served, tmp_path)
     }
     report = (home / "runs.md").read_text()
     assert "[runs.md](runs.md)" in (home / "report.md").read_text()
-    assert "| study_2 | lib/pocket_model | flowers |" in report
+    assert "| study_2 | lib/pocket_model | the frozen UNet | flowers |" in report
     assert "- photos and epochs (study_3 - study_2): vague" in report
+    assert "of 2 runs are clearly better than gray" in report
     assert not (home / "study_2/runs.png").exists()
     triples = json.loads((tmp_path / "build/l4/datasets/flowers/prompts.json").read_text())
     assert len(triples["train"]) == 8
