@@ -18,6 +18,7 @@ help:  ## list the commands
 	@touch $@
 
 .venv/installed-l4: .venv/installed requirements-l4.txt
+	@$(PY) -c 'import sys, torch; sys.exit(None if torch.version.cuda else "This torch is a build without CUDA, which torchvision from PyPI would break: remove .venv and run make check-gpu again, or run make forecast")'
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-l4.txt
 	@touch $@
 

@@ -288,7 +288,7 @@ def count_works(shape, profile):
 
 def time_works(shape, profile, device):
     """{work: seconds a sample} of a base's shape on a device, in the profile's precision, batches and layout."""
-    dtype = torch.bfloat16 if profile.mixed_precision == "bf16" and device.type == "cuda" else torch.float32
+    dtype = torch.bfloat16 if profile.mixed_precision == "bf16" else torch.float32
     unet, vae, controlnet = networks = make_networks(shape, device, dtype)
     for part in networks if profile.channels_last else ():
         part.to(memory_format=torch.channels_last)

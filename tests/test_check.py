@@ -75,7 +75,7 @@ def test_a_machine_that_fits(machine, capsys):
         "NVIDIA L4, 24 GB, driver 580.95.05, torch's CUDA 13.0 (needs 580.65.06)",
         "stable-diffusion-2-1-base at revision abc",
         "stable-diffusion-v1-5 at revision abc",
-        "train2017.zip, val2017.zip, annotations_trainval2017.zip at http",
+        "COCO: train2017.zip at http",
         "flowers: in flowers",
         "networks: Salesforce/blip",
         "| part |",
@@ -177,6 +177,16 @@ def test_archives_that_are_here_are_not_asked_for(machine, monkeypatch):
     machine.sizes = {}
     monkeypatch.setattr(check.sources, "bytes_of", lambda path: check.sources.COCO[path.name][1])
     assert check.check_coco([get_profile("l4")]) == "archives are here"
+
+
+def test_a_hub_copy_of_coco_needs_the_annotations_besides(machine, monkeypatch):
+    monkeypatch.setattr(check.sources, "list_parquet", lambda _: {"a.parquet": 1})
+    machine.sizes = {path: size for path, size in machine.sizes.items() if "annotations" in path}
+    said = check.check_coco([get_profile("l4", coco_hub_id="you/coco")])
+    assert said.startswith("1 parquet files in you/coco, annotations_trainval2017.zip at ")
+    machine.sizes = {}
+    with pytest.raises(ValueError, match="annotations_trainval2017.zip can't be reached"):
+        check.check_coco([get_profile("l4", coco_hub_id="you/coco")])
 
 
 def test_disk_arithmetic():
