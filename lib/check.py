@@ -30,7 +30,6 @@ def check_packages(profiles):
     pinned |= dict(re.findall(r"^([\w-]+)==(\S+)", (ROOT / "requirements-l4.txt").read_text(), re.M))
     names = ["torch"]
     names += ["torchvision", "torch-fidelity"] * any(profile.set_metrics for profile in profiles)
-    names += ["peft"] * any(profile.adapter for profile in profiles)
     wrong = [f"{name} {pinned[name]} ({found})" for name in names if (found := installed(name)) != pinned[name]]
     if wrong:
         raise ValueError(f"needed are {', '.join(wrong)}: .venv/bin/pip install -r requirements-l4.txt")
@@ -148,7 +147,7 @@ def check_models(profiles):
     asked = [(p.controlnet, p.controlnet_revision) for p in profiles] + [
         (p.adapter, p.adapter_revision) for p in profiles
     ]
-    asked += [(p.base_unet[0], "") for p in profiles if p.base_unet]
+    asked += [p.base_unet[:2] for p in profiles if p.base_unet]
     for name, revision in asked:
         if name.count("/") == 1 and not resolve(name).is_dir():
             said[name] = f"{name} at revision {model_facts(name, revision).sha}"
