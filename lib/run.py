@@ -202,6 +202,8 @@ def run(arguments=None):
     for profile in profiles:
         hub.check(profile)
         networks.check(profile)
+    if published := hub.plan(profiles[0]):
+        print(published, flush=True)
     with locked(profiles[0].build_dir):
         for profile in profiles:
             mark, several = fingerprint(profile, parameters), len(profiles) > 1
