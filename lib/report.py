@@ -14,7 +14,7 @@ from lib import ROOT
 from lib.figures import LABELS
 from lib.prompts import PROMPT_LEVELS
 from lib.runs import DIFFERENCES, FACTORS
-from lib.statistics import HIGHER_IS_BETTER, obedience
+from lib.statistics import HIGHER_IS_BETTER, obedience, side_by_side, with_all_seeds
 
 FORMATS = {
     **dict.fromkeys(("psnr", "ciede2000", "ab_error", "chroma_ratio", "effect_size", "power_of_five"), "{:.2f}"),
@@ -123,7 +123,7 @@ Rows: `categories.csv`.*
 
 ![Systems](systems.png)
 
-*Mean over photos and its 95 % interval, after the merge. Squares take no prompt. These intervals are not paired: whether
+*Mean over the {shared} photos that every prompt and system has, with its 95 % interval, after the merge. Squares take no prompt. These intervals are not paired: whether
 two rows differ is told by the contrasts above, not by whether their bars overlap.*
 
 {systems}
@@ -140,7 +140,7 @@ differences. Rows: `metrics.query('system == "gray"')` and so on.
 
 ![Before and after](merge.png)
 
-*Open: the model's own picture. Filled: its a\\*b\\* on the photo's L\\*.*
+*Open: the model's own picture. Filled: its a\\*b\\* on the photo's L\\*. Over the same {shared} photos.*
 
 {merge}
 
@@ -160,11 +160,13 @@ true photo; averaging also pales, as the chroma ratios tell. Rows: `seeds.csv`.{
 {variance}
 
 Components of the variance of CIEDE2000 over these prompts, photos and seeds (the prompts' share depends on which prompts were
-asked). Rows: `variance.csv`.
+asked). Rows: `variance.csv`. Both tables are of the {seeded} photos that have every seed under every prompt.
 
 {runs}## The study's claims
 
 {claims}
+
+Values are means over the {shared} photos under every prompt; differences are of all photos under both.
 
 ![Vague prompt](study_vague.png)
 ![Detailed prompt](study_detailed.png)
@@ -177,8 +179,8 @@ highest seed; black: the photo left gray. With five photos the smallest p that a
 
 ![Best, middle and worst](sheet.png)
 
-*The two photos that gained most from the detailed prompt, two in the middle, the two that lost most (CIEDE2000, mean
-over seeds; shown is seed 0).*
+*Of the {shared} photos under every prompt: the two that gained most from the detailed one, two in the middle, the two that lost most
+(CIEDE2000, mean over seeds; shown is seed 0).*
 
 ## What the model was to reach
 
@@ -242,8 +244,8 @@ colour of the run's training photos.*
 {results}
 
 Differences with their 95 % intervals, not corrected for asking often. Under the vague prompt {vague}, under the detailed prompt {detailed}.
-`chroma ratio`: mean chroma under the detailed prompt over that of the photos; `obeyed`: share of the things that took the named
-colour where their lightness allows it. Rows: `runs.csv`.
+`seeds`: the most that a photo has; `chroma ratio`: mean chroma under the detailed prompt over that of the photos; `obeyed`: share of the
+things that took the named colour where their lightness allows it{things}. Rows: `runs.csv`.
 
 ![What changed](runs_effects.png)
 
@@ -300,6 +302,8 @@ def write_report(profile, metrics, tables, rows, runs=False):
         levels=ours["prompt_level"].nunique(),
         resolution=profile.resolution,
         seeds=ours["seed"].nunique(),
+        shared=side_by_side(metrics)["image_id"].nunique(),
+        seeded=with_all_seeds(metrics)["image_id"].nunique(),
         steps=profile.num_inference_steps,
         guidance=profile.guidance_scale,
         answer=answer(effects),
@@ -345,6 +349,7 @@ def write_runs(profile, table, effects):
         results=markdown_table(results.assign(chroma_ratio=table["chroma_ratio"], obeyed=table["obeyed"])),
         vague=beside_gray(table, "vague"),
         detailed=beside_gray(table, "detailed"),
+        things=f" ({things:.0f} things that all runs coloured)" if (things := table["things measured"].max()) else "",
         rows=len(effects),
         changes="\n".join(lines),
         effects=markdown_table(effects.drop(columns="metric")),
