@@ -22,7 +22,7 @@ from lib.models import add_controlnet, load_base, load_controlnet
 from lib.profiles import get_profile
 from lib.prompts import prompts_at
 from lib.report import markdown_table, write_text
-from lib.statistics import interval
+from lib.statistics import components, interval, interval_width
 
 TEST_PHOTOS, SEEDS = 20, 2  # that are sampled, beside the validation photos
 SAMPLING = {  # as the pocket model samples, and with several steps and guidance, as Stable Diffusion does
@@ -45,19 +45,6 @@ def sample_differences(pipeline, rows, profile):
             labs = [srgb_to_lab(picture) for picture in pictures]
             by_seed.append([deltaE_ciede2000(*pair).mean() for pair in zip(truths, labs, strict=True)])
     return (np.array(errors["detailed"]) - np.array(errors["vague"])).T
-
-
-def components(differences):
-    """Variance of (photos, seeds) between photos and, within a photo, between seeds; the first is at least 0."""
-    within = differences.var(axis=1, ddof=1).mean()
-    return max(differences.mean(axis=1).var(ddof=1) - within / differences.shape[1], 0.0), within
-
-
-def width(plan, between, within):
-    """Width of the 95 % interval of the mean over photos that weigh alike, whatever their seeds."""
-    photos, seeds, with_all = plan
-    variance = between + within * (with_all / seeds + photos - with_all) / photos
-    return 2 * 1.96 * np.sqrt(variance / photos)
 
 
 def draw_study(rng, plan, effects, noise):
@@ -86,11 +73,11 @@ def simulate(plan, differences, studies=STUDIES):
 def table_of_plans(sampling, differences, studies=STUDIES):
     """A row for each of `PLANS`: pictures under two prompts, width of the interval, and that over the old plan's."""
     between, within = components(differences)
-    old = width(OLD_PLAN, between, within)
+    old = interval_width(between, within, *OLD_PLAN)
     return pd.DataFrame([
         {"sampling": sampling, "between photos": between, "between seeds": within, "photos": plan[0], "seeds": plan[1],
          "with every seed": plan[2], "pictures": 2 * (plan[0] + plan[2] * (plan[1] - 1)),
-         "width": (wide := width(plan, between, within)), "of the old": wide / old, **simulate(plan, differences, studies)}
+         "width": (wide := interval_width(between, within, *plan)), "of the old": wide / old, **simulate(plan, differences, studies)}
         for plan in PLANS
     ])  # fmt: skip
 
@@ -98,8 +85,8 @@ def table_of_plans(sampling, differences, studies=STUDIES):
 def photos_needed(differences, seeds=3, with_all=60):
     """The smallest number of photos, some of them with every seed, whose interval is no wider than the old plan's."""
     parts = components(differences)
-    counts = range(with_all, 10 * OLD_PLAN[0])
-    return next(n for n in counts if width((n, seeds, with_all), *parts) <= width(OLD_PLAN, *parts))
+    old, counts = interval_width(*parts, *OLD_PLAN), range(with_all, 10 * OLD_PLAN[0])
+    return next(n for n in counts if interval_width(*parts, n, seeds, with_all) <= old)
 
 
 def main():

@@ -14,7 +14,15 @@ from lib import ROOT
 from lib.figures import LABELS
 from lib.prompts import PROMPT_LEVELS
 from lib.runs import DIFFERENCES, FACTORS
-from lib.statistics import HIGHER_IS_BETTER, obedience, side_by_side, with_all_seeds
+from lib.statistics import (
+    HIGHER_IS_BETTER,
+    components,
+    differences_by_seed,
+    interval_width,
+    obedience,
+    side_by_side,
+    with_all_seeds,
+)
 
 FORMATS = {
     **dict.fromkeys(("psnr", "ciede2000", "ab_error", "chroma_ratio", "effect_size", "power_of_five"), "{:.2f}"),
@@ -160,7 +168,7 @@ true photo; averaging also pales, as the chroma ratios tell. Rows: `seeds.csv`.{
 {variance}
 
 Components of the variance of CIEDE2000 over these prompts, photos and seeds (the prompts' share depends on which prompts were
-asked). Rows: `variance.csv`. Both tables are of the {seeded} photos that have every seed under every prompt.
+asked). Rows: `variance.csv`. Both tables are of the {seeded} photos that have every seed under every prompt.{seed_share}
 
 {runs}## The study's claims
 
@@ -304,6 +312,7 @@ def write_report(profile, metrics, tables, rows, runs=False):
         seeds=ours["seed"].nunique(),
         shared=side_by_side(metrics)["image_id"].nunique(),
         seeded=with_all_seeds(metrics)["image_id"].nunique(),
+        seed_share=seed_share(metrics, len(rows)),
         steps=profile.num_inference_steps,
         guidance=profile.guidance_scale,
         answer=answer(effects),
@@ -366,6 +375,20 @@ def beside_gray(table, prompt):
     """In words, how many runs are clearly better or worse than the photos left gray under a prompt."""
     better, worse = (table[f"{prompt} - gray, high"] < 0).sum(), (table[f"{prompt} - gray, low"] > 0).sum()
     return f"{better} of {len(table)} runs are clearly better than gray and {worse} clearly worse"
+
+
+def seed_share(metrics, photos):
+    """In words, how much of the variance of detailed - vague is the seed's, and what more seeds would give; "": one seed."""
+    differences = differences_by_seed(metrics, "detailed", "vague")
+    with_all, seeds = differences.shape
+    if min(with_all, seeds) < 2 or not differences.any():
+        return ""
+    between, within = components(differences)
+    text = f" In detailed - vague the seed has {within / (between + within):.0%} of the variance of a single sample of a photo"
+    if with_all == photos:
+        return f"{text} (CIEDE2000)."
+    widths = [interval_width(between, within, photos, seeds, n) for n in (photos, with_all)]
+    return f"{text} (CIEDE2000): {seeds} seeds for all {photos} photos would make its interval {widths[0] / widths[1]:.2f} times as wide."
 
 
 def main_effects(effects):

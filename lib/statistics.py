@@ -163,6 +163,30 @@ def variance_shares(metrics, metric, levels):
     return pd.DataFrame({"part": list(parts), "share": shares / shares.sum()})
 
 
+def differences_by_seed(metrics, first, second, metric="ciede2000"):
+    """The metric under one prompt level less that under another with the same noise: (photos, seeds), for all seeds."""
+    rows = with_all_seeds(metrics)
+    rows = rows[(rows["system"] == "controlnet") & rows["merged"]].set_index(["prompt_level", "image_id", "seed"])[
+        metric
+    ]
+    return (rows[first] - rows[second]).unstack("seed").to_numpy()
+
+
+def components(differences):
+    """The variance of differences (photos, seeds) between photos, at least 0, and that between a photo's seeds."""
+    within = float(differences.var(axis=1, ddof=1).mean())
+    return max(float(differences.mean(axis=1).var(ddof=1)) - within / differences.shape[1], 0.0), within
+
+
+def interval_width(between, within, photos, seeds, with_all):
+    """The width of the 95 % interval of a mean difference over photos, `with_all` of which have all seeds, others one.
+
+    `between`, `within`: `components`. Photos weigh alike.
+    """
+    variance = between + within * (with_all / seeds + photos - with_all) / photos
+    return float(2 * stats.norm.ppf(0.975) * np.sqrt(variance / photos))
+
+
 def seed_gain(metrics, metric="ciede2000"):
     """By prompt level, the mean metric of a single sample, of the mean over seeds, and of the best seed (an oracle).
 

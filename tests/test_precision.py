@@ -1,9 +1,10 @@
-"""The width of an interval by its closed form, and by simulation."""
+"""Plans of photos and seeds: what their intervals would be, by closed form and by simulation."""
 
 import numpy as np
 import pytest
 
 from lib import precision
+from lib.statistics import components, interval_width
 
 
 def differences(between, within, photos=4000, seeds=2):
@@ -12,24 +13,11 @@ def differences(between, within, photos=4000, seeds=2):
     return -2 + rng.normal(0, between, (photos, 1)) + rng.normal(0, within, (photos, seeds))
 
 
-def test_components_are_found_again():
-    assert precision.components(differences(3, 2)) == pytest.approx((9, 4), rel=0.05)
-    assert precision.components(differences(0, 2, photos=200))[0] < 0.2  # never below zero
-    assert precision.components(np.array([[1.0, 3.0], [3.0, 1.0]])) == (0.0, 2.0)
-
-
-def test_width_by_hand():
-    assert precision.width((100, 1, 0), 9, 4) == pytest.approx(2 * 1.96 * np.sqrt(13 / 100))
-    assert precision.width((100, 3, 100), 9, 3) == pytest.approx(2 * 1.96 * np.sqrt(10 / 100))
-    # 40 photos of variance 10 and 60 of variance 12, which weigh alike
-    assert precision.width((100, 3, 40), 9, 3) == pytest.approx(2 * 1.96 * np.sqrt((40 * 10 + 60 * 12) / 100**2))
-
-
 @pytest.mark.parametrize("plan", [(120, 1, 0), (120, 3, 120), (150, 3, 30)])
 def test_the_bootstrap_has_that_width_and_covers(plan):
     seen = differences(2, 2, photos=300)
     simulated = precision.simulate(plan, seen, studies=120)
-    assert simulated["simulated width"] == pytest.approx(precision.width(plan, *precision.components(seen)), rel=0.04)
+    assert simulated["simulated width"] == pytest.approx(interval_width(*components(seen), *plan), rel=0.04)
     assert 0.89 <= simulated["coverage"] <= 0.99
 
 
@@ -37,8 +25,8 @@ def test_seeds_count_only_as_far_as_they_matter():
     quiet, loud = differences(3, 0.1), differences(1, 3)
     assert precision.photos_needed(quiet) == precision.OLD_PLAN[0] + 1
     needed = precision.photos_needed(loud)
-    widths = [precision.width((n, 3, 60), *precision.components(loud)) for n in (needed - 1, needed)]
-    assert widths[0] > precision.width(precision.OLD_PLAN, *precision.components(loud)) >= widths[1]
+    widths = [interval_width(*components(loud), n, 3, 60) for n in (needed - 1, needed)]
+    assert widths[0] > interval_width(*components(loud), *precision.OLD_PLAN) >= widths[1]
     assert needed > 1000
 
 

@@ -1,5 +1,7 @@
 """The answer in words says what the intervals allow, and no more."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -59,3 +61,18 @@ def test_no_answer_without_an_interval():
 def test_tables_show_a_missing_number_as_a_dash():
     table = pd.DataFrame([{"system": "gray", "hue_error": np.nan, "psnr": 22.636}])
     assert report.markdown_table(table).splitlines()[-1] == "| gray | - | 22.64 |"
+
+
+def test_what_more_seeds_would_give():
+    rng = np.random.default_rng(0)
+    rows = [
+        {"system": "controlnet", "merged": True, "image_id": f"p{k}", "prompt_level": level, "seed": seed,
+         "ciede2000": 10 - (level == "detailed") * (k + 6 * rng.normal())}
+        for k in range(12) for seed in range(3) for level in ("vague", "detailed") if k < 6 or seed == 0
+    ]  # fmt: skip
+    text = report.seed_share(pd.DataFrame(rows), 12)
+    assert re.search(r"seed has (\d+)%", text)
+    ratio = float(re.search(r"3 seeds for all 12 photos would make its interval (0\.\d+) times as wide", text)[1])
+    assert 0.6 < ratio < 1
+    assert report.seed_share(pd.DataFrame(rows).query("seed == 0"), 12) == ""
+    assert "wide" not in report.seed_share(pd.DataFrame(rows[:36]), 6)

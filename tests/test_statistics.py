@@ -190,3 +190,29 @@ def test_the_largest_category_is_that_of_most_photos():
     effects = statistics.effects_by_category(metrics, "ciede2000", ("controlnet", "detailed"), ("controlnet", "vague"))
     assert dict(zip(effects["category"], effects["n"], strict=True)) == {"photos": 4, "seeds": 2}
     assert list(effects["category"]) == ["photos", "seeds"]
+
+
+def seeds_around_photos(between, within, photos=4000):
+    """Differences by photo and seed with these standard deviations around -2."""
+    rng = np.random.default_rng(0)
+    return -2 + rng.normal(0, between, (photos, 1)) + rng.normal(0, within, (photos, 2))
+
+
+def test_components_of_a_difference_are_found_again():
+    assert statistics.components(seeds_around_photos(3, 2)) == pytest.approx((9, 4), rel=0.05)
+    assert statistics.components(seeds_around_photos(0, 2))[0] < 0.1
+    assert statistics.components(np.array([[1.0, 3.0], [3.0, 1.0]])) == (0.0, 2.0)  # never below zero
+
+
+def test_width_of_an_interval_by_hand():
+    assert statistics.interval_width(9, 4, 100, 1, 0) == pytest.approx(2 * 1.96 * np.sqrt(13 / 100), rel=1e-4)
+    assert statistics.interval_width(9, 3, 100, 3, 100) == pytest.approx(2 * 1.96 * np.sqrt(10 / 100), rel=1e-4)
+    # 40 photos of variance 10 and 60 of variance 12, which weigh alike
+    mixed = statistics.interval_width(9, 3, 100, 3, 40)
+    assert mixed == pytest.approx(2 * 1.96 * np.sqrt((40 * 10 + 60 * 12) / 100**2), rel=1e-4)
+
+
+def test_differences_by_seed_keep_the_noise_together():
+    metrics = unbalanced(lambda level, k, seed: 10 + 5 * seed - (level == "detailed") * (k + 0.1 * seed))
+    found = statistics.differences_by_seed(metrics, "detailed", "vague")
+    np.testing.assert_allclose(found, [[0, -0.1, -0.2], [-1, -1.1, -1.2]], atol=1e-9)
