@@ -48,21 +48,6 @@ def test_answer_and_claims_follow_the_interval(low, high, word, stands):
     assert claims["detailed: CIEDE2000 about 8 (within 1)"] == "yes, but so does gray"
 
 
-def test_an_interval_alone_does_not_make_an_effect():
-    table = effects(-2, -1).assign(p_holm=0.2)
-    assert "better" not in report.answer(table)
-    assert "-1.000, but p after correction is 0.2)" in report.answer(table)
-
-
-def test_no_answer_without_an_interval():
-    assert report.answer(effects(np.nan, np.nan)).startswith("**Too few photos to tell**")
-
-
-def test_tables_show_a_missing_number_as_a_dash():
-    table = pd.DataFrame([{"system": "gray", "hue_error": np.nan, "psnr": 22.636}])
-    assert report.markdown_table(table).splitlines()[-1] == "| gray | - | 22.64 |"
-
-
 def test_what_more_seeds_would_give():
     rng = np.random.default_rng(0)
     rows = [
@@ -76,3 +61,18 @@ def test_what_more_seeds_would_give():
     assert 0.6 < ratio < 1
     assert report.seed_share(pd.DataFrame(rows).query("seed == 0"), 12) == ""
     assert "wide" not in report.seed_share(pd.DataFrame(rows[:36]), 6)
+
+
+def test_an_interval_alone_does_not_make_an_effect():
+    table = effects(-2, -1).assign(p_holm=0.2)
+    assert "better" not in report.answer(table)
+    assert "-1.000, but p after correction is 0.2)" in report.answer(table)
+
+
+def test_no_answer_without_an_interval():
+    assert report.answer(effects(np.nan, np.nan)).startswith("**Too few photos to tell**")
+
+
+def test_tables_show_a_missing_number_as_a_dash():
+    table = pd.DataFrame([{"system": "gray", "hue_error": np.nan, "psnr": 22.636}])
+    assert report.markdown_table(table).splitlines()[-1] == "| gray | - | 22.64 |"
