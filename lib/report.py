@@ -138,7 +138,7 @@ two rows differ is told by the contrasts above, not by whether their bars overla
 
 `mean_color`: one flat colour, the mean of the training photos; `true_mean_color`: that of the very photo, and
 `half_chroma`: the true a\\*b\\* halved, both oracles; `autoencoder`: the true photo through the autoencoder, about the best that
-this base can reach; `seed_mean`: a\\*b\\* averaged over the seeds. {baselines}`ssim` is on the three sRGB channels,
+this base can reach; `seed_mean`, where all these photos have every seed: a\\*b\\* averaged over the seeds. {baselines}`ssim` is on the three sRGB channels,
 `ssim luma` on L\\*; `ab error` is the mean distance in a\\*b\\*; `hue error`, in degrees, is taken where both pictures have a chroma of 10, which is
 `hue share` of the pixels where the photo has: a timid system is judged on few. `chroma ratio` is mean chroma over that of the photos.
 Colourfulness less the photos' is given in both ways in use: `difference` of the means, and mean `error` of the absolute
