@@ -30,6 +30,7 @@ print(hub.push_dataset(triples, profile))
 again = load_dataset("me/colors-folder")
 assert {name: len(rows) for name, rows in again.items()} == {"train": 3, "validation": 3, "test": 3}
 assert again["test"][0]["image"].size == (64, 64)
+assert again["test"][0]["conditioning_image"].mode == "RGB"
 assert again["test"][0]["prompt"] == triples["test"][0]["prompt"]
 base = models.load_base(profile)
 controlnet = models.load_controlnet("lib/pocket_model/controlnet", base.unet)
