@@ -6,7 +6,7 @@ PICTURES ?=
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help reports test lab lint format pocket-model pocket-trials baselines bench check-gpu forecast clean
+.PHONY: help reports test lab lint format pocket-model pocket-trials baselines bench precision check-gpu forecast clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -48,6 +48,9 @@ baselines: .venv/installed  ## train the systems that take no prompt, lib/baseli
 
 bench: .venv/installed  ## measure speed against the usual way, as ratios: reports/benchmark.csv
 	@$(PY) -m lib.bench
+
+precision: .venv/installed  ## how many photos and seeds the interval of detailed - vague needs: reports/precision.csv
+	@$(PY) -m lib.precision
 
 check-gpu: .venv/installed-l4  ## can this machine run the l4 profile? fetches what is asked for late, then forecasts; ARGS="--price 0.30"
 	@$(PY) -m lib.check $(ARGS)

@@ -20,6 +20,7 @@ from lib.models import pick_device
 from lib.profiles import settings_of
 from lib.prompts import ladder
 from lib.report import write_text
+from lib.statistics import complete_photos
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of Radford et al. 2021; BLIP's too
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -152,13 +153,16 @@ def make_lpips():
 def measure_sets(rows, images, read_picture, profile, batch_size=32):
     """A table `prompt_level`, `n` and `SET_METRICS` of seed 0, after the merge, at 256 px: one row a prompt level.
 
-    FID falls with the number of photos: compare with published rows only at their number (5,000 of val2017).
+    FID falls with the number of photos: levels are compared on the `n` photos that all of them have, and published rows
+    compare only at their number (5,000 of val2017).
     """
+    first = images.query("seed == 0")
+    first = first[first["image_id"].isin(complete_photos(first, ["prompt_level"]))]
     device = pick_device()
     clip, tokenizer = load_clip(profile)
     clip = clip.to(device)
     position, table = {name: index for index, name in enumerate(rows["image_id"])}, []
-    for level, group in images.query("seed == 0").groupby("prompt_level", sort=False):
+    for level, group in first.groupby("prompt_level", sort=False):
         distances, scores = set_distances(len(group)), []
         lpips = make_lpips().to(device)
         for start in tqdm(range(0, len(group), batch_size), desc=f"sets, {level}", leave=False):

@@ -15,7 +15,15 @@ from lib.figures import LABELS
 from lib.profiles import PROFILES
 from lib.prompts import COLOR_PATTERN, PROMPT_LEVELS
 from lib.runs import DIFFERENCES, FACTORS
-from lib.statistics import HIGHER_IS_BETTER, obedience
+from lib.statistics import (
+    HIGHER_IS_BETTER,
+    components,
+    differences_by_seed,
+    interval_width,
+    obedience,
+    side_by_side,
+    with_all_seeds,
+)
 
 FORMATS = {
     **dict.fromkeys(("psnr", "ciede2000", "ab_error", "chroma_ratio", "effect_size", "power_of_five"), "{:.2f}"),
@@ -122,14 +130,14 @@ Rows: `categories.csv`.*
 
 ![Systems](systems.png)
 
-*Mean over photos and its 95 % interval, after the merge. Squares take no prompt. These intervals are not paired: whether
+*Mean over the {shared} photos that every prompt and system has, with its 95 % interval, after the merge. Squares take no prompt. These intervals are not paired: whether
 two rows differ is told by the contrasts above, not by whether their bars overlap.*
 
 {systems}
 
 `mean_color`: one flat colour, the mean of the training photos; `true_mean_color`: that of the very photo, and
 `half_chroma`: the true a\\*b\\* halved, both oracles; `autoencoder`: the true photo through the autoencoder, about the best that
-this base can reach; `seed_mean`: a\\*b\\* averaged over the seeds. {baselines}`ssim` is on the three sRGB channels,
+this base can reach; `seed_mean`, where all these photos have every seed: a\\*b\\* averaged over the seeds. {baselines}`ssim` is on the three sRGB channels,
 `ssim luma` on L\\*; `ab error` is the mean distance in a\\*b\\*; `hue error`, in degrees, is taken where both pictures have a chroma of 10, which is
 `hue share` of the pixels where the photo has: a timid system is judged on few. `chroma ratio` is mean chroma over that of the photos.
 Colourfulness less the photos' is given in both ways in use: `difference` of the means, and mean `error` of the absolute
@@ -139,7 +147,7 @@ differences. Rows: `metrics.query('system == "gray"')` and so on.
 
 ![Before and after](merge.png)
 
-*Open: the model's own picture. Filled: its a\\*b\\* on the photo's L\\*.*
+*Open: the model's own picture. Filled: its a\\*b\\* on the photo's L\\*. Over the same {shared} photos.*
 
 {merge}
 
@@ -159,11 +167,13 @@ true photo; averaging also pales, as the chroma ratios tell. Rows: `seeds.csv`.{
 {variance}
 
 Components of the variance of CIEDE2000 over these prompts, photos and seeds (the prompts' share depends on which prompts were
-asked). Rows: `variance.csv`.
+asked). Rows: `variance.csv`. Both tables are of the {seeded} photos that have every seed under every prompt.{seed_share}
 
 {runs}## The study's claims
 
 {claims}
+
+Values are means over the {shared} photos under every prompt; differences are of all photos under both.
 
 ![Vague prompt](study_vague.png)
 ![Detailed prompt](study_detailed.png)
@@ -176,8 +186,8 @@ highest seed; black: the photo left gray. With five photos the smallest p that a
 
 ![Best, middle and worst](sheet.png)
 
-*The two photos that gained most from the detailed prompt, two in the middle, the two that lost most (CIEDE2000, mean
-over seeds; shown is seed 0).*
+*Of the {shared} photos under every prompt: the two that gained most from the detailed one, two in the middle, the two that lost most
+(CIEDE2000, mean over seeds; shown is seed 0).*
 
 ## What the model was to reach
 
@@ -241,8 +251,8 @@ colour of the run's training photos.*
 {results}
 
 Differences with their 95 % intervals, not corrected for asking often. Under the vague prompt {vague}, under the detailed prompt {detailed}.
-`chroma ratio`: mean chroma under the detailed prompt over that of the photos; `obeyed`: share of the things that took the named
-colour where their lightness allows it. Rows: `runs.csv`.
+`seeds`: the most that a photo has; `chroma ratio`: mean chroma under the detailed prompt over that of the photos; `obeyed`: share of the
+things that took the named colour where their lightness allows it{things}. Rows: `runs.csv`.
 
 ![What changed](runs_effects.png)
 
@@ -396,6 +406,9 @@ def write_report(profile, metrics, tables, rows, runs=False):
         seed_gain=markdown_table(tables["seeds"]),
         one_step=ONE_STEP if profile.num_inference_steps == 1 else "",
         variance=markdown_table(tables["variance"]),
+        shared=side_by_side(metrics)["image_id"].nunique(),
+        seeded=with_all_seeds(metrics)["image_id"].nunique(),
+        seed_share=seed_share(metrics, len(rows)),
         claims=markdown_table(claims(summary, effects)),
         goals=markdown_table(tables["goals"]) if "goals" in tables else "Not asked: no things to steer.",
         runs=OTHER_RUNS.format("" if profile.reports_dir == profile.reports_home else "../") if runs else "",
@@ -425,6 +438,7 @@ def write_runs(profile, table, effects):
         results=markdown_table(results.assign(chroma_ratio=table["chroma_ratio"], obeyed=table["obeyed"])),
         vague=beside_gray(table, "vague"),
         detailed=beside_gray(table, "detailed"),
+        things=f" ({things:.0f} things that all runs coloured)" if (things := table["things measured"].max()) else "",
         rows=len(effects),
         changes="\n".join(lines),
         effects=markdown_table(effects.drop(columns="metric")),
@@ -441,6 +455,20 @@ def beside_gray(table, prompt):
     """In words, how many runs are clearly better or worse than the photos left gray under a prompt."""
     better, worse = (table[f"{prompt} - gray, high"] < 0).sum(), (table[f"{prompt} - gray, low"] > 0).sum()
     return f"{better} of {len(table)} runs are clearly better than gray and {worse} clearly worse"
+
+
+def seed_share(metrics, photos):
+    """In words, how much of the variance of detailed - vague is the seed's, and what more seeds would give; "": one seed."""
+    differences = differences_by_seed(metrics, "detailed", "vague")
+    with_all, seeds = differences.shape
+    if min(with_all, seeds) < 2 or not differences.any():
+        return ""
+    between, within = components(differences)
+    text = f" In detailed - vague the seed has {within / (between + within):.0%} of the variance of a single sample of a photo"
+    if with_all == photos:
+        return f"{text} (CIEDE2000)."
+    widths = [interval_width(between, within, photos, seeds, n) for n in (photos, with_all)]
+    return f"{text} (CIEDE2000): {seeds} seeds for all {photos} photos would make its interval {widths[0] / widths[1]:.2f} times as wide."
 
 
 def main_effects(effects):

@@ -67,8 +67,11 @@ def prompt_series(metrics):
 
 
 def table_of_runs(facts, metrics):
-    """A row a run: what it was, and what came out: means over photos, of differences with their 95 % interval."""
-    rows = []
+    """A row a run: what it was, and what came out: means over photos, of differences with their 95 % interval.
+
+    `obeyed` is over the things that all runs steered, as many as `things measured`.
+    """
+    rows, steering = [], read_steering(facts)
     for fact in facts.itertuples():
         table = metrics[fact.run]
         row = {name: getattr(fact, name) for name in ("run", *FACTORS)}
@@ -77,12 +80,22 @@ def table_of_runs(facts, metrics):
             row["photos measured"], row[name] = len(values), values.mean()
             if name in DIFFERENCES:
                 _, row[f"{name}, low"], row[f"{name}, high"] = interval(values)
-        means = summary(table).query("merged").set_index(["system", "prompt_level"])
-        steering = pd.read_csv(fact.folder / "steering.csv")
-        row["chroma_ratio"] = means.loc[("controlnet", "detailed"), "chroma_ratio"]
-        row["obeyed"] = obedience(steering)["reached"] if len(steering) else float("nan")
+        means = summary(table[table["prompt_level"] == "detailed"]).query("merged and system == 'controlnet'")
+        row["chroma_ratio"] = means["chroma_ratio"].item()
+        row["things measured"] = steering[fact.run]["image_id"].nunique()
+        row["obeyed"] = obedience(steering[fact.run])["reached"] if len(steering[fact.run]) else float("nan")
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def read_steering(facts):
+    """{run: its `steering.csv`}, of the things that all runs have that steered any."""
+    tables = {
+        fact.run: pd.read_csv(fact.folder / "steering.csv", dtype={"image_id": str}) for fact in facts.itertuples()
+    }
+    things = [set(table["image_id"]) for table in tables.values() if len(table)]
+    shared = set.intersection(*things) if things else set()
+    return {run: table[table["image_id"].isin(shared)] for run, table in tables.items()}
 
 
 def pairs_of_runs(facts):

@@ -116,11 +116,14 @@ def test_sets_are_measured_level_by_level(clip, profile, triples, monkeypatch):
         {"image_id": name, "prompt_level": level, "prompt": "a photo", "seed": seed, "after": f"{name} {level}"}
         for name in rows["image_id"] for level in ("vague", "detailed") for seed in (0, 1)
     ])  # fmt: skip
+    first = images["image_id"].isin(rows["image_id"][:4])
+    images = pd.concat([images, images[first & (images["prompt_level"] == "vague")].assign(prompt_level="empty")])
     true = {name: networks.to_float(image) for name, image in zip(rows["image_id"], rows["image"], strict=True)}
     read = lambda file: true[file.split()[0]] * (0.5 if file.endswith("vague") else 1)  # noqa: E731
     table = networks.measure_sets(rows, images, read, replace(profile, clip=str(clip))).set_index("prompt_level")
-    assert list(table.index) == ["vague", "detailed"]
-    assert list(table["n"]) == [5, 5]
+    assert list(table.index) == ["vague", "detailed", "empty"]
+    assert list(table["n"]) == [4, 4, 4]  # the photos that all levels have, since FID falls with their number
+    assert table.loc["empty", "fid"] == table.loc["vague", "fid"]
     assert table.loc["detailed", "lpips"] == pytest.approx(0, abs=1e-6)
     assert table.loc["detailed", "fid"] < 1e-3 < table.loc["vague", "fid"]
     assert table.loc["vague", "lpips"] > 0.1

@@ -1,5 +1,7 @@
 """The answer in words says what the intervals allow, and no more."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -48,6 +50,21 @@ def test_answer_and_claims_follow_the_interval(low, high, word, stands):
     assert claims["detailed prompts colorize better, in PSNR"] == "not shown"
     assert claims["vague: PSNR 15 to 20 dB"] == "no"
     assert claims["detailed: CIEDE2000 about 8 (within 1)"] == "yes, but so does gray"
+
+
+def test_what_more_seeds_would_give():
+    rng = np.random.default_rng(0)
+    rows = [
+        {"system": "controlnet", "merged": True, "image_id": f"p{k}", "prompt_level": level, "seed": seed,
+         "ciede2000": 10 - (level == "detailed") * (k + 6 * rng.normal())}
+        for k in range(12) for seed in range(3) for level in ("vague", "detailed") if k < 6 or seed == 0
+    ]  # fmt: skip
+    text = report.seed_share(pd.DataFrame(rows), 12)
+    assert re.search(r"seed has (\d+)%", text)
+    ratio = float(re.search(r"3 seeds for all 12 photos would make its interval (0\.\d+) times as wide", text)[1])
+    assert 0.6 < ratio < 1
+    assert report.seed_share(pd.DataFrame(rows).query("seed == 0"), 12) == ""
+    assert "wide" not in report.seed_share(pd.DataFrame(rows[:36]), 6)
 
 
 def test_an_interval_alone_does_not_make_an_effect():
