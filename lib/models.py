@@ -2,18 +2,25 @@
 
 import math
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib.resources import files
 
 import diffusers
 import torch
 import transformers
+from accelerate import PartialState
 from diffusers import (
+    AutoPipelineForText2Image,
     ControlNetModel,
-    StableDiffusionControlNetPipeline,
-    StableDiffusionPipeline,
+    DiffusionPipeline,
+    EulerDiscreteScheduler,
+    TCDScheduler,
+    UNet2DConditionModel,
     UniPCMultistepScheduler,
 )
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
+from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 from lib.profiles import resolve
@@ -21,10 +28,27 @@ from lib.profiles import resolve
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
 
+SCHEDULERS = {  # by the profile's name for them: the class, and what its configuration differs in from the base's
+    "unipc": (UniPCMultistepScheduler, {}),
+    "tcd": (TCDScheduler, {}),
+    "euler_trailing": (EulerDiscreteScheduler, {"timestep_spacing": "trailing"}),
+}
+PATIENCE = timedelta(hours=12)  # how long processes wait for the one that makes the latents; NCCL's own is 10 minutes
+
 
 def pick_device():
     """The GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def process_state():
+    """Accelerate's view of the processes that share the work; the first call in a process gives it its device."""
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+
+
+def has_bf16():
+    """Whether the hardware computes in bfloat16: a GPU, or a CPU that does more than emulate it."""
+    return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
 
 
 @contextmanager
@@ -54,23 +78,20 @@ def load_text_encoder(package, max_tokens):
 def load_base(profile, **loaded):
     """The frozen text-to-image pipeline of a profile; ValueError that names the mirrors where it can't be loaded.
 
-    Parts that are `loaded` already, by name, are taken as they are.
+    Its class is the one that `model_index.json` names. Parts that are `loaded` already, by name, are taken as they are.
     """
     local = resolve(profile.base_model)
     source = str(local) if local.is_dir() else profile.base_model
-    dtype = torch.bfloat16 if profile.mixed_precision == "bf16" and torch.cuda.is_available() else torch.float32
+    where = {"revision": profile.base_revision or None}
+    dtype = torch.bfloat16 if profile.mixed_precision == "bf16" and has_bf16() else torch.float32
     parts = load_text_encoder(profile.text_encoder, profile.max_tokens) if profile.text_encoder else {}
     try:
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            source,
-            revision=profile.base_revision or None,
-            dtype=dtype,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-            **parts,
-            **loaded,
-        )
+        if profile.base_unet and "unet" not in loaded:
+            loaded["unet"] = load_other_unet(source, *profile.base_unet, **where).to(dtype)
+        unchecked = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype, **where, **unchecked, **parts, **loaded)
+        if profile.adapter:
+            add_adapter(pipeline, profile.adapter, profile.adapter_revision)
     except (OSError, ValueError) as error:
         mirrors = (
             f"; mirrors to try with -p run {profile.run} -p base_revision '' -p base_model: {', '.join(profile.base_mirrors)}"
@@ -85,6 +106,21 @@ def load_base(profile, **loaded):
         part.requires_grad_(False).eval()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(pick_device())
+
+
+def load_other_unet(base, hub_id, file, revision):
+    """A UNet of the base's configuration with the weights of one file of another Hub repository."""
+    config = UNet2DConditionModel.load_config(base, subfolder="unet", revision=revision)
+    unet = UNet2DConditionModel.from_config(config)
+    unet.load_state_dict(load_file(hf_hub_download(hub_id, file)))
+    return unet
+
+
+def add_adapter(pipeline, hub_id, revision):
+    """Fuse a LoRA into the pipeline's UNet; needs peft."""
+    pipeline.load_lora_weights(hub_id, revision=revision or None)
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
 
 
 def _root_cause(error):
@@ -111,8 +147,8 @@ def make_controlnet(unet, vae_scale_factor):
     return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 96, 256)[: halvings + 1])
 
 
-def load_controlnet(source, unet):
-    """A trained ControlNet from a folder or Hub id; one of another base is a ValueError.
+def load_controlnet(source, unet, revision=""):
+    """A trained ControlNet from a folder or Hub id (and a commit there); one of another base is a ValueError.
 
     Weights come as safetensors only.
     """
@@ -120,8 +156,9 @@ def load_controlnet(source, unet):
     if not folder.is_dir() and str(source).count("/") != 1:
         raise ValueError(f"no ControlNet in {source}: train one with notebook 03")
     try:
+        where = str(folder if folder.is_dir() else source)
         controlnet = ControlNetModel.from_pretrained(
-            str(folder if folder.is_dir() else source), use_safetensors=True, dtype=torch.float32
+            where, revision=revision or None, use_safetensors=True, dtype=torch.float32
         )
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
@@ -137,15 +174,44 @@ def load_controlnet(source, unet):
     return controlnet
 
 
-def add_controlnet(base, controlnet):
-    """The colorizing pipeline: the frozen base with a ControlNet and a fast sampler (UniPC) of the same prediction type."""
+def add_controlnet(base, controlnet, scheduler="unipc"):
+    """The colorizing pipeline: the frozen base with a ControlNet and a sampler of `SCHEDULERS`.
+
+    Its class is diffusers' ControlNet pipeline for the base's class; the sampler predicts what the base's scheduler says.
+    """
     controlnet = controlnet.to(base.device, base.unet.dtype).eval()
     embed_once(controlnet.controlnet_cond_embedding)
-    scheduler = UniPCMultistepScheduler.from_config(base.scheduler.config)
-    parts = {**base.components, "controlnet": controlnet, "scheduler": scheduler}
-    pipeline = StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
+    kind, differences = SCHEDULERS[scheduler]
+    sampler = kind.from_config(base.scheduler.config, **differences)
+    pipeline = AutoPipelineForText2Image.from_pipe(base, controlnet=controlnet, scheduler=sampler)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def load_pipeline(profile):
+    """The colorizing pipeline of a profile's run, in the memory layout and compiled as the profile says."""
+    base = load_base(profile)
+    controlnet = load_controlnet(profile.controlnet_source, base.unet, profile.controlnet_revision)
+    pipeline = add_controlnet(base, controlnet, profile.scheduler)
+    networks = (pipeline.unet, pipeline.controlnet)
+    if profile.channels_last:
+        for network in (*networks, pipeline.vae):
+            network.to(memory_format=torch.channels_last)
+    if profile.torch_compile:
+        compile_networks(networks)
+    return pipeline
+
+
+def compile_networks(networks):
+    """Compile networks with torch.compile; where no compiler works, say so and leave them as they are."""
+    try:
+        torch.compile(torch.nn.SiLU())(torch.ones(2, device=pick_device()))
+    except Exception as error:  # of torch, Triton or the C++ compiler
+        print(f"torch.compile does not work here ({_root_cause(error)}): going on without it")
+        return
+    torch._dynamo.config.suppress_errors = True  # what can't be compiled runs as it is, with a warning
+    for network in networks:
+        network.compile()
 
 
 def embed_once(embedding):

@@ -147,6 +147,13 @@ class Profile:
         return self.run_dir / "controlnet"
 
     @property
+    def controlnet_source(self):
+        """Where the run's ControlNet is: its own folder, that of the run that `controlnet` names, or a folder or Hub id."""
+        if not self.controlnet:
+            return self.controlnet_dir
+        return self.build_dir / self.controlnet / "controlnet" if self.controlnet in RUNS else self.controlnet
+
+    @property
     def reports_home(self):
         return ROOT / self.reports / self.name
 

@@ -12,14 +12,16 @@ import importlib
 import math
 import os
 import shutil
+import signal
 import sys
+import threading
 import time
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from diffusers import DDPMScheduler
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 from diffusers.optimization import get_scheduler
@@ -33,7 +35,17 @@ from lib.batches import Batches, build_cache, fingerprint
 from lib.colorize import merge, sample
 from lib.dataset import draw_prompts, load_dataset_dict, pick_across_categories, training_rows
 from lib.figures import save_sheet
-from lib.models import add_controlnet, load_base, load_controlnet, make_controlnet, memory_advice, pick_device
+from lib.models import (
+    add_controlnet,
+    compile_networks,
+    has_bf16,
+    load_base,
+    load_controlnet,
+    make_controlnet,
+    memory_advice,
+    pick_device,
+    process_state,
+)
 from lib.profiles import add_field_option, get_profile, other_settings
 from lib.report import write_text
 
@@ -83,17 +95,17 @@ def train_run(profile):
 
     Under accelerate's launchers every process calls this; they share the batch and one of them writes.
     """
-    PartialState()  # gives each process its GPU
+    state = process_state()
     base = load_base(profile)
     triples = load_dataset_dict(profile)
     rows = training_rows(triples, profile)
     profile = with_train_steps(profile, len(rows))
-    with PartialState().main_process_first():
+    with state.main_process_first():
         cache = build_cache(rows, draw_prompts(rows, profile), base, profile.build_dir / "cache")
     base.vae = base.text_encoder = None  # training needs neither; the pictures of a checkpoint load them again
     watched = pick_across_categories(triples["validation"], 8)
     train_controlnet(base, cache, profile, profile.run_dir, watched, lambda: load_base(profile, unet=base.unet))
-    if PartialState().is_main_process:
+    if state.is_main_process:
         write_text(pd.DataFrame([run_facts(profile, len(rows))]).to_csv(index=False), profile.run_dir / "run.csv")
 
 
@@ -138,11 +150,11 @@ def train_controlnet(base, cache, profile, folder, validation, whole_base=None):
     initial_weights = fingerprint(controlnet)
     controlnet.controlnet_cond_embedding.__class__ = SparingEmbedding
     noise_scheduler, batches = DDPMScheduler.from_config(base.scheduler.config), Batches(cache, profile)
-    for part in (base.unet, controlnet):
-        if profile.gradient_checkpointing:
-            part.enable_gradient_checkpointing()
-        if profile.torch_compile:
-            part.compile()
+    if profile.gradient_checkpointing:
+        base.unet.enable_gradient_checkpointing()
+        controlnet.enable_gradient_checkpointing()
+    if profile.torch_compile:
+        compile_networks((base.unet, controlnet))
 
     def loss_of_step(model, step, part):
         return diffusion_loss(base.unet, noise_scheduler, *batches(step), profile, model, part)
@@ -158,7 +170,7 @@ def train_controlnet(base, cache, profile, folder, validation, whole_base=None):
     controlnet = train(controlnet.to(base.device), loss_of_step, profile, folder, settings, on_checkpoint)
     saved = folder / "controlnet/config.json"
     newest = max(folder.glob("checkpoints/*.pt"))
-    if PartialState().is_main_process and not (saved.exists() and saved.stat().st_mtime >= newest.stat().st_mtime):
+    if process_state().is_main_process and not (saved.exists() and saved.stat().st_mtime >= newest.stat().st_mtime):
         save_model(controlnet, folder / "controlnet")  # but not again: what was colorized with it stays good
     return controlnet
 
@@ -193,80 +205,141 @@ def train(model, loss_of_step, profile, folder, settings, on_checkpoint=None):
     Writes `folder/losses.csv`, the same and the pictures of `folder/samples` for TensorBoard, and, every
     `profile.checkpoint_every` steps, a checkpoint in `folder/checkpoints`, then calls `on_checkpoint(model, step)` with
     the averaged weights in place where EMA is on. `settings` are kept in the checkpoint, and one with others is refused.
+    SIGTERM, which a spot VM gets before it is stopped, takes effect after a checkpoint is written.
     Returns the model with its final weights (the averaged ones where EMA is on). A loss that is not finite stops with a
     ValueError before it reaches a checkpoint, and so does a batch that does not fit in memory.
     """
     check_precision(profile.mixed_precision)
     folder.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(mixed_precision=profile.mixed_precision, cpu=pick_device().type == "cpu")
+    process_state()
+    # bfloat16 needs no gradient scaling: autocast around the loss is enough, and accelerate leaves the model's forward alone
+    accelerator = Accelerator(mixed_precision="no", cpu=pick_device().type == "cpu")
+    shares, processes = profile.gradient_accumulation_steps, accelerator.num_processes
+    if profile.train_batch_size % (shares * processes):
+        raise ValueError(f"train_batch_size {profile.train_batch_size} can't be divided by {processes} "
+                         f"processes times gradient_accumulation_steps {shares}: change one")  # fmt: skip
     model.train().requires_grad_(True)
     optimizer = make_optimizer(model, profile)
-    schedule = get_scheduler(
-        profile.lr_scheduler,
-        optimizer,
-        num_warmup_steps=profile.lr_warmup_steps,
-        num_training_steps=profile.train_steps,
-    )
-    bare, shares = model, profile.gradient_accumulation_steps
-    parts = shares * accelerator.num_processes
-    if profile.train_batch_size % parts:
-        raise ValueError(f"train_batch_size {profile.train_batch_size} can't be divided by {accelerator.num_processes} "
-                         f"processes times gradient_accumulation_steps {shares}: change one")  # fmt: skip
-    model, optimizer = accelerator.prepare(model, optimizer)
-    ema = EMAModel(bare.parameters(), decay=profile.ema_decay) if profile.ema_decay else None
-    state = {"model": bare, "optimizer": optimizer, "schedule": schedule, "ema": ema}
+    plan = {"num_warmup_steps": profile.lr_warmup_steps, "num_training_steps": profile.train_steps}
+    schedule = get_scheduler(profile.lr_scheduler, optimizer, **plan)
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    ema = EMAModel(model.parameters(), decay=profile.ema_decay) if profile.ema_decay else None
+    state = {"model": model, "optimizer": optimizer, "schedule": schedule, "ema": ema}
     first = load_checkpoint(folder, state, settings)
     if first > profile.train_steps:
         raise ValueError(
             f"{folder} is at step {first}, past train_steps {profile.train_steps}: raise it or change `run`"
         )
-    losses, unread = read_losses(folder, first), []
-    board = SummaryWriter(folder / "tensorboard", purge_step=first + 1) if accelerator.is_main_process else None
-    started = time.time() - (float(losses[-1]["seconds"]) if losses else 0.0)
-    for step in (bar := tqdm(range(first, profile.train_steps), initial=first, total=profile.train_steps)):
-        loss = 0.0
-        with memory_advice("raise gradient_accumulation_steps, set gradient_checkpointing, or lower train_batch_size"):
-            for share in range(shares):
-                part = slice(accelerator.process_index * shares + share, None, parts)
-                with accelerator.autocast():
-                    loss_of_part = loss_of_step(model, step, part) / shares
-                accelerator.backward(loss_of_part)
-                loss += loss_of_part.detach()
-            accelerator.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        if ema:
-            ema.step(bare.parameters())
-        done = step + 1
-        unread.append(loss)  # on its device: reading it would make the host wait
-        last = done == profile.train_steps
-        checkpoint_due = last or done % profile.checkpoint_every == 0
-        if checkpoint_due or done % profile.log_every == 0:
-            values, seconds = accelerator.reduce(torch.stack(unread), "mean").tolist(), time.time() - started
-            check_finite(values, done, folder)
-            value, unread = values[-1], []
-            losses.append({"step": done, "loss": value, "lr": schedule.get_last_lr()[0], "seconds": round(seconds, 1)})
-            bar.set_postfix(loss=f"{value:.4f}")
-            if board:
-                board.add_scalar("loss", value, done)
-                board.add_scalar("learning rate", losses[-1]["lr"], done)
-        if checkpoint_due and board:
-            write_text(pd.DataFrame(losses, columns=LOSS_COLUMNS).to_csv(index=False), folder / "losses.csv")
-            save_checkpoint(folder, done, state, settings)
-            rotate_checkpoints(folder, 1 if last else profile.keep_checkpoints, profile.checkpoints_gb)
-            if on_checkpoint:
-                with_averaged_weights(bare, ema, lambda done=done: on_checkpoint(bare, done))
-                sheet = folder / f"samples/{done:07d}.png"
-                if sheet.exists():
-                    board.add_image("samples", np.asarray(Image.open(sheet)), done, dataformats="HWC")
-        if checkpoint_due:
-            accelerator.wait_for_everyone()
-    if board:
-        board.close()
+    journal = Journal(folder, first, accelerator.is_main_process)
+    bar = tqdm(range(first, profile.train_steps), initial=first, total=profile.train_steps)
+    with HeldSigterm() as sigterm, bar:
+        for step in bar:
+            loss = make_step(wrapped, loss_of_step, step, accelerator, optimizer, profile)
+            schedule.step()
+            if ema:
+                ema.step(model.parameters())
+            journal.unread.append(loss)  # on its device: reading it would make the host wait
+            done = step + 1
+            log_due = done == profile.train_steps or any(
+                done % n == 0 for n in (profile.log_every, profile.checkpoint_every)
+            )
+            stop = (log_due or processes == 1) and any_process(sigterm.came, accelerator)
+            if log_due or stop:
+                bar.set_postfix(loss=f"{journal.log(done, schedule.get_last_lr()[0], accelerator):.4f}")
+            if stop or done == profile.train_steps or done % profile.checkpoint_every == 0:
+                if accelerator.is_main_process:
+                    journal.write()
+                    keep_checkpoint(folder, done, state, settings, profile)
+                    if on_checkpoint and not stop:
+                        with_averaged_weights(model, ema, lambda done=done: on_checkpoint(model, done))
+                        journal.show(done)
+                accelerator.wait_for_everyone()
+            if stop:
+                break
+    journal.close()
     if ema:
-        ema.copy_to(bare.parameters())
-    return accelerator.unwrap_model(model).eval().requires_grad_(False)
+        ema.copy_to(model.parameters())
+    return model.eval().requires_grad_(False)
+
+
+def make_step(model, loss_of_step, step, accelerator, optimizer, profile):
+    """One step of the optimizer on this process's part of the batch, share by share; returns the mean loss, detached."""
+    shares = profile.gradient_accumulation_steps
+    parts, loss = shares * accelerator.num_processes, 0.0
+    with memory_advice("raise gradient_accumulation_steps, set gradient_checkpointing, or lower train_batch_size"):
+        for share in range(shares):
+            part = slice(accelerator.process_index * shares + share, None, parts)
+            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=profile.mixed_precision == "bf16"):
+                loss_of_part = loss_of_step(model, step, part) / shares
+            accelerator.backward(loss_of_part)
+            loss += loss_of_part.detach()
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    return loss
+
+
+class HeldSigterm:
+    """Holds SIGTERM back while a `with` block runs: `came` tells of it, and it takes effect when the block ends."""
+
+    def __enter__(self):
+        self.came = False
+        self.held = threading.current_thread() is threading.main_thread()  # signals reach no other
+        if self.held:
+            self.usual = signal.signal(signal.SIGTERM, self.note)
+        return self
+
+    def note(self, *_):
+        self.came = True
+
+    def __exit__(self, *_):
+        if self.held:
+            signal.signal(signal.SIGTERM, self.usual)
+        if self.came:
+            print("stopped by SIGTERM: the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
+            signal.raise_signal(signal.SIGTERM)
+
+
+def any_process(flag, accelerator):
+    """Whether a flag is up in any process; all of them must ask."""
+    if accelerator.num_processes == 1:
+        return flag
+    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum") > 0)
+
+
+class Journal:
+    """The losses of a run: `losses.csv` in its folder, and TensorBoard's files beside it with the watched pictures."""
+
+    def __init__(self, folder, first, is_main):
+        self.folder, self.rows, self.unread = folder, read_losses(folder, first), []
+        self.board = SummaryWriter(folder / "tensorboard", purge_step=first + 1) if is_main else None
+        self.started = time.time() - (float(self.rows[-1]["seconds"]) if self.rows else 0.0)
+
+    def log(self, step, rate, accelerator):
+        """Read the losses since the last time, refuse those that are not finite, and keep and return the last one."""
+        values = accelerator.reduce(torch.stack(self.unread), "mean").tolist()
+        check_finite(values, step, self.folder)
+        self.unread, seconds = [], round(time.time() - self.started, 1)
+        self.rows.append({"step": step, "loss": values[-1], "lr": rate, "seconds": seconds})
+        if self.board:
+            self.board.add_scalar("loss", values[-1], step)
+            self.board.add_scalar("learning rate", rate, step)
+        return values[-1]
+
+    def write(self):
+        """Write `losses.csv`, whole or not at all."""
+        write_text(pd.DataFrame(self.rows, columns=LOSS_COLUMNS).to_csv(index=False), self.folder / "losses.csv")
+
+    def show(self, step):
+        """Show the sheet of a checkpoint in TensorBoard, where there is one."""
+        sheet = self.folder / f"samples/{step:07d}.png"
+        if sheet.exists():
+            self.board.add_image("samples", np.asarray(Image.open(sheet)), step, dataformats="HWC")
+
+    def close(self):
+        """Close TensorBoard's file."""
+        if self.board:
+            self.board.close()
 
 
 def make_optimizer(model, profile):
@@ -282,8 +355,7 @@ def make_optimizer(model, profile):
 
 def check_precision(mixed_precision):
     """Refuse bf16 on a CPU that only emulates it: ValueError with the reason."""
-    native = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
-    if mixed_precision == "bf16" and not native:
+    if mixed_precision == "bf16" and not has_bf16():
         raise ValueError("mixed_precision bf16: this CPU emulates it, 5 to 20 times slower; set mixed_precision to no")
 
 
@@ -308,13 +380,24 @@ def check_finite(values, done, folder):
             raise ValueError(f"loss is {value} at step {step}: lower learning_rate; last good checkpoint: {good}")
 
 
+def keep_checkpoint(folder, step, state, settings, profile):
+    """Save a checkpoint and remove older ones; after the last step it alone is kept."""
+    save_checkpoint(folder, step, state, settings)
+    keep = 1 if step == profile.train_steps else profile.keep_checkpoints
+    rotate_checkpoints(folder, keep, profile.checkpoints_gb)
+
+
 def save_checkpoint(folder, step, state, settings):
-    """Write step, settings and state dicts to `folder/checkpoints/<step>.pt` under a temporary name, then rename."""
+    """Write step, settings and state dicts to `folder/checkpoints/<step>.pt`: whole and on the disk, or not at all."""
     parts = {name: part.state_dict() for name, part in state.items() if part is not None}
     path = folder / f"checkpoints/{step:07d}.pt"
     path.parent.mkdir(exist_ok=True)
-    torch.save({"step": step, "settings": settings, **parts}, path.with_suffix(".part"))
-    os.replace(path.with_suffix(".part"), path)
+    partial = path.with_suffix(".part")
+    with partial.open("wb") as file:
+        torch.save({"step": step, "settings": settings, **parts}, file)
+        file.flush()
+        os.fsync(file.fileno())  # a machine that stops may else keep the new name and lose the content
+    os.replace(partial, path)
 
 
 def rotate_checkpoints(folder, keep, gigabytes):
@@ -327,15 +410,24 @@ def rotate_checkpoints(folder, keep, gigabytes):
 
 
 def load_checkpoint(folder, state, settings):
-    """Load the newest of `folder/checkpoints` into the state and return its step; 0 without one.
+    """Load the newest of `folder/checkpoints` that can be read into the state and return its step; 0 without any.
 
-    A damaged checkpoint, or one of another model or run, is a ValueError that says what to remove.
+    A damaged one is named and passed over. One of another model or run, or a folder that has only damaged ones, is a
+    ValueError that says what to remove.
     """
-    path = max(folder.glob("checkpoints/*.pt"), default=None)
-    if path is None:
+    paths = sorted(folder.glob("checkpoints/*.pt"), reverse=True)
+    for path in paths:
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            break
+        except Exception as error:  # of pickle, zip or torch
+            print(f"{path} is damaged ({one_line(error)}): passed over", file=sys.stderr)
+    else:
+        if paths:
+            names = ", ".join(path.name for path in paths)
+            raise ValueError(f"{folder}/checkpoints holds only damaged files ({names}): remove them to begin anew")
         return 0
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
         old = saved["settings"]
         changed = [f"{key} was {old.get(key)}, is {value}" for key, value in settings.items() if old.get(key) != value]
         if changed:
@@ -344,11 +436,15 @@ def load_checkpoint(folder, state, settings):
             if part is not None:
                 part.load_state_dict(saved[name])
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{path} does not fit this run ({reason}): remove it, or name another run with `run`"
+            f"{path} does not fit this run ({one_line(error)}): remove it, or name another run with `run`"
         ) from None
     return saved["step"]
+
+
+def one_line(error):
+    """An error's text on one line, cut."""
+    return " ".join(str(error).split())[:200]
 
 
 def read_losses(folder, last_step):

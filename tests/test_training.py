@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -185,12 +186,35 @@ def test_checkpoint_of_another_run_is_refused(base, triples, profile, tmp_path, 
         run(base, triples, replace(profile, **change), tmp_path)
 
 
-def test_damaged_checkpoint_is_named(base, triples, profile, tmp_path):
+def test_only_damaged_checkpoints_are_named(base, triples, profile, tmp_path):
     run(base, triples, replace(profile, train_steps=1), tmp_path)
     path = tmp_path / "checkpoints/0000001.pt"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"0000001.pt does not fit this run .*: remove it"):
+    with pytest.raises(ValueError, match=r"holds only damaged files \(0000001.pt\): remove them to begin anew"):
         run(base, triples, profile, tmp_path)
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(base, triples, profile, tmp_path, capsys):
+    profile = replace(profile, checkpoint_every=1)
+    whole = run(base, triples, profile, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        stop_at(base, triples, profile, tmp_path / "cut", step=4)
+    newest = tmp_path / "cut/checkpoints/0000004.pt"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    capsys.readouterr()
+    resumed = run(base, triples, profile, tmp_path / "cut")
+    assert "0000004.pt is damaged" in capsys.readouterr().err
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    assert [int(row["step"]) for row in training.read_losses(tmp_path / "cut", 6)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    happened = []
+    for name in ("fsync", "replace"):
+        original = getattr(training.os, name)
+        monkeypatch.setattr(training.os, name, lambda *a, name=name, do=original: (happened.append(name), do(*a)))
+    training.save_checkpoint(tmp_path, 1, {"model": torch.nn.Linear(1, 1)}, {})
+    assert happened == ["fsync", "replace"]
 
 
 def test_checkpoints_rotate_by_number_and_size(tmp_path):
@@ -311,12 +335,20 @@ def trained(tmp_path_factory):
     return start, one
 
 
+TWO = """import sys
+from lib import models, training
+training.main()
+sys.exit(models.process_state().num_processes != 2)
+"""
+
+
 def test_two_processes_give_the_weights_of_one(trained, tmp_path):
     start, one = trained
     shutil.copytree(start, two := tmp_path / "two")
-    launcher = ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-                "--mixed_precision", "no", "--dynamo_backend", "no", "-m"]  # fmt: skip
-    subprocess.run(training_command(two, *launcher), check=True, cwd=ROOT, capture_output=True)
+    (tmp_path / "two.py").write_text(TWO)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    options = training_command(two)[3:]
+    subprocess.run([*launcher, str(tmp_path / "two.py"), *options], check=True, cwd=ROOT, capture_output=True)
     before = load_file(ROOT / "lib/pocket_model/controlnet/diffusion_pytorch_model.safetensors")
     ours = load_file(two / WEIGHTS)
     assert max(float((ours[name] - before[name]).abs().max()) for name in ours) > 1e-3
@@ -335,6 +367,44 @@ def test_killed_and_started_again_gives_the_same_weights(trained, tmp_path):
     assert not (cut / WEIGHTS).exists()
     subprocess.run(training_command(cut), check=True, cwd=ROOT, capture_output=True)
     assert (cut / WEIGHTS).read_bytes() == (one / WEIGHTS).read_bytes()
+
+
+def test_sigterm_takes_effect_after_a_checkpoint_and_the_rest_is_as_if_it_had_not_come(trained, tmp_path):
+    start, one = trained
+    shutil.copytree(start, cut := tmp_path / "cut")
+    command = [*training_command(cut), "-p", "checkpoint_every", "100"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not list(cut.glob("pocket/default/tensorboard/*")):  # the steps are about to begin
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    said = process.communicate()[1]
+    assert process.returncode == -signal.SIGTERM
+    assert "stopped by SIGTERM: the same command goes on from the last checkpoint" in said
+    saved = [int(path.stem) for path in cut.glob("pocket/default/checkpoints/*.pt")]
+    assert len(saved) == 1
+    assert 1 <= saved[0] < 4
+    assert not (cut / WEIGHTS).exists()
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    assert (cut / WEIGHTS).read_bytes() == (one / WEIGHTS).read_bytes()
+
+
+def group_norm_of_cuda(input, num_groups, weight=None, bias=None, eps=1e-5, original=torch.nn.functional.group_norm):
+    """Group norm as CUDA's autocast computes it: in float32."""
+    if torch.is_autocast_enabled("cpu"):
+        input, weight, bias = (part if part is None else part.float() for part in (input, weight, bias))
+    return original(input, num_groups, weight, bias, eps)
+
+
+def test_a_bfloat16_base_colorizes_at_checkpoints(base, triples, profile, tmp_path, monkeypatch):
+    """As on a GPU: the base in bfloat16, the ControlNet in float32 under autocast, pictures without autocast."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.nn.functional, "group_norm", group_norm_of_cuda)
+    half = copy.deepcopy(base).to(torch.bfloat16)
+    trained = run(half, triples, replace(profile, mixed_precision="bf16"), tmp_path)
+    assert {part.dtype for part in trained.parameters()} == {torch.float32}
+    assert {part.dtype for part in half.unet.parameters()} == {torch.bfloat16}
+    assert len(list((tmp_path / "samples").glob("*.png"))) == 2
 
 
 def compare_weights(first, second):
