@@ -110,8 +110,9 @@ def _write_latents(dataset, pipeline, folder, batch_size=16):
         }
         for name, array in arrays.items():
             if name not in maps:
-                shape, dtype = (len(dataset), *array.shape[1:]), array.cpu().numpy().dtype
-                maps[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
+                maps[name] = _allocate(
+                    folder / f"{name}.npy", (len(dataset), *array.shape[1:]), array.cpu().numpy().dtype
+                )
             maps[name][start : start + len(array)] = array.cpu().numpy()
 
 
@@ -123,9 +124,28 @@ def _write_prompts(prompts, pipeline, folder, batch_size=64):
     for start in tqdm(range(0, len(unique), batch_size), desc="prompts"):
         part = encode_prompts(unique[start : start + batch_size], pipeline).half().cpu().numpy()
         if embeddings is None:
-            shape = (len(unique), *part.shape[1:])
-            embeddings = np.lib.format.open_memmap(folder / "embeddings.npy", "w+", part.dtype, shape)
+            embeddings = _allocate(folder / "embeddings.npy", (len(unique), *part.shape[1:]), part.dtype)
         embeddings[start : start + len(part)] = part
+
+
+def _allocate(path, shape, dtype):
+    """A new memory-mapped array whose whole space on the disk is taken; a disk too small for it is a ValueError.
+
+    Without this the file has holes, and a full disk shows only hours later as a crash of the process (SIGBUS).
+    """
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return array
+    try:
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        free = shutil.disk_usage(path.parent).free / 1e9
+        raise ValueError(
+            f"{path.parent}: no room for {path.name} ({array.nbytes / 1e9:.1f} GB, {free:.1f} free; {error.strerror}): "
+            "free some, or pass -p build FOLDER"
+        ) from None
+    return array
 
 
 def batch_rows(n, batch_size, step, seed):

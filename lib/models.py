@@ -82,14 +82,21 @@ def load_base(profile, **loaded):
     """
     local = resolve(profile.base_model)
     source = str(local) if local.is_dir() else profile.base_model
-    where = {"revision": profile.base_revision or None}
     dtype = torch.bfloat16 if profile.mixed_precision == "bf16" and has_bf16() else torch.float32
     parts = load_text_encoder(profile.text_encoder, profile.max_tokens) if profile.text_encoder else {}
     try:
         if profile.base_unet and "unet" not in loaded:
-            loaded["unet"] = load_other_unet(source, *profile.base_unet, **where).to(dtype)
-        unchecked = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-        pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype, **where, **unchecked, **parts, **loaded)
+            loaded["unet"] = load_other_unet(source, profile.base_revision, *profile.base_unet).to(dtype)
+        pipeline = DiffusionPipeline.from_pretrained(
+            source,
+            revision=profile.base_revision or None,
+            dtype=dtype,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+            **parts,
+            **loaded,
+        )
         if profile.adapter:
             add_adapter(pipeline, profile.adapter, profile.adapter_revision)
     except (OSError, ValueError) as error:
@@ -108,11 +115,11 @@ def load_base(profile, **loaded):
     return pipeline.to(pick_device())
 
 
-def load_other_unet(base, hub_id, file, revision):
+def load_other_unet(base, base_revision, hub_id, revision, file):
     """A UNet of the base's configuration with the weights of one file of another Hub repository."""
-    config = UNet2DConditionModel.load_config(base, subfolder="unet", revision=revision)
+    config = UNet2DConditionModel.load_config(base, subfolder="unet", revision=base_revision or None)
     unet = UNet2DConditionModel.from_config(config)
-    unet.load_state_dict(load_file(hf_hub_download(hub_id, file)))
+    unet.load_state_dict(load_file(hf_hub_download(hub_id, file, revision=revision or None)))
     return unet
 
 
@@ -147,8 +154,8 @@ def make_controlnet(unet, vae_scale_factor):
     return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 96, 256)[: halvings + 1])
 
 
-def load_controlnet(source, unet, revision=""):
-    """A trained ControlNet from a folder or Hub id (and a commit there); one of another base is a ValueError.
+def load_controlnet(source, unet, revision="", subfolder=""):
+    """A trained ControlNet from a folder or a Hub id and a commit there; one of another base is a ValueError.
 
     Weights come as safetensors only.
     """
@@ -158,7 +165,7 @@ def load_controlnet(source, unet, revision=""):
     try:
         where = str(folder if folder.is_dir() else source)
         controlnet = ControlNetModel.from_pretrained(
-            where, revision=revision or None, use_safetensors=True, dtype=torch.float32
+            where, revision=revision or None, subfolder=subfolder, use_safetensors=True, dtype=torch.float32
         )
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
@@ -191,7 +198,8 @@ def add_controlnet(base, controlnet, scheduler="unipc"):
 def load_pipeline(profile):
     """The colorizing pipeline of a profile's run, in the memory layout and compiled as the profile says."""
     base = load_base(profile)
-    controlnet = load_controlnet(profile.controlnet_source, base.unet, profile.controlnet_revision)
+    place = {"revision": profile.controlnet_revision, "subfolder": profile.controlnet_subfolder}
+    controlnet = load_controlnet(profile.controlnet_source, base.unet, **place)
     pipeline = add_controlnet(base, controlnet, profile.scheduler)
     networks = (pipeline.unet, pipeline.controlnet)
     if profile.channels_last:

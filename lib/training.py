@@ -46,7 +46,7 @@ from lib.models import (
     pick_device,
     process_state,
 )
-from lib.profiles import add_field_option, get_profile, other_settings
+from lib.profiles import RUNS, add_field_option, get_profile, other_settings
 from lib.report import write_text
 
 LOSS_COLUMNS = ("step", "loss", "lr", "seconds")
@@ -93,9 +93,12 @@ def run_settings(profile, **data):
 def train_run(profile):
     """Notebook 03's training of a profile: base and data set from their places, the ControlNet to `profile.run_dir`.
 
-    Under accelerate's launchers every process calls this; they share the batch and one of them writes.
+    Under accelerate's launchers every process calls this; they share the batch and one of them writes. A run that takes
+    a finished ControlNet trains nothing: only its `run.csv` is written.
     """
     state = process_state()
+    if profile.controlnet:
+        return write_facts(facts_of_finished(profile), profile) if state.is_main_process else None
     base = load_base(profile)
     triples = load_dataset_dict(profile)
     rows = training_rows(triples, profile)
@@ -106,7 +109,7 @@ def train_run(profile):
     watched = pick_across_categories(triples["validation"], 8)
     train_controlnet(base, cache, profile, profile.run_dir, watched, lambda: load_base(profile, unet=base.unet))
     if state.is_main_process:
-        write_text(pd.DataFrame([run_facts(profile, len(rows))]).to_csv(index=False), profile.run_dir / "run.csv")
+        write_facts(run_facts(profile, len(rows)), profile)
 
 
 def with_train_steps(profile, n):
@@ -126,6 +129,26 @@ def run_facts(profile, n):
         "prompts": profile.prompt_policy, "dropout": profile.prompt_dropout, "seed": profile.train_seed,
         "other": other_settings(profile), "hours": round(hours, 2),
     }  # fmt: skip
+
+
+def facts_of_finished(profile):
+    """The row of `run.csv` of a run that takes a finished ControlNet: that of the run it is from, or what is known."""
+    if profile.controlnet not in RUNS:
+        unknown = dict.fromkeys(("n", "epochs", "steps", "batch", "rate"), 0)
+        return {
+            "run": profile.run, "base": profile.base_model, "start": profile.controlnet, "photos": "not trained here",
+            **unknown, "prompts": "not told", "dropout": 0.0, "seed": 0, "other": other_settings(profile), "hours": 0.0,
+        }  # fmt: skip
+    source = profile.build_dir / profile.controlnet / "run.csv"
+    if not source.exists():
+        raise ValueError(f"run {profile.run} takes the ControlNet of {profile.controlnet}: do that run first")
+    trained = pd.read_csv(source, keep_default_na=False).to_dict("records")[0]
+    return {**trained, "run": profile.run, "other": other_settings(profile), "hours": 0.0}
+
+
+def write_facts(facts, profile):
+    """Write `run.csv` of a run, whole or not at all."""
+    write_text(pd.DataFrame([facts]).to_csv(index=False), profile.run_dir / "run.csv")
 
 
 class SparingEmbedding(ControlNetConditioningEmbedding):

@@ -63,10 +63,24 @@ def test_which_runs_make_reports_does():
     assert [p.run for p in profiles_to_run("pocket", runs="study_1,captions")] == ["study_1", "captions"]
     everything = [p.run for p in profiles_to_run("l4", runs="all")]
     assert set(everything) == set(RUNS)
-    assert everything[-1] == "study_3"  # the profile's own comes last, and its report has them all
-    assert [p.run for p in profiles_to_run("pocket", runs="all")] == [*RUNS, "default"]
+    borrowed = [name for name, run in RUNS.items() if run.controlnet]
+    assert borrowed == ["study_3_tcd", "peer_sdxl_light"]
+    assert everything[-3:] == ["study_3", *borrowed]  # what a run takes must be there before it
+    assert [p.run for p in profiles_to_run("pocket", runs="all")] == [*RUNS][:-2] + ["default"]
+    with pytest.raises(
+        ValueError, match="'study_3_tcd' needs a base model that profile 'pocket' lacks: known are study"
+    ):
+        get_profile("pocket", run="study_3_tcd")
     with pytest.raises(ValueError, match="unknown run 'study_9': known are study_1, .*, or all"):
         profiles_to_run("l4", runs="study_9")
+
+
+def test_a_run_finds_the_controlnet_that_it_takes():
+    trained, taken, peer = (get_profile("l4", run=run) for run in ("study_3", "study_3_tcd", "peer_sdxl_light"))
+    assert trained.controlnet_source == trained.controlnet_dir == taken.controlnet_source
+    assert taken.run_dir != trained.run_dir
+    assert peer.controlnet_source == "nickpai/sdxl_light_custom_caption_output"
+    assert (peer.source, peer.n_images) == (trained.source, trained.n_images)  # the same photos
 
 
 def test_own_run_reports_at_home_and_others_below():
@@ -78,6 +92,9 @@ def test_own_run_reports_at_home_and_others_below():
 def test_the_readme_s_table_is_that_of_the_code():
     readme = (ROOT / "README.md").read_text()
     for name, run in RUNS.items():
+        if run.controlnet:
+            assert f"| `{name}` | {run.base} | {run.photos} | `{run.controlnet}` |" in readme
+            continue
         rate = f"{run.learning_rate:.0e}".replace("e-0", "e-")
         row = (
             f"`{name}`",
