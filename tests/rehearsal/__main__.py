@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from lib import ROOT
 from lib.colorize import read_images
 from lib.profiles import get_profile, profiles_to_run
 from tests.hub_stand_in import TOKEN, Hub
-from tests.rehearsal import photos, repositories, servers
+from tests.rehearsal import peers, photos, repositories, servers
 
 RUNS = ("study_1", "study_3")
+FINISHED = ("study_3_tcd", "peer_sdxl_light")  # that train nothing
 AGAIN = "again"  # study_3 under another name, killed twice
 FIELDS = {  # of the profile, so that the study takes minutes
     "hub_repo_id": "me/colors",
@@ -82,9 +84,10 @@ class Rehearsal:
         self.coco = servers.Coco(folder / "coco")
         self.fields = {**FIELDS, "coco_url": self.coco.url, "flowers_folder": str(folder / "flowers")}
         self.fields |= {name: str(folder / name) for name in ("build", "reports", "photos", "downloads")}
-        self.pinned = pinned_revisions(profiles_to_run("l4", runs=",".join(RUNS)))
+        self.pinned = pinned_revisions(profiles_to_run("l4", runs=",".join((*RUNS, *FINISHED))))
         self.hub = Hub(self.pinned)
-        self.hub.repos |= {("models", name): files for name, files in repositories.write_repositories(folder).items()}
+        written = repositories.write_repositories(folder / "repositories", {**repositories.REPOSITORIES, **peers.PEERS})
+        self.hub.repos |= {("models", name): files for name, files in written.items()}
         self.environment = {
             **os.environ,
             "HF_ENDPOINT": self.hub.url, "HF_HOME": str(folder / "hub"), "HF_HUB_DISABLE_XET": "1",
@@ -129,8 +132,10 @@ class Rehearsal:
 
 def pinned_revisions(profiles):
     """The commits at which profiles want what they load from the Hub: {id: commit}."""
-    kinds = ("base_model", "base_revision"), ("captioner", "captioner_revision"), ("clip", "clip_revision")
-    pairs = [(getattr(profile, name), getattr(profile, revision)) for profile in profiles for name, revision in kinds]
+    names = {"base_model": "base_revision", "controlnet": "controlnet_revision", "adapter": "adapter_revision",
+             "captioner": "captioner_revision", "clip": "clip_revision"}  # fmt: skip
+    pairs = [(getattr(profile, name), getattr(profile, names[name])) for profile in profiles for name in names]
+    pairs += [profile.base_unet[:2] for profile in profiles if profile.base_unet]
     return {name: revision for name, revision in pairs if revision}
 
 
@@ -199,10 +204,13 @@ def rehearse(folder):
         rehearsal.python("-c", CLIP_SCORE)
     with stage(f"notebooks 01 to 06 of {' and '.join(RUNS)}"):
         rehearsal.notebooks("-p", "runs", ",".join(RUNS))
-    with stage("what was downloaded, published and reported"):
+    with stage("what was downloaded and reported"):
         check_downloads(rehearsal)
-        check_hub(rehearsal)
         check_reports(rehearsal)
+    with stage(f"notebooks 03 to 05 of {' and '.join(FINISHED)}"):
+        rehearsal.notebooks("-p", "runs", ",".join(FINISHED), "--only", "03", "04", "05")
+    with stage("what was asked of the Hub, and published"):
+        check_hub(rehearsal)
     with stage("03 killed after a checkpoint"):
         checkpoints = again.run_dir / "checkpoints"
         rehearsal.notebooks("-p", "run", AGAIN, "--only", "03", kill_when=lambda: any(checkpoints.glob("*.pt")))
@@ -227,7 +235,9 @@ def main():
     except RuntimeError as error:
         sys.exit(f"error: {error} (all files: {folder})")
     shutil.rmtree(folder)
-    print(f"rehearsed in {time.time() - started:.0f} s")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = f"{used.ru_utime + used.ru_stime:.0f} s of CPU time"
+    print(f"rehearsed in {time.time() - started:.0f} s, {seconds}")
 
 
 if __name__ == "__main__":

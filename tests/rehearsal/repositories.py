@@ -1,6 +1,6 @@
 """Hub repositories in small: the true classes, files, configurations and key names, with a few random weights.
 
-To add one, write a function that fills a folder and name it in `REPOSITORIES`.
+To add one, write a function that fills a folder and name it in `REPOSITORIES`, or in `PEERS` of peers.py.
 """
 
 import json
@@ -224,10 +224,10 @@ REPOSITORIES = {
 }
 
 
-def write_repositories(folder):
-    """Write all repositories below a folder; returns {id: {file: bytes}}."""
+def write_repositories(folder, writers):
+    """Write repositories below a folder, {id: function that fills a folder}; returns {id: {file: bytes}}."""
     contents = {}
-    for seed, (name, write) in enumerate(REPOSITORIES.items()):
+    for seed, (name, write) in enumerate(writers.items()):
         torch.manual_seed(seed)
         write(folder / name)
         files = (path for path in (folder / name).rglob("*") if path.is_file())
