@@ -232,15 +232,8 @@ def train(model, loss_of_step, profile, folder, settings, on_checkpoint=None):
     Returns the model with its final weights (the averaged ones where EMA is on). A loss that is not finite stops with a
     ValueError before it reaches a checkpoint, and so does a batch that does not fit in memory.
     """
-    check_precision(profile.mixed_precision)
     folder.mkdir(parents=True, exist_ok=True)
-    process_state()
-    # bfloat16 needs no gradient scaling: autocast around the loss is enough, and accelerate leaves the model's forward alone
-    accelerator = Accelerator(mixed_precision="no", cpu=pick_device().type == "cpu")
-    shares, processes = profile.gradient_accumulation_steps, accelerator.num_processes
-    if profile.train_batch_size % (shares * processes):
-        raise ValueError(f"train_batch_size {profile.train_batch_size} can't be divided by {processes} "
-                         f"processes times gradient_accumulation_steps {shares}: change one")  # fmt: skip
+    accelerator = make_accelerator(profile)
     model.train().requires_grad_(True)
     optimizer = make_optimizer(model, profile)
     plan = {"num_warmup_steps": profile.lr_warmup_steps, "num_training_steps": profile.train_steps}
@@ -248,14 +241,11 @@ def train(model, loss_of_step, profile, folder, settings, on_checkpoint=None):
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     ema = EMAModel(model.parameters(), decay=profile.ema_decay) if profile.ema_decay else None
     state = {"model": model, "optimizer": optimizer, "schedule": schedule, "ema": ema}
-    first = load_checkpoint(folder, state, settings)
-    if first > profile.train_steps:
-        raise ValueError(
-            f"{folder} is at step {first}, past train_steps {profile.train_steps}: raise it or change `run`"
-        )
+    first, last = load_checkpoint(folder, state, settings), profile.train_steps
+    if first > last:
+        raise ValueError(f"{folder} is at step {first}, past train_steps {last}: raise it or change `run`")
     journal = Journal(folder, first, accelerator.is_main_process)
-    bar = tqdm(range(first, profile.train_steps), initial=first, total=profile.train_steps)
-    with HeldSigterm() as sigterm, bar:
+    with HeldSigterm() as sigterm, tqdm(range(first, last), initial=first, total=last) as bar:
         for step in bar:
             loss = make_step(wrapped, loss_of_step, step, accelerator, optimizer, profile)
             schedule.step()
@@ -263,19 +253,18 @@ def train(model, loss_of_step, profile, folder, settings, on_checkpoint=None):
                 ema.step(model.parameters())
             journal.unread.append(loss)  # on its device: reading it would make the host wait
             done = step + 1
-            log_due = done == profile.train_steps or any(
-                done % n == 0 for n in (profile.log_every, profile.checkpoint_every)
-            )
-            stop = (log_due or processes == 1) and any_process(sigterm.came, accelerator)
+            checkpoint_due = done == last or done % profile.checkpoint_every == 0
+            log_due = checkpoint_due or done % profile.log_every == 0
+            stop = (log_due or accelerator.num_processes == 1) and any_process(sigterm.came, accelerator)
             if log_due or stop:
                 bar.set_postfix(loss=f"{journal.log(done, schedule.get_last_lr()[0], accelerator):.4f}")
-            if stop or done == profile.train_steps or done % profile.checkpoint_every == 0:
-                if accelerator.is_main_process:
-                    journal.write()
-                    keep_checkpoint(folder, done, state, settings, profile)
-                    if on_checkpoint and not stop:
-                        with_averaged_weights(model, ema, lambda done=done: on_checkpoint(model, done))
-                        journal.show(done)
+            if (checkpoint_due or stop) and accelerator.is_main_process:
+                journal.write()
+                keep_checkpoint(folder, done, state, settings, profile)
+                if on_checkpoint and not stop:
+                    with_averaged_weights(model, ema, lambda done=done: on_checkpoint(model, done))
+                    journal.show(done)
+            if checkpoint_due or stop:
                 accelerator.wait_for_everyone()
             if stop:
                 break
@@ -283,6 +272,24 @@ def train(model, loss_of_step, profile, folder, settings, on_checkpoint=None):
     if ema:
         ema.copy_to(model.parameters())
     return model.eval().requires_grad_(False)
+
+
+def make_accelerator(profile):
+    """Accelerate's hold on the processes; a batch that they can't share evenly is a ValueError.
+
+    bfloat16 needs no scaling of gradients: `torch.autocast` around the loss is enough. Accelerate's own mixed precision
+    would patch the model's forward, and a copy of a patched model can't colorize on a bfloat16 base.
+    """
+    check_precision(profile.mixed_precision)
+    process_state()
+    accelerator = Accelerator(mixed_precision="no", cpu=pick_device().type == "cpu")
+    shares, processes = profile.gradient_accumulation_steps, accelerator.num_processes
+    if profile.train_batch_size % (shares * processes):
+        raise ValueError(
+            f"train_batch_size {profile.train_batch_size} can't be divided by {processes} processes times "
+            f"gradient_accumulation_steps {shares}: change one"
+        )
+    return accelerator
 
 
 def make_step(model, loss_of_step, step, accelerator, optimizer, profile):

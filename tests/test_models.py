@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+from diffusers import ControlNetModel, EulerDiscreteScheduler, StableDiffusionControlNetPipeline
 from safetensors import safe_open
 
 from lib import dataset, models
@@ -83,3 +83,33 @@ def test_round_trip_keeps_order_and_size(base, triples):
     alone = models.autoencoder_round_trip(base, [images[4]])
     assert len(together) == 5
     assert torch.allclose(torch.tensor(together[4]), torch.tensor(alone[0]), atol=1e-5)
+
+
+def test_without_a_compiler_networks_stay_as_they_are(monkeypatch, capsys):
+    def broken(_):
+        raise RuntimeError("Failed to find a working\nC++ compiler")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    network = torch.nn.Linear(2, 2)
+    models.compile_networks([network])
+    assert network._compiled_call_impl is None
+    said = capsys.readouterr().out
+    assert said == "torch.compile does not work here (Failed to find a working C++ compiler): going on without it\n"
+
+
+def test_memory_layout_and_sampler_come_from_the_profile():
+    fields = {"controlnet": POCKET.initial_controlnet, "scheduler": "euler_trailing", "channels_last": True}
+    pipeline = models.load_pipeline(get_profile("pocket", **fields))
+    assert type(pipeline) is StableDiffusionControlNetPipeline
+    assert type(pipeline.scheduler) is EulerDiscreteScheduler
+    assert pipeline.scheduler.config.timestep_spacing == "trailing"
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"  # as the base's
+    kernels = [part.weight for part in pipeline.unet.modules() if isinstance(part, torch.nn.Conv2d)]
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+
+
+def test_bfloat16_is_native_on_a_gpu_or_where_the_cpu_says_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for answer in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda answer=answer: answer)
+        assert models.has_bf16() is answer
