@@ -8,6 +8,7 @@ import hashlib
 import http.server
 import json
 import re
+import sys
 import threading
 
 TOKEN = "hf_standinstandinstandinstandin12"
@@ -24,6 +25,10 @@ class Hub(http.server.ThreadingHTTPServer):
         self.repos, self.objects, self.seen, self.pinned = {}, {}, [], pinned or {}
         self.url = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exception(), ConnectionError):  # of a client that was killed
+            super().handle_error(request, client_address)
 
 
 class Routes(http.server.BaseHTTPRequestHandler):

@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,9 +24,7 @@ from tests.rehearsal import peers, photos, repositories, servers
 
 RUNS = ("study_1", "study_3")
 FINISHED = ("study_3_tcd", "peer_sdxl_light")  # that train nothing
-AGAIN = "again"  # study_3 under another name, killed twice
 FIELDS = {  # of the profile, so that the study takes minutes
-    "hub_repo_id": "me/colors",
     "resolution": 64,
     "n_train": 60,
     "n_validation": 8,
@@ -45,7 +45,7 @@ FIELDS = {  # of the profile, so that the study takes minutes
     "set_metrics": "false",  # its networks need torchvision
 }
 N_VAL2017, N_FLOWERS = 12, 60
-LIMIT = 900  # seconds that one command may take
+LIMIT = 1800  # seconds that one command may take
 CLIP_SCORE = """
 import numpy as np
 from transformers import AutoTokenizer, CLIPModel
@@ -73,8 +73,8 @@ def stage(name):
     print(f"{name:<66}{time.time() - started:5.0f} s", flush=True)
 
 
-class Rehearsal:
-    """The stand-ins in a folder, their servers, and what the commands are given to meet no others."""
+class StandIns:
+    """The stand-ins in a folder, their servers, and the fields and environment that lead commands to them."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -83,18 +83,28 @@ class Rehearsal:
         photos.write_flowers(folder / "flowers", N_FLOWERS)
         self.coco = servers.Coco(folder / "coco")
         self.fields = {**FIELDS, "coco_url": self.coco.url, "flowers_folder": str(folder / "flowers")}
-        self.fields |= {name: str(folder / name) for name in ("build", "reports", "photos", "downloads")}
         self.pinned = pinned_revisions(profiles_to_run("l4", runs=",".join((*RUNS, *FINISHED))))
         self.hub = Hub(self.pinned)
         written = repositories.write_repositories(folder / "repositories", {**repositories.REPOSITORIES, **peers.PEERS})
         self.hub.repos |= {("models", name): files for name, files in written.items()}
         self.environment = {
             **os.environ,
-            "HF_ENDPOINT": self.hub.url, "HF_HOME": str(folder / "hub"), "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN, "NO_PROXY": "127.0.0.1", "PYTHONUNBUFFERED": "1",
+            "HF_ENDPOINT": self.hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN,
+            "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1",  # since two commands run at a time
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "as_cuda"), str(ROOT)]),
             "REHEARSAL_COCO": str(folder / "archives.json"),
         }  # fmt: skip
+
+
+class Place:
+    """A folder in which the study is made, as on a machine of its own; `stopped` ends what runs in it."""
+
+    def __init__(self, folder, stand_ins, stopped):
+        folder.mkdir()
+        self.folder, self.stopped = folder, stopped
+        self.fields = {**stand_ins.fields, "hub_repo_id": f"me/{folder.name}"}
+        self.fields |= {name: str(folder / name) for name in ("build", "reports", "photos", "downloads")}
+        self.environment = {**stand_ins.environment, "HF_HOME": str(folder / "hub")}
 
     def profile(self, run):
         """The l4 profile of a run as the commands have it."""
@@ -105,20 +115,19 @@ class Rehearsal:
 
         One that fails, ends before it could be killed, or takes longer than `LIMIT`, is a ValueError with its last line.
         """
-        log, started = self.folder / "stderr.log", time.time()
-        with log.open("w") as stderr:
-            process = psutil.Popen([sys.executable, *arguments], cwd=ROOT, env=self.environment, stderr=stderr,
-                                   stdout=subprocess.DEVNULL if kill_when else None)  # fmt: skip
+        log, started = self.folder / "output.log", time.time()
+        with log.open("w") as output:
+            process = psutil.Popen([sys.executable, *arguments], cwd=ROOT, env=self.environment, stdout=output,
+                                   stderr=subprocess.STDOUT)  # fmt: skip
         try:
-            while process.poll() is None and time.time() - started < LIMIT:
+            while process.poll() is None:
                 if kill_when and kill_when():
                     return
-                time.sleep(0.02)
-            if process.returncode is None:
-                raise ValueError(f"took longer than {LIMIT} s")
+                if self.stopped.wait(0.02) or time.time() - started > LIMIT:
+                    raise ValueError("stopped" if self.stopped.is_set() else f"took longer than {LIMIT} s")
         finally:
             kill_tree(process)
-        said = (log.read_text().strip().splitlines() or ["nothing on stderr"])[-1]
+        said = (log.read_text().strip().splitlines() or ["no output"])[-1]
         if process.returncode:
             raise ValueError(said)
         if kill_when:
@@ -148,32 +157,34 @@ def kill_tree(process):
     process.wait()
 
 
-def check_downloads(rehearsal):
-    """Every archive's download was broken off and went on, and the photos that can't be used were left out."""
-    assert rehearsal.coco.resumed == set(photos.ARCHIVES.values()), f"resumed: {rehearsal.coco.resumed}"
-    left_out = pd.read_csv(rehearsal.folder / "photos/coco/left_out.csv")["reason"].value_counts().to_dict()
+def check_downloads(stand_ins, place):
+    """Downloads were broken off and went on where they stood, and the photos that can't be used were left out."""
+    zips = {
+        path for path in photos.ARCHIVES.values() if path.startswith("zips/")
+    }  # the annotations are a chunk or less
+    assert stand_ins.coco.resumed >= zips, f"resumed: {stand_ins.coco.resumed}"
+    left_out = pd.read_csv(place.profile(RUNS[-1]).photos_dir / "left_out.csv")["reason"].value_counts().to_dict()
     assert left_out == {"gray": 3, "broken": 1, "missing": 1}, f"left out: {left_out}"
 
 
-def check_hub(rehearsal):
+def check_hub(stand_ins, place):
     """No decoy was fetched, what is pinned was asked for by its commit, and everything was published."""
-    fetched = [line for line in rehearsal.hub.seen if line.startswith("GET") and "/resolve/" in line]
+    fetched = [line for line in stand_ins.hub.seen if line.startswith("GET") and "/resolve/" in line]
     sd = [line for line in fetched if "stable-diffusion" in line]
     decoys = [line for line in sd if line.endswith((".bin", ".ckpt", ".fp16.safetensors")) or "safety_checker" in line]
     assert not decoys, f"decoys fetched: {decoys}"
-    for name in rehearsal.pinned:
-        wrong = [line for line in fetched if f"/{name}/resolve/main/" in line]
-        assert not wrong, f"asked for without its revision: {wrong}"
-    wanted = {("datasets", "me/colors-coco"), ("datasets", "me/colors-flowers")}
-    wanted |= {("models", f"me/colors-{run}") for run in RUNS}
-    missing = wanted - set(rehearsal.hub.repos)
+    wrong = [line for line in fetched for name in stand_ins.pinned if f"/{name}/resolve/main/" in line]
+    assert not wrong, f"asked for without its revision: {wrong}"
+    name = place.fields["hub_repo_id"]
+    wanted = {("datasets", f"{name}-{source}") for source in ("coco", "flowers")}
+    missing = (wanted | {("models", f"{name}-{run}") for run in RUNS}) - set(stand_ins.hub.repos)
     assert not missing, f"not published: {missing}"
 
 
-def check_reports(rehearsal):
+def check_reports(place):
     """Each run has a report, and the comparison of the runs is there."""
-    home = rehearsal.profile(RUNS[-1]).reports_home
-    needed = [rehearsal.profile(run).reports_dir / "report.md" for run in RUNS] + [home / "runs.csv"]
+    needed = [place.profile(run).reports_dir / "report.md" for run in RUNS]
+    needed.append(place.profile(RUNS[-1]).reports_home / "runs.csv")
     missing = [str(path) for path in needed if not path.exists()]
     assert not missing, f"not written: {missing}"
 
@@ -194,37 +205,53 @@ def check_pictures(whole, resumed):
             same_bytes(whole.run_dir / files[0], resumed.run_dir / files[1])
 
 
-def rehearse(folder):
-    """All stages, in a folder."""
-    with stage("stand-ins"):
-        rehearsal = Rehearsal(folder)
-    whole, again = rehearsal.profile(RUNS[-1]), rehearsal.profile(AGAIN)
-    pictures = lambda: len(list(again.run_dir.rglob("*.png")))  # noqa: E731
-    with stage("CLIP from the Hub, and its score"):
-        rehearsal.python("-c", CLIP_SCORE)
+def make_study(stand_ins, place):
+    """The whole study, undisturbed."""
     with stage(f"notebooks 01 to 06 of {' and '.join(RUNS)}"):
-        rehearsal.notebooks("-p", "runs", ",".join(RUNS))
-    with stage("what was downloaded and reported"):
-        check_downloads(rehearsal)
-        check_reports(rehearsal)
-    with stage(f"notebooks 03 to 05 of {' and '.join(FINISHED)}"):
-        rehearsal.notebooks("-p", "runs", ",".join(FINISHED), "--only", "03", "04", "05")
+        place.notebooks("-p", "runs", ",".join(RUNS))
+        check_downloads(stand_ins, place)
+        check_reports(place)
+    with stage(f"notebooks 04 and 05 of {' and '.join(FINISHED)}"):
+        place.notebooks("-p", "runs", ",".join(FINISHED), "--only", "04", "05")
     with stage("what was asked of the Hub, and published"):
-        check_hub(rehearsal)
-    with stage("03 killed after a checkpoint"):
-        checkpoints = again.run_dir / "checkpoints"
-        rehearsal.notebooks("-p", "run", AGAIN, "--only", "03", kill_when=lambda: any(checkpoints.glob("*.pt")))
-    with stage("03 resumed: the same weights"):
-        rehearsal.notebooks("-p", "run", AGAIN, "--only", "03")
-        weights = "diffusion_pytorch_model.safetensors"
-        same_bytes(whole.controlnet_dir / weights, again.controlnet_dir / weights)
-    with stage("04 killed after some pictures"):
+        check_hub(stand_ins, place)
+
+
+def make_study_with_kills(place):
+    """The last run up to its measurements, killed in 03 and in 04; and CLIP."""
+    run, profile = ("-p", "run", RUNS[-1], "--only"), place.profile(RUNS[-1])
+    pictures = lambda: len(list(profile.run_dir.rglob("*.png")))  # noqa: E731
+    with stage("CLIP from the Hub, and its score"):
+        place.python("-c", CLIP_SCORE)
+    with stage("elsewhere, 03 killed after a checkpoint"):
+        place.notebooks(*run, "01", "03", kill_when=lambda: any(profile.run_dir.glob("checkpoints/*.pt")))
+    with stage("elsewhere, 03 resumed"):
+        place.notebooks(*run, "03")
+    with stage("elsewhere, 04 killed after some pictures"):
         before = pictures()
-        rehearsal.notebooks("-p", "run", AGAIN, "--only", "04", kill_when=lambda: pictures() >= before + 20)
-    with stage("04 resumed, and 05: the same pictures and measurements"):
-        rehearsal.notebooks("-p", "run", AGAIN, "--only", "04", "05")
-        check_pictures(whole, again)
-        same_bytes(whole.reports_dir / "metrics.csv", again.reports_dir / "metrics.csv")
+        place.notebooks(*run, "04", kill_when=lambda: pictures() >= before + 20)
+    with stage("elsewhere, 04 resumed, and 05"):
+        place.notebooks(*run, "04", "05")
+
+
+def rehearse(folder):
+    """All stages, in a folder: the study in one place, while elsewhere it is killed and resumed; both must come out the same."""
+    with stage("stand-ins"):
+        stand_ins, stopped = StandIns(folder), threading.Event()
+    here, elsewhere = (Place(folder / name, stand_ins, stopped) for name in ("colors", "elsewhere"))
+    with ThreadPoolExecutor(2) as pool:
+        parts = [pool.submit(make_study, stand_ins, here), pool.submit(make_study_with_kills, elsewhere)]
+        try:
+            for part in as_completed(parts):
+                part.result()
+        finally:
+            stopped.set()
+    whole, resumed = (place.profile(RUNS[-1]) for place in (here, elsewhere))
+    with stage("the same weights, pictures and measurements after the kills"):
+        weights = "diffusion_pytorch_model.safetensors"
+        same_bytes(whole.controlnet_dir / weights, resumed.controlnet_dir / weights)
+        check_pictures(whole, resumed)
+        same_bytes(whole.reports_dir / "metrics.csv", resumed.reports_dir / "metrics.csv")
 
 
 def main():
