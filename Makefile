@@ -6,7 +6,7 @@ PICTURES ?=
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help reports test lab lint format pocket-model pocket-trials baselines bench precision check-gpu forecast clean
+.PHONY: help reports test rehearse lab lint format pocket-model pocket-trials baselines bench precision check-gpu forecast clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -27,6 +27,9 @@ reports: .venv/installed  ## run notebooks 01-06 and write reports/<profile>; PR
 
 test: .venv/installed  ## run all tests, the notebooks among them
 	@$(PY) -m pytest $(ARGS)
+
+rehearse: .venv/installed  ## rehearse the l4 study in minutes, with stand-ins for all that it downloads
+	@$(PY) -m tests.rehearsal
 
 lab: .venv/installed  ## open JupyterLab on the notebooks
 	@$(PY) -m jupyterlab --notebook-dir notebooks $(ARGS)
