@@ -42,7 +42,7 @@ baselines: .venv/installed  ## train the systems that take no prompt, lib/baseli
 	@$(PY) -m lib.baselines --pictures "$(PICTURES)" $(ARGS)
 
 bench: .venv/installed  ## measure speed against the usual way, as ratios: reports/benchmark.csv
-	@$(PY) -m lib.bench
+	@$(PY) -m lib.bench $(ARGS)
 
 check-gpu: .venv/installed  ## say in seconds whether this machine can run the l4 profile
 	@$(PY) -m lib.check $(ARGS)
