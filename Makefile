@@ -50,7 +50,7 @@ baselines: .venv/installed  ## train the systems that take no prompt, lib/baseli
 	@$(PY) -m lib.baselines --pictures "$(PICTURES)" $(ARGS)
 
 bench: .venv/installed  ## measure speed against the usual way, as ratios: reports/benchmark.csv
-	@$(PY) -m lib.bench
+	@$(PY) -m lib.bench $(ARGS)
 
 precision: .venv/installed  ## how many photos and seeds the interval of detailed - vague needs: reports/precision.csv
 	@$(PY) -m lib.precision
