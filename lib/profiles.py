@@ -307,6 +307,10 @@ def get_profile(name, **overrides):
     fields = fields_of_run(name, given["run"])
     if "train_steps" in given:
         fields["train_epochs"] = 0.0
+    if "num_inference_steps" in given:
+        fields["steps_to_try"] = ()
+    if "guidance_scale" in given:
+        fields["guidance_to_try"] = ()
     return replace(profile, **{**fields, **given})
 
 
@@ -401,7 +405,7 @@ def check_settings(profile, folder, notebook):
     """Refuse files that were made with other fields than the profile has: ValueError that names the notebook to run."""
     for name, old in json.loads((folder / "settings.json").read_text()).items():
         new = getattr(profile, name)
-        if new != old:
+        if (list(new) if isinstance(new, tuple) else new) != old:  # JSON has no tuples
             raise ValueError(f"{folder} was made with {name} {old!r}, not {new!r}: run notebook {notebook} again")
 
 
