@@ -165,7 +165,7 @@ class Profile:
 
 
 PROFILES = {
-    "pocket": Profile(name="pocket"),
+    "pocket": Profile(name="pocket", gradient_accumulation_steps=2),
     "l4": Profile(
         name="l4",
         source="coco",

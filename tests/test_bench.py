@@ -47,6 +47,7 @@ def test_the_usual_way_encodes_at_every_step_and_ours_never(start, tmp_path, mon
     assert (bench_training.time_usual(start, 3, tmp_path) > 0).all()
     assert encoded == {"pictures": [4] * 3, "prompts": [4] * 3}
     middle = copy.deepcopy(start.controlnet.state_dict())
+    assert start.profile.gradient_accumulation_steps == 2  # a step has two losses and is still timed as one
     seconds = bench_training.time_ours(start, 3, tmp_path)
     assert seconds.shape == (3,)
     assert (seconds > 0).all()

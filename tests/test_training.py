@@ -287,7 +287,7 @@ def test_averaged_weights_follow_and_are_returned(profile, tmp_path):
 
 
 def test_a_batch_in_shares_gives_the_weights_of_the_whole(base, triples, profile, tmp_path):
-    whole = run(base, triples, profile, tmp_path / "whole")
+    whole = run(base, triples, replace(profile, gradient_accumulation_steps=1), tmp_path / "whole")
     shares = run(base, triples, replace(profile, gradient_accumulation_steps=2), tmp_path / "shares")
     compare_weights(whole.state_dict(), shares.state_dict())
     with pytest.raises(ValueError, match="train_batch_size 4 can't be divided by 1 processes times gradient_acc"):
