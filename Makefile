@@ -6,7 +6,7 @@ PICTURES ?=
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help reports test rehearse lab lint format pocket-model pocket-trials baselines bench check-gpu check-full-size clean
+.PHONY: help reports test rehearse lab lint format pocket-model pocket-trials baselines bench precision check-gpu forecast clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -15,6 +15,11 @@ help:  ## list the commands
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
 	test -x $(PY) || $(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -e .
+	@touch $@
+
+.venv/installed-l4: .venv/installed requirements-l4.txt
+	@$(PY) -c 'import sys, torch; sys.exit(None if torch.version.cuda else "This torch is a build without CUDA, which torchvision from PyPI would break: remove .venv and run make check-gpu again, or run make forecast")'
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-l4.txt
 	@touch $@
 
 reports: .venv/installed  ## run notebooks 01-06 and write reports/<profile>; PROFILE=l4, ARGS="-p n_images 12"
@@ -45,13 +50,16 @@ baselines: .venv/installed  ## train the systems that take no prompt, lib/baseli
 	@$(PY) -m lib.baselines --pictures "$(PICTURES)" $(ARGS)
 
 bench: .venv/installed  ## measure speed against the usual way, as ratios: reports/benchmark.csv
-	@$(PY) -m lib.bench
+	@$(PY) -m lib.bench $(ARGS)
 
-check-gpu: .venv/installed  ## say in seconds whether this machine can run the l4 profile
+precision: .venv/installed  ## how many photos and seeds the interval of detailed - vague needs: reports/precision.csv
+	@$(PY) -m lib.precision
+
+check-gpu: .venv/installed-l4  ## can this machine run the l4 profile? fetches what is asked for late, then forecasts; ARGS="--price 0.30"
 	@$(PY) -m lib.check $(ARGS)
 
-check-full-size: .venv/installed  ## one training and one sampling step of the true Stable Diffusion shapes, random weights
-	@$(PY) -m lib.full_size
+forecast: .venv/installed  ## hours, dollars and disk of the l4 profile's runs, without a GPU from TFLOP; ARGS=--save keeps it
+	@$(PY) -m lib.forecast $(ARGS)
 
 clean:  ## remove build/, not the environment
 	rm -rf build

@@ -1,62 +1,82 @@
-"""`make check-gpu`: whether this machine can run the l4 profile, in seconds, before hours are spent."""
+"""`make check-gpu`: whether this machine can run the l4 profile, before hours are spent; then the forecast.
+
+What the chosen runs ask for late (captioner, networks of the set metrics, flowers) is fetched; what is large (base
+models, COCO's archives) is asked for without being fetched.
+"""
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
 
 import huggingface_hub
+import requests
 import torch
-from kagglehub.config import get_kaggle_credentials
 
-from lib import hub
-from lib.profiles import add_field_option, profiles_to_run, resolve
-from lib.sources import COCO, PHOTO_BYTES
+from lib import ROOT, forecast, hub, networks, sources
+from lib.profiles import profiles_to_run, resolve
 
 GPU_GB = 20  # what training at 512 px needs, with room
-FLOWERS = 4_242  # photos
-FILE_BYTES = 200_000  # of one 512 px row as JPEG files; the data set holds it twice
-CACHE_BYTES = 2 * 2 * 4 * 64 * 64 + 512 * 512  # latents (mean and deviation, half precision) and gray picture
-PROMPT_BYTES = 2 * 77 * 1024  # a caption's token vectors in half precision
-PICTURE_BYTES = 450_000  # of a colorized 512 px PNG
-LEVELS, WORDS = 8, 8  # prompts a test photo, and words a thing of it
-CHECKPOINT_GB = 4.4  # a ControlNet of 364 M parameters and AdamW's two moments
-BASE_GB, NETWORKS_GB = 5.2, 3.0  # a base model; BLIP, CLIP and the networks of the set metrics
+DRIVERS = {"13": "580.65.06", "12": "525.60.13"}  # the oldest for each CUDA, by NVIDIA's release notes
+BASE_PARTS = ("unet", "vae", "text_encoder")  # folders of a base with weights, in safetensors or .bin
+BASE_FILES = ("model_index.json", "scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json")
 
 
-def disk_needed(profiles):
-    """Gigabytes that runs take on disk, by name; photos and downloads count once a source, latents once a source and base."""
-    needed = dict.fromkeys(("downloads", "photos and data sets", "caches", "models", "runs"), 0.0)
-    of_sources = {p.source: p for p in [*(p.of_test_photos or p for p in profiles), *profiles]}
-    photos = {name: p.n_train + p.n_validation + 5000 if name == "coco" else FLOWERS for name, p in of_sources.items()}
-    downloads = {"coco": sum(size for _, size, _ in COCO.values()) / 1e9, "flowers": 0.25}
-    for source in of_sources:
-        needed["downloads"] += downloads.get(source, 0)
-        needed["photos and data sets"] += photos[source] * (PHOTO_BYTES + 2 * FILE_BYTES) / 1e9
-    needed["caches"] += sum(photos[s] for s, _ in {(p.source, p.base_model) for p in profiles}) * CACHE_BYTES / 1e9
-    captioned = {(p.source, p.base_model) for p in profiles if p.prompt_policy != "generic"}
-    needed["caches"] += sum(photos[source] for source, _ in captioned) * PROMPT_BYTES / 1e9
-    needed["models"] += BASE_GB * len({p.base_model for p in profiles}) + NETWORKS_GB
-    pictures = sum((p.n_images or 5000) * (LEVELS * p.n_seeds + WORDS) * 2 for p in profiles)  # before and after
-    needed["runs"] += pictures * PICTURE_BYTES / 1e9 + len(profiles) * 1.35 * CHECKPOINT_GB
-    needed["runs"] += max(p.keep_checkpoints for p in profiles) * CHECKPOINT_GB  # while one trains
-    return needed
+def check_packages(profiles):
+    """Whether the packages that the runs need are there, in the pinned versions."""
+    pinned = dict(re.findall(r"^([\w-]+)==(\S+)", (ROOT / "requirements.txt").read_text(), re.M))
+    pinned |= dict(re.findall(r"^([\w-]+)==(\S+)", (ROOT / "requirements-l4.txt").read_text(), re.M))
+    names = ["torch"]
+    names += ["torchvision", "torch-fidelity"] * any(profile.set_metrics for profile in profiles)
+    wrong = [f"{name} {pinned[name]} ({found})" for name in names if (found := installed(name)) != pinned[name]]
+    if wrong:
+        raise ValueError(f"needed are {', '.join(wrong)}: .venv/bin/pip install -r requirements-l4.txt")
+    return ", ".join(f"{name} {pinned[name]}" for name in names)
+
+
+def installed(name):
+    """The version of an installed package without its build, or "not installed"."""
+    try:
+        return version(name).split("+")[0]
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def check_gpu(profiles):
     """Name, memory and driver of the GPU."""
+    driver, needed = read_driver(), DRIVERS.get((torch.version.cuda or "").split(".")[0])
+    said = f"driver {driver or 'not found'}, torch's CUDA {torch.version.cuda or 'none'}"
+    if not torch.version.cuda:
+        raise ValueError(f"this torch is a build without CUDA ({said}): remove .venv and run make check-gpu again")
+    if needed and (not driver or numbers(driver) < numbers(needed)):
+        raise ValueError(f"{said}, which needs driver {needed} or newer: choose the image that notebooks/L4.md names")
     if not torch.cuda.is_available():
-        raise ValueError("no CUDA GPU that torch can use: install the driver, and a torch with CUDA")
+        raise ValueError(f"no CUDA GPU that torch can use ({said}): start a machine that has one")
     facts = torch.cuda.get_device_properties(0)
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    driver = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
     if facts.total_memory < GPU_GB * 1e9:
         raise ValueError(
             f"{facts.name} has {facts.total_memory / 1e9:.0f} GB, {GPU_GB} are needed: lower train_batch_size"
         )
     if not torch.cuda.is_bf16_supported():
         raise ValueError(f"{facts.name} has no bfloat16: pass -p mixed_precision no, and expect half the speed")
-    return f"{facts.name}, {facts.total_memory / 1e9:.0f} GB, driver {driver}, CUDA {torch.version.cuda}"
+    return f"{facts.name}, {facts.total_memory / 1e9:.0f} GB, {said} (needs {needed or 'an unknown driver'})"
+
+
+def read_driver():
+    """The version of NVIDIA's driver, or "" where there is none."""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return answer.split()[0] if re.match(r"\d+\.\d+", answer) else ""
+
+
+def numbers(text):
+    """A version as numbers that can be compared."""
+    return [int(part) for part in text.split(".")]
 
 
 def check_disk(profiles):
@@ -64,7 +84,7 @@ def check_disk(profiles):
     place = resolve(profiles[0].build)
     while not place.exists():
         place = place.parent
-    free, needed = shutil.disk_usage(place).free / 1e9, disk_needed(profiles)
+    free, needed = shutil.disk_usage(place).free / 1e9, forecast.disk_needed(profiles)
     there = sum(path.stat().st_size for path in resolve(profiles[0].build).rglob("*") if path.is_file()) / 1e9
     parts = ", ".join(f"{name} {size:.0f}" for name, size in needed.items())
     said = f"{free:.0f} GB free at {place}, {sum(needed.values()):.0f} needed ({parts}), of which {there:.0f} are there"
@@ -80,52 +100,126 @@ def check_token(profiles):
     return f"will publish under {name}-..." if name else "not needed: hub_repo_id is empty"
 
 
+def check_coco(profiles):
+    """Whether COCO's archives, or a Hub copy, are where they were."""
+    profile, said = profiles[0], []
+    if all("coco" not in (p.source, p.test_source) for p in profiles):
+        return "not needed"
+    if profile.coco_hub_id:
+        said.append(f"{len(sources.list_parquet(profile.coco_hub_id))} parquet files in {profile.coco_hub_id}")
+    for name, (path, size, _) in sources.COCO.items():
+        wanted = not profile.coco_hub_id or name.startswith("annotations")
+        if wanted and sources.bytes_of(resolve(profile.downloads) / name) != size:
+            check_size(f"{profile.coco_url}/{path}", size)
+            said.append(f"{name} at {profile.coco_url}")
+    return ", ".join(said) or "archives are here"
+
+
+def check_size(url, size):
+    """Refuse a file that a server doesn't offer in the size that is known: ValueError."""
+    try:
+        answer = requests.head(url, allow_redirects=True, timeout=20)
+        answer.raise_for_status()
+    except requests.RequestException as error:
+        raise ValueError(
+            f"{url} can't be reached ({brief(error)}): try again, or -p coco_hub_id detection-datasets/coco"
+        ) from None
+    offered = int(answer.headers.get("Content-Length", 0))
+    if offered != size:
+        raise ValueError(
+            f"{url} offers {offered} bytes, published are {size}: try -p coco_hub_id detection-datasets/coco"
+        )
+
+
 def check_flowers(profiles):
-    """Where the flowers will come from."""
+    """Fetch the flowers from Kaggle, or say in which folder they are."""
     folder = profiles[0].flowers_folder
     if all(profile.source != "flowers" for profile in profiles):
         return "not needed"
     if folder and not resolve(folder).is_dir():
-        raise ValueError(f"flowers_folder {folder} is no folder: mend it, or leave it empty to ask Kaggle")
-    return folder or f"from Kaggle, {'with' if get_kaggle_credentials() else 'without'} credentials of yours"
+        raise ValueError(f"flowers_folder {folder} is no folder: correct it, or leave it empty to ask Kaggle")
+    return folder or f"in {sources.download_flowers()}"
 
 
-def check_bases(profiles):
-    """Whether the base models can be reached."""
-    return "; ".join({profile.base_model: check_base(profile) for profile in profiles}.values())
+def check_models(profiles):
+    """Whether base models, other people's ControlNets and adapters can be reached at their revisions."""
+    said = {p.base_model: check_base(p) for p in profiles}
+    asked = [(p.controlnet, p.controlnet_revision) for p in profiles] + [
+        (p.adapter, p.adapter_revision) for p in profiles
+    ]
+    asked += [p.base_unet[:2] for p in profiles if p.base_unet]
+    for name, revision in asked:
+        if name.count("/") == 1 and not resolve(name).is_dir():
+            said[name] = f"{name} at revision {model_facts(name, revision).sha}"
+    return "; ".join(said.values())
 
 
 def check_base(profile):
-    """Whether a base model can be reached."""
-    if resolve(profile.base_model).is_dir():
-        return f"{profile.base_model}: here"
+    """Whether a base model is there with all its files."""
+    name = profile.base_model
+    if resolve(name).is_dir():
+        return f"{name}: here"
     try:
-        facts = huggingface_hub.model_info(profile.base_model, revision=profile.base_revision or None, timeout=20)
-    except Exception as error:
-        mirrors = ", ".join(profile.base_mirrors)
-        reason = " ".join(str(error).split())[:120]
+        facts = model_facts(name, profile.base_revision)
+        missing = missing_files([file.rfilename for file in facts.siblings])
+        if missing:
+            raise ValueError(f"{name} at revision {facts.sha} lacks {', '.join(missing)}")
+    except ValueError as error:
+        mirrors = ", ".join(profile.base_mirrors) or "another base"
         raise ValueError(
-            f"{profile.base_model} can't be reached ({reason}): try -p run {profile.run} -p base_revision '' -p base_model with {mirrors}"
+            f"{error}: try -p run {profile.run} -p base_revision '' -p base_model with {mirrors}"
         ) from None
-    return f"{profile.base_model} at revision {facts.sha}"
+    return f"{name} at revision {facts.sha}"
 
 
-CHECKS = {"GPU": check_gpu, "disk": check_disk, "Hub token": check_token, "flowers": check_flowers,
-          "base models": check_bases}  # fmt: skip
+def model_facts(name, revision):
+    """What the Hub says of a model at a revision (""; the newest); a ValueError where it can't be reached."""
+    try:
+        return huggingface_hub.model_info(name, revision=revision or None, timeout=20)
+    except Exception as error:  # of several clients
+        raise ValueError(f"{name} can't be reached ({brief(error)})") from None
+
+
+def missing_files(files):
+    """What a base in diffusers' layout lacks among its files."""
+    missing = [name for name in BASE_FILES if name not in files]
+    for part in BASE_PARTS:
+        weights = [name for name in files if re.fullmatch(rf"{part}/\w+\.(safetensors|bin)", name)]  # no variant
+        missing += [] if f"{part}/config.json" in files and weights else [f"{part}/"]
+    return missing
+
+
+def check_networks(profiles):
+    """Fetch the networks that write captions and measure sets."""
+    return "; ".join(dict.fromkeys(networks.fetch(profile) for profile in profiles))
+
+
+def brief(error):
+    """An error's text on one line, cut."""
+    return " ".join(str(error).split())[:120]
+
+
+CHECKS = {
+    "packages": check_packages, "GPU": check_gpu, "disk": check_disk, "Hub token": check_token, "COCO": check_coco,
+    "flowers": check_flowers, "models": check_models, "networks": check_networks,
+}  # fmt: skip
 
 
 def main(arguments=None):
-    """The command: one line a check; exits with 1 where one fails."""
+    """The command: one line a check, then the forecast; exits with 1 where one fails."""
     parser = argparse.ArgumentParser(prog="python -m lib.check", description=__doc__)
-    parser.add_argument("--profile", default="l4")
-    add_field_option(parser, "a profile field, e.g. -p runs all")
+    forecast.add_options(parser)
     options = parser.parse_args(arguments)
-    failed = False
+    failed, overrides = False, dict(options.overrides)
     try:
-        profiles = profiles_to_run(options.profile, **dict(options.overrides))
+        profiles = profiles_to_run(options.profile, **overrides)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    for name, check in CHECKS.items():
+    checks = {
+        **CHECKS,
+        "forecast": lambda _: "\n\n" + forecast.report(options.profile, overrides, options.price, options.save),
+    }
+    for name, check in checks.items():
         try:
             print(f"ok      {name}: {check(profiles)}", flush=True)
         except ValueError as error:

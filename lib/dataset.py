@@ -23,7 +23,9 @@ from lib.report import write_text
 disable_progress_bars()  # of `datasets`; ours say what is being done
 SPLITS = ("train", "validation", "test")
 MANIFEST_COLUMNS = ("file_name", "image_id", "split", "subject", "category", *CAPTIONS)
-FEATURES = Features({"prompt": Value("string"), "image": Image(), "conditioning_image": Image()})
+FEATURES = Features(  # a gray picture is kept with one channel and read with three
+    {"prompt": Value("string"), "image": Image(), "conditioning_image": Image(mode="RGB")}
+)
 THING_COLUMNS = ("thing", "thing_box")  # may be missing: one dominant thing and a box in it, "left top right bottom"
 PICTURES = ("image", "conditioning_image")
 DATASET_FIELDS = ("source", "photos", "resolution", "image_format", "dataset_seed")
@@ -45,7 +47,7 @@ def read_manifest(photos):
     try:
         manifest = pd.read_csv(path, keep_default_na=False, dtype=str)
     except (ValueError, OSError) as error:
-        raise ValueError(f"{path} can't be read as CSV ({_first_line(error)}): mend it") from None
+        raise ValueError(f"{path} can't be read as CSV ({_first_line(error)}): correct it") from None
     missing = [column for column in MANIFEST_COLUMNS if column not in manifest]
     if missing:
         raise ValueError(f"{path}: column {missing[0]!r} is missing: needed are {', '.join(MANIFEST_COLUMNS)}")
@@ -61,7 +63,9 @@ def read_manifest(photos):
     for problem, rows in problems.items():
         if np.any(rows):
             row = manifest[rows].iloc[0]
-            raise ValueError(f"{path}: row {row['image_id']!r} ({row['file_name']}) {problem}: mend or remove the row")
+            raise ValueError(
+                f"{path}: row {row['image_id']!r} ({row['file_name']}) {problem}: correct or remove the row"
+            )
     empty = set(SPLITS) - set(manifest["split"])
     if empty:
         raise ValueError(f"{path}: no row has the split {min(empty)!r}: needed are {', '.join(SPLITS)}")
@@ -170,12 +174,12 @@ def _make_rows(records, profile, folder, done):
         photo = open_photo(record["path"], profile.resolution)
         row = {"prompt": draw_prompt(record, profile) if record["split"] == "train" else record["detailed_caption"]}
         row |= {key: record[key] for key in ROW_FEATURES if key in record}
-        for column in PICTURES:
-            path = folder / _file_of(column, record["split"], record["image_id"], profile)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            photo.save(path, quality=95, subsampling=0)
-            row[column] = {"path": path.name, "bytes": path.read_bytes()}
-            photo = make_conditioning_image(PILImage.open(path))  # of the photo as it is kept
+        path, gray = (folder / _file_of(c, record["split"], record["image_id"], profile) for c in PICTURES)
+        for file in (path, gray):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        photo.save(path, quality=95, subsampling=0)
+        make_conditioning_image(PILImage.open(path)).convert("L").save(gray)  # of the photo as it is kept
+        row |= {c: {"path": f.name, "bytes": f.read_bytes()} for c, f in zip(PICTURES, (path, gray), strict=True)}
         if done:
             done()
         yield row

@@ -7,7 +7,14 @@ no pixel has, and `hue_share` the share of the photo's such pixels on which it c
 `chroma` is mean C*ab. `true_colorfulness` and `true_chroma` are the photo's own.
 """
 
+import hashlib
+import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from functools import lru_cache
+from importlib.metadata import version
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,6 +22,7 @@ from skimage.color import deltaE_ciede2000
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tqdm import tqdm
 
+from lib import ROOT
 from lib.color import lab_to_srgb, luminance, merge_luminance, srgb_to_lab, to_float, to_pil
 from lib.prompts import STEERING_WORDS, TARGETS
 
@@ -23,7 +31,10 @@ METRICS = ("psnr", "ssim", "ssim_luma", "ciede2000", "ab_error", "hue_error", "h
 COLUMNS = ("image_id", "category", "system", "prompt_level", "prompt", "seed", "merged", *METRICS)
 REFERENCES = ("gray", "mean_color", "true_mean_color", "half_chroma", "autoencoder")
 SAME_HUE = {"brown": "orange"}  # told apart by lightness and chroma, not by hue
+NO_PROMPT = {"prompt_level": "", "prompt": "", "seed": 0}
 HUE_NEEDS_CHROMA = 10  # C*ab below which a hue says little
+CODE, PACKAGES = ("metrics.py", "color.py"), ("numpy", "scipy", "scikit-image")  # that measurements depend on
+PHOTOS_PER_SAVE = 64  # after how many photos the cache is written: what a stopped machine loses at most
 
 
 def psnr(truth, output):
@@ -73,11 +84,14 @@ def hue_error(truth_lab, output_lab):
     return float(error), float(both.sum() / colored.sum())
 
 
-def measure(truth, output):
-    """All metrics of one output against its truth, by the names in `METRICS`; shapes must agree."""
+def measure(truth, output, truth_lab=None):
+    """All metrics of one output against its truth, by the names in `METRICS`; shapes must agree.
+
+    `truth_lab`: the truth in CIELAB, where it is at hand.
+    """
     if truth.shape != output.shape:
         raise ValueError(f"truth is {truth.shape}, output is {output.shape}: they must be of one size")
-    truth_lab, output_lab = srgb_to_lab(truth), srgb_to_lab(output)
+    truth_lab, output_lab = srgb_to_lab(truth) if truth_lab is None else truth_lab, srgb_to_lab(output)
     hue, hue_share = hue_error(truth_lab, output_lab)
     return {
         "psnr": psnr(truth, output),
@@ -99,20 +113,136 @@ def mean_ab(images):
     return np.mean([srgb_to_lab(image)[..., 1:].mean(axis=(0, 1)) for image in images], axis=0)
 
 
-def reference_pictures(truth, plane, training_ab, round_trip):
-    """The pictures that no prompt touched, by (system, merged).
+class Photo(NamedTuple):
+    """What a picture is made from: the true photo, L* of its conditioning image, and how to read a picture's file."""
 
-    `plane`: L* of the conditioning image; `training_ab`: mean (a*, b*) of the training photos; `round_trip`: the
-    autoencoder's picture of the truth.
+    truth: np.ndarray
+    plane: np.ndarray
+    read: Callable
+
+
+def measure_pictures(rows, pictures_of, read_picture=None, cache=None, workers=0):
+    """One row of `COLUMNS` for each picture that `pictures_of(index, row)` lists, in 8 bits, photo by photo.
+
+    A picture is (columns beside the metrics, function, *arguments): the function makes it from a `Photo` and the arguments.
+    `cache`: a file of earlier measurements (None: none), to which the new ones are added. What tells them apart is the
+    photo's pixels, the function, its arguments and the code that measures. `workers`: how many processes (0: this one).
+    """
+    known, table, missing = read_cache(cache), [], []
+    for index, row in enumerate(rows):
+        photo = [np.asarray(row[column].convert("RGB")) for column in ("image", "conditioning_image")]
+        photo_key, makers = key_of(*photo), {}
+        for who, make, *arguments in pictures_of(index, row):
+            key = key_of(photo_key, make.__name__, *arguments)
+            table.append(({"image_id": row["image_id"], "category": row["category"], **who}, key))
+            if key not in known:
+                makers[key] = (make, arguments)
+        if makers:
+            missing.append((*photo, read_picture, makers))
+    bar = tqdm(total=len(missing), desc="measuring photos", leave=False)
+    with bar, ProcessPoolExecutor(workers) if workers else nullcontext() as pool:
+        for start in range(0, len(missing), PHOTOS_PER_SAVE):
+            for measured in (pool.map if pool else map)(_measure_photo, missing[start : start + PHOTOS_PER_SAVE]):
+                known |= measured
+                bar.update()
+            write_cache(known, cache)
+    return pd.DataFrame([{**who, **known[key]} for who, key in table], columns=COLUMNS)
+
+
+def _measure_photo(part):
+    image, conditioning, read_picture, makers = part
+    photo = Photo(to_float(image), luminance(to_float(conditioning)), read_picture)
+    lab = srgb_to_lab(photo.truth)
+    pictures = ((key, to_float(to_pil(make(photo, *arguments)))) for key, (make, arguments) in makers.items())
+    return {key: measure(photo.truth, picture, lab) for key, picture in pictures}
+
+
+def key_of(*facts):
+    """A short text that changes with arrays, texts and numbers, and with the code and the packages that measure."""
+    hashed = hashlib.blake2b(_measured_by(), digest_size=16)
+    for fact in facts:
+        array = isinstance(fact, np.ndarray)
+        hashed.update(repr((fact.shape, fact.dtype.str) if array else fact).encode() + b"\0")
+        hashed.update(np.ascontiguousarray(fact) if array else b"")
+    return hashed.hexdigest()
+
+
+@lru_cache
+def _measured_by():
+    code = [(ROOT / "lib" / name).read_bytes() for name in CODE]
+    return hashlib.blake2b(b"".join([*code, *(version(name).encode() for name in PACKAGES)])).digest()
+
+
+def read_cache(path):
+    """{key: metrics} of a file that `write_cache` wrote; nothing where there is no such file or it is damaged."""
+    try:
+        return pd.read_parquet(path).to_dict("index") if path else {}
+    except (OSError, ValueError):  # pyarrow's errors are among them
+        return {}
+
+
+def write_cache(known, path):
+    """Write measurements by key to a parquet file, which keeps every bit, whole or not at all; nowhere for None."""
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        pd.DataFrame.from_dict(known, orient="index", columns=METRICS).to_parquet(part)
+        os.replace(part, path)
+
+
+def reference_pictures(training_ab, round_trip):
+    """The pictures that no prompt touched, by (system, merged), each as a function of `Photo` and its arguments.
+
+    `training_ab`: mean (a*, b*) of the training photos; `round_trip`: the autoencoder's picture of the truth.
     """
     return {
-        ("gray", True): flat_color(plane, (0, 0)),
-        ("mean_color", True): flat_color(plane, training_ab),
-        ("true_mean_color", True): flat_color(plane, mean_ab([truth])),
-        ("half_chroma", True): lab_to_srgb(np.dstack([plane, srgb_to_lab(truth)[..., 1:] / 2])),
-        ("autoencoder", False): round_trip,
-        ("autoencoder", True): merge_luminance(plane, round_trip),
+        ("gray", True): (in_one_color, (0, 0)),
+        ("mean_color", True): (in_one_color, training_ab),
+        ("true_mean_color", True): (in_own_mean_color,),
+        ("half_chroma", True): (in_half_chroma,),
+        ("autoencoder", False): (as_it_is, round_trip),
+        ("autoencoder", True): (merged, round_trip),
     }
+
+
+def in_one_color(photo, ab):
+    """The photo in one colour (a*, b*)."""
+    return flat_color(photo.plane, ab)
+
+
+def in_own_mean_color(photo):
+    """The photo in the mean of its own colours."""
+    return flat_color(photo.plane, mean_ab([photo.truth]))
+
+
+def in_half_chroma(photo):
+    """The photo with its true a*, b* halved."""
+    return with_ab(photo, srgb_to_lab(photo.truth)[..., 1:] / 2)
+
+
+def with_ab(photo, ab):
+    """The photo with these a*, b* (H, W, 2)."""
+    return lab_to_srgb(np.dstack([photo.plane, ab]))
+
+
+def as_it_is(photo, picture):
+    """A picture that is there."""
+    return picture
+
+
+def merged(photo, picture):
+    """A picture with the photo's L*."""
+    return merge_luminance(photo.plane, picture)
+
+
+def from_file(photo, name):
+    """A picture by its file name."""
+    return photo.read(name)
+
+
+def mean_over_seeds(photo, *names):
+    """The photo with the mean a*, b* of several files."""
+    return with_ab(photo, np.mean([srgb_to_lab(photo.read(name))[..., 1:] for name in names], axis=0))
 
 
 def flat_color(plane, ab):
@@ -120,65 +250,60 @@ def flat_color(plane, ab):
     return lab_to_srgb(np.dstack([plane, *(np.full_like(plane, value) for value in ab)]))
 
 
-def measure_references(rows, training_ab, round_trips):
-    """One row of `COLUMNS` for each reference picture of each data-set row, in 8 bits as the model's pictures are."""
-    table = []
-    for row, round_trip in zip(rows, round_trips, strict=True):
-        truth = to_float(row["image"])
-        who = {"image_id": row["image_id"], "category": row["category"], "prompt_level": "", "prompt": "", "seed": 0}
-        plane = luminance(to_float(row["conditioning_image"]))
-        for (system, merged), picture in reference_pictures(truth, plane, training_ab, round_trip).items():
-            scores = measure(truth, to_float(to_pil(picture)))
-            table.append({**who, "system": system, "merged": merged, **scores})
-    return pd.DataFrame(table, columns=COLUMNS)
+def measure_references(rows, training_ab, round_trips, **options):
+    """`measure_pictures` of the reference pictures of each data-set row."""
+
+    def pictures_of(index, row):
+        return [
+            ({**NO_PROMPT, "system": system, "merged": is_merged}, *recipe)
+            for (system, is_merged), recipe in reference_pictures(training_ab, round_trips[index]).items()
+        ]
+
+    return measure_pictures(rows, pictures_of, **options)
 
 
-def measure_images(rows, images, read_picture, workers=0):
-    """Two rows of `COLUMNS`, before and after the merge, for each colorized picture that `images` lists.
+def measure_ab(rows, predicted, **options):
+    """`measure_pictures` of systems that give a*, b* alone: `predicted` is {system: [(H, W, 2) a row]}."""
 
-    Photo by photo, in `workers` processes (0: this one); `read_picture` reads a file name of the table.
+    def pictures_of(index, row):
+        return [
+            ({**NO_PROMPT, "system": system, "merged": True}, with_ab, planes[index])
+            for system, planes in predicted.items()
+        ]
+
+    return measure_pictures(rows, pictures_of, **options)
+
+
+def measure_images(rows, images, read_picture, **options):
+    """`measure_pictures` of the colorized pictures that `images` lists, before and after the merge.
+
+    `read_picture` reads a file name of the table; names must change with whatever makes the pictures.
     """
-    parts = [(to_float(row["image"]), images[images["image_id"] == row["image_id"]], read_picture) for row in rows]
-    if workers:
-        with ProcessPoolExecutor(workers) as pool:
-            measured = list(tqdm(pool.map(_measure_photo, parts), total=len(parts), desc="measuring", leave=False))
-    else:
-        measured = [_measure_photo(part) for part in tqdm(parts, desc="measuring", leave=False)]
-    return pd.DataFrame([row for part in measured for row in part], columns=COLUMNS)
+    by_photo = dict(list(images.groupby("image_id")))
+
+    def pictures_of(index, row):
+        return [
+            ({**record, "system": "controlnet", "merged": is_merged}, from_file, record[column])
+            for record in by_photo[row["image_id"]].to_dict("records")
+            for is_merged, column in ((False, "before"), (True, "after"))
+        ]
+
+    return measure_pictures(rows, pictures_of, read_picture, **options)
 
 
-def _measure_photo(part):
-    truth, images, read_picture = part
-    return [
-        {**record, "system": "controlnet", "merged": merged, **measure(truth, read_picture(record[column]))}
-        for record in images.to_dict("records") for merged, column in ((False, "before"), (True, "after"))
-    ]  # fmt: skip
+def measure_seed_means(rows, images, read_picture, **options):
+    """`measure_pictures` of the system `seed_mean`: a*, b* averaged over the seeds of each photo and level.
 
-
-def measure_seed_means(rows, images, read_picture):
-    """Merged rows of `COLUMNS` for the system `seed_mean`: a*, b* averaged over the seeds of each photo and level."""
-    by_id = {row["image_id"]: row for row in rows}
-    table = []
-    keys = ["image_id", "category", "prompt_level", "prompt"]
-    for who, group in tqdm(images.groupby(keys, sort=False), desc="means over seeds", leave=False):
-        row = by_id[who[0]]
-        plane = luminance(to_float(row["conditioning_image"]))
-        ab = np.mean([srgb_to_lab(read_picture(name))[..., 1:] for name in group["after"]], axis=0)
-        scores = measure(to_float(row["image"]), to_float(to_pil(lab_to_srgb(np.dstack([plane, ab])))))
-        table.append({**dict(zip(keys, who, strict=True)), "system": "seed_mean", "seed": 0, "merged": True, **scores})
-    return pd.DataFrame(table, columns=COLUMNS)
-
-
-def measure_ab(rows, predicted):
-    """Merged rows of `COLUMNS` for systems that give a*, b* alone: `predicted` is {system: [(H, W, 2) a row]}."""
-    table = []
-    for index, row in enumerate(rows):
-        truth, plane = to_float(row["image"]), luminance(to_float(row["conditioning_image"]))
-        who = {"image_id": row["image_id"], "category": row["category"], "prompt_level": "", "prompt": "", "seed": 0}
-        for system, planes in predicted.items():
-            picture = lab_to_srgb(np.dstack([plane, planes[index]]))
-            table.append({**who, "system": system, "merged": True, **measure(truth, to_float(to_pil(picture)))})
-    return pd.DataFrame(table, columns=COLUMNS)
+    Only where the photo has every seed at that level; in the order of `images`.
+    """
+    groups, keys = {}, ["image_id", "prompt_level", "prompt"]
+    for who, group in images.groupby(keys, sort=False):
+        if group["seed"].nunique() == images["seed"].nunique():
+            who = {**NO_PROMPT, **dict(zip(keys, who, strict=True)), "system": "seed_mean", "merged": True}
+            groups.setdefault(who["image_id"], []).append((who, mean_over_seeds, *group["after"]))
+    table = measure_pictures(rows, lambda index, row: groups.get(row["image_id"], []), read_picture, **options)
+    order = {name: position for position, name in enumerate(groups)}
+    return table.sort_values("image_id", key=lambda names: names.map(order), kind="stable", ignore_index=True)
 
 
 def measure_steering(rows, images, read_picture):

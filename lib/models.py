@@ -124,7 +124,7 @@ def load_other_unet(base, base_revision, hub_id, revision, file):
 
 
 def add_adapter(pipeline, hub_id, revision):
-    """Fuse a LoRA into the pipeline's UNet; needs peft."""
+    """Fuse a LoRA into the pipeline's UNet."""
     pipeline.load_lora_weights(hub_id, revision=revision or None)
     pipeline.fuse_lora()
     pipeline.unload_lora_weights()

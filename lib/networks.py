@@ -6,6 +6,7 @@ They come from the Hub and want a GPU, and so only the `l4` profile names them.
 import importlib
 import importlib.util
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -19,11 +20,14 @@ from lib.models import pick_device
 from lib.profiles import settings_of
 from lib.prompts import ladder
 from lib.report import write_text
+from lib.statistics import complete_photos
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of Radford et al. 2021; BLIP's too
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 SET_METRICS = ("fid", "kid", "lpips", "clip_score")
+WITHOUT = "-p captioner '' -p set_metrics false"
 SET_SIZE = 256  # px: the protocol of the papers on COCO's val2017
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # a bot of the Hub's would convert what comes as .bin
 NEEDED = ("torchvision", "torch_fidelity")  # by torchmetrics, for Inception and AlexNet
 
 
@@ -32,8 +36,46 @@ def check(profile):
     missing = [name for name in NEEDED if profile.set_metrics and importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
-            f"set_metrics needs {' and '.join(missing)}: pip install torchvision torch-fidelity, or -p set_metrics false"
+            f"set_metrics needs {' and '.join(missing)}: pip install -r requirements-l4.txt, or -p set_metrics false"
         )
+
+
+def fetch(profile):
+    """Load every network that a profile will ask for, so that all come before the work starts; says which they are.
+
+    What can't be had is a ValueError that names it.
+    """
+    check(profile)
+    loaders = {"captioner": load_captioner} if profile.captioner else {}
+    if profile.set_metrics:
+        loaders |= {"clip": load_clip, "Inception": lambda _: set_distances(2), "AlexNet": lambda _: make_lpips()}
+    said = []
+    for name, load in loaders.items():
+        source = getattr(profile, name, name)
+        try:
+            load(profile)
+        except Exception as error:  # of several clients
+            reason = " ".join(str(error).split())[:160]
+            raise ValueError(f"{source} can't be had ({reason}): try again, or leave it out with {WITHOUT}") from None
+        revision = getattr(profile, f"{name}_revision", "")
+        said.append(f"{source} at revision {revision}" if revision else source)
+    return ", ".join(said) or "not needed"
+
+
+def load_captioner(profile):
+    """The profile's BLIP and its tokenizer."""
+    return _load(BlipForConditionalGeneration, profile.captioner, profile.captioner_revision)
+
+
+def load_clip(profile):
+    """The profile's CLIP and its tokenizer."""
+    return _load(CLIPModel, profile.clip, profile.clip_revision)
+
+
+def _load(kind, source, revision):
+    revision = revision or "main"
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    return kind.from_pretrained(source, revision=revision).eval(), tokenizer
 
 
 def prompts_of(profile, rows):
@@ -45,11 +87,14 @@ def prompts_of(profile, rows):
     if not profile.captioner:
         return ladder(rows)
     path = profile.build_dir / "auto_captions.json"
-    key = {**settings_of(profile, ("captioner", "resolution")), "image_ids": list(rows["image_id"])}
+    key = {
+        **settings_of(profile, ("captioner", "captioner_revision", "resolution")),
+        "image_ids": list(rows["image_id"]),
+    }
     if not (path.exists() and json.loads(path.read_text())["key"] == key):
         columns = {"gray_caption": "conditioning_image", "auto_caption": "image"}
-        model = BlipForConditionalGeneration.from_pretrained(profile.captioner).eval().to(pick_device())
-        tokenizer = AutoTokenizer.from_pretrained(profile.captioner)
+        model, tokenizer = load_captioner(profile)
+        model = model.to(pick_device())
         made = {level: caption(rows[column], model, tokenizer) for level, column in columns.items()}
         write_text(json.dumps({"key": key, **made}), path)
     made = {level: texts for level, texts in json.loads(path.read_text()).items() if level != "key"}
@@ -108,13 +153,16 @@ def make_lpips():
 def measure_sets(rows, images, read_picture, profile, batch_size=32):
     """A table `prompt_level`, `n` and `SET_METRICS` of seed 0, after the merge, at 256 px: one row a prompt level.
 
-    FID falls with the number of photos: compare with published rows only at their number (5,000 of val2017).
+    FID falls with the number of photos: levels are compared on the `n` photos that all of them have, and published rows
+    compare only at their number (5,000 of val2017).
     """
+    first = images.query("seed == 0")
+    first = first[first["image_id"].isin(complete_photos(first, ["prompt_level"]))]
     device = pick_device()
-    clip = CLIPModel.from_pretrained(profile.clip).eval().to(device)
-    tokenizer = AutoTokenizer.from_pretrained(profile.clip)
+    clip, tokenizer = load_clip(profile)
+    clip = clip.to(device)
     position, table = {name: index for index, name in enumerate(rows["image_id"])}, []
-    for level, group in images.query("seed == 0").groupby("prompt_level", sort=False):
+    for level, group in first.groupby("prompt_level", sort=False):
         distances, scores = set_distances(len(group)), []
         lpips = make_lpips().to(device)
         for start in tqdm(range(0, len(group), batch_size), desc=f"sets, {level}", leave=False):

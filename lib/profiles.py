@@ -113,9 +113,9 @@ class Profile:
 
     # large networks from the Hub
     captioner: str = ""  # a BLIP that writes prompts from the gray and from the colour photo; "": none
-    captioner_revision: str = ""
+    captioner_revision: str = ""  # a commit of it on the Hub; "": the newest
     clip: str = "openai/clip-vit-base-patch16"
-    clip_revision: str = ""
+    clip_revision: str = ""  # a commit of it on the Hub; "": the newest
     set_metrics: bool = False  # FID, KID, LPIPS and CLIP score
 
     # folders, relative to the repository
@@ -201,6 +201,8 @@ PROFILES = {
         sample_batch_size=32,
         channels_last=True,
         captioner="Salesforce/blip-image-captioning-base",
+        captioner_revision="82a37760796d32b1411fe092ab5d4e227313294b",
+        clip_revision="57c216476eefef5ab752ec549e440a49ae4ae5f3",
         set_metrics=True,
     ),
 }

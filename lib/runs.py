@@ -22,7 +22,12 @@ FACTORS = {  # what a run can differ in, by the column of its `run.csv`
     "other": "other settings",
 }
 ONE_FACTOR = {"photos", "epochs"}  # count as one where both differ: more photos want fewer passes
-FILES = ("run.csv", "metrics.csv", "steering.csv", "strip.jpg")  # that a run's reports must hold
+FILES = {  # that a run's reports must hold, and the notebook that writes them
+    "run.csv": "03_train_controlnet",
+    "strip.jpg": "04_colorize_photos",
+    "metrics.csv": "05_evaluate",
+    "steering.csv": "05_evaluate",
+}
 ASKED = [("study_1", "study_2"), ("study_2", "study_3"), ("study_3", "stock_recipe")]  # whatever changed between them
 METRIC, DIFFERENCES = "ciede2000", ("detailed - vague", "vague - gray", "detailed - gray")
 
@@ -31,8 +36,11 @@ def read_runs(profile):
     """The runs below a profile's reports that colorized all photos of its own run: rows of `run.csv`, {run: metrics}.
 
     The metrics are of the own run's photos; the order is that of `RUNS`, then of names. A folder that lacks one of
-    `FILES` is no run.
+    `FILES` is no run; where the own run's lacks one, it is a ValueError that says which notebook to run first.
     """
+    for name, notebook in FILES.items():
+        if not (profile.reports_dir / name).exists():
+            raise ValueError(f"the reports of run {profile.run} hold no {name}: run notebook {notebook} first")
     photos = set(read_metrics(profile.reports_dir / "metrics.csv")["image_id"])
     facts, metrics = [], {}
     for folder in sorted(path.parent for path in profile.reports_home.glob("**/run.csv")):
@@ -59,8 +67,11 @@ def prompt_series(metrics):
 
 
 def table_of_runs(facts, metrics):
-    """A row a run: what it was, and what came out: means over photos, of differences with their 95 % interval."""
-    rows = []
+    """A row a run: what it was, and what came out: means over photos, of differences with their 95 % interval.
+
+    `obeyed` is over the things that all runs steered, as many as `things measured`.
+    """
+    rows, steering = [], read_steering(facts)
     for fact in facts.itertuples():
         table = metrics[fact.run]
         row = {name: getattr(fact, name) for name in ("run", *FACTORS)}
@@ -69,12 +80,22 @@ def table_of_runs(facts, metrics):
             row["photos measured"], row[name] = len(values), values.mean()
             if name in DIFFERENCES:
                 _, row[f"{name}, low"], row[f"{name}, high"] = interval(values)
-        means = summary(table).query("merged").set_index(["system", "prompt_level"])
-        steering = pd.read_csv(fact.folder / "steering.csv")
-        row["chroma_ratio"] = means.loc[("controlnet", "detailed"), "chroma_ratio"]
-        row["obeyed"] = obedience(steering)["reached"] if len(steering) else float("nan")
+        means = summary(table[table["prompt_level"] == "detailed"]).query("merged and system == 'controlnet'")
+        row["chroma_ratio"] = means["chroma_ratio"].item()
+        row["things measured"] = steering[fact.run]["image_id"].nunique()
+        row["obeyed"] = obedience(steering[fact.run])["reached"] if len(steering[fact.run]) else float("nan")
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def read_steering(facts):
+    """{run: its `steering.csv`}, of the things that all runs have that steered any."""
+    tables = {
+        fact.run: pd.read_csv(fact.folder / "steering.csv", dtype={"image_id": str}) for fact in facts.itertuples()
+    }
+    things = [set(table["image_id"]) for table in tables.values() if len(table)]
+    shared = set.intersection(*things) if things else set()
+    return {run: table[table["image_id"].isin(shared)] for run, table in tables.items()}
 
 
 def pairs_of_runs(facts):

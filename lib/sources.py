@@ -53,7 +53,7 @@ def prepare(profile):
     """
     if profile.source == "flowers" and profile.flowers_folder and not resolve(profile.flowers_folder).is_dir():
         raise ValueError(
-            f"flowers_folder {profile.flowers_folder} is no folder: mend it, or leave it empty to ask Kaggle"
+            f"flowers_folder {profile.flowers_folder} is no folder: correct it, or leave it empty to ask Kaggle"
         )
     if profile.of_test_photos:
         prepare(profile.of_test_photos)

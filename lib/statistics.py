@@ -22,8 +22,35 @@ CONTRASTS = {  # name: what it asks
 }
 
 
+def side_by_side(metrics):
+    """The rows of those photos that every system and prompt level has, so that levels are compared on the same photos.
+
+    `seed_mean`, which needs every seed, is left out where it lacks some of these photos.
+    """
+    of_means = metrics["system"] == "seed_mean"
+    photos = complete_photos(metrics[~of_means], ["system", "prompt_level", "merged"])
+    averaged = complete_photos(metrics[of_means], ["prompt_level"])
+    return metrics[metrics["image_id"].isin(photos) & ~(of_means & (not set(photos) <= set(averaged)))]
+
+
+def with_all_seeds(metrics):
+    """The rows of those photos that have every seed under every prompt level, where seeds can be told from photos."""
+    photos = complete_photos(metrics[metrics["system"] == "controlnet"], ["prompt_level", "seed"])
+    return metrics[metrics["image_id"].isin(photos)]
+
+
+def complete_photos(rows, keys):
+    """The ids of the photos that have every combination of `keys` that occurs in the rows."""
+    found = rows.drop_duplicates(["image_id", *keys]).groupby("image_id").size()
+    return found.index[found == len(rows.drop_duplicates(keys))]
+
+
 def by_photo(metrics, metric, system, level="", merged=True):
-    """One value a photo (a Series by image_id): the metric of a system and prompt level, averaged over seeds."""
+    """One value a photo (a Series by image_id): the metric of a system and prompt level, averaged over its seeds.
+
+    Photos weigh alike in what follows, whether they have one seed or several: the photo is the unit that is sampled, and
+    weights by seeds would gain little, since most of the variance lies between photos (`reports/precision.csv`).
+    """
     rows = metrics[(metrics["system"] == system) & (metrics["prompt_level"] == level) & (metrics["merged"] == merged)]
     if rows.empty:
         raise ValueError(f"no rows for system {system!r}, prompt level {level!r}, merged {merged}")
@@ -92,8 +119,8 @@ def corrected(table):
 
 
 def effects_by_category(metrics, metric, first, second):
-    """The contrast of two (system, level) in each category of photos, largest category first."""
-    names = metrics["category"].value_counts().index
+    """The contrast of two (system, level) in each category of photos, the one with most photos first."""
+    names = metrics.drop_duplicates("image_id")["category"].value_counts().index
     parts = {name: metrics[metrics["category"] == name] for name in names}
     rows = [
         {"category": name} | contrast(by_photo(part, metric, *first), by_photo(part, metric, *second), metric)
@@ -106,9 +133,10 @@ def variance_shares(metrics, metric, levels):
     """A table `part`, `share` of a metric's variance: components of photo, prompt, their interaction, seed, and the rest.
 
     From the mean squares of the balanced table photo x seed x prompt of the merged pictures, where seeds are nested in
-    photos; an estimate below zero counts as zero.
+    photos, over the photos that have every seed under these prompts; an estimate below zero counts as zero.
     """
     rows = metrics[(metrics["system"] == "controlnet") & metrics["merged"] & metrics["prompt_level"].isin(levels)]
+    rows = with_all_seeds(rows)
     cube = rows.set_index(["image_id", "prompt_level", "seed"])[metric].unstack("seed").unstack("prompt_level")
     seeds, prompts = rows["seed"].nunique(), len(levels)
     values = cube.to_numpy().reshape(-1, seeds, prompts)
@@ -135,8 +163,36 @@ def variance_shares(metrics, metric, levels):
     return pd.DataFrame({"part": list(parts), "share": shares / shares.sum()})
 
 
+def differences_by_seed(metrics, first, second, metric="ciede2000"):
+    """The metric under one prompt level less that under another with the same noise: (photos, seeds), for all seeds."""
+    rows = with_all_seeds(metrics)
+    rows = rows[(rows["system"] == "controlnet") & rows["merged"]].set_index(["prompt_level", "image_id", "seed"])[
+        metric
+    ]
+    return (rows[first] - rows[second]).unstack("seed").to_numpy()
+
+
+def components(differences):
+    """The variance of differences (photos, seeds) between photos, at least 0, and that between a photo's seeds."""
+    within = float(differences.var(axis=1, ddof=1).mean())
+    return max(float(differences.mean(axis=1).var(ddof=1)) - within / differences.shape[1], 0.0), within
+
+
+def interval_width(between, within, photos, seeds, with_all):
+    """The width of the 95 % interval of a mean difference over photos, `with_all` of which have all seeds, others one.
+
+    `between`, `within`: `components`. Photos weigh alike.
+    """
+    variance = between + within * (with_all / seeds + photos - with_all) / photos
+    return float(2 * stats.norm.ppf(0.975) * np.sqrt(variance / photos))
+
+
 def seed_gain(metrics, metric="ciede2000"):
-    """By prompt level, the mean metric of a single sample, of the mean over seeds, and of the best seed (an oracle)."""
+    """By prompt level, the mean metric of a single sample, of the mean over seeds, and of the best seed (an oracle).
+
+    Over the photos that have every seed under every prompt.
+    """
+    metrics = with_all_seeds(metrics)
     single = metrics[(metrics["system"] == "controlnet") & metrics["merged"]].groupby(["prompt_level", "image_id"])[
         metric
     ]
@@ -191,12 +247,12 @@ def goals(summary, effects, steering):
 
 
 def summary(metrics):
-    """Means of the metrics by system, prompt level and merge: photos weigh alike whatever their seeds.
+    """Means of the metrics by system, prompt level and merge, `side_by_side`: photos weigh alike whatever their seeds.
 
     `colorfulness_difference`: mean colourfulness of the outputs less that of the photos; `colorfulness_error`: mean of
     the absolute differences (both are in use); `chroma_ratio`: mean chroma of the outputs over that of the photos.
     """
-    keys = ["system", "prompt_level", "merged"]
+    metrics, keys = side_by_side(metrics), ["system", "prompt_level", "merged"]
     names = [
         "psnr",
         "ssim",

@@ -22,7 +22,7 @@ class Hub(http.server.ThreadingHTTPServer):
 
     def __init__(self, pinned=None):
         super().__init__(("127.0.0.1", 0), Routes)
-        self.repos, self.objects, self.seen, self.pinned = {}, {}, [], pinned or {}
+        self.repos, self.objects, self.seen, self.private, self.pinned = {}, {}, [], set(), pinned or {}
         self.url = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -87,6 +87,8 @@ class Routes(http.server.BaseHTTPRequestHandler):
             f"{said.get('type', 'model')}s",
             f"{said.get('organization') or 'me'}/{said['name'].split('/')[-1]}",
         )
+        if said.get("visibility") == "private" and (kind, name) not in self.server.repos:
+            self.server.private.add((kind, name))
         self.server.repos.setdefault((kind, name), {})
         return self.answer({"url": f"{self.server.url}/{name}", "name": name, "id": name})
 
@@ -97,7 +99,8 @@ class Routes(http.server.BaseHTTPRequestHandler):
         if revision not in (None, "main", self.sha(kind, name)):
             return self.missing("RevisionNotFound")
         siblings = [{"rfilename": path, "size": len(data)} for path, data in files.items()]
-        return self.answer({"id": name, "_id": "1", "sha": self.sha(kind, name), "private": False, "disabled": False, "gated": False,
+        return self.answer({"id": name, "_id": "1", "sha": self.sha(kind, name),
+                            "private": (kind, name) in self.server.private, "disabled": False, "gated": False,
                             "tags": [], "downloads": 0, "likes": 0, "siblings": siblings})  # fmt: skip
 
     def tree(self, body, kind, name, revision, folder=""):

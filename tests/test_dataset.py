@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from lib import dataset
+from lib.color import make_conditioning_image
 from lib.profiles import get_profile, resolve
 from lib.prompts import COLOR_PATTERN, GENERIC_PROMPTS
 
@@ -108,6 +109,9 @@ def test_triples(small):
     listing = json.loads((small.dataset_dir / "prompts.json").read_text())
     stored = Image.open(small.dataset_dir / listing["test"][0]["image"])
     assert np.array_equal(np.asarray(stored), np.asarray(row["image"]))
+    gray = Image.open(small.dataset_dir / listing["test"][0]["conditioning_image"])
+    assert (gray.mode, row["conditioning_image"].mode) == ("L", "RGB")  # one channel on disk, three for who reads it
+    assert np.array_equal(np.asarray(row["conditioning_image"]), np.asarray(make_conditioning_image(stored)))
     assert listing["train"][0]["prompt"] == triples["train"][0]["prompt"]
     assert dataset.build_dataset(small)["train"]["prompt"] == triples["train"]["prompt"]
 

@@ -18,6 +18,18 @@ def test_every_requirement_is_pinned_and_installed():
         assert version(name).split("+")[0] == pinned
 
 
+def test_what_the_l4_profile_adds_leaves_the_pins_alone():
+    first, *lines = [
+        line for line in (ROOT / "requirements-l4.txt").read_text().splitlines() if line[:1] not in ("", "#")
+    ]
+    assert first == "-r requirements.txt"
+    added = dict(line.split("==") for line in lines)
+    assert set(added) == {"torch-fidelity", "torchvision"}
+    assert not set(added) & set(PINS)
+    torch_minor, torchvision_minor = (int(text.split(".")[1]) for text in (PINS["torch"], added["torchvision"]))
+    assert torchvision_minor == torch_minor + 15  # torchvision 0.(n + 15) requires torch 2.n
+
+
 def test_conda_and_pyproject_read_the_same_list():
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())
     pip = next(entry["pip"] for entry in conda["dependencies"] if isinstance(entry, dict))

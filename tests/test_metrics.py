@@ -52,8 +52,9 @@ def test_measure_of_a_gray_copy():
 
 def test_true_mean_color_is_nearer_than_gray_and_mean_color_of_others():
     tinted = np.clip(PHOTO * [1.2, 0.9, 0.5], 0, 1)
-    pictures = metrics.reference_pictures(tinted, metrics.luminance(tinted), (-20, -20), tinted)
-    errors = {system: metrics.measure(tinted, picture)["ciede2000"] for (system, _), picture in pictures.items()}
+    photo, recipes = metrics.Photo(tinted, luminance(tinted), None), metrics.reference_pictures((-20, -20), tinted)
+    pictures = {system: make(photo, *arguments) for (system, _), (make, *arguments) in recipes.items()}
+    errors = {system: metrics.measure(tinted, picture)["ciede2000"] for system, picture in pictures.items()}
     assert errors["autoencoder"] < 0.1 < errors["true_mean_color"] < errors["gray"] < errors["mean_color"]
 
 
@@ -128,3 +129,117 @@ def test_systems_that_give_ab_alone():
     table = metrics.measure_ab([row], {"right": [truth], "gray": [np.zeros_like(truth)]}).set_index("system")
     assert table.loc["right", "ciede2000"] < 1 < table.loc["gray", "ciede2000"]
     assert table["merged"].all()
+
+
+def listing(read):
+    """A row of the data set, a table of its two seeds under two prompts, and how to read their pictures."""
+    row, pictures = rows_and_pictures()
+    names = [(level, seed, f"{level}{seed}") for level in ("vague", "detailed") for seed in (0, 1)]
+    images = pd.DataFrame([
+        {"image_id": "a", "category": "c", "prompt_level": level, "prompt": "p", "seed": seed, "before": f"{name}.before",
+         "after": f"{name}.after"} for level, seed, name in names
+    ])  # fmt: skip
+    files = {f"{name}.{when}": pictures["warm" if seed else "cold"] * (0.9 if when == "before" else 1)
+             for _, seed, name in names for when in ("before", "after")}  # fmt: skip
+    return row, images, read(files)
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """The calls of `measure`, which still measures."""
+    calls, measure = [], metrics.measure
+    monkeypatch.setattr(metrics, "measure", lambda *pictures: calls.append(1) or measure(*pictures))
+    return calls
+
+
+def all_tables(row, images, read_picture, training_ab=(5, 5), **options):
+    """What notebook 05 measures, of one photo."""
+    truth = to_float(row["image"])
+    predicted = {"gan": [metrics.srgb_to_lab(truth)[..., 1:] * np.float32(0.3)]}
+    return pd.concat([
+        metrics.measure_references([row], np.array(training_ab), [truth * np.float32(0.9)], **options),
+        metrics.measure_ab([row], predicted, **options),
+        metrics.measure_images([row], images, read_picture, **options),
+        metrics.measure_seed_means([row], images, read_picture, **options),
+    ], ignore_index=True)  # fmt: skip
+
+
+def test_nothing_is_measured_twice_and_kept_numbers_are_the_same_to_the_bit(tmp_path, measured):
+    row, images, read = listing(lambda files: files.get)
+    cache = tmp_path / "new folder/measured.parquet"
+    plain = all_tables(row, images, read)
+    wanted = 6 + 1 + 8 + 2
+    assert len(measured) == len(plain) == wanted
+    first = all_tables(row, images, read, cache=cache)
+    assert len(measured) == 2 * wanted
+    again = all_tables(row, images, read, cache=cache)
+    assert len(measured) == 2 * wanted
+    for table in (first, again):
+        pd.testing.assert_frame_equal(table, plain, check_exact=True)
+    assert plain["psnr"].nunique() > 4
+    assert plain["hue_error"].isna().any()  # gray has no hue: an empty cell comes back too
+
+
+@pytest.mark.parametrize(
+    ("change", "count"),
+    [
+        (lambda row, images: images.replace({"vague0.after": "renamed"}), 2),  # the picture, and the mean with it
+        (lambda row, images: row.update(image=row["conditioning_image"]), 17),  # another photo
+    ],
+)
+def test_what_has_changed_is_measured_anew(tmp_path, measured, change, count):
+    row, images, read = listing(lambda files: {**files, "renamed": files["vague1.after"]}.get)
+    cache = tmp_path / "measured.parquet"
+    before = all_tables(row, images, read, cache=cache)
+    changed = change(row, images)
+    images, kept = (images if changed is None else changed), len(measured)
+    after = all_tables(row, images, read, cache=cache)
+    assert len(measured) - kept == count
+    assert (before["ciede2000"] != after["ciede2000"]).any()
+    pd.testing.assert_frame_equal(after, all_tables(row, images, read), check_exact=True)
+
+
+def test_only_the_references_that_depend_on_it_are_measured_anew(tmp_path, measured):
+    row, images, read = listing(lambda files: files.get)
+    cache = tmp_path / "measured.parquet"
+    all_tables(row, images, read, cache=cache)
+    kept = len(measured)
+    all_tables(row, images, read, training_ab=(-5, 5), cache=cache)  # a run with other training photos
+    assert len(measured) == kept + 1
+
+
+def test_new_code_or_a_damaged_cache_measures_all_anew(tmp_path, measured, monkeypatch):
+    row, images, read = listing(lambda files: files.get)
+    cache = tmp_path / "measured.parquet"
+    table = metrics.measure_images([row], images, read, cache=cache)
+    cache.write_bytes(cache.read_bytes()[:100])
+    pd.testing.assert_frame_equal(metrics.measure_images([row], images, read, cache=cache), table, check_exact=True)
+    assert len(measured) == 16
+    monkeypatch.setattr(metrics, "_measured_by", lambda: b"other code")
+    metrics.measure_images([row], images, read, cache=cache)
+    assert len(measured) == 24
+
+
+def test_a_stopped_measurement_keeps_what_was_saved(tmp_path, measured, monkeypatch):
+    row, images, read = listing(lambda files: files.get)
+    rows = [{**row, "image_id": name} for name in "ab"]
+    rows[1]["image"] = rows[1]["conditioning_image"]
+    images = pd.concat([images, images.assign(image_id="b", after="damaged")])
+    monkeypatch.setattr(metrics, "PHOTOS_PER_SAVE", 1)
+    with pytest.raises(TypeError):
+        metrics.measure_images(rows, images, read, cache=tmp_path / "measured.parquet")
+    done = len(measured)
+    metrics.measure_images(rows[:1], images, read, cache=tmp_path / "measured.parquet")
+    assert len(measured) == done
+
+
+def test_processes_measure_the_same(tmp_path):
+    row, images, read = listing(lambda files: files.get)
+    options = {"cache": tmp_path / "measured.parquet", "workers": 2}
+    pd.testing.assert_frame_equal(all_tables(row, images, read, **options), all_tables(row, images, read))
+
+
+def test_means_are_of_photos_with_every_seed():
+    row, images, read = listing(lambda files: files.get)
+    table = metrics.measure_seed_means([row], images.iloc[:3], read)  # one seed of the detailed prompt
+    assert list(table["prompt_level"]) == ["vague"]

@@ -12,6 +12,7 @@ from scipy.linalg import sqrtm
 from transformers import BlipConfig, BlipForConditionalGeneration, CLIPConfig, CLIPModel
 
 from lib import dataset, models, networks
+from lib.profiles import get_profile
 from lib.prompts import ladder
 
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -115,11 +116,14 @@ def test_sets_are_measured_level_by_level(clip, profile, triples, monkeypatch):
         {"image_id": name, "prompt_level": level, "prompt": "a photo", "seed": seed, "after": f"{name} {level}"}
         for name in rows["image_id"] for level in ("vague", "detailed") for seed in (0, 1)
     ])  # fmt: skip
+    first = images["image_id"].isin(rows["image_id"][:4])
+    images = pd.concat([images, images[first & (images["prompt_level"] == "vague")].assign(prompt_level="empty")])
     true = {name: networks.to_float(image) for name, image in zip(rows["image_id"], rows["image"], strict=True)}
     read = lambda file: true[file.split()[0]] * (0.5 if file.endswith("vague") else 1)  # noqa: E731
     table = networks.measure_sets(rows, images, read, replace(profile, clip=str(clip))).set_index("prompt_level")
-    assert list(table.index) == ["vague", "detailed"]
-    assert list(table["n"]) == [5, 5]
+    assert list(table.index) == ["vague", "detailed", "empty"]
+    assert list(table["n"]) == [4, 4, 4]  # the photos that all levels have, since FID falls with their number
+    assert table.loc["empty", "fid"] == table.loc["vague", "fid"]
     assert table.loc["detailed", "lpips"] == pytest.approx(0, abs=1e-6)
     assert table.loc["detailed", "fid"] < 1e-3 < table.loc["vague", "fid"]
     assert table.loc["vague", "lpips"] > 0.1
@@ -128,8 +132,48 @@ def test_sets_are_measured_level_by_level(clip, profile, triples, monkeypatch):
 def test_missing_packages_are_named_before_work_starts(profile, monkeypatch):
     monkeypatch.setattr(networks, "NEEDED", ("no_such_package",))
     networks.check(profile)
-    with pytest.raises(ValueError, match="set_metrics needs no_such_package: pip install torchvision"):
+    with pytest.raises(ValueError, match="set_metrics needs no_such_package: pip install -r requirements-l4.txt"):
         networks.check(replace(profile, set_metrics=True))
+
+
+def test_weights_that_come_as_bin_alone_load(captioner, tmp_path, profile):
+    model, tokenizer = networks.load_captioner(replace(profile, captioner=str(captioner)))
+    model.config.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    again, _ = networks.load_captioner(replace(profile, captioner=str(tmp_path)))
+    assert all((a == b).all() for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    assert networks.os.environ["DISABLE_SAFETENSORS_CONVERSION"] == "1"
+
+
+def test_networks_are_asked_for_at_their_revisions(profile, monkeypatch):
+    asked = []
+
+    def note(source, revision=None):
+        asked.append((source, revision))
+        raise OSError("no route\nto host")
+
+    for kind in (networks.AutoTokenizer, networks.CLIPModel, networks.BlipForConditionalGeneration):
+        monkeypatch.setattr(kind, "from_pretrained", note)
+    l4 = get_profile("l4")
+    for load in (networks.load_captioner, networks.load_clip):
+        with pytest.raises(OSError, match="no route"):
+            load(l4)
+    assert asked == [(l4.captioner, l4.captioner_revision), (l4.clip, l4.clip_revision)]
+    assert all(len(revision) == 40 for _, revision in asked)
+    with pytest.raises(ValueError, match=r"blip-image-captioning-base can't be had \(no route to host\): try again"):
+        networks.fetch(replace(l4, set_metrics=False))
+
+
+def test_fetch_loads_all_that_a_profile_will_ask_for(captioner, clip, profile, monkeypatch):
+    assert networks.fetch(profile) == "not needed"
+    monkeypatch.setattr(networks, "NEEDED", ())
+    loaded = []
+    monkeypatch.setattr(networks, "set_distances", loaded.append)
+    monkeypatch.setattr(networks, "make_lpips", lambda: loaded.append("lpips"))
+    said = networks.fetch(replace(profile, captioner=str(captioner), clip=str(clip), set_metrics=True))
+    assert said == f"{captioner}, {clip}, Inception, AlexNet"
+    assert loaded == [2, "lpips"]
 
 
 @pytest.mark.network
@@ -137,7 +181,9 @@ def test_the_real_networks(profile, triples):
     """Inception, AlexNet, CLIP and BLIP from their servers: run with `-m network` on the l4 machine."""
     assert all(importlib.util.find_spec(name) for name in networks.NEEDED)
     rows = triples["test"].select(range(4))
-    large = replace(profile, set_metrics=True, captioner="Salesforce/blip-image-captioning-base")
+    l4 = get_profile("l4")
+    names = ("captioner", "captioner_revision", "clip", "clip_revision", "set_metrics")
+    large = replace(profile, **{name: getattr(l4, name) for name in names})
     assert len(networks.prompts_of(large, rows)["auto_caption"]) == 4
     images = pd.DataFrame({"image_id": rows["image_id"], "prompt_level": "vague", "prompt": "a photo", "seed": 0,
                            "after": rows["image_id"]})  # fmt: skip

@@ -86,12 +86,42 @@ def test_effects_are_paired_and_signed_second_less_first(tmp_path):
     assert table.loc["sd15_high_rate", "detailed"] < table.loc["study_1", "detailed"]
 
 
+def test_runs_are_compared_on_the_same_photos_and_things(tmp_path):
+    profile = get_profile("l4", run="study_1", reports=str(tmp_path))
+    for name, things in (("study_1", "abc"), ("sd15_high_rate", "ab")):
+        write_run(profile.reports_home, name, 0.0)
+        folder = profile.reports_home / name
+        table = pd.read_csv(folder / "metrics.csv")
+        table["chroma"] = np.where(table["image_id"].isin(list("abc")), 1.0, 2.0)
+        empty = table[(table["prompt_level"] == "vague") & table["image_id"].isin(list(things))]
+        pd.concat([table, empty.assign(prompt_level="empty")]).to_csv(folder / "metrics.csv", index=False)
+        steering = pd.DataFrame({"image_id": list(things), "word": "red", "named": "red", "allowed": True})
+        steering.assign(reached=steering["image_id"] == "a").to_csv(folder / "steering.csv", index=False)
+    table = runs.table_of_runs(*runs.read_runs(profile)).set_index("run")
+    assert list(table["photos measured"]) == [10, 10]
+    assert list(table["chroma_ratio"]) == [1.7, 1.7]  # whatever photos the empty prompt has
+    assert list(table["things measured"]) == [2, 2]
+    assert list(table["obeyed"]) == [0.5, 0.5]
+
+
 def test_one_run_is_compared_with_nothing(tmp_path):
     profile = get_profile("l4", run="study_1", reports=str(tmp_path))
     write_run(profile.reports_home, "study_1", 0.0)
     facts, metrics = runs.read_runs(profile)
     assert len(facts) == len(metrics) == 1
     assert runs.effects_of_factors(facts, metrics).empty
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [("run.csv", "03_train_controlnet"), ("strip.jpg", "04_colorize_photos"), ("steering.csv", "05_evaluate")],
+)
+def test_reports_of_the_own_run_that_lack_a_file_say_what_to_run_first(tmp_path, name, first):
+    profile = get_profile("l4", run="study_1", reports=str(tmp_path))
+    write_run(profile.reports_home, "study_1", 0.0)
+    (profile.reports_dir / name).unlink()
+    with pytest.raises(ValueError, match=f"run study_1 hold no {name}: run notebook {first} first"):
+        runs.read_runs(profile)
 
 
 def test_any_other_setting_is_a_factor_too():

@@ -214,7 +214,7 @@ def test_flowers_of_a_folder(tmp_path):
 
 def test_flowers_of_no_folder_are_said_before_anything_comes(tmp_path):
     profile = get_profile("l4", run="study_1", flowers_folder="no/flowers", photos=str(tmp_path / "photos"))
-    with pytest.raises(ValueError, match="flowers_folder no/flowers is no folder: mend it"):
+    with pytest.raises(ValueError, match="flowers_folder no/flowers is no folder: correct it"):
         sources.prepare(profile)
     assert not (tmp_path / "photos").exists()
 

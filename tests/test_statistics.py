@@ -137,3 +137,82 @@ def test_effects_by_category():
     effects = statistics.effects_by_category(metrics, "ciede2000", ("m", "detailed"), ("m", "vague"))
     assert list(effects["category"]) == ["many", "few"]
     assert list(effects["mean"]) == [-2, 0]
+
+
+def unbalanced(error=lambda level, photo, seed: 10.0):
+    """Six photos under vague and detailed, the first four also under empty, the first two with three seeds; and gray."""
+    values = {
+        ("controlnet", level, f"p{k}", seed): error(level, k, seed)
+        for k in range(6) for level in ("empty", "vague", "detailed") for seed in range(3)
+        if (k < 4 or level != "empty") and (k < 2 or seed == 0)
+    }  # fmt: skip
+    values |= {("gray", "", f"p{k}", 0): 12.0 + k for k in range(6)}
+    means = {("seed_mean", level, f"p{k}", 0): 9.0 for k in range(2) for level in ("empty", "vague", "detailed")}
+    metrics = table(values | means).assign(chroma=8.0, true_chroma=10.0, colorfulness=1.0, true_colorfulness=1.0)
+    return metrics.assign(**dict.fromkeys(("ssim_luma", "ab_error", "hue_error", "hue_share"), 1.0))
+
+
+def test_contrasts_use_every_photo_that_both_have_and_its_seeds():
+    metrics = unbalanced(lambda level, k, seed: 10 - (level == "detailed") * (1 + k + (k < 2) * (seed - 1)))
+    pairs = {"d - v": (("controlnet", "detailed"), ("controlnet", "vague")),
+             "v - e": (("controlnet", "vague"), ("controlnet", "empty"))}  # fmt: skip
+    effects = statistics.contrasts(metrics, pairs).set_index(["contrast", "metric"])
+    assert effects.loc[("d - v", "ciede2000"), ["n", "mean"]].tolist() == [6, -np.mean([1, 2, 3, 4, 5, 6])]
+    assert effects.loc[("v - e", "ciede2000"), "n"] == 4
+
+
+def test_levels_are_set_side_by_side_on_the_photos_that_all_have():
+    metrics = unbalanced(lambda level, k, seed: 10.0 + 100 * (k > 3))
+    shared = statistics.side_by_side(metrics)
+    assert set(shared["image_id"]) == {"p0", "p1", "p2", "p3"}
+    assert set(shared["system"]) == {"controlnet", "gray"}  # the means are of two photos only
+    summary = statistics.summary(metrics).set_index(["system", "prompt_level"])["ciede2000"]
+    assert summary["controlnet", "vague"] == summary["controlnet", "empty"] == 10
+    assert summary["gray", ""] == 13.5
+    balanced = metrics[metrics["image_id"].isin(["p0", "p1"])]
+    pd.testing.assert_frame_equal(statistics.side_by_side(balanced), balanced)
+
+
+def test_seeds_are_compared_on_the_photos_that_have_all():
+    metrics = unbalanced(lambda level, k, seed: 10.0 + seed + 100 * (k > 1))
+    gain = statistics.seed_gain(metrics).set_index("prompt_level")
+    assert gain.loc["vague"].tolist() == [11, 9, 10, 0.8, 0.8]
+    assert statistics.with_all_seeds(metrics)["image_id"].nunique() == 2
+    levels = ["empty", "vague", "detailed"]
+    pd.testing.assert_frame_equal(
+        statistics.variance_shares(metrics, "ciede2000", levels),
+        statistics.variance_shares(metrics[metrics["image_id"].isin(["p0", "p1"])], "ciede2000", levels),
+    )
+
+
+def test_the_largest_category_is_that_of_most_photos():
+    metrics = unbalanced().assign(category=lambda t: np.where(t["image_id"].isin(["p0", "p1"]), "seeds", "photos"))
+    effects = statistics.effects_by_category(metrics, "ciede2000", ("controlnet", "detailed"), ("controlnet", "vague"))
+    assert dict(zip(effects["category"], effects["n"], strict=True)) == {"photos": 4, "seeds": 2}
+    assert list(effects["category"]) == ["photos", "seeds"]
+
+
+def seeds_around_photos(between, within, photos=4000):
+    """Differences by photo and seed with these standard deviations around -2."""
+    rng = np.random.default_rng(0)
+    return -2 + rng.normal(0, between, (photos, 1)) + rng.normal(0, within, (photos, 2))
+
+
+def test_components_of_a_difference_are_found_again():
+    assert statistics.components(seeds_around_photos(3, 2)) == pytest.approx((9, 4), rel=0.05)
+    assert statistics.components(seeds_around_photos(0, 2))[0] < 0.1
+    assert statistics.components(np.array([[1.0, 3.0], [3.0, 1.0]])) == (0.0, 2.0)  # never below zero
+
+
+def test_width_of_an_interval_by_hand():
+    assert statistics.interval_width(9, 4, 100, 1, 0) == pytest.approx(2 * 1.96 * np.sqrt(13 / 100), rel=1e-4)
+    assert statistics.interval_width(9, 3, 100, 3, 100) == pytest.approx(2 * 1.96 * np.sqrt(10 / 100), rel=1e-4)
+    # 40 photos of variance 10 and 60 of variance 12, which weigh alike
+    mixed = statistics.interval_width(9, 3, 100, 3, 40)
+    assert mixed == pytest.approx(2 * 1.96 * np.sqrt((40 * 10 + 60 * 12) / 100**2), rel=1e-4)
+
+
+def test_differences_by_seed_keep_the_noise_together():
+    metrics = unbalanced(lambda level, k, seed: 10 + 5 * seed - (level == "detailed") * (k + 0.1 * seed))
+    found = statistics.differences_by_seed(metrics, "detailed", "vague")
+    np.testing.assert_allclose(found, [[0, -0.1, -0.2], [-1, -1.1, -1.2]], atol=1e-9)

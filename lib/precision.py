@@ -1,0 +1,115 @@
+"""How many photos and seeds the interval of detailed - vague needs: `make precision` writes `reports/precision.csv`.
+
+A photo's difference in CIEDE2000 varies between photos, and around each photo's own with the seed. Pictures of the pocket
+model tell how much of both there is; from that follows how wide the 95 % interval of a plan would be.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from datasets import concatenate_datasets
+from skimage.color import deltaE_ciede2000
+from tqdm import tqdm
+
+from lib import ROOT
+from lib.color import srgb_to_lab, to_float
+from lib.colorize import merge, sample, seed_of
+from lib.dataset import build_dataset, pick_across_categories
+from lib.models import add_controlnet, load_base, load_controlnet
+from lib.profiles import get_profile
+from lib.prompts import prompts_at
+from lib.report import markdown_table, write_text
+from lib.statistics import components, interval, interval_width
+
+TEST_PHOTOS, SEEDS = 20, 2  # that are sampled, beside the validation photos
+SAMPLING = {  # as the pocket model samples, and with several steps and guidance, as Stable Diffusion does
+    "1 step": {"num_inference_steps": 1, "guidance_scale": 1.0},
+    "10 steps, guidance 2": {"num_inference_steps": 10, "guidance_scale": 2.0},
+}
+OLD_PLAN = (500, 3, 500)  # photos, seeds, and how many photos have every seed; the others have one
+PLANS = (OLD_PLAN, (500, 1, 0), (600, 1, 0), (600, 3, 60), (650, 1, 0), (650, 3, 60), (700, 3, 60), (800, 3, 60))
+STUDIES, RESAMPLES = 400, 1000  # of the simulation
+
+
+def sample_differences(pipeline, rows, profile):
+    """CIEDE2000 after the merge, detailed - vague under the same noise: (photos, seeds)."""
+    truths, gray = [srgb_to_lab(to_float(image)) for image in rows["image"]], list(rows["conditioning_image"])
+    errors = {"vague": [], "detailed": []}
+    for level, by_seed in errors.items():
+        for seed in range(profile.n_seeds):
+            noise = [seed_of(name, seed) for name in rows["image_id"]]
+            pictures = merge(gray, sample(pipeline, gray, prompts_at(level, rows), noise, profile))
+            labs = [srgb_to_lab(picture) for picture in pictures]
+            by_seed.append([deltaE_ciede2000(*pair).mean() for pair in zip(truths, labs, strict=True)])
+    return (np.array(errors["detailed"]) - np.array(errors["vague"])).T
+
+
+def draw_study(rng, plan, effects, noise):
+    """A study's differences by photo: photos' own effects and seeds' noise, drawn from those that were seen."""
+    photos, seeds, with_all = plan
+    own = rng.choice(effects, photos)
+    luck = rng.choice(noise, (photos, seeds))
+    return own + np.where(np.arange(photos) < with_all, luck.mean(axis=1), luck[:, 0])
+
+
+def simulate(plan, differences, studies=STUDIES):
+    """`simulated width` and `coverage` of `statistics.interval` over studies that are drawn with the components' variances."""
+    between, within = components(differences)
+    effects, noise = differences.mean(axis=1), (differences - differences.mean(axis=1, keepdims=True)).ravel()
+    effects = effects.mean() + (effects - effects.mean()) * np.sqrt(between) / effects.std()
+    noise = noise * np.sqrt(within) / noise.std()
+    rng, ends = np.random.default_rng(0), []
+    for study in tqdm(range(studies), desc=f"{plan}", leave=False):
+        values = draw_study(rng, plan, effects, noise)
+        ends.append(interval(values, n_resamples=RESAMPLES, seed=study)[1:])
+    low, high = np.array(ends).T
+    covered = (low <= effects.mean()) & (effects.mean() <= high)
+    return {"simulated width": (high - low).mean(), "coverage": covered.mean()}
+
+
+def table_of_plans(sampling, differences, studies=STUDIES):
+    """A row for each of `PLANS`: pictures under two prompts, width of the interval, and that over the old plan's."""
+    between, within = components(differences)
+    old = interval_width(between, within, *OLD_PLAN)
+    return pd.DataFrame([
+        {"sampling": sampling, "between photos": between, "between seeds": within, "photos": plan[0], "seeds": plan[1],
+         "with every seed": plan[2], "pictures": 2 * (plan[0] + plan[2] * (plan[1] - 1)),
+         "width": (wide := interval_width(between, within, *plan)), "of the old": wide / old, **simulate(plan, differences, studies)}
+        for plan in PLANS
+    ])  # fmt: skip
+
+
+def photos_needed(differences, seeds=3, with_all=60):
+    """The smallest number of photos, some of them with every seed, whose interval is no wider than the old plan's."""
+    parts = components(differences)
+    old, counts = interval_width(*parts, *OLD_PLAN), range(with_all, 10 * OLD_PLAN[0])
+    return next(n for n in counts if interval_width(*parts, n, seeds, with_all) <= old)
+
+
+def main():
+    """The command behind `make precision`."""
+    argparse.ArgumentParser(prog="python -m lib.precision", description=__doc__.splitlines()[0]).parse_args()
+    profile = get_profile("pocket", n_seeds=SEEDS)
+    try:
+        triples, base = build_dataset(profile), load_base(profile)
+        rows = concatenate_datasets([triples["validation"], pick_across_categories(triples["test"], TEST_PHOTOS)])
+        pipeline = add_controlnet(base, load_controlnet(profile.initial_controlnet, base.unet))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    tables = []
+    for name, fields in SAMPLING.items():
+        differences = sample_differences(pipeline, rows, replace(profile, **fields))
+        tables.append(table_of_plans(name, differences))
+        print(
+            f"{name}: {photos_needed(differences)} photos, 60 of them with three seeds, are as good as {OLD_PLAN[0]} with three"
+        )
+    table = pd.concat(tables)
+    write_text(table.to_csv(index=False, float_format="%.4g"), ROOT / "reports/precision.csv")
+    print(markdown_table(table.round(3)))
+
+
+if __name__ == "__main__":
+    main()

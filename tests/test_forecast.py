@@ -1,0 +1,158 @@
+"""The forecast: counted at the true shapes, timed by the same code at small ones, and its arithmetic."""
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+
+from lib import forecast
+from lib.profiles import get_profile, profiles_to_run
+
+PUBLISHED = {"SD 2.1-base": (865.9, 364.2, 83.7), "SD 1.5": (859.5, 361.3, 83.7)}  # M parameters
+TINY_VAE = {**forecast.VAE, "block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4, "layers_per_block": 1}
+TINY_UNET = {
+    "block_out_channels": (16, 16, 16, 16),
+    "cross_attention_dim": 8,
+    "attention_head_dim": 2,
+    "norm_num_groups": 4,
+}
+
+
+@pytest.fixture(params=list(PUBLISHED))
+def shape(request):
+    return request.param
+
+
+def test_shapes_have_the_published_parameters(shape):
+    unet, vae, controlnet = forecast.make_networks(shape, torch.device("meta"), torch.float32)
+    counts = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (unet, controlnet, vae)]
+    assert tuple(round(count, 1) for count in counts) == PUBLISHED[shape]
+
+
+def test_counted_work_is_that_of_the_literature(shape):
+    counted = forecast.count_works(shape, get_profile("l4"))
+    assert counted["encode"] == pytest.approx(1.12, abs=0.01)
+    assert counted["plain"] == pytest.approx(0.80 + 0.28, abs=0.01)  # UNet, ControlNet
+    assert counted["guided"] == pytest.approx(2 * counted["plain"])
+    assert counted["train"] == pytest.approx(2.27, abs=0.01)
+    assert counted["decode"] == pytest.approx(2.51, abs=0.01)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_work_is_timed_with_the_true_classes(monkeypatch, precision):
+    monkeypatch.setitem(forecast.SHAPES, "SD 2.1-base", (TINY_UNET, TINY_VAE))
+    profile = get_profile("l4", resolution=64, train_batch_size=2, sample_batch_size=2, mixed_precision=precision)
+    seconds = forecast.time_works("SD 2.1-base", profile, torch.device("cpu"))
+    assert set(seconds) == set(forecast.WORKS)
+    assert all(0 < value < 10 for value in seconds.values())
+
+
+def test_a_loss_that_is_not_finite_stops(monkeypatch):
+    monkeypatch.setitem(forecast.SHAPES, "SD 1.5", (TINY_UNET, TINY_VAE))
+    profile = get_profile("l4", resolution=64)
+    unet, vae, controlnet = forecast.make_networks("SD 1.5", torch.device("cpu"), torch.float32)
+    unet.conv_out.bias.fill_(math.nan)
+    with pytest.raises(ValueError, match="the loss of a training step with random weights is nan"):
+        forecast.works_of((unet, vae, controlnet), profile)["train"][0](1)
+
+
+def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
+    tried = []
+
+    def work(n):
+        tried.append(n)
+        if n > 3:
+            raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    forecast.time_work(work, 8, torch.device("cpu"), warm_up=0, repeats=1)
+    assert tried == [8, 4, 2]
+    with pytest.raises(ValueError, match="one sample does not fit"):
+        forecast.time_work(lambda n: work(9), 2, torch.device("cpu"))
+
+
+def test_pictures_planned():
+    fields = {"n_images": 650, "n_images_other": 200, "n_images_all_seeds": 60, "n_steered": 100, "n_seeds": 3}
+    planned = forecast.pictures_planned(get_profile("l4", **fields), 5000)
+    assert (planned["vague"], planned["detailed"], planned["empty"]) == (650 + 2 * 60, 770, 200 + 2 * 60)
+    assert planned["steering"] == 100 * 8
+    assert len(planned) == 8 + 1  # with the captioner's two levels
+    other = get_profile("l4", run="study_1", **fields | {"n_seeds": 1, "n_images_other": 150})
+    assert forecast.pictures_planned(other, 5000) == {
+        "empty": 150, "vague": 650, "detailed": 650, "wrong_color": 150, "steering": 800,
+    }  # fmt: skip
+    few = forecast.pictures_planned(get_profile("pocket", n_seeds=2), 10)
+    assert few["vague"] == few["gray_caption"] == 20  # 0: all photos, all seeds
+    assert few["steering"] == 80
+    assert "auto_caption" not in few
+    assert "gray_caption" not in forecast.pictures_planned(get_profile("l4", captioner=""), 10)
+
+
+def test_sampling_guides_the_first_steps_only():
+    assert forecast.sampling(10, 20, 7.5, 0.5) == {"plain": 100, "guided": 100, "decode": 10}
+    assert forecast.sampling(10, 5, 7.5, 0.5) == {"plain": 20, "guided": 30, "decode": 10}
+    assert forecast.sampling(10, 20, 1.0, 0.5) == {"plain": 200, "guided": 0, "decode": 10}
+
+
+def test_a_plan_counts_each_download_and_latent_once():
+    names = [part.name for part in forecast.plan(profiles_to_run("l4"))]
+    assert len(names) == len(set(names))
+    assert [name for name in names if name.startswith("latents")] == [
+        "latents of flowers, SD 1.5", "latents of flowers, SD 2.1-base", "latents of coco, SD 2.1-base",
+    ]  # fmt: skip
+    training = {part.name: part.works.get("train") for part in forecast.plan(profiles_to_run("l4"))}
+    assert training["study_3: training"] == 3 * 50_000
+    assert training["study_1: training"] == pytest.approx(10 * forecast.FLOWERS_TRAINED, rel=1e-3)
+
+
+def test_a_controlnet_of_somebody_else_is_not_trained():
+    parts = forecast.plan([get_profile("l4", controlnet="me/net")])
+    assert not [part for part in parts if "training" in part.name or "latents" in part.name]
+
+
+def test_hours_follow_from_costs_and_rates():
+    costs = {"SD 1.5": dict.fromkeys(forecast.WORKS, 1.0)}
+    parts = [
+        forecast.Part("a", "runs", 2.0, "SD 1.5", {"train": 3600, "decode": 3600}),
+        forecast.Part("b", "runs", 1.0, prepared=7200, download=30e6 * 3600),
+        forecast.Part("c", "runs", 1.0, "", {"train": 3600}),  # of an unknown shape
+    ]
+    processor = {"prepared": 1.0, "measured": 1.0}
+    timed = forecast.forecast(parts, costs, processor, (1,), 4)
+    assert list(timed["hours"]) == pytest.approx([2.0, 0.5 + 1, 0.0, 3.5])
+    assert list(timed["GB"]) == [2.0, 1.0, 1.0, 4.0]
+    counted = forecast.forecast(parts, costs, processor, forecast.RATES, 4)
+    assert list(counted["TFLOP"]) == [7200, 0, 0, 7200]
+    assert counted["hours at 25"][0] == pytest.approx(2 / 25)
+    assert forecast.with_dollars(timed, 0.5)["dollars"].iloc[-1] == pytest.approx(1.75)
+    assert list(forecast.with_dollars(counted, 0.3)).index("dollars at 25") == list(counted).index("hours at 25") + 1
+
+
+def test_the_saved_forecast_fills_the_guide(tmp_path, monkeypatch):
+    guide = tmp_path / "L4.md"
+    guide.write_text(f"before\n\n{forecast.MARKS[0]}\n\nold\n\n{forecast.MARKS[1]}\n\nafter\n")
+    monkeypatch.setattr(forecast, "GUIDE", guide)
+    monkeypatch.setattr(forecast, "ROOT", tmp_path)
+    costs = {name: dict.fromkeys(forecast.WORKS, 1.0) for name in PUBLISHED}
+    monkeypatch.setattr(forecast, "cost_of", lambda *_: (costs, forecast.RATES))
+    monkeypatch.setattr(forecast, "time_processor", lambda size: {"prepared": 0.1, "measured": 0.1})
+    said = forecast.report("l4", {}, 0.3, keep=True)
+    text = guide.read_text()
+    assert text.startswith("before")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    table = pd.read_csv(tmp_path / "reports/forecast.csv").set_index("part")
+    totals = table.loc["total"].set_index("plan")["hours at 25"]
+    assert totals["this plan, fewest steps"] < totals["this plan, most steps"] < totals["earlier plan"]
+    assert table["machine"].nunique() == 1
+    assert f"{totals['this plan, most steps']:.2f}"[:-1] in said
+    assert "study_3: training" in text
+
+
+def test_the_guide_holds_the_forecast_that_is_kept():
+    text = forecast.GUIDE.read_text()
+    kept = pd.read_csv(forecast.ROOT / "reports/forecast.csv")
+    assert all(mark in text for mark in forecast.MARKS)
+    for row in kept[kept["part"] == "total"].to_dict("records"):
+        assert f"| {row['plan']} | {row['TFLOP']} |" in text

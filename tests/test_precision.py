@@ -1,0 +1,48 @@
+"""Plans of photos and seeds: what their intervals would be, by closed form and by simulation."""
+
+import numpy as np
+import pytest
+
+from lib import precision
+from lib.statistics import components, interval_width
+
+
+def differences(between, within, photos=4000, seeds=2):
+    """Differences by photo and seed with these standard deviations around -2."""
+    rng = np.random.default_rng(0)
+    return -2 + rng.normal(0, between, (photos, 1)) + rng.normal(0, within, (photos, seeds))
+
+
+@pytest.mark.parametrize("plan", [(120, 1, 0), (120, 3, 120), (150, 3, 30)])
+def test_the_bootstrap_has_that_width_and_covers(plan):
+    seen = differences(2, 2, photos=300)
+    simulated = precision.simulate(plan, seen, studies=120)
+    assert simulated["simulated width"] == pytest.approx(interval_width(*components(seen), *plan), rel=0.04)
+    assert 0.89 <= simulated["coverage"] <= 0.99
+
+
+def test_seeds_count_only_as_far_as_they_matter():
+    quiet, loud = differences(3, 0.1), differences(1, 3)
+    assert precision.photos_needed(quiet) == precision.OLD_PLAN[0] + 1
+    needed = precision.photos_needed(loud)
+    widths = [interval_width(*components(loud), n, 3, 60) for n in (needed - 1, needed)]
+    assert widths[0] > interval_width(*components(loud), *precision.OLD_PLAN) >= widths[1]
+    assert needed > 1000
+
+
+def test_the_table_says_what_a_plan_costs():
+    table = precision.table_of_plans("1 step", differences(3, 1, photos=100), studies=3)
+    rows = table.set_index(["photos", "seeds"])
+    assert rows.loc[(500, 3), "pictures"] == 3000
+    assert rows.loc[(500, 3), "of the old"] == 1
+    assert rows.loc[(650, 3), "pictures"] == 2 * (650 + 2 * 60)
+    assert rows.loc[(650, 1), "pictures"] == 1300
+
+
+def test_differences_are_detailed_less_vague_under_the_same_noise(pipeline, triples, profile, monkeypatch):
+    rows = triples["test"].select(range(3))
+    found = precision.sample_differences(pipeline, rows, profile)
+    assert found.shape == (3, profile.n_seeds)
+    assert np.abs(found).max() > 0
+    monkeypatch.setattr(precision, "prompts_at", lambda level, rows: ["the same"] * len(rows))
+    assert (precision.sample_differences(pipeline, rows, profile) == 0).all()
