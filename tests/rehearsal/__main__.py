@@ -17,7 +17,6 @@ import pandas as pd
 import psutil
 
 from lib import ROOT
-from lib.colorize import read_images
 from lib.profiles import get_profile, profiles_to_run
 from tests.hub_stand_in import TOKEN, Hub
 from tests.rehearsal import peers, photos, repositories, servers
@@ -197,8 +196,9 @@ def same_bytes(first, second):
 def check_pictures(whole, resumed):
     """All pictures of a resumed run are those of the run that was never killed, to the bit."""
     for name in ("images", "steering"):
+        listings = [pd.read_csv(profile.run_dir / name / "images.csv") for profile in (whole, resumed)]
         key = ["image_id", "prompt_level", "seed", "prompt"]
-        tables = [read_images(profile, name).set_index(key)[["before", "after"]] for profile in (whole, resumed)]
+        tables = [listing.set_index(key)[["before", "after"]] for listing in listings]
         assert len(tables[0]), f"no picture in {name}"
         assert tables[0].index.equals(tables[1].index), f"{name}: not the same pictures were made"
         for files in zip(*(table.to_numpy().ravel() for table in tables), strict=True):
@@ -211,14 +211,10 @@ def make_study(stand_ins, place):
         place.notebooks("-p", "runs", ",".join(RUNS))
         check_downloads(stand_ins, place)
         check_reports(place)
-    with stage(f"notebooks 04 and 05 of {' and '.join(FINISHED)}"):
-        place.notebooks("-p", "runs", ",".join(FINISHED), "--only", "04", "05")
-    with stage("what was asked of the Hub, and published"):
-        check_hub(stand_ins, place)
 
 
 def make_study_with_kills(place):
-    """The last run up to its measurements, killed in 03 and in 04; and CLIP."""
+    """The last run up to its measurements, killed in 03 and in 04; then the runs that need only its ControlNet, or none."""
     run, profile = ("-p", "run", RUNS[-1], "--only"), place.profile(RUNS[-1])
     pictures = lambda: len(list(profile.run_dir.rglob("*.png")))  # noqa: E731
     with stage("CLIP from the Hub, and its score"):
@@ -232,6 +228,8 @@ def make_study_with_kills(place):
         place.notebooks(*run, "04", kill_when=lambda: pictures() >= before + 20)
     with stage("elsewhere, 04 resumed, and 05"):
         place.notebooks(*run, "04", "05")
+    with stage(f"04 and 05 of {' and '.join(FINISHED)}"):
+        place.notebooks("-p", "runs", ",".join(FINISHED), "--only", "04", "05")
 
 
 def rehearse(folder):
@@ -246,6 +244,8 @@ def rehearse(folder):
                 part.result()
         finally:
             stopped.set()
+    with stage("what was asked of the Hub, and published"):
+        check_hub(stand_ins, here)
     whole, resumed = (place.profile(RUNS[-1]) for place in (here, elsewhere))
     with stage("the same weights, pictures and measurements after the kills"):
         weights = "diffusion_pytorch_model.safetensors"
