@@ -86,7 +86,8 @@ def test_a_run_finds_the_controlnet_that_it_takes():
     assert trained.controlnet_source == trained.controlnet_dir == taken.controlnet_source
     assert taken.run_dir != trained.run_dir
     assert peer.controlnet_source == "nickpai/sdxl_light_custom_caption_output"
-    assert (peer.source, peer.n_images) == (trained.source, trained.n_images)  # the same photos
+    assert (peer.source, peer.photos) == (trained.source, trained.photos)
+    assert 0 < peer.n_images <= trained.n_images  # the first of the same photos
 
 
 def test_own_run_reports_at_home_and_others_below():
