@@ -6,8 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionControlNetPipeline, UNet2DConditionModel
 
 from lib import batches, bench_training, models
+from lib.profiles import get_profile
 
 
 @pytest.fixture
@@ -67,3 +69,31 @@ def test_a_row_gives_medians_and_the_spread_of_the_pairs():
     row = bench_training.make_row("x", [(1, 2), (3, 4), (2, 8)], "s")
     assert [row[key] for key in ("ours", "reference", "ratio", "lowest", "highest")] == [2, 4, 0.5, 0.25, 0.75]
     assert np.isclose(row["lowest"], 2 / 8)
+
+
+def small_pipeline(name, device, dtype):
+    """A pipeline of `lib.full_size.make_pipeline`'s kind with narrow networks."""
+    four = {"block_out_channels": (32, 32, 64, 64), "norm_num_groups": 8}
+    unet = UNet2DConditionModel(sample_size=8, cross_attention_dim=64, attention_head_dim=4, **four).requires_grad_(
+        False
+    )
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    parts = {"unet": unet, "vae": AutoencoderKL(**four, **kinds).requires_grad_(False), "scheduler": DDIMScheduler()}
+    nothing = dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
+    controlnet = models.make_controlnet(unet, 8)
+    return StableDiffusionControlNetPipeline(**parts, **nothing, controlnet=controlnet, requires_safety_checker=False)
+
+
+def test_the_full_size_start_trains_both_ways_in_small(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_training, "make_pipeline", small_pipeline)
+    narrow = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    monkeypatch.setattr(bench_training, "SD21_TEXT_ENCODER", narrow)
+    monkeypatch.setattr(
+        bench_training, "get_profile", lambda name, **fields: get_profile(name, resolution=64, **fields)
+    )
+    seconds, batch, difference = bench_training.prepare("sd21", tmp_path)
+    assert seconds > 0
+    assert batch == (4 if torch.cuda.is_available() else 1)
+    assert difference < (1e-2 if torch.cuda.is_available() else 1e-6)
+    for way in bench_training.WAYS:
+        assert min(bench_training.measure("sd21", way, 1, tmp_path)) > 0
