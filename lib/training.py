@@ -167,6 +167,9 @@ def loss_of_controlnet(base, cache, profile, controlnet):
         base.unet.enable_gradient_checkpointing()
         controlnet.enable_gradient_checkpointing()
         controlnet.controlnet_cond_embedding.__class__ = SparingEmbedding  # which diffusers leaves out
+    if profile.channels_last:
+        base.unet.to(memory_format=torch.channels_last)
+        controlnet.to(memory_format=torch.channels_last)
     if profile.torch_compile:
         compile_networks((base.unet, controlnet))
 

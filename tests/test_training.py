@@ -301,6 +301,16 @@ def test_gradient_checkpointing_gives_the_same_weights(base, triples, profile, t
     compare_weights(plain.state_dict(), sparing.state_dict())
 
 
+def test_the_memory_layout_changes_no_more_than_the_last_digits(base, triples, profile, tmp_path):
+    plain = run(base, triples, profile, tmp_path / "plain")
+    other = run(copy.deepcopy(base), triples, replace(profile, channels_last=True), tmp_path / "other")
+    compare_weights(plain.state_dict(), other.state_dict())
+    kernel = other.down_blocks[0].resnets[0].conv1.weight
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
+    saved = load_file(tmp_path / "other/controlnet/diffusion_pytorch_model.safetensors")
+    assert torch.equal(saved["down_blocks.0.resnets.0.conv1.weight"], kernel)
+
+
 def test_the_sparing_embedding_gives_the_same_gradient_and_is_copied_whole(base):
     torch.manual_seed(2)
     plain = models.make_controlnet(base.unet, base.vae_scale_factor).controlnet_cond_embedding.train()
