@@ -6,9 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionControlNetPipeline, UNet2DConditionModel
 
-from lib import batches, bench_training, models
+from lib import batches, bench_training, forecast, models
 from lib.profiles import get_profile
 
 
@@ -71,21 +70,11 @@ def test_a_row_gives_medians_and_the_spread_of_the_pairs():
     assert np.isclose(row["lowest"], 2 / 8)
 
 
-def small_pipeline(name, device, dtype):
-    """A pipeline of `lib.full_size.make_pipeline`'s kind with narrow networks."""
-    four = {"block_out_channels": (32, 32, 64, 64), "norm_num_groups": 8}
-    unet = UNet2DConditionModel(sample_size=8, cross_attention_dim=64, attention_head_dim=4, **four).requires_grad_(
-        False
-    )
-    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
-    parts = {"unet": unet, "vae": AutoencoderKL(**four, **kinds).requires_grad_(False), "scheduler": DDIMScheduler()}
-    nothing = dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
-    controlnet = models.make_controlnet(unet, 8)
-    return StableDiffusionControlNetPipeline(**parts, **nothing, controlnet=controlnet, requires_safety_checker=False)
-
-
 def test_the_full_size_start_trains_both_ways_in_small(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench_training, "make_pipeline", small_pipeline)
+    small = {"block_out_channels": (32, 32, 64, 64), "norm_num_groups": 8}
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    shape = ({**small, "cross_attention_dim": 64, "attention_head_dim": 4}, {**small, **kinds})
+    monkeypatch.setitem(forecast.SHAPES, "SD 2.1-base", shape)
     narrow = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
     monkeypatch.setattr(bench_training, "SD21_TEXT_ENCODER", narrow)
     monkeypatch.setattr(
