@@ -235,7 +235,7 @@ def embed_once(embedding):
             last.update(conditioning=conditioning, output=forward(conditioning))
         return last["output"]
 
-    embedding.forward = embed
+    embedding.forward = torch.compiler.disable(embed)  # compiled, it would be compiled anew for every picture
 
 
 def describe(base):

@@ -88,7 +88,7 @@ class Profile:
     ema_decay: float = 0.0  # 0: off
     gradient_accumulation_steps: int = 1  # shares of a batch that go through one after another
     gradient_checkpointing: bool = False  # less memory for a third more time
-    torch_compile: bool = False
+    torch_compile: bool = False  # of ControlNet and UNet, in training and sampling; goes on without where it fails
     optimizer: str = "adamw"  # or "adamw8bit", which needs bitsandbytes and a GPU
     mixed_precision: str = "no"  # "no", or "bf16" where the hardware has it
     checkpoint_every: int = 30  # steps
@@ -190,6 +190,7 @@ PROFILES = {
         train_batch_size=8,
         lr_warmup_steps=500,
         timestep_bias=1.0,
+        torch_compile=True,
         mixed_precision="bf16",
         checkpoint_every=1000,
         log_every=50,
