@@ -6,7 +6,7 @@ PICTURES ?=
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help reports test lab lint format pocket-model pocket-trials baselines bench precision check-gpu forecast clean
+.PHONY: help reports test rehearse lab lint format pocket-model pocket-trials baselines bench precision check-gpu forecast clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -28,6 +28,9 @@ reports: .venv/installed  ## run notebooks 01-06 and write reports/<profile>; PR
 test: .venv/installed  ## run all tests, the notebooks among them
 	@$(PY) -m pytest $(ARGS)
 
+rehearse: .venv/installed  ## rehearse the l4 study in minutes, with stand-ins for all that it downloads
+	@$(PY) -m tests.rehearsal
+
 lab: .venv/installed  ## open JupyterLab on the notebooks
 	@$(PY) -m jupyterlab --notebook-dir notebooks $(ARGS)
 
@@ -47,7 +50,7 @@ baselines: .venv/installed  ## train the systems that take no prompt, lib/baseli
 	@$(PY) -m lib.baselines --pictures "$(PICTURES)" $(ARGS)
 
 bench: .venv/installed  ## measure speed against the usual way, as ratios: reports/benchmark.csv
-	@$(PY) -m lib.bench
+	@$(PY) -m lib.bench $(ARGS)
 
 precision: .venv/installed  ## how many photos and seeds the interval of detailed - vague needs: reports/precision.csv
 	@$(PY) -m lib.precision

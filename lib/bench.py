@@ -1,7 +1,7 @@
 """`make bench`: ratios of our way to the usual one, alternating in one run, medians of pairs; `reports/benchmark.csv`."""
 
+import argparse
 import multiprocessing
-import statistics
 import time
 
 import cv2
@@ -16,7 +16,7 @@ from skimage.transform import resize
 from tqdm import tqdm
 
 from lib import ROOT
-from lib.bench_training import bench_training, peak_bytes
+from lib.bench_training import bench_training, make_row, peak_bytes
 from lib.colorize import colorize_photo, sample
 from lib.fullsize import paint, reduce_lightness
 from lib.models import add_controlnet, load_base, load_controlnet
@@ -42,11 +42,10 @@ def cpu_seconds(action):
 
 
 def compare(name, ours, reference, pairs=PAIRS):
-    """A row of medians: our action and the reference take turns, after one warm-up each."""
+    """A row of the benchmark: our action and the reference take turns, after one warm-up each."""
     ours(), reference()
     times = [(cpu_seconds(ours), cpu_seconds(reference)) for _ in tqdm(range(pairs), desc=name)]
-    first, second = (statistics.median(column) for column in zip(*times, strict=True))
-    return {"name": name, "ours": first, "reference": second, "ratio": first / second, "unit": "CPU s"}
+    return make_row(name, times, "CPU s")
 
 
 def stock_pipeline(base, profile):
@@ -121,8 +120,7 @@ def peak_megabytes(way):
 def bench_memory():
     """Peak memory of a photo of twelve megapixels above that of the model, against scikit-image's enlargement."""
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        ours, reference = (pool.apply(peak_megabytes, [way]) for way in ("ours", "scikit-image"))
-    return {"name": "memory_12mp", "ours": ours, "reference": reference, "ratio": ours / reference, "unit": "MB"}
+        return make_row("memory_12mp", [[pool.apply(peak_megabytes, [way]) for way in ("ours", "scikit-image")]], "MB")
 
 
 def read_few_steps(profile):
@@ -133,11 +131,15 @@ def read_few_steps(profile):
         .drop_duplicates("steps")
     )
     ours, reference = (table.set_index("steps")["detailed"][n] for n in (profile.num_inference_steps, 50))
-    return {"name": "few_steps", "ours": ours, "reference": reference, "ratio": ours / reference, "unit": "CIEDE2000"}
+    return make_row("few_steps", [(ours, reference)], "CIEDE2000")
 
 
 def main():
     """The command behind `make bench`."""
+    parser = argparse.ArgumentParser(prog="python -m lib.bench", description="Ratios of our way to the usual one.")
+    help_text = "also training at Stable Diffusion 2.1-base's shapes, as on a GPU by itself: 16 GB and some minutes"
+    parser.add_argument("--sd21", action="store_true", help=help_text)
+    full_size, gpu = parser.parse_args().sd21, torch.cuda.is_available()
     profile = get_profile("pocket")
     ours, stock = stock_pipeline(load_base(profile), profile)
     rows = [
@@ -146,7 +148,8 @@ def main():
         bench_memory(),
         read_few_steps(profile),
         bench_photo(ours, stock, profile),
-        *bench_training(),
+        *bench_training("pocket", PAIRS, steps=6),
+        *(bench_training("sd21", PAIRS if gpu else 1, steps=6 if gpu else 2) if full_size or gpu else []),
     ]
     path = ROOT / "reports/benchmark.csv"
     write_text(pd.DataFrame(rows).to_csv(index=False, float_format="%.4g"), path)

@@ -5,7 +5,7 @@ import csv
 import math
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lib.photo import (
@@ -18,7 +18,7 @@ from lib.photo import (
     read_metadata,
     save_picture,
 )
-from lib.profiles import PROFILES, get_profile
+from lib.profiles import PROFILES, STANDS_FOR, get_profile
 from lib.prompts import VAGUE_PROMPT
 
 EXAMPLES = f"""examples:
@@ -32,7 +32,16 @@ Photos of up to {MAX_MEGAPIXELS} megapixels. Exit status: 0 all done, 1 some fai
 OUTPUT = re.compile(
     r"\.color(\.(-?\d+|sheet))?\.png$"
 )  # the names that outputs have by default: passed over in folders
-ALONE = ("prompt", "prompts", "seed", "samples", "saturation", "controlnet", *SAMPLING_FIELDS)  # not beside --again
+ALONE = (
+    "prompt",
+    "prompts",
+    "seed",
+    "samples",
+    "saturation",
+    "controlnet",
+    "base_model",
+    *SAMPLING_FIELDS,
+)  # not beside --again
 SHEET_PX = 600  # of the longer side of a picture in a contact sheet
 
 
@@ -59,6 +68,11 @@ def number(kind, low, high=math.inf):
     return read
 
 
+def folder_or_id(text):
+    """A folder as an absolute path; any other text, such as a Hub id, as it is."""
+    return str(Path(text).resolve()) if Path(text).is_dir() else text
+
+
 def parse_arguments(arguments=None):
     """The command line; wrong usage exits with status 2."""
     parser = argparse.ArgumentParser(
@@ -79,6 +93,14 @@ def parse_arguments(arguments=None):
         "--controlnet",
         metavar="PATH_OR_HUB_ID",
         help="a ControlNet of your own, e.g. --controlnet build/pocket/mine/controlnet",
+    )
+    add(
+        "--base",
+        dest="base_model",
+        type=folder_or_id,
+        metavar="PATH_OR_HUB_ID",
+        help="the base that the ControlNet was trained for, where it is not the profile's and no run.csv lies beside the ControlNet, "
+        "e.g. --base stable-diffusion-v1-5/stable-diffusion-v1-5",
     )
     add("--seed", type=number(int, 0, 2**62), help="another number gives other colours, e.g. --seed 7")
     add(
@@ -204,16 +226,45 @@ def remember(options):
     )
 
 
+def base_of_run(controlnet):
+    """The base that a run's `run.csv` names beside its ControlNet's folder; "" where there is none."""
+    path = Path(controlnet).parent / "run.csv"
+    if not Path(controlnet).is_dir() or not path.is_file():
+        return ""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return next(csv.DictReader(file))["base"]
+    except (OSError, UnicodeError, csv.Error, StopIteration, KeyError):
+        raise ValueError(f"{path} names no base: name one with --base") from None
+
+
+def pinned_revision(profile, base):
+    """The commit of a base that a profile or one of its runs pins; "", the newest, where none does."""
+    known = [vars(PROFILES[profile]), *STANDS_FOR[profile].values()]
+    return next((row["base_revision"] for row in known if row.get("base_model") == base and "base_revision" in row), "")
+
+
 def load(options):
-    """The pipeline and the profile of a command line, and where its ControlNet is from."""
+    """The pipeline and the profile of a command line, and where its ControlNet is from.
+
+    The base is the one that is named, that of the ControlNet's run, or the profile's.
+    """
     from lib.models import add_controlnet, load_base, load_controlnet  # imports that take seconds
 
     names = ("base_model", *SAMPLING_FIELDS)
     given = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
     profile = get_profile(options.profile, **given)
     source = options.controlnet or profile.initial_controlnet or str(profile.controlnet_dir)
-    source = str(Path(source).resolve()) if Path(source).is_dir() else source
+    source = folder_or_id(source)
+    model = profile.base_model if "base_model" in given else base_of_run(source) or profile.base_model
+    profile = replace(profile, base_model=model, base_revision=pinned_revision(profile.name, model))
     base = load_base(profile)
+    width, needed = base.text_encoder.config.hidden_size, base.unet.config.cross_attention_dim
+    if width != needed:
+        raise ValueError(
+            f"base {profile.base_model} needs a text encoder of width {needed}, that of the profile {profile.name} has {width}: "
+            "name another --profile or --base"
+        )
     return add_controlnet(base, load_controlnet(source, base.unet)), profile, source
 
 

@@ -58,7 +58,7 @@ BASE_GB, NETWORKS_GB = 5.2, 2.0  # a base model; BLIP, CLIP, Inception and AlexN
 
 EARLIER = {  # the plan before photos, levels, steps and guidance were chosen with care
     "n_images": 500, "n_images_other": 0, "n_images_all_seeds": 0, "n_steered": 0, "prompt_levels": (),
-    "steps_to_try": (), "guidance_to_try": (), "guidance_share": 1.0,
+    "num_inference_steps": 20, "steps_to_try": (), "guidance_to_try": (), "guidance_share": 1.0,
 }  # fmt: skip
 
 GUIDE = ROOT / "notebooks/L4.md"

@@ -12,7 +12,8 @@ import torch
 
 from lib import ROOT
 from lib.figures import LABELS
-from lib.prompts import PROMPT_LEVELS
+from lib.profiles import PROFILES
+from lib.prompts import COLOR_PATTERN, PROMPT_LEVELS
 from lib.runs import DIFFERENCES, FACTORS
 from lib.statistics import (
     HIGHER_IS_BETTER,
@@ -85,7 +86,7 @@ detailed prompts colorize better than vague ones, and if so, why?
 ## Method
 
 {n} test photos of {categories} kinds were colorized at {resolution} px from their lightness alone under {levels} kinds of
-prompt, with the same noise for each, {seeds} seeds (sampling steps: {steps}, guidance: {guidance}). Then the photo's own L\\*
+prompt, with the same noise for each{counts} (sampling steps: {steps}, guidance: {guidance}). Then the photo's own L\\*
 was joined to the output's a\\*b\\*. A photo is one observation: its values are averaged over seeds, differences are taken
 photo by photo, and photos are resampled for the 95 % intervals (BCa bootstrap; Student's below eight photos). p is
 Wilcoxon's signed-rank test, corrected by Holm's method over all contrasts and metrics. "Better" and "worse" are said where the
@@ -95,9 +96,7 @@ interval leaves zero out and the corrected p is below 0.05. The ladder of prompt
 |---|---|
 {ladder}
 
-`detailed` was written by people who saw the colours, `gray_caption`, where there is one, by people who saw only the gray
-photo. `object` names things without colour words. `wrong_color` is the detailed caption with every colour word changed by a rule, and
-`other_photo` the detailed caption of a photo of another category.
+{writers}
 
 ## What the words do
 
@@ -110,7 +109,7 @@ CIEDE2000 to the left.*
 
 `effect size`: mean difference over its standard deviation (Cohen's d); `improved`: share of photos that got better;
 `photos needed`: how many would show such an effect in 80 % of studies (paired t-test, 5 % level), and `power of five`: in what
-share of studies five photos would, both for means over {seeds} seeds and only where the interval leaves zero out; a signed-rank
+share of studies five photos would, both for means over a photo's seeds and only where the interval leaves zero out; a signed-rank
 test of five photos can never reach 5 %, whatever they show. Rows: `effects.csv`; of `a - b`, the rows
 `metrics.query('system == "controlnet" and prompt_level == "a" and merged')` and the like for b (`gray` is a system), joined by photo.
 
@@ -162,7 +161,7 @@ Detailed - vague is {before} before the merge and {after} after it.
 
 {seed_gain}
 
-CIEDE2000 of one sample, of the mean over {seeds} seeds in a\\*b\\*, and of the seed that happened to be best, which nobody can pick without the
+CIEDE2000 of one sample, of the mean over a photo's seeds in a\\*b\\*, and of the seed that happened to be best, which nobody can pick without the
 true photo; averaging also pales, as the chroma ratios tell. Rows: `seeds.csv`.{one_step}
 
 {variance}
@@ -192,15 +191,15 @@ highest seed; black: the photo left gray. With five photos the smallest p that a
 
 ## What the model was to reach
 
-Set before it was trained, so that the question has an answer on it.
+These goals were set for the shipped pocket model before it was trained, so that the question has an answer on it; other models
+are held to the same.
 
 {goals}
 
 ## Limits
 
 One true photo is the measure, though other colours could be as plausible, and per-pixel metrics punish a vivid wrong
-colour more than none. The detailed captions carry part of the answer; gray captions tell what is left without it, though
-their writers may have known a famous place. Photos of one subject (`subject` in the data set) are resampled as if they were
+colour more than none. The detailed captions carry part of the answer{gray_limit}. Photos of one subject (`subject` in the data set) are resampled as if they were
 independent. The photos are {resolution} px squares.
 
 ## Made with
@@ -239,7 +238,7 @@ How runs compare that were trained otherwise: [runs.md]({}runs.md).
 RUNS = """# The runs: {profile}
 
 Between its three runs the study changed the base model, the learning rate and the photos, some of them together. Here are its runs and
-those that part them, all on the same {n} test photos, in CIEDE2000 (left gray: {gray:.2f}). {stand_ins}
+those that change one thing at a time, all on the same {n} test photos, in CIEDE2000 (left gray: {gray:.2f}). {stand_ins}
 
 {facts}
 
@@ -276,11 +275,22 @@ change together. Generic training prompts hold the very vague prompt of the test
 *The first test photos under the detailed prompt, by run.*
 """
 BASELINES = """`classification` (after Zhang, Isola, Efros 2016) and `gan` (after pix2pix, Isola et al. 2017) are small models
-trained here on the same photos; they take no prompt, so they compare with the vague row, and no word can help them. """
+that ship with the code. They were trained at {size} px on the training split of `data_cards/pocket_photos` and on pictures like them, whatever
+photos a run trains on{enlarged}. They take no prompt, so they compare with the vague row, and no word can help them. """
 ONE_STEP = """
 
 With one sampling step from pure noise the model answers with its mean guess, which hardly depends on the noise: small
 numbers here say little about sampling with more steps."""
+DETAILED = {  # by the source of the test photos: where the captions come from
+    "folder": "`detailed` was written by people who saw the colours.",
+    "coco": "`detailed` is one of COCO's captions, which people wrote who saw the colours: the one with most colour words.",
+    "flowers": "`detailed` names the kind of flower and no colour.",
+}
+OBJECT = {
+    "folder": "`object` names things without colour words.",
+    "coco": "`object` is the detailed caption without its colour words.",
+    "flowers": "`object` is the same sentence as `detailed`.",
+}
 QUESTIONS = {
     "detailed - object": "**What does a description with colours add to one without?** Detailed against object captions",
     "detailed - wrong_color": "**How much hangs on the colour words?** The same sentence with right against wrong colours, "
@@ -293,6 +303,77 @@ QUESTIONS = {
 }
 
 
+def writers_in_words(profile, prompts):
+    """Where each level of the ladder comes from, in sentences; `prompts`: {level: the prompts of the test photos}."""
+    source = (profile.of_test_photos or profile).source
+    gray = "`gray_caption` was written by people who saw only the gray photo."
+    if profile.captioner:
+        gray = f"`gray_caption` was written by a captioning network, {profile.captioner}, that was shown only the gray photo."
+    colorless = sum(not COLOR_PATTERN.search(text) for text in prompts["detailed"])
+    unchanged = f" ({colorless} of {len(prompts['detailed'])} have none and stay as they are)" if colorless else ""
+    said = {
+        "detailed": DETAILED[source],
+        "gray_caption": gray,
+        "auto_caption": f"`auto_caption` was written by {profile.captioner}, which was shown the colour photo.",
+        "object": OBJECT[source],
+        "wrong_color": f"`wrong_color` is the detailed caption with every colour word changed by a rule{unchanged}.",
+        "other_photo": "`other_photo` is the detailed caption of a photo of another category.",
+    }
+    return " ".join(text for level, text in said.items() if level in prompts)
+
+
+def gray_limit(profile, levels):
+    """What the gray captions can and can't tell, as the end of a sentence; "" where there are none."""
+    if "gray_caption" not in levels:
+        return ""
+    doubt = "their writers may have known a famous place"
+    if profile.captioner:
+        doubt = "the captioner may have learned from captions of these very photos"
+    return f"; gray captions tell what is left without it, though {doubt}"
+
+
+def counts_in_words(ours):
+    """How many seeds each photo has, and how many photos each prompt, where these differ."""
+    seeds, photos = ours.groupby("image_id")["seed"].nunique(), ours.groupby("prompt_level")["image_id"].nunique()
+    said = f", {seeds.max()} {'seeds' if seeds.max() > 1 else 'seed'}"
+    if seeds.min() < seeds.max():
+        said += f" for {(seeds == seeds.max()).sum()} photos and {seeds.min()} for the others"
+    if photos.min() < photos.max():
+        said += f"; {', '.join(f'{n} photos under `{level}`' for level, n in photos.items() if n < photos.max())}"
+    return said
+
+
+def guidance_in_words(profile):
+    """The guidance scale, and on which steps it acts where not on all."""
+    share = profile.guidance_share
+    return f"{profile.guidance_scale}" + (f" on the first {share:.0%} of the steps" if share < 1 else "")
+
+
+def words_of(profile, ours):
+    """What the method and the limits of a report say of its prompts and samples, by name."""
+    by_level = ours.drop_duplicates(["prompt_level", "image_id"]).groupby("prompt_level")
+    prompts = {level: list(rows["prompt"]) for level, rows in by_level}
+    return {
+        "counts": counts_in_words(ours),
+        "guidance": guidance_in_words(profile),
+        "writers": writers_in_words(profile, prompts),
+        "gray_limit": gray_limit(profile, prompts),
+    }
+
+
+def questions_of(profile):
+    """`QUESTIONS`, where a captioner wrote the gray captions with the words that fit it."""
+    machine = "**What do people who see the colours say that a captioner who doesn't see them can't?** Detailed against gray captions"
+    return QUESTIONS | ({"detailed - gray_caption": machine} if profile.captioner else {})
+
+
+def baselines_in_words(profile):
+    """What the two systems without a prompt were trained on, which does not depend on the run."""
+    size = PROFILES["pocket"].resolution
+    enlarged = f"; here they see photos of {profile.resolution} px, a size that they were not trained on"
+    return BASELINES.format(size=size, enlarged=enlarged if profile.resolution != size else "")
+
+
 def write_report(profile, metrics, tables, rows, runs=False):
     """Write `report.md`, every number from the metrics and the tables of notebook 06 by name; `rows`: the test photos.
 
@@ -301,7 +382,7 @@ def write_report(profile, metrics, tables, rows, runs=False):
     effects, summary, steering = tables["effects"], tables["summary"], tables["steering"]
     ours = metrics[metrics["system"] == "controlnet"]
     first = ours[ours["image_id"] == rows["image_id"][0]].drop_duplicates("prompt_level")
-    asked = {name: text for name, text in QUESTIONS.items() if name in set(effects["contrast"])}
+    asked = {name: text for name, text in questions_of(profile).items() if name in set(effects["contrast"])}
     before, after = (main_effects(part) for part in (tables["before_merge"], effects))
     text = REPORT.format(
         profile=profile.name,
@@ -309,16 +390,15 @@ def write_report(profile, metrics, tables, rows, runs=False):
         categories=ours["category"].nunique(),
         levels=ours["prompt_level"].nunique(),
         resolution=profile.resolution,
-        seeds=ours["seed"].nunique(),
         steps=profile.num_inference_steps,
-        guidance=profile.guidance_scale,
+        **words_of(profile, ours),
         answer=answer(effects),
         ladder="\n".join(f"| `{row.prompt_level}` | {row.prompt or '(nothing)'} |" for row in first.itertuples()),
         effects=markdown_table(effects),
         questions="\n\n".join(f"{text}: {in_words(effects, name)}." for name, text in asked.items()),
         obedience=OBEDIENCE.format(**obedience(steering)) if len(steering) else "",
         systems=markdown_table(summary.query("merged").drop(columns="merged")),
-        baselines=BASELINES if "gan" in set(summary["system"]) else "",
+        baselines=baselines_in_words(profile) if "gan" in set(summary["system"]) else "",
         sets=SETS.format(table=markdown_table(tables["sets"])) if "sets" in tables else "",
         merge=markdown_table(before_and_after(summary)),
         before=before,

@@ -1,20 +1,34 @@
 """Run the numbered notebooks headless through papermill: `python -m lib.run --profile pocket -p n_images 12`."""
 
 import argparse
+import hashlib
+import json
 import os
 import re
+import shlex
 import shutil
+import signal
 import sys
 import time
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from tempfile import TemporaryFile
 
 import papermill
+import psutil
 import yaml
+from filelock import FileLock, Timeout
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from lib import ROOT, hub, networks
 from lib.profiles import PROFILE_FIELDS, add_field_option, get_profile, profiles_to_run
+from lib.report import write_text
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+UNFINISHED = "unfinished_reports"  # below a run's folder: what the notebooks wrote that passed before another failed
+STAMP = "finished.json"  # below a run's folder: what its published reports were made from
 
 
 def parse_arguments(arguments=None):
@@ -57,25 +71,97 @@ def split_parameters(profile_name, pairs, notebooks):
     return {path: {n: v for n, v in values.items() if n in known[path]} for path in notebooks}, overrides
 
 
-def stage_reports(profile):
-    """A copy of the reports folder to write into, so that a failed run leaves the old reports as they were.
+@contextmanager
+def locked(build_dir):
+    """Hold a build folder until the block or the process ends; one that another process holds is a ValueError."""
+    path = build_dir / ".lock"
+    holder = f"process {os.getpid()}, {shlex.join(sys.orig_argv)}, since {datetime.now():%Y-%m-%d %H:%M:%S}"
 
-    A reports or build folder that can't be written is a ValueError.
+    def sign(descriptor):
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, holder.encode())
+
+    lock = FileLock(path, blocking=False, on_acquired=sign)
+    try:
+        build_dir.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        who = " ".join(path.read_text().split())
+        raise ValueError(f"{build_dir} is in use by {who}: wait for it, or pass -p build FOLDER") from None
+    except OSError as error:
+        raise _not_writable(error) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _not_writable(error):
+    return ValueError(f"can't write: {error}: free it, or pass -p reports FOLDER or -p build FOLDER")
+
+
+def stage_reports(profile):
+    """A copy of the reports to write into, below the run's own folder; the old reports stay as they are until the end.
+
+    It also has what an earlier call left in `UNFINISHED`. A reports or build folder that can't be written is a ValueError.
     """
-    home, staging = profile.reports_home, profile.reports_home.with_name(f".{profile.name}.part")
+    home, staging = profile.reports_home, profile.run_dir / "reports.part"
     try:
         (profile.run_dir / "notebooks").mkdir(parents=True, exist_ok=True)
         shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        if home.exists():
-            (home / ".writable").touch()
-            (home / ".writable").unlink()
-            shutil.copytree(home, staging / home.name)
-        else:
-            (staging / home.name).mkdir()
-    except OSError as error:
-        raise ValueError(f"can't write: {error}: free it, or pass -p reports FOLDER or -p build FOLDER") from None
+        (staging / home.name).mkdir(parents=True)
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=home if home.exists() else home.parent):
+            pass  # better refused now than after hours
+        for source in (home, profile.run_dir / UNFINISHED):
+            if source.exists():
+                ignore = shutil.ignore_patterns("*.part")  # of another build that is publishing
+                shutil.copytree(source, staging / home.name, ignore=ignore, dirs_exist_ok=True)
+    except (OSError, shutil.Error) as error:
+        raise _not_writable(error) from None
     return staging
+
+
+def state_of(folder):
+    """{path below a folder: when and how large it was written} of its files."""
+    facts = {path.relative_to(folder): path.stat() for path in folder.rglob("*") if path.is_file()}
+    return {path: (fact.st_mtime_ns, fact.st_size) for path, fact in facts.items()}
+
+
+def copy_files(paths, source, target):
+    """Copy files, by their paths below a folder, to another: all under temporary names first, so that a full disk changes none."""
+    copies = {}
+    try:
+        for path in paths:
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            copy = (target / path).with_name(f".{path.name}.{os.getpid()}.part")
+            copies[copy] = target / path
+            shutil.copy2(source / path, copy)
+        for copy, path in copies.items():
+            os.replace(copy, path)
+    finally:
+        for copy in copies:
+            copy.unlink(missing_ok=True)
+
+
+def fingerprint(profile, parameters):
+    """A short text that changes with a run's fields, its notebooks, their parameters, and the code in `lib`."""
+    fields = {name: value for name, value in asdict(profile).items() if name != "runs"}  # what else is run is no matter
+    given = {path.name: values for path, values in parameters.items() if values}
+    digest = hashlib.sha256(json.dumps([fields, given], sort_keys=True).encode())
+    for path in (*NOTEBOOKS, *sorted((ROOT / "lib").rglob("*.py"))):
+        digest.update(f"\n{path.name}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def finished_since(profile, mark):
+    """When a run was finished that has this fingerprint and whose reports are still there; "" for none."""
+    path = profile.run_dir / STAMP
+    if not path.exists():
+        return ""
+    stamp = json.loads(path.read_text())
+    there = all((profile.reports_home / name).exists() for name in stamp["reports"])
+    return stamp["finished"] if there and stamp["fingerprint"] == mark else ""
 
 
 def reason_of(error):
@@ -100,6 +186,9 @@ def run_notebook(path, output, parameters):
             progress_bar=sys.stderr.isatty(),
             extra_arguments=["--IPKernelApp.log_level=50"],  # no word of its sockets, or of the interrupt that ends it
         )
+    except DeadKernelError:
+        print(f"stopped after {time.time() - started:.0f} s", flush=True)
+        raise RuntimeError(f"{path.stem}: its kernel was stopped, or had too little memory: run it again") from None
     except PapermillExecutionError as error:
         print(f"failed after {time.time() - started:.0f} s", flush=True)
         raise RuntimeError(f"{path.stem}: {reason_of(error)} (executed copy: {output})") from None
@@ -109,7 +198,8 @@ def run_notebook(path, output, parameters):
 def run(arguments=None):
     """The notebooks in order, for one run of the profile after another.
 
-    A run's reports appear in `reports/<profile>` when all its notebooks have passed.
+    A run's reports appear in `reports/<profile>` when all its notebooks have passed. Of several runs, those that are
+    finished are passed over. A build folder that another process uses is a ValueError.
     """
     options = parse_arguments(arguments)
     notebooks = pick_notebooks(options.only)
@@ -118,30 +208,73 @@ def run(arguments=None):
     for profile in profiles:
         hub.check(profile)
         networks.check(profile)
-    for profile in profiles:
-        if len(profiles) > 1:
-            print(f"run {profile.run}", flush=True)
-        run_notebooks(profile, notebooks, parameters, overrides)
-        print(f"charts and tables: {profile.reports_dir}")
+    if published := hub.plan(profiles[0]):
+        print(published, flush=True)
+    with locked(profiles[0].build_dir):
+        for profile in profiles:
+            mark, several = fingerprint(profile, parameters), len(profiles) > 1
+            since = finished_since(profile, mark)
+            if several and since and not options.only:
+                print(f"run {profile.run}: finished {since} with these settings and this code; "
+                      f"to run it again: -p run {profile.run}", flush=True)  # fmt: skip
+                continue
+            if several:
+                print(f"run {profile.run}", flush=True)
+            if not since:
+                (profile.run_dir / STAMP).unlink(missing_ok=True)
+            run_notebooks(profile, notebooks, parameters, overrides, mark)
+            print(f"charts and tables: {profile.reports_dir}")
 
 
-def run_notebooks(profile, notebooks, parameters, overrides):
-    """The notebooks of one run, with parameters for each, on a copy of the reports that takes their place at the end."""
-    staging, home = stage_reports(profile), profile.reports_home
+def run_notebooks(profile, notebooks, parameters, overrides, mark):
+    """The notebooks of one run, with parameters for each; at the end, what they wrote goes to the reports.
+
+    When one fails, what those before it wrote is kept in `UNFINISHED` for the next call.
+    """
+    staging, home, unfinished = stage_reports(profile), profile.reports_home, profile.run_dir / UNFINISHED
     shared = {"profile_name": profile.name, "overrides": {**overrides, "run": profile.run, "reports": str(staging)}}
+    before, passed = state_of(staging / home.name), 0
     try:
         for path in notebooks:
             run_notebook(path, profile.run_dir / "notebooks" / path.name, {**shared, **parameters[path]})
-        if home.exists():
-            os.replace(home, staging / "old")
-        os.replace(staging / home.name, home)
+            now = state_of(staging / home.name)
+            copy_files([name for name in now if now[name] != before.get(name)], staging / home.name, unfinished)
+            passed += 1
+    except RuntimeError:
+        if passed:
+            rest = " ".join(path.stem[:2] for path in notebooks[passed:])
+            print(f"what passed is kept; to go on from here: -p run {profile.run} --only {rest}", flush=True)
+        raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+    publish(profile, notebooks, mark)
+
+
+def publish(profile, notebooks, mark):
+    """Move what a run's notebooks wrote to the reports; after all notebooks, with a stamp that says what they were made from."""
+    unfinished = profile.run_dir / UNFINISHED
+    names = sorted(state_of(unfinished))
+    copy_files(names, unfinished, profile.reports_home)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    if notebooks == NOTEBOOKS:
+        now = f"{datetime.now():%Y-%m-%d %H:%M}"
+        stamp = {"fingerprint": mark, "finished": now, "reports": [str(name) for name in names]}
+        write_text(json.dumps(stamp, indent=1), profile.run_dir / STAMP)
+
+
+def pass_on_sigterm(*_):
+    """Tell the kernels to stop, and wait for them: a training saves a checkpoint before it obeys.
+
+    Without this they would be lost at once, because a kernel ends as soon as its parent is gone.
+    """
+    for child in psutil.Process().children(recursive=True):
+        child.terminate()
 
 
 def main():
     """The command: exit 0 when every notebook passed, 1 with one line otherwise."""
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+    signal.signal(signal.SIGTERM, pass_on_sigterm)
     try:
         run()
     except (ValueError, RuntimeError, OSError) as error:

@@ -22,7 +22,12 @@ FACTORS = {  # what a run can differ in, by the column of its `run.csv`
     "other": "other settings",
 }
 ONE_FACTOR = {"photos", "epochs"}  # count as one where both differ: more photos want fewer passes
-FILES = ("run.csv", "metrics.csv", "steering.csv", "strip.jpg")  # that a run's reports must hold
+FILES = {  # that a run's reports must hold, and the notebook that writes them
+    "run.csv": "03_train_controlnet",
+    "strip.jpg": "04_colorize_photos",
+    "metrics.csv": "05_evaluate",
+    "steering.csv": "05_evaluate",
+}
 ASKED = [("study_1", "study_2"), ("study_2", "study_3"), ("study_3", "stock_recipe")]  # whatever changed between them
 METRIC, DIFFERENCES = "ciede2000", ("detailed - vague", "vague - gray", "detailed - gray")
 
@@ -31,8 +36,11 @@ def read_runs(profile):
     """The runs below a profile's reports that colorized all photos of its own run: rows of `run.csv`, {run: metrics}.
 
     The metrics are of the own run's photos; the order is that of `RUNS`, then of names. A folder that lacks one of
-    `FILES` is no run.
+    `FILES` is no run; where the own run's lacks one, it is a ValueError that says which notebook to run first.
     """
+    for name, notebook in FILES.items():
+        if not (profile.reports_dir / name).exists():
+            raise ValueError(f"the reports of run {profile.run} hold no {name}: run notebook {notebook} first")
     photos = set(read_metrics(profile.reports_dir / "metrics.csv")["image_id"])
     facts, metrics = [], {}
     for folder in sorted(path.parent for path in profile.reports_home.glob("**/run.csv")):

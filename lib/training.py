@@ -160,6 +160,25 @@ class SparingEmbedding(ControlNetConditioningEmbedding):
         return checkpoint(super().forward, conditioning, use_reentrant=False)
 
 
+def loss_of_controlnet(base, cache, profile, controlnet):
+    """What `train` minimises for a ControlNet, `loss_of_step(model, step, part)`; prepares both networks for it."""
+    noise_scheduler, batches = DDPMScheduler.from_config(base.scheduler.config), Batches(cache, profile)
+    if profile.gradient_checkpointing:
+        base.unet.enable_gradient_checkpointing()
+        controlnet.enable_gradient_checkpointing()
+        controlnet.controlnet_cond_embedding.__class__ = SparingEmbedding  # which diffusers leaves out
+    if profile.channels_last:
+        base.unet.to(memory_format=torch.channels_last)
+        controlnet.to(memory_format=torch.channels_last)
+    if profile.torch_compile:
+        compile_networks((base.unet, controlnet))
+
+    def loss_of_step(model, step, part):
+        return diffusion_loss(base.unet, noise_scheduler, *batches(step), profile, model, part)
+
+    return loss_of_step
+
+
 def train_controlnet(base, cache, profile, folder, validation, whole_base=None):
     """Train a ControlNet for a frozen base on a latent cache; saves it to `folder/controlnet` and returns it.
 
@@ -171,16 +190,7 @@ def train_controlnet(base, cache, profile, folder, validation, whole_base=None):
     torch.manual_seed(profile.train_seed)  # for the new layers of a ControlNet that starts from the UNet
     controlnet = load_controlnet(initial, base.unet) if initial else make_controlnet(base.unet, base.vae_scale_factor)
     initial_weights = fingerprint(controlnet)
-    controlnet.controlnet_cond_embedding.__class__ = SparingEmbedding
-    noise_scheduler, batches = DDPMScheduler.from_config(base.scheduler.config), Batches(cache, profile)
-    if profile.gradient_checkpointing:
-        base.unet.enable_gradient_checkpointing()
-        controlnet.enable_gradient_checkpointing()
-    if profile.torch_compile:
-        compile_networks((base.unet, controlnet))
-
-    def loss_of_step(model, step, part):
-        return diffusion_loss(base.unet, noise_scheduler, *batches(step), profile, model, part)
+    loss_of_step = loss_of_controlnet(base, cache, profile, controlnet)
 
     def on_checkpoint(model, step):
         whole = whole_base() if whole_base else base

@@ -8,19 +8,27 @@ import hashlib
 import http.server
 import json
 import re
+import sys
 import threading
 
 TOKEN = "hf_standinstandinstandinstandin12"
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """Holds {(type, id): {path: bytes}}, uploaded objects by SHA-256, and the paths of all requests."""
+    """Holds {(type, id): {path: bytes}}, uploaded objects by SHA-256, and the paths of all requests.
 
-    def __init__(self):
+    `pinned` names the commit that a repository is at, {id: commit}; that of any other changes with its files.
+    """
+
+    def __init__(self, pinned=None):
         super().__init__(("127.0.0.1", 0), Routes)
-        self.repos, self.objects, self.seen = {}, {}, []
+        self.repos, self.objects, self.seen, self.private, self.pinned = {}, {}, [], set(), pinned or {}
         self.url = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exception(), ConnectionError):  # of a client that was killed
+            super().handle_error(request, client_address)
 
 
 class Routes(http.server.BaseHTTPRequestHandler):
@@ -62,10 +70,11 @@ class Routes(http.server.BaseHTTPRequestHandler):
     def files(self, kind, name):
         return self.server.repos.get((kind or "models", name))
 
-    def sha(self, files):
-        return hashlib.sha1(
-            repr(sorted((p, hashlib.sha1(b).hexdigest()) for p, b in files.items())).encode()
-        ).hexdigest()
+    def sha(self, kind, name):
+        if name in self.server.pinned:
+            return self.server.pinned[name]
+        hashes = sorted((path, hashlib.sha1(data).hexdigest()) for path, data in self.files(kind, name).items())
+        return hashlib.sha1(repr(hashes).encode()).hexdigest()
 
     def whoami(self, body):
         self.answer({"name": "me", "type": "user", "orgs": [], "auth": {"accessToken": {"role": "write"}}})
@@ -78,6 +87,8 @@ class Routes(http.server.BaseHTTPRequestHandler):
             f"{said.get('type', 'model')}s",
             f"{said.get('organization') or 'me'}/{said['name'].split('/')[-1]}",
         )
+        if said.get("visibility") == "private" and (kind, name) not in self.server.repos:
+            self.server.private.add((kind, name))
         self.server.repos.setdefault((kind, name), {})
         return self.answer({"url": f"{self.server.url}/{name}", "name": name, "id": name})
 
@@ -85,10 +96,11 @@ class Routes(http.server.BaseHTTPRequestHandler):
         files = self.files(kind, name)
         if files is None:
             return self.missing("RepoNotFound")
-        if revision not in (None, "main", self.sha(files)):
+        if revision not in (None, "main", self.sha(kind, name)):
             return self.missing("RevisionNotFound")
         siblings = [{"rfilename": path, "size": len(data)} for path, data in files.items()]
-        return self.answer({"id": name, "_id": "1", "sha": self.sha(files), "private": False, "disabled": False, "gated": False,
+        return self.answer({"id": name, "_id": "1", "sha": self.sha(kind, name),
+                            "private": (kind, name) in self.server.private, "disabled": False, "gated": False,
                             "tags": [], "downloads": 0, "likes": 0, "siblings": siblings})  # fmt: skip
 
     def tree(self, body, kind, name, revision, folder=""):
@@ -139,7 +151,7 @@ class Routes(http.server.BaseHTTPRequestHandler):
                 files[value["path"]] = self.server.objects[value["oid"]]
             elif said["key"] == "deletedFile":
                 files.pop(value["path"])
-        oid = self.sha(files)
+        oid = self.sha(kind, name)
         self.answer(
             {"success": True, "commitOid": oid, "commitUrl": f"{self.server.url}/{name}/commit/{oid}", "hookOutput": ""}
         )
@@ -148,17 +160,18 @@ class Routes(http.server.BaseHTTPRequestHandler):
         self.answer({"errors": [], "warnings": []})
 
     def resolve(self, body, kind, name, revision, path):
-        files = self.files((kind or "models/").strip("/"), name)
+        kind = (kind or "models/").strip("/")
+        files = self.files(kind, name)
         if files is None:
             return self.missing("RepoNotFound")
-        if revision not in ("main", self.sha(files)):
+        if revision not in ("main", self.sha(kind, name)):
             return self.missing("RevisionNotFound")
         if path not in files:
             return self.missing("EntryNotFound")
         content, status = files[path], 200
         headers = {
             "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
-            "X-Repo-Commit": self.sha(files),
+            "X-Repo-Commit": self.sha(kind, name),
             "Accept-Ranges": "bytes",
         }
         if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):

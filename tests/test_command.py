@@ -14,9 +14,10 @@ import pytest
 from diffusers import ControlNetModel
 from PIL import Image, ImageCms
 
-from lib import command
+from lib import ROOT, command
 from lib.color import luminance, to_float
 from lib.photo import MAX_MEGAPIXELS, SAMPLING_FIELDS, read_metadata
+from lib.profiles import get_profile
 
 SIZE = (96, 64)
 LOAD = command.load
@@ -255,6 +256,7 @@ def test_bad_photos_are_named_in_one_line_and_nothing_is_written(tmp_path, capsy
     [
         ([], 2, "name photos or folders"),
         (["PHOTO", "--again", "PHOTO", "--seed", "3"], 2, "beside --again, only its photo"),
+        (["--again", "PHOTO", "--base", "me/mine"], 2, "beside --again, only its photo"),
         (["PHOTO", "--prompt", "a", "--prompts", "b.csv"], 2, "not both"),
         (["PHOTO", "--samples", "0"], 2, "--samples: invalid number from 1 to 100 value: '0'"),
         (["PHOTO", "--saturation", "-1"], 2, "--saturation: invalid number from 0 to 5 value: '-1'"),
@@ -360,6 +362,77 @@ def test_controlnet_of_another_base_and_pickled_weights(tmp_path, capsys):
     assert not (tmp_path / "photo.color.png").exists()
 
 
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """A run's folder with a ControlNet of the narrow base and its `run.csv`."""
+    from lib.models import load_base, make_controlnet
+
+    base = load_base(get_profile("pocket", base_model="lib/pocket_model/narrow"))
+    folder = tmp_path_factory.mktemp("narrow")
+    make_controlnet(base.unet, base.vae_scale_factor).save_pretrained(folder / "controlnet")
+    (folder / "run.csv").write_text("run,base,start\nstudy_1,lib/pocket_model/narrow,the frozen UNet\n")
+    return folder
+
+
+def test_a_runs_controlnet_finds_its_base(tmp_path, narrow, capsys):
+    photo = gray_photo(tmp_path / "photo.png")
+    assert colorize(photo, "--controlnet", narrow / "controlnet") == 0, capsys.readouterr().err
+    made = read_metadata(tmp_path / "photo.color.png")
+    assert (ROOT / made["base_model"]) == ROOT / "lib/pocket_model/narrow"
+    assert colorize("--again", tmp_path / "photo.color.png", "--output", tmp_path / "again.png") == 0
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "photo.color.png").read_bytes()
+
+
+def test_the_base_of_a_controlnet_is_named_and_kept(tmp_path, narrow, capsys):
+    photo, base = gray_photo(tmp_path / "photo.png"), ROOT / "lib/pocket_model/narrow"
+    shutil.copytree(narrow / "controlnet", tmp_path / "alone/controlnet")
+    assert colorize(photo, "--controlnet", tmp_path / "alone/controlnet") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "is for another base" in lines[0]
+    assert colorize(photo, "--controlnet", tmp_path / "alone/controlnet", "--base", base) == 0
+    assert read_metadata(tmp_path / "photo.color.png")["base_model"] == str(base)
+    assert colorize("--again", tmp_path / "photo.color.png", "--output", tmp_path / "again.png") == 0
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "photo.color.png").read_bytes()
+
+
+def test_a_base_is_loaded_at_the_revision_that_the_study_pins(monkeypatch, tmp_path):
+    asked = []
+
+    def load_base(profile):
+        asked.append((profile.base_model, profile.base_revision))
+        raise ValueError("not now")
+
+    monkeypatch.setattr("lib.models.load_base", load_base)
+    study_1, own = get_profile("l4", run="study_1"), get_profile("l4")
+    for base in (study_1.base_model, own.base_model, "me/mine", None):
+        with pytest.raises(ValueError, match="not now"):
+            LOAD(SimpleNamespace(profile="l4", controlnet="me/colors", base_model=base))
+    assert asked == [
+        (study_1.base_model, study_1.base_revision),
+        (own.base_model, own.base_revision),
+        ("me/mine", ""),
+        (own.base_model, own.base_revision),
+    ]
+
+
+def test_a_base_that_does_not_fit_the_text_encoder(tmp_path, monkeypatch):
+    base = SimpleNamespace(unet=SimpleNamespace(config=SimpleNamespace(cross_attention_dim=768)),
+                           text_encoder=SimpleNamespace(config=SimpleNamespace(hidden_size=384)))  # fmt: skip
+    monkeypatch.setattr("lib.models.load_base", lambda profile: base)
+    with pytest.raises(
+        ValueError, match="base you/base needs a text encoder of width 768, that of the profile pocket has 384"
+    ):
+        LOAD(SimpleNamespace(profile="pocket", controlnet=None, base_model="you/base"))
+
+
+def test_a_run_csv_without_a_base(tmp_path, capsys):
+    (tmp_path / "controlnet").mkdir()
+    (tmp_path / "run.csv").write_text("run\nmine\n")
+    assert colorize(gray_photo(tmp_path / "photo.png"), "--controlnet", tmp_path / "controlnet") == 1
+    assert "run.csv names no base: name one with --base" in capsys.readouterr().err
+
+
 def test_places_that_can_not_be_written(tmp_path, capsys, monkeypatch):
     photo = gray_photo(tmp_path / "photo.png")
     (tmp_path / "file").write_text("in the way")
@@ -431,6 +504,6 @@ def test_the_installed_command_says_its_options_with_examples():
     result = subprocess.run(
         [installed, "--help"], capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "300"}
     )
-    for option in ("--prompt", "--prompts", "--output", "--profile", "--controlnet", "--seed", "--samples", "--steps",
+    for option in ("--prompt", "--prompts", "--output", "--profile", "--controlnet", "--base", "--seed", "--samples", "--steps",
                    "--guidance-scale", "--controlnet-conditioning-scale", "--saturation", "--overwrite", "--again"):  # fmt: skip
         assert re.search(rf"e\.g\. (colorize photo\.jpg )?{option}\b", " ".join(result.stdout.split()))

@@ -21,8 +21,8 @@ from diffusers import ControlNetModel
 from lib import dataset, hub, models
 from lib.profiles import get_profile
 
-folder = sys.argv[1]
-fields = dict(build=folder, hub_repo_id="me/colors", resolution=64)
+folder, private = sys.argv[1:]
+fields = dict(build=folder, hub_repo_id="me/colors", resolution=64, hub_private=private)
 profile = get_profile("pocket", **fields)
 triples = dataset.build_dataset(profile)
 triples = type(triples)({name: rows.select(range(3)) for name, rows in triples.items()})
@@ -43,11 +43,11 @@ assert all((a == b).all() for a, b in zip(same.parameters(), controlnet.paramete
 """
 
 
-def run_script(url, folder, token, script=SCRIPT):
+def run_script(url, folder, token, script=SCRIPT, private="true"):
     """A script in a process of its own, whose clients know only the stand-in."""
     environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_XET": "1",
                    "HF_HUB_OFFLINE": "0", "HF_TOKEN": token}  # fmt: skip
-    command = [sys.executable, "-c", script, str(folder / "build")]
+    command = [sys.executable, "-c", script, str(folder / "build"), private]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -55,11 +55,13 @@ def test_data_set_and_controlnet_go_out_and_come_back(tmp_path):
     server = Hub()
     result = run_script(server.url, tmp_path, TOKEN)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert "published: datasets/me/colors-folder" in result.stdout
-    assert "published: me/colors-default" in result.stdout
+    assert "published: datasets/me/colors-folder (private)" in result.stdout
+    assert "published: me/colors-default (private)" in result.stdout
+    assert server.private == {("datasets", "me/colors-folder"), ("models", "me/colors-default")}
     card = server.repos["datasets", "me/colors-folder"]["README.md"].decode()
     assert "| train | 3 |" in card
     assert "dataset_info" in card
+    assert "`gray_caption` by people who saw only the gray photo. A photo is in one split only." in card
     card = server.repos["models", "me/colors-default"]["README.md"].decode()
     assert "| controlnet | detailed | 23.40 |" in card
     assert 'from_pretrained("me/colors-default")' in card
@@ -68,6 +70,31 @@ def test_data_set_and_controlnet_go_out_and_come_back(tmp_path):
     assert not any(TOKEN.encode() in path.read_bytes() for path in written)
     assert TOKEN not in result.stdout + result.stderr
     server.shutdown()
+
+
+def test_public_where_asked_and_a_repository_that_is_there_keeps_its_visibility(tmp_path):
+    server = Hub()
+    server.repos["datasets", "me/colors-folder"] = {"README.md": b"mine"}
+    server.private.add(("datasets", "me/colors-folder"))
+    result = run_script(server.url, tmp_path, TOKEN, private="false")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "published: datasets/me/colors-folder (private, as it was before)" in result.stdout
+    assert "published: me/colors-default (public)" in result.stdout
+    assert server.private == {("datasets", "me/colors-folder")}
+    server.shutdown()
+
+
+def test_what_will_be_seen_by_whom_is_said_before():
+    said = hub.plan(get_profile("pocket", hub_repo_id="me/colors"))
+    assert said == "publishes as me/colors-...: new repositories will be private, others keep their visibility"
+    assert "will be public" in hub.plan(get_profile("l4", hub_repo_id="me/colors", hub_private="false"))
+    assert hub.plan(get_profile("l4")) == ""
+
+
+def test_another_ones_controlnet_is_not_published(tmp_path):
+    profile = get_profile("pocket", build=str(tmp_path), hub_repo_id="me/colors", controlnet="you/theirs")
+    assert hub.push_controlnet(profile, None, 9) == "not published: you/theirs was not trained by this run"
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_token_without_rights_is_said_and_undoes_nothing(tmp_path):

@@ -5,8 +5,12 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from datasets import Dataset
 
-from lib import report
+from lib import report, statistics
+from lib.metrics import COLUMNS, METRICS
+from lib.profiles import get_profile
+from lib.statistics import CONTRASTS
 
 
 def effects(low, high):
@@ -76,3 +80,77 @@ def test_no_answer_without_an_interval():
 def test_tables_show_a_missing_number_as_a_dash():
     table = pd.DataFrame([{"system": "gray", "hue_error": np.nan, "psnr": 22.636}])
     assert report.markdown_table(table).splitlines()[-1] == "| gray | - | 22.64 |"
+
+
+LEVELS = ("empty", "vague", "gray_caption", "object", "detailed", "wrong_color")
+NAMED = {name: tuple(("controlnet", level) for level in name.split(" - ")) for name in CONTRASTS}
+NAMED["detailed - gray"] = (("controlnet", "detailed"), ("gray", ""))
+
+
+def measured(levels, photos=9):
+    """Metrics of a run on some photos: two seeds for three of them and one for the others."""
+    rng, rows = np.random.default_rng(0), []
+    systems = [("controlnet", level, merged) for level in levels for merged in (False, True)]
+    systems += [("seed_mean", level, True) for level in levels] + [(name, "", True) for name in ("gray", "gan")]
+    for k in range(photos):
+        for system, level, merged in systems:
+            for seed in range(2 if system == "controlnet" and k < 3 else 1):
+                values = dict.fromkeys(METRICS, 1.0) | {"ciede2000": rng.uniform(5, 9), "psnr": rng.uniform(20, 25)}
+                prompt = "a red cup" if k else "a cup"
+                rows.append({"image_id": f"p{k}", "category": "ab"[k % 2], "system": system, "prompt_level": level,
+                             "prompt": prompt, "seed": seed, "merged": merged, **values})  # fmt: skip
+    return pd.DataFrame(rows)[list(COLUMNS)]
+
+
+def report_of(profile, levels):
+    """The written report of a run on photos that were measured under some levels of the ladder."""
+    metrics = measured(levels)
+    known = {name: pair for name, pair in NAMED.items() if {level for _, level in pair} <= {"", *levels}}
+    tables = {"effects": statistics.contrasts(metrics, known), "summary": statistics.summary(metrics)}
+    tables["before_merge"] = tables["effects"]
+    tables["seeds"] = statistics.seed_gain(metrics)
+    tables |= {"steering": [], "variance": pd.DataFrame({"part": ["photo"], "share": [1.0]})}
+    rows = {"image_id": sorted(set(metrics["image_id"]))}
+    report.write_report(profile, metrics, tables, Dataset.from_dict(rows))
+    return " ".join((profile.reports_dir / "report.md").read_text().split())
+
+
+def test_the_pocket_report_says_who_wrote_its_captions(tmp_path):
+    text = report_of(get_profile("pocket", reports=str(tmp_path)), LEVELS)
+    assert (
+        "`detailed` was written by people who saw the colours. `gray_caption` was written by people who saw only"
+        in text
+    )
+    assert "though their writers may have known a famous place" in text
+    assert "**What does the writer gain by seeing the colours?**" in text
+    assert "trained at 128 px on the training split of `data_cards/pocket_photos`" in text
+    assert "a size that they were not trained on" not in text
+    assert "COCO" not in text
+    assert "auto_caption" not in text
+
+
+def test_the_l4_report_says_what_the_captioner_wrote_and_what_people_did(tmp_path):
+    profile = get_profile("l4", run="study_1", reports=str(tmp_path))
+    text = report_of(profile, (*LEVELS, "auto_caption"))
+    assert (
+        "`detailed` is one of COCO's captions, which people wrote who saw the colours" in text
+    )  # tested on COCO's photos
+    blip = "Salesforce/blip-image-captioning-base"
+    assert f"`gray_caption` was written by a captioning network, {blip}, that was shown only the gray photo" in text
+    assert f"`auto_caption` was written by {blip}, which was shown the colour photo" in text
+    assert "(1 of 9 have none and stay as they are)" in text
+    assert "the captioner may have learned from captions of these very photos" in text
+    assert "people who saw only the gray photo" not in text
+    assert "What does the writer gain" not in text
+    assert "famous place" not in text
+    assert "trained at 128 px on the training split of `data_cards/pocket_photos`" in text
+    assert "here they see photos of 512 px, a size that they were not trained on" in text
+    assert "2 seeds for 3 photos and 1 for the others" in text
+    assert "guidance: 7.5 on the first 50% of the steps" in text
+
+
+def test_levels_that_were_not_asked_are_not_explained(tmp_path):
+    text = report_of(get_profile("l4", reports=str(tmp_path)), ("vague", "detailed"))
+    assert "gray_caption" not in text
+    assert "wrong_color" not in text
+    assert "gray captions" not in text

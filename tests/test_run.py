@@ -1,13 +1,17 @@
 """The command behind `make reports`: parameters checked first, reports whole or not at all."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
+import time
 
 import nbformat
 import pytest
 
 from lib import ROOT, run
+from lib.report import write_text
 
 PARAMETERS = 'profile_name: str = "pocket"\noverrides: dict = {}\ngreeting: str = "hello"'
 REPORT = """from lib.profiles import get_profile
@@ -124,3 +128,202 @@ def test_command_exits_non_zero_with_one_line():
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1].startswith("error: unknown parameter 'n_imgs'")
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+COMMAND = """
+import sys
+import time
+from pathlib import Path
+from lib import run
+from lib.report import write_text
+
+folder = Path(sys.argv.pop(1))
+
+def execute(path, output, values):
+    profile = run.get_profile(values["profile_name"], **values["overrides"])
+    write_text("hello", profile.reports_dir / "other.txt")
+    (folder / "started").touch()
+    while not (folder / "go").exists():
+        time.sleep(0.1)
+
+run.run_notebook = execute
+run.main()"""
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Without kernels: the runs whose notebooks were started, one an execution; each writes its report, as `REPORT` does."""
+    runs = []
+
+    def execute(path, output, values):
+        profile = run.get_profile(values["profile_name"], **values["overrides"])
+        runs.append(profile.run)
+        if profile.run in path.read_text():
+            raise RuntimeError("no colour here")
+        write_text(values.get("greeting", "hello"), profile.reports_dir / f"{path.stem[3:]}.txt")
+
+    monkeypatch.setattr(run, "run_notebook", execute)
+    return runs
+
+
+@pytest.fixture
+def other(tmp_path):
+    """The command in a process of its own, without kernels, which writes `other.txt` and waits until a file `go` is there."""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    processes = []
+
+    def start(*options):
+        command = [sys.executable, "-c", COMMAND, str(folder), *options]
+        output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        processes.append(subprocess.Popen(command, cwd=ROOT, **output))
+        deadline = time.time() + 120
+        while not (folder / "started").exists():
+            assert processes[0].poll() is None, processes[0].communicate()
+            assert time.time() < deadline
+            time.sleep(0.1)
+        return processes[0], folder
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def test_a_second_command_on_the_same_build_folder_is_refused_until_the_first_is_dead(place, started, other):
+    first, folder = other(*arguments(place))
+    command = [sys.executable, "-c", COMMAND, str(folder), *arguments(place)]
+    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    said = rf"error: \S*build/pocket is in use by process {first.pid}, .*-p build .*, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d: wait.*\n"
+    assert (second.returncode, second.stdout) == (1, "")
+    assert re.fullmatch(said, second.stderr)
+    first.kill()
+    first.wait()
+    run.run(arguments(place))
+    assert sorted(path.name for path in (place / "reports/pocket").iterdir()) == ["one.txt", "two.txt"]
+
+
+def test_two_builds_write_one_reports_folder_and_lose_nothing(place, started, other):
+    first, folder = other(*arguments(place))
+    run.run(["-p", "build", str(place / "build2"), "-p", "reports", str(place / "reports")])
+    (folder / "go").touch()
+    _, said = first.communicate(timeout=90)
+    assert first.returncode == 0, said
+    assert sorted(path.name for path in (place / "reports").rglob("*")) == ["one.txt", "other.txt", "pocket", "two.txt"]
+
+
+def test_a_failure_keeps_the_reports_of_the_notebooks_that_passed_for_the_next_call(place, monkeypatch, capsys):
+    def execute(path, output, values):
+        reports = run.get_profile("pocket", **values["overrides"]).reports_dir
+        write_text(values["greeting"], reports / f"{path.stem[3:]}.txt")
+        if path.stem == "02_two":
+            shutil.copy(reports / "one.txt", reports / "copy.txt")
+            if values["greeting"] == "first":
+                raise RuntimeError("no colour here")
+
+    monkeypatch.setattr(run, "run_notebook", execute)
+    with pytest.raises(RuntimeError, match="no colour here"):
+        run.run(arguments(place, "-p", "greeting", "first"))
+    assert "-p run default --only 02" in capsys.readouterr().out
+    assert not (place / "reports/pocket").exists()
+    run.run(arguments(place, "-p", "greeting", "second", "--only", "02"))
+    texts = {path.name: path.read_text() for path in (place / "reports/pocket").iterdir()}
+    assert texts == {"one.txt": "first", "two.txt": "second", "copy.txt": "first"}
+    (place / "reports/pocket/one.txt").write_text("newer")
+    run.run(arguments(place, "-p", "greeting", "third", "--only", "02"))
+    assert (place / "reports/pocket/one.txt").read_text() == "newer"  # what was kept was published once
+
+
+def test_a_full_disk_while_publishing_changes_no_report(place, started, monkeypatch):
+    run.run(arguments(place))
+    copy, done = run.shutil.copy2, []
+
+    def full(source, target, **options):
+        if "reports/pocket" in str(target):
+            done.append(target)
+            if len(done) == 2:
+                raise OSError(28, "No space left on device", str(target))
+        return copy(source, target, **options)
+
+    monkeypatch.setattr(run.shutil, "copy2", full)
+    with pytest.raises(OSError, match="No space left"):
+        run.run(arguments(place, "-p", "greeting", "changed"))
+    assert {path.name: path.read_text() for path in (place / "reports/pocket").iterdir()} == {
+        "one.txt": "hello",
+        "two.txt": "hello",
+    }
+
+
+TWO_RUNS = ("-p", "runs", "study_1,study_2")
+
+
+def test_a_restart_passes_over_finished_runs(place, started, monkeypatch, capsys):
+    def starts(*more):
+        started.clear()
+        run.run(arguments(place, *more))
+        return len(started)
+
+    assert starts(*TWO_RUNS) == 4
+    capsys.readouterr()
+    assert starts(*TWO_RUNS) == 0
+    said = capsys.readouterr().out
+    assert "run study_1: finished" in said
+    assert "-p run study_2" in said
+    assert starts(*TWO_RUNS, "-p", "train_seed", "1") == 4  # another field
+    assert starts(*TWO_RUNS, "-p", "train_seed", "1", "-p", "greeting", "again") == 4  # another notebook parameter
+    assert starts(*TWO_RUNS) == 4  # the reports were of other settings
+    (place / "reports/pocket/study_2/two.txt").unlink()
+    assert starts(*TWO_RUNS) == 2  # one run's reports had gone
+    notebook(place / "02_two.ipynb", REPORT.format(name="two") + "\n")
+    assert starts(*TWO_RUNS) == 4  # a notebook has changed
+    assert starts("-p", "run", "study_1") == 2  # asked for by name
+    assert starts(*TWO_RUNS, "--only", "02") == 2
+    assert starts(*TWO_RUNS) == 0
+    assert starts(*TWO_RUNS, "--only", "02", "-p", "train_seed", "1") == 2
+    assert starts(*TWO_RUNS) == 4  # half of the reports were of other settings
+    monkeypatch.setattr(run, "ROOT", place)  # another lib
+    assert starts(*TWO_RUNS) == 4
+
+
+def test_a_run_that_failed_is_run_again_and_one_that_passed_is_not(place, started, capsys):
+    notebook(place / "02_two.ipynb", "fails in study_2")
+    with pytest.raises(RuntimeError, match="no colour here"):
+        run.run(arguments(place, *TWO_RUNS))
+    assert "-p run study_2 --only 02" in capsys.readouterr().out
+    assert [path.name for path in (place / "reports/pocket").iterdir()] == ["study_1"]
+    started.clear()
+    with pytest.raises(RuntimeError, match="no colour here"):
+        run.run(arguments(place, *TWO_RUNS))
+    assert started == ["study_2", "study_2"]
+
+
+WAITS = """import os, signal, time
+from pathlib import Path
+
+def save(*_):
+    Path(greeting).write_text("saved")
+    os._exit(0)
+
+signal.signal(signal.SIGTERM, save)
+Path(greeting).write_text("ready")
+time.sleep(120)"""
+OTHER_NOTEBOOKS = """import sys
+from pathlib import Path
+from lib import run
+run.NOTEBOOKS = [Path(sys.argv.pop(1))]
+run.main()"""
+
+
+def test_sigterm_waits_for_the_notebook_to_save(place):
+    path, mark = notebook(place / "01_one.ipynb", WAITS), place / "mark.txt"
+    options = [str(path), *arguments(place, "-p", "greeting", str(mark))]
+    command = [sys.executable, "-c", OTHER_NOTEBOOKS, *options]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not mark.exists() or mark.read_text() != "ready":
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.terminate()
+    said = process.communicate()[1].splitlines()[-1]
+    assert mark.read_text() == "saved"
+    assert process.returncode == 1
+    assert said == "error: 01_one: its kernel was stopped, or had too little memory: run it again"

@@ -112,6 +112,18 @@ def test_one_run_is_compared_with_nothing(tmp_path):
     assert runs.effects_of_factors(facts, metrics).empty
 
 
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [("run.csv", "03_train_controlnet"), ("strip.jpg", "04_colorize_photos"), ("steering.csv", "05_evaluate")],
+)
+def test_reports_of_the_own_run_that_lack_a_file_say_what_to_run_first(tmp_path, name, first):
+    profile = get_profile("l4", run="study_1", reports=str(tmp_path))
+    write_run(profile.reports_home, "study_1", 0.0)
+    (profile.reports_dir / name).unlink()
+    with pytest.raises(ValueError, match=f"run study_1 hold no {name}: run notebook {first} first"):
+        runs.read_runs(profile)
+
+
 def test_any_other_setting_is_a_factor_too():
     own = get_profile("pocket")
     assert other_settings(own) == ""

@@ -1,0 +1,271 @@
+"""`make rehearse`: the l4 study from its downloads to its reports, small and offline; README.md tells what it shows."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import psutil
+
+from lib import ROOT
+from lib.profiles import get_profile, profiles_to_run
+from tests.hub_stand_in import TOKEN, Hub
+from tests.rehearsal import peers, photos, repositories, servers
+
+RUNS = ("study_1", "study_3")
+FINISHED = ("study_3_tcd", "peer_sdxl_light")  # that train nothing
+FIELDS = {  # of the profile, so that the study takes minutes
+    "resolution": 64,
+    "n_train": 60,
+    "n_validation": 8,
+    "workers": 2,
+    "train_steps": 4,
+    "train_batch_size": 4,
+    "checkpoint_every": 2,
+    "lr_warmup_steps": 1,
+    "log_every": 1,
+    "num_inference_steps": 2,
+    "steps_to_try": "1,2",
+    "guidance_to_try": "1.0,7.5",
+    "sample_batch_size": 8,
+    "n_images": 6,
+    "n_images_other": 4,
+    "n_images_all_seeds": 3,
+    "n_steered": 2,
+    "set_metrics": "false",  # its networks need torchvision
+}
+N_VAL2017, N_FLOWERS = 12, 60
+LIMIT = 1800  # seconds that one command may take
+CLIP_SCORE = """
+import numpy as np
+from transformers import AutoTokenizer, CLIPModel
+from lib.networks import clip_score
+from lib.profiles import get_profile
+
+profile = get_profile("l4")
+revision = profile.clip_revision or None
+model = CLIPModel.from_pretrained(profile.clip, revision=revision)
+tokenizer = AutoTokenizer.from_pretrained(profile.clip, revision=revision)
+pictures = np.random.default_rng(0).random((2, 64, 64, 3), np.float32)
+scores = clip_score(pictures, ["a red flower", "a blue sky"], model, tokenizer)
+assert scores.shape == (2,) and scores.isfinite().all(), scores
+"""
+
+
+@contextmanager
+def stage(name):
+    """Print a stage's name and seconds when it has passed; what goes wrong in it is a RuntimeError that names it."""
+    started = time.time()
+    try:
+        yield
+    except (AssertionError, OSError, ValueError) as error:
+        raise RuntimeError(f"{name}: {error}") from error
+    print(f"{name:<66}{time.time() - started:5.0f} s", flush=True)
+
+
+class StandIns:
+    """The stand-ins in a folder, their servers, and the fields and environment that lead commands to them."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        archives = photos.write_coco(folder / "coco", FIELDS["n_train"] + FIELDS["n_validation"], N_VAL2017)
+        (folder / "archives.json").write_text(json.dumps(archives))
+        photos.write_flowers(folder / "flowers", N_FLOWERS)
+        self.coco = servers.Coco(folder / "coco")
+        self.fields = {**FIELDS, "coco_url": self.coco.url, "flowers_folder": str(folder / "flowers")}
+        self.pinned = pinned_revisions(profiles_to_run("l4", runs=",".join((*RUNS, *FINISHED))))
+        self.hub = Hub(self.pinned)
+        written = repositories.write_repositories(folder / "repositories", {**repositories.REPOSITORIES, **peers.PEERS})
+        self.hub.repos |= {("models", name): files for name, files in written.items()}
+        self.environment = {
+            **os.environ,
+            "HF_ENDPOINT": self.hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN,
+            "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1",  # since two commands run at a time
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "as_cuda"), str(ROOT)]),
+            "REHEARSAL_COCO": str(folder / "archives.json"),
+        }  # fmt: skip
+
+
+class Place:
+    """A folder in which the study is made, as on a machine of its own; `stopped` ends what runs in it."""
+
+    def __init__(self, folder, stand_ins, stopped):
+        folder.mkdir()
+        self.folder, self.stopped = folder, stopped
+        self.fields = {**stand_ins.fields, "hub_repo_id": f"me/{folder.name}"}
+        self.fields |= {name: str(folder / name) for name in ("build", "reports", "photos", "downloads")}
+        self.environment = {**stand_ins.environment, "HF_HOME": str(folder / "hub")}
+
+    def profile(self, run):
+        """The l4 profile of a run as the commands have it."""
+        return get_profile("l4", **self.fields, run=run)
+
+    def python(self, *arguments, kill_when=None):
+        """Run Python to its end, or kill it and all its processes as soon as `kill_when()` is true.
+
+        One that fails, ends before it could be killed, or takes longer than `LIMIT`, is a ValueError with its last line.
+        """
+        log, started = self.folder / "output.log", time.time()
+        with log.open("w") as output:
+            process = psutil.Popen([sys.executable, *arguments], cwd=ROOT, env=self.environment, stdout=output,
+                                   stderr=subprocess.STDOUT)  # fmt: skip
+        try:
+            while process.poll() is None:
+                if kill_when and kill_when():
+                    return
+                if self.stopped.wait(0.02) or time.time() - started > LIMIT:
+                    raise ValueError("stopped" if self.stopped.is_set() else f"took longer than {LIMIT} s")
+        finally:
+            kill_tree(process)
+        said = (log.read_text().strip().splitlines() or ["no output"])[-1]
+        if process.returncode:
+            raise ValueError(said)
+        if kill_when:
+            raise ValueError(f"ended before it could be killed ({said})")
+
+    def notebooks(self, *options, kill_when=None):
+        """What `make reports PROFILE=l4` calls, with more options."""
+        fields = [part for name, value in self.fields.items() for part in ("-p", name, str(value))]
+        self.python("-m", "lib.run", "--profile", "l4", *fields, *options, kill_when=kill_when)
+
+
+def pinned_revisions(profiles):
+    """The commits at which profiles want what they load from the Hub: {id: commit}."""
+    names = {"base_model": "base_revision", "controlnet": "controlnet_revision", "adapter": "adapter_revision",
+             "captioner": "captioner_revision", "clip": "clip_revision"}  # fmt: skip
+    pairs = [(getattr(profile, name), getattr(profile, names[name])) for profile in profiles for name in names]
+    pairs += [profile.base_unet[:2] for profile in profiles if profile.base_unet]
+    return {name: revision for name, revision in pairs if revision}
+
+
+def kill_tree(process):
+    """Kill a process and its children at once, as a machine that is switched off does."""
+    if not process.is_running():
+        return
+    for each in [process, *process.children(recursive=True)]:
+        each.kill()
+    process.wait()
+
+
+def check_downloads(stand_ins, place):
+    """Downloads were broken off and went on where they stood, and the photos that can't be used were left out."""
+    zips = {
+        path for path in photos.ARCHIVES.values() if path.startswith("zips/")
+    }  # the annotations are a chunk or less
+    assert stand_ins.coco.resumed >= zips, f"resumed: {stand_ins.coco.resumed}"
+    left_out = pd.read_csv(place.profile(RUNS[-1]).photos_dir / "left_out.csv")["reason"].value_counts().to_dict()
+    assert left_out == {"gray": 3, "broken": 1, "missing": 1}, f"left out: {left_out}"
+
+
+def check_hub(stand_ins, place):
+    """No decoy was fetched, what is pinned was asked for by its commit, and everything was published."""
+    fetched = [line for line in stand_ins.hub.seen if line.startswith("GET") and "/resolve/" in line]
+    sd = [line for line in fetched if "stable-diffusion" in line]
+    decoys = [line for line in sd if line.endswith((".bin", ".ckpt", ".fp16.safetensors")) or "safety_checker" in line]
+    assert not decoys, f"decoys fetched: {decoys}"
+    wrong = [line for line in fetched for name in stand_ins.pinned if f"/{name}/resolve/main/" in line]
+    assert not wrong, f"asked for without its revision: {wrong}"
+    name = place.fields["hub_repo_id"]
+    wanted = {("datasets", f"{name}-{source}") for source in ("coco", "flowers")}
+    missing = (wanted | {("models", f"{name}-{run}") for run in RUNS}) - set(stand_ins.hub.repos)
+    assert not missing, f"not published: {missing}"
+
+
+def check_reports(place):
+    """Each run has a report, and the comparison of the runs is there."""
+    needed = [place.profile(run).reports_dir / "report.md" for run in RUNS]
+    needed.append(place.profile(RUNS[-1]).reports_home / "runs.csv")
+    missing = [str(path) for path in needed if not path.exists()]
+    assert not missing, f"not written: {missing}"
+
+
+def same_bytes(first, second):
+    """Refuse two files that differ: AssertionError."""
+    assert first.read_bytes() == second.read_bytes(), f"{second} differs from {first}"
+
+
+def check_pictures(whole, resumed):
+    """All pictures of a resumed run are those of the run that was never killed, to the bit."""
+    for name in ("images", "steering"):
+        listings = [pd.read_csv(profile.run_dir / name / "images.csv") for profile in (whole, resumed)]
+        key = ["image_id", "prompt_level", "seed", "prompt"]
+        tables = [listing.set_index(key)[["before", "after"]] for listing in listings]
+        assert len(tables[0]), f"no picture in {name}"
+        assert tables[0].index.equals(tables[1].index), f"{name}: not the same pictures were made"
+        for files in zip(*(table.to_numpy().ravel() for table in tables), strict=True):
+            same_bytes(whole.run_dir / files[0], resumed.run_dir / files[1])
+
+
+def make_study(stand_ins, place):
+    """The whole study, undisturbed."""
+    with stage(f"notebooks 01 to 06 of {' and '.join(RUNS)}"):
+        place.notebooks("-p", "runs", ",".join(RUNS))
+        check_downloads(stand_ins, place)
+        check_reports(place)
+
+
+def make_study_with_kills(place):
+    """The last run up to its measurements, killed in 03 and in 04; then the runs that need only its ControlNet, or none."""
+    run, profile = ("-p", "run", RUNS[-1], "--only"), place.profile(RUNS[-1])
+    pictures = lambda: len(list(profile.run_dir.rglob("*.png")))  # noqa: E731
+    with stage("CLIP from the Hub, and its score"):
+        place.python("-c", CLIP_SCORE)
+    with stage("elsewhere, 03 killed after a checkpoint"):
+        place.notebooks(*run, "01", "03", kill_when=lambda: any(profile.run_dir.glob("checkpoints/*.pt")))
+    with stage("elsewhere, 03 resumed"):
+        place.notebooks(*run, "03")
+    with stage("elsewhere, 04 killed after some pictures"):
+        before = pictures()
+        place.notebooks(*run, "04", kill_when=lambda: pictures() >= before + 20)
+    with stage("elsewhere, 04 resumed, and 05"):
+        place.notebooks(*run, "04", "05")
+    with stage(f"04 and 05 of {' and '.join(FINISHED)}"):
+        place.notebooks("-p", "runs", ",".join(FINISHED), "--only", "04", "05")
+
+
+def rehearse(folder):
+    """All stages, in a folder: the study in one place, while elsewhere it is killed and resumed; both must come out the same."""
+    with stage("stand-ins"):
+        stand_ins, stopped = StandIns(folder), threading.Event()
+    here, elsewhere = (Place(folder / name, stand_ins, stopped) for name in ("colors", "elsewhere"))
+    with ThreadPoolExecutor(2) as pool:
+        parts = [pool.submit(make_study, stand_ins, here), pool.submit(make_study_with_kills, elsewhere)]
+        try:
+            for part in as_completed(parts):
+                part.result()
+        finally:
+            stopped.set()
+    with stage("what was asked of the Hub, and published"):
+        check_hub(stand_ins, here)
+    whole, resumed = (place.profile(RUNS[-1]) for place in (here, elsewhere))
+    with stage("the same weights, pictures and measurements after the kills"):
+        weights = "diffusion_pytorch_model.safetensors"
+        same_bytes(whole.controlnet_dir / weights, resumed.controlnet_dir / weights)
+        check_pictures(whole, resumed)
+        same_bytes(whole.reports_dir / "metrics.csv", resumed.reports_dir / "metrics.csv")
+
+
+def main():
+    """The command: exit 0 and no files left when all went well, 1 with one line and the files otherwise."""
+    started, folder = time.time(), Path(tempfile.mkdtemp(prefix="rehearsal-"))
+    try:
+        rehearse(folder)
+    except RuntimeError as error:
+        sys.exit(f"error: {error} (all files: {folder})")
+    shutil.rmtree(folder)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = f"{used.ru_utime + used.ru_stime:.0f} s of CPU time"
+    print(f"rehearsed in {time.time() - started:.0f} s, {seconds}")
+
+
+if __name__ == "__main__":
+    main()
