@@ -171,9 +171,9 @@ PROFILES = {
         source="coco",
         photos="build/photos",
         n_images=650,  # with one seed no less precise than 500 with three: reports/precision.csv
-        n_images_other=150,
+        n_images_other=120,
         n_images_all_seeds=60,
-        n_steered=60,
+        n_steered=50,
         image_format="jpeg",
         workers=8,
         resolution=512,
@@ -272,9 +272,8 @@ STANDS_FOR = {  # what a profile takes for a run's base and photos, and what run
         "COCO": {},
         "other runs": {
             "n_seeds": 1,
-            "n_images": 500,
-            "n_images_other": 100,
-            "n_steered": 40,
+            "n_images_other": 80,
+            "n_steered": 30,
             "prompt_levels": ("empty", "vague", "detailed", "wrong_color"),
         },
     },
