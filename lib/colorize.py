@@ -133,7 +133,7 @@ def end_guidance_after(steps):
         if step + 1 != steps:
             return {}
         pipeline._guidance_scale = 1.0  # has no public setter; every call of the pipeline sets it anew
-        return {name: tensor.chunk(2)[1] for name, tensor in tensors.items()}
+        return {name: tensor.chunk(2)[1].clone() for name, tensor in tensors.items()}  # a view would be compiled anew
 
     return on_step_end
 
