@@ -228,8 +228,8 @@ def make_study_with_kills(place):
         place.notebooks(*run, "04", kill_when=lambda: pictures() >= before + 20)
     with stage("elsewhere, 04 resumed, and 05"):
         place.notebooks(*run, "04", "05")
-    with stage(f"04 and 05 of {' and '.join(FINISHED)}"):
-        place.notebooks("-p", "runs", ",".join(FINISHED), "--only", "04", "05")
+    with stage(f"03 to 05 of {' and '.join(FINISHED)}"):
+        place.notebooks("-p", "runs", ",".join(FINISHED), "--only", "03", "04", "05")
 
 
 def rehearse(folder):
