@@ -90,7 +90,7 @@ def fingerprint(model):
     """A short text that changes with any of a model's weights."""
     hashed = hashlib.blake2b(digest_size=8)
     for value in model.state_dict().values():
-        hashed.update(value.float().cpu().numpy())
+        hashed.update(value.float().cpu().contiguous().numpy())
     return hashed.hexdigest()
 
 

@@ -96,8 +96,7 @@ def check_disk(profiles):
 def check_token(profiles):
     """Whether what is to be published can be."""
     hub.check(profiles[0])
-    name = profiles[0].hub_repo_id
-    return f"will publish under {name}-..." if name else "not needed: hub_repo_id is empty"
+    return hub.plan(profiles[0]) or "not needed: hub_repo_id is empty"
 
 
 def check_coco(profiles):

@@ -1,64 +1,141 @@
-"""From grayscale photos and sentences to colour, before and after the merge with the photo's own L*."""
+"""From grayscale photos and sentences to colour: what a run needs, how it is sampled, the merge with the photo's L*."""
 
+import hashlib
 import json
+import math
 import os
 import shutil
 import zlib
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import lru_cache
+from itertools import product
 
+import numpy as np
 import pandas as pd
 import torch
-from accelerate import PartialState
+from accelerate.utils.memory import clear_device_cache
 from PIL import Image
+from skimage.color import deltaE_ciede2000
 from tqdm import tqdm
 
+from lib.batches import digest, fingerprint
 from lib.color import gray_from_luminance, luminance, merge_luminance, srgb_to_lab, to_float, to_pil
 from lib.dataset import load_dataset_dict, pick_across_categories
 from lib.fullsize import network_size, paint, reduce_lightness
-from lib.models import add_controlnet, load_base, load_controlnet, memory_advice
+from lib.metrics import chroma
+from lib.models import is_out_of_memory, load_pipeline, process_state
 from lib.networks import prompts_of
-from lib.profiles import check_settings, settings_of, write_settings
-from lib.prompts import STEERING_WORDS, steering_prompt
+from lib.profiles import check_settings, resolve, settings_of, write_settings
+from lib.prompts import STEERING_WORDS, prompts_at, steering_prompt
+from lib.report import write_text
 
-LISTING_COLUMNS = ("image_id", "category", "prompt_level", "prompt", "seed", "before", "after")
-SETTINGS = (
-    "base_model",
-    "photos",
+PLAN_COLUMNS = ("image_id", "category", "prompt_level", "prompt", "seed")
+LISTING_COLUMNS = (*PLAN_COLUMNS, "before", "after")
+MODEL_FIELDS = (
+    "base_model", "base_revision", "base_unet", "text_encoder", "max_tokens", "controlnet", "controlnet_revision",
+    "controlnet_subfolder", "adapter", "adapter_revision", "mixed_precision", "scheduler", "controlnet_conditioning_scale",
     "resolution",
-    "n_images",
-    "n_seeds",
-    "num_inference_steps",
-    "guidance_scale",
-    "controlnet_conditioning_scale",
-)
+)  # fmt: skip
+SAMPLING_FIELDS = ("num_inference_steps", "guidance_scale", "guidance_share")
+DATA_FIELDS = ("source", "photos", "test_source")
+PLAN_FIELDS = ("n_images", "n_images_other", "n_images_all_seeds", "n_steered", "n_seeds", "prompt_levels")
+SETTINGS = (*DATA_FIELDS, *PLAN_FIELDS, *SAMPLING_FIELDS, *MODEL_FIELDS)
+ALWAYS = ("vague", "detailed")  # the levels that the study compares: under these, every photo
+DOUBLED = ("prompt_embeds", "image", "add_text_embeds", "add_time_ids")  # what a pipeline holds twice under guidance
+N_VALIDATION, CHROMA_RATIO = 24, (0.7, 1.3)  # photos that sampling is chosen on, and how colourful it must be
 
 
 def sample(pipeline, conditioning_images, prompts, seeds, profile):
     """Colour pictures before the merge: float sRGB arrays (H, W, 3), one for each (image, prompt, seed).
 
-    The three lists are of one length and are sampled in batches of `profile.sample_batch_size`; every picture has its
-    own generator, so that its batch changes no more than the last digits.
+    The three lists are of one length and are sampled in batches of `profile.sample_batch_size`, halved where that does
+    not fit in memory; every picture has its own generator, so that its batch changes no more than the last digits.
     """
-    outputs = []
-    for start in tqdm(
-        range(0, len(prompts), profile.sample_batch_size),
-        desc="colorizing",
-        leave=False,
-        disable=len(prompts) <= profile.sample_batch_size,
-    ):
-        part = slice(start, start + profile.sample_batch_size)
-        with memory_advice("lower sample_batch_size"):
-            result = pipeline(
-                prompt=list(prompts[part]),
-                image=list(conditioning_images[part]),
-                generator=[torch.Generator().manual_seed(int(seed)) for seed in seeds[part]],
-                num_inference_steps=profile.num_inference_steps,
-                guidance_scale=profile.guidance_scale,
-                controlnet_conditioning_scale=profile.controlnet_conditioning_scale,
-                output_type="np",
-            )
-        outputs.extend(result.images)
-    return outputs
+    guidance = [guidance_of(prompt, pipeline, profile) for prompt in prompts]
+    few, outputs = len(prompts) <= profile.sample_batch_size, {}
+    with tqdm(desc="colorizing", total=len(prompts), unit="picture", leave=False, disable=few) as bar:
+        for scale in dict.fromkeys(guidance):
+            chosen = [index for index, own in enumerate(guidance) if own == scale]
+            jobs = [(index, prompts[index], seeds[index]) for index in chosen]
+            image_of, sampling = conditioning_images.__getitem__, replace(profile, guidance_scale=scale)
+            for part, pictures in sample_batches(pipeline, jobs, image_of, sampling):
+                outputs.update(zip(chosen[part], pictures, strict=True))
+                bar.update(len(pictures))
+    return [outputs[index] for index in range(len(prompts))]
+
+
+def guidance_of(prompt, pipeline, profile):
+    """The guidance scale for a prompt: 1, which is none, for the empty one where guidance changes nothing.
+
+    The empty prompt is what guidance leads away from, save where a pipeline (SDXL's) takes zeros instead.
+    """
+    unconditional = prompt == "" and not pipeline.config.get("force_zeros_for_empty_prompt")
+    return 1.0 if unconditional or not guided_steps(profile) else profile.guidance_scale
+
+
+def guided_steps(profile):
+    """How many steps are guided: the first `guidance_share` of them, rounded up; none at a scale of 1 or less."""
+    steps = math.ceil(round(profile.guidance_share * profile.num_inference_steps, 6))
+    return steps if profile.guidance_scale > 1 else 0
+
+
+def sample_batches(pipeline, jobs, image_of, profile, full=0):
+    """Yield (slice of the jobs, their pictures) batch by batch; a job (image, prompt, seed) shows `image_of(image)`.
+
+    A batch that does not fit in memory is halved, and so are those after it. Batches of fewer than `full` jobs, or than
+    the batch size, are filled up with their last job: a picture's last digits depend on how many others it is sampled
+    with, but not on which.
+    """
+    size, start = profile.sample_batch_size, 0
+    while start < len(jobs):
+        part = jobs[start : start + size]
+        filled = part + part[-1:] * (min(full, size) - len(part))
+        try:
+            pictures = sample_batch(pipeline, filled, image_of, profile)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(filled) == 1:
+                raise ValueError("not even one picture fits in memory: lower resolution, or free some") from None
+            pictures, size = None, (len(filled) + 1) // 2
+        if pictures is None:  # only here is what the failed batch held let go
+            clear_device_cache(garbage_collection=True)
+            tqdm.write(f"{len(filled)} pictures at once do not fit in memory: sampling {size} at once")
+        else:
+            yield slice(start, start + len(part)), list(pictures[: len(part)])
+            start += len(part)
+
+
+def sample_batch(pipeline, jobs, image_of, profile):
+    """Float sRGB pictures (B, H, W, 3) of jobs (image, prompt, seed), in one call of the pipeline."""
+    images, prompts, seeds = zip(*jobs, strict=True)
+    guided, options = guided_steps(profile), {}
+    if 0 < guided < profile.num_inference_steps:
+        doubled = [name for name in DOUBLED if name in pipeline._callback_tensor_inputs]
+        options = {"callback_on_step_end": end_guidance_after(guided), "callback_on_step_end_tensor_inputs": doubled}
+    return pipeline(
+        prompt=list(prompts),
+        image=[image_of(image) for image in images],
+        generator=[torch.Generator().manual_seed(int(seed)) for seed in seeds],
+        num_inference_steps=profile.num_inference_steps,
+        guidance_scale=profile.guidance_scale if guided else 1.0,
+        controlnet_conditioning_scale=profile.controlnet_conditioning_scale,
+        output_type="np",
+        **options,
+    ).images
+
+
+def end_guidance_after(steps):
+    """A callback that ends a pipeline's guidance after so many steps: from then on it takes one pass a step."""
+
+    def on_step_end(pipeline, step, _, tensors):
+        if step + 1 != steps:
+            return {}
+        pipeline._guidance_scale = 1.0  # has no public setter; every call of the pipeline sets it anew
+        return {name: tensor.chunk(2)[1] for name, tensor in tensors.items()}
+
+    return on_step_end
 
 
 def colorize_photo(photo, prompt, seed, pipeline, profile, saturation=1.0):
@@ -83,100 +160,171 @@ def seed_of(image_id, seed):
     return zlib.crc32(f"{image_id}/{seed}".encode())
 
 
+def plan_pictures(photos, prompts, n_seeds=1, n_other=0, n_all_seeds=0):
+    """A table of `PLAN_COLUMNS`, a row a picture: photos (a table with their ids) under {level: [a prompt each]}.
+
+    Only the first `n_other` photos get pictures of levels other than `ALWAYS`, and only the first `n_all_seeds` get all
+    `n_seeds` seeds, the others one; 0: all photos.
+    """
+    records = []
+    for index, (image_id, category) in enumerate(zip(photos["image_id"], photos["category"], strict=True)):
+        levels = [level for level in prompts if level in ALWAYS or index < (n_other or len(photos))]
+        seeds = range(n_seeds if index < (n_all_seeds or len(photos)) else 1)
+        records += [(image_id, category, level, prompts[level][index], seed) for level in levels for seed in seeds]
+    return pd.DataFrame(records, columns=PLAN_COLUMNS)
+
+
+def plan_test_photos(rows, prompts, profile):
+    """What notebook 04 makes of data-set rows and their ladder of prompts: `plan_pictures` by the name of a folder.
+
+    `images`: under the ladder, or those of its levels that `prompt_levels` names; `steering`: things in every word. A
+    level that the ladder lacks is a ValueError, and so are `prompt_levels` without those that the study compares.
+    """
+    unknown = [level for level in profile.prompt_levels if level not in prompts]
+    if unknown:
+        raise ValueError(f"unknown prompt level {unknown[0]!r} in prompt_levels: known are {', '.join(prompts)}")
+    lacking = [level for level in ALWAYS if level not in (profile.prompt_levels or ALWAYS)]
+    if lacking:
+        raise ValueError(f"prompt_levels lacks {lacking[0]}, which the study compares: add it")
+    photos = rows.select_columns(["image_id", "category", "thing"]).to_pandas()
+    ladder = {level: prompts[level] for level in prompts if level in (profile.prompt_levels or prompts)}
+    things = photos[photos["thing"].astype(bool)][: profile.n_steered or None]
+    words = {word: [steering_prompt(thing, word) for thing in things["thing"]] for word in STEERING_WORDS}
+    images = plan_pictures(photos, ladder, profile.n_seeds, profile.n_images_other, profile.n_images_all_seeds)
+    return {"images": images, "steering": plan_pictures(things, words)}
+
+
 def colorize_test_photos(profile):
     """Notebook 04's pictures of a profile: the test photos under the ladder of prompts, and their things in every word.
 
     Under accelerate's launchers every process calls this, and they share the pictures.
     """
-    state = PartialState()  # gives each process its GPU
+    state = process_state()  # gives each process its GPU
     rows = pick_across_categories(load_dataset_dict(profile)["test"], profile.n_images)
     with state.main_process_first():
         prompts = prompts_of(profile, rows)
-    base = load_base(profile)
-    pipeline = add_controlnet(base, load_controlnet(profile.controlnet_dir, base.unet))
-    things = rows.filter(bool, input_columns="thing")
-    steering = {word: [steering_prompt(thing, word) for thing in things["thing"]] for word in STEERING_WORDS}
-    colorize_rows(pipeline, rows, prompts, range(profile.n_seeds), profile)
-    colorize_rows(pipeline, things, steering, [0], profile, "steering")
+    plans = plan_test_photos(rows, prompts, profile)
+    colorize_rows(load_pipeline(profile), rows, plans, profile)
 
 
-def colorize_rows(pipeline, rows, prompts, seeds, profile, name="images"):
-    """Colorize data-set rows under `prompts` {level: [a prompt a row]} with every one of the seeds.
+def colorize_rows(pipeline, rows, plans, profile):
+    """Colorize data-set rows as plans say, {folder: a table of `PLAN_COLUMNS`}; equal pictures are made once.
 
-    Writes 8-bit PNGs before and after the merge and `images.csv` (`LISTING_COLUMNS`) to the folder of that name in
-    `profile.run_dir`, which appears when it is whole. Pictures that are there of the same ControlNet, prompts and settings
-    stay: only missing ones are made. Returns that table. Under accelerate's launchers the processes share the pictures.
+    8-bit PNGs before and after the merge go to `pictures` in `profile.run_dir`; their names say what they were made from,
+    so that those that are there stay. Then each plan's folder gets an `images.csv` (`LISTING_COLUMNS`), and pictures that
+    no plan has are removed. Returns these tables by folder. Under accelerate's launchers the processes share the work.
     """
-    records = [
-        {**{key: row[key] for key in ("image_id", "category")}, "prompt_level": level, "prompt": prompts[level][index],
-         "seed": seed, **{c: f"{name}/{row['image_id']}.{level}.{seed}.{c}.png" for c in ("before", "after")}}
-        for index, row in enumerate(rows.remove_columns(["image", "conditioning_image"]))
-        for level in prompts for seed in seeds
-    ]  # fmt: skip
+    state, folder = process_state(), profile.run_dir / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
     position = {image_id: index for index, image_id in enumerate(rows["image_id"])}
-    folder = profile.run_dir / name
-    table = pd.DataFrame(records, columns=LISTING_COLUMNS)
-    state = PartialState()
-    with state.main_process_first():
-        partial = start_or_resume(folder, table, profile)
-    mine = records[state.process_index :: state.num_processes]
-    there = {path.name for path in partial.iterdir()}
-    missing = [record for record in mine if not {Path(record[c]).name for c in ("before", "after")} <= there]
-    size = profile.sample_batch_size
-    for start in tqdm(range(0, len(missing), size), desc=f"colorizing {name}"):
-        batch = missing[start : start + size]
-        gray = [rows[position[record["image_id"]]]["conditioning_image"] for record in batch]
-        noise = [seed_of(record["image_id"], record["seed"]) for record in batch]
-        before = sample(pipeline, gray, [record["prompt"] for record in batch], noise, profile)
-        for column, pictures in (("before", before), ("after", merge(gray, before))):
-            for record, picture in zip(batch, pictures, strict=True):
-                target = partial / Path(record[column]).name
-                to_pil(picture).save(target.with_suffix(".tmp"), format="png")
-                os.replace(target.with_suffix(".tmp"), target)
+    gray_of = lru_cache(2 * profile.sample_batch_size)(lambda name: rows[position[name]]["conditioning_image"])
+    tables = name_pictures(pipeline, plans, gray_of, profile)
+    pictures = pd.concat(tables.values()).drop_duplicates("after")
+    there = {f"pictures/{path.name}" for path in folder.iterdir()}
+    state.wait_for_everyone()  # nobody writes before everybody has looked
+    guidance = np.array([guidance_of(prompt, pipeline, profile) for prompt in pictures["prompt"]])
+    for scale, group in pictures.groupby(guidance):
+        missing = group[~(group["before"].isin(there) & group["after"].isin(there))]
+        mine = missing[state.process_index :: state.num_processes]
+        full = math.ceil(len(group) / state.num_processes)  # a restart has fewer, but samples as many at once
+        make_pictures(pipeline, mine, gray_of, replace(profile, guidance_scale=scale), full)
     state.wait_for_everyone()
     if state.is_main_process:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
+        write_listings(tables, profile)
     state.wait_for_everyone()
-    return table
+    return tables
 
 
-def start_or_resume(folder, table, profile):
-    """The folder in which pictures are made until they are whole: what is there of them, or a new one."""
-    partial = folder.with_name(folder.name + ".part")
-    if is_current(folder, table, profile):
+def name_pictures(pipeline, plans, gray_of, profile):
+    """The plans with the columns `before` and `after`: names of files, which change with all that makes a picture."""
+    weights = [fingerprint(part) for part in (pipeline.unet, pipeline.controlnet, pipeline.vae)]
+    common = digest([*weights, settings_of(profile, MODEL_FIELDS), profile.num_inference_steps])
+    photos = pd.concat(plans.values())["image_id"].unique()
+    grays = {name: hashlib.blake2b(gray_of(name).convert("RGB").tobytes()).hexdigest() for name in photos}
+
+    def name_of(picture):
+        scale = guidance_of(picture.prompt, pipeline, profile)
+        guidance = [scale, guided_steps(replace(profile, guidance_scale=scale))]
+        own = [grays[picture.image_id], picture.prompt, seed_of(picture.image_id, picture.seed)]
+        return f"pictures/{picture.image_id}.{digest([common, *guidance, *own])}"
+
+    named = {}
+    for folder, plan in plans.items():
+        names = pd.Series([name_of(picture) for picture in plan.itertuples()], plan.index, dtype=str)
+        named[folder] = plan.assign(before=names + ".before.png", after=names + ".after.png")
+    return named
+
+
+def make_pictures(pipeline, table, gray_of, profile, full):
+    """Sample the pictures that a table names; each batch is merged and written while the next is sampled.
+
+    This takes `profile.workers` threads, which is enough: numpy and PNG's compression release Python's lock. With 0,
+    each batch is written before the next.
+    """
+    pictures = list(table.itertuples())
+    jobs = [(picture.image_id, picture.prompt, seed_of(picture.image_id, picture.seed)) for picture in pictures]
+    bar = tqdm(total=len(jobs), desc="colorizing", unit="picture", disable=not jobs)
+    with bar, ThreadPoolExecutor(max(profile.workers, 1)) as threads:
+        start, writing = threads.map if profile.workers else _at_once, ()
+        for part, outputs in sample_batches(pipeline, jobs, gray_of, profile, full):
+            bar.update(len(list(writing)))  # waits for the batch before, and raises what went wrong in it
+            targets = [[profile.run_dir / name for name in (p.before, p.after)] for p in pictures[part]]
+            writing = start(write_pictures, [gray_of(image_id) for image_id, *_ in jobs[part]], outputs, targets)
+        bar.update(len(list(writing)))
+
+
+def _at_once(function, *arguments):
+    return list(map(function, *arguments))
+
+
+def write_pictures(gray, output, targets):
+    """Write an output and its merge with the gray photo as PNGs to two paths, each whole or not at all."""
+    for picture, path in zip((output, *merge([gray], [output])), targets, strict=True):
+        partial = path.with_suffix(".part")
+        try:
+            to_pil(picture).save(partial, format="png")
+        except OSError as error:
+            raise ValueError(f"can't write {path}: {error.strerror or error}") from None
+        os.replace(partial, path)
+
+
+def write_listings(tables, profile):
+    """Write each table and what it was made from to its folder; then remove the pictures that no table names."""
+    for name, table in tables.items():
+        target, partial = profile.run_dir / name, profile.run_dir / f"{name}.part"
         shutil.rmtree(partial, ignore_errors=True)
-        os.replace(folder, partial)
-    if not is_current(partial, table, profile):
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        partial.mkdir()
         write_settings(profile, SETTINGS, partial)
+        (partial / "controlnet.txt").write_text(hash_of_controlnet(profile))
         table.to_csv(partial / "images.csv", index=False)
-    return partial
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(partial, target)
+    named = {name for table in tables.values() for column in ("before", "after") for name in table[column]}
+    for path in (profile.run_dir / "pictures").iterdir():
+        if f"pictures/{path.name}" not in named:
+            path.unlink()
 
 
-def is_current(folder, table, profile):
-    """Whether a folder's pictures, all or some of them, are of this table, these settings and this ControlNet."""
-    stamp = folder / "settings.json"
-    if not ((folder / "images.csv").exists() and json.loads(stamp.read_text()) == settings_of(profile, SETTINGS)):
-        return False
-    same = pd.read_csv(folder / "images.csv", keep_default_na=False, dtype=str).equals(table.astype(str))
-    return same and newest_weights(profile) <= stamp.stat().st_mtime
-
-
-def newest_weights(profile):
-    """When the run's ControlNet was written, in seconds; 0 where there is none."""
-    return max((path.stat().st_mtime for path in profile.controlnet_dir.glob("*.safetensors")), default=0.0)
+def hash_of_controlnet(profile):
+    """A text that changes with the files of the run's ControlNet; one and the same where it is on the Hub."""
+    hashed, folder = hashlib.blake2b(digest_size=8), resolve(profile.controlnet_source) / profile.controlnet_subfolder
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            hashed.update(hashlib.file_digest(file, "blake2b").digest())
+    return hashed.hexdigest()
 
 
 def read_images(profile, name="images"):
-    """The table that `colorize_rows` wrote; without it, or made with other fields, a ValueError that says to run 04."""
+    """The table that `colorize_rows` wrote; without it, or made with other fields or weights, a ValueError: run 04."""
     path = profile.run_dir / name / "images.csv"
     if not path.exists():
         raise ValueError(f"no colorized photos in {path.parent}: run notebook 04_colorize_photos first")
     check_settings(profile, path.parent, "04_colorize_photos")
-    if newest_weights(profile) > (path.parent / "settings.json").stat().st_mtime:
-        raise ValueError(f"{path.parent} is older than {profile.controlnet_dir}: run notebook 04_colorize_photos again")
+    if (path.parent / "controlnet.txt").read_text() != hash_of_controlnet(profile):
+        raise ValueError(
+            f"{path.parent} was made with another ControlNet than {profile.controlnet_source}: "
+            "run notebook 04_colorize_photos again"
+        )
     return pd.read_csv(path, keep_default_na=False, dtype={"image_id": str})
 
 
@@ -189,3 +337,78 @@ def read_image(profile, name):
         raise ValueError(
             f"picture {path} is missing or damaged: remove what is left of it and run notebook 04_colorize_photos again"
         ) from None
+
+
+def choose_sampling(profile):
+    """Try `steps_to_try` x `guidance_to_try` on validation photos, and keep the best, once for a ControlNet and grid.
+
+    Writes `sampling.csv`, a row a trial, and `sampling.json`, the choice, to `profile.run_dir`; nothing where there is
+    nothing to try. Under accelerate's launchers the main process does it, and the others wait.
+    """
+    state = process_state()
+    if state.is_main_process and profile.steps_to_try + profile.guidance_to_try and not _read_choice(profile):
+        validation = load_dataset_dict(profile.of_test_photos or profile)["validation"]
+        table = try_sampling(load_pipeline(profile), pick_across_categories(validation, N_VALIDATION), profile)
+        best = pick_sampling(table)
+        fields = {"num_inference_steps": int(best["steps"]), "guidance_scale": float(best["guidance"])}
+        write_text(table.to_csv(index=False), profile.run_dir / "sampling.csv")
+        made_from = _made_from(profile)
+        write_text(json.dumps({"made_from": made_from, "fields": fields}), profile.run_dir / "sampling.json")
+    state.wait_for_everyone()
+
+
+def try_sampling(pipeline, rows, profile):
+    """A row for each number of steps and guidance scale: mean `ciede2000` over data-set rows, and their `chroma_ratio`.
+
+    Under the detailed prompt, with seed 0, after the merge; the chroma ratio is mean chroma over that of the photos.
+    """
+    truths, gray = [srgb_to_lab(to_float(image)) for image in rows["image"]], list(rows["conditioning_image"])
+    prompts, noise, table = prompts_at("detailed", rows), [seed_of(name, 0) for name in rows["image_id"]], []
+    for steps, scale in _grid(profile):
+        tried = replace(profile, num_inference_steps=steps, guidance_scale=scale)
+        labs = [srgb_to_lab(picture) for picture in merge(gray, sample(pipeline, gray, prompts, noise, tried))]
+        error = np.mean([deltaE_ciede2000(truth, lab).mean() for truth, lab in zip(truths, labs, strict=True)])
+        ratio = np.mean([chroma(lab) for lab in labs]) / np.mean([chroma(truth) for truth in truths])
+        table.append((steps, scale, error, ratio))
+    return pd.DataFrame(table, columns=["steps", "guidance", "ciede2000", "chroma_ratio"]).round(2)
+
+
+def pick_sampling(table):
+    """The row of `try_sampling` with the lowest CIEDE2000 of those whose chroma ratio is in `CHROMA_RATIO`.
+
+    Where none is, that of those nearest to it; of equal ones the one with fewer steps, then less guidance.
+    """
+    low, high = CHROMA_RATIO
+    away = np.maximum(low - table["chroma_ratio"], table["chroma_ratio"] - high).clip(lower=0)
+    return table[away == away.min()].sort_values(["ciede2000", "steps", "guidance"]).iloc[0]
+
+
+def with_chosen_sampling(profile):
+    """The profile with the steps and guidance that `choose_sampling` chose; itself where it names none to try.
+
+    Not chosen yet, or for another ControlNet or grid, is a ValueError that says to run 04.
+    """
+    if not profile.steps_to_try + profile.guidance_to_try:
+        return profile
+    choice = _read_choice(profile)
+    if not choice:
+        raise ValueError(f"no steps and guidance chosen in {profile.run_dir}: run notebook 04_colorize_photos first")
+    return replace(profile, **choice)
+
+
+def _grid(profile):
+    steps, scales = (profile.num_inference_steps,), (profile.guidance_scale,)
+    return list(product(profile.steps_to_try or steps, profile.guidance_to_try or scales))
+
+
+def _made_from(profile):
+    """What a choice of sampling rests on, as a short text."""
+    fields = settings_of(profile, (*DATA_FIELDS, "guidance_share", *MODEL_FIELDS))
+    return digest([fields, _grid(profile), hash_of_controlnet(profile)])
+
+
+def _read_choice(profile):
+    """The fields that were chosen for this ControlNet and grid; None where they were not."""
+    path = profile.run_dir / "sampling.json"
+    choice = json.loads(path.read_text()) if path.exists() else {}
+    return choice["fields"] if choice.get("made_from") == _made_from(profile) else None

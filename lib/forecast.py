@@ -23,7 +23,7 @@ from lib import ROOT, sources
 from lib.color import make_conditioning_image, to_float
 from lib.dataset import open_photo, read_manifest
 from lib.metrics import measure
-from lib.models import make_controlnet, pick_device
+from lib.models import compile_networks, make_controlnet, pick_device
 from lib.profiles import PROFILES, RUNS, add_field_option, profiles_to_run
 from lib.prompts import PROMPT_LEVELS, STEERING_WORDS
 from lib.report import markdown_table, write_text
@@ -58,7 +58,7 @@ BASE_GB, NETWORKS_GB = 5.2, 2.0  # a base model; BLIP, CLIP, Inception and AlexN
 
 EARLIER = {  # the plan before photos, levels, steps and guidance were chosen with care
     "n_images": 500, "n_images_other": 0, "n_images_all_seeds": 0, "n_steered": 0, "prompt_levels": (),
-    "steps_to_try": (), "guidance_to_try": (), "guidance_share": 1.0,
+    "num_inference_steps": 20, "steps_to_try": (), "guidance_to_try": (), "guidance_share": 1.0,
 }  # fmt: skip
 
 GUIDE = ROOT / "notebooks/L4.md"
@@ -292,8 +292,8 @@ def time_works(shape, profile, device):
     unet, vae, controlnet = networks = make_networks(shape, device, dtype)
     for part in networks if profile.channels_last else ():
         part.to(memory_format=torch.channels_last)
-    for part in (unet, controlnet) if profile.torch_compile else ():
-        part.compile()
+    if profile.torch_compile:
+        compile_networks((unet, controlnet))
     works = works_of(networks, profile)
     seconds = {"train": time_work(*works.pop("train"), device)}
     controlnet.requires_grad_(False).eval().to(dtype)  # as it samples

@@ -57,10 +57,14 @@ def memory_advice(advice):
     try:
         yield
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        of_cpu = "DefaultCPUAllocator" in str(error)
-        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not of_cpu:
+        if not is_out_of_memory(error):
             raise
         raise ValueError(f"this batch does not fit in memory: {advice}") from None
+
+
+def is_out_of_memory(error):
+    """Whether an error says that memory, a GPU's or the machine's, does not suffice."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def load_text_encoder(package, max_tokens):
@@ -231,7 +235,7 @@ def embed_once(embedding):
             last.update(conditioning=conditioning, output=forward(conditioning))
         return last["output"]
 
-    embedding.forward = embed
+    embedding.forward = torch.compiler.disable(embed)  # compiled, it would be compiled anew for every picture
 
 
 def describe(base):

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import sys
 import time
 from contextlib import contextmanager
@@ -15,8 +16,10 @@ from datetime import datetime
 from tempfile import TemporaryFile
 
 import papermill
+import psutil
 import yaml
 from filelock import FileLock, Timeout
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from lib import ROOT, hub, networks
@@ -183,6 +186,9 @@ def run_notebook(path, output, parameters):
             progress_bar=sys.stderr.isatty(),
             extra_arguments=["--IPKernelApp.log_level=50"],  # no word of its sockets, or of the interrupt that ends it
         )
+    except DeadKernelError:
+        print(f"stopped after {time.time() - started:.0f} s", flush=True)
+        raise RuntimeError(f"{path.stem}: its kernel was stopped, or had too little memory: run it again") from None
     except PapermillExecutionError as error:
         print(f"failed after {time.time() - started:.0f} s", flush=True)
         raise RuntimeError(f"{path.stem}: {reason_of(error)} (executed copy: {output})") from None
@@ -256,9 +262,19 @@ def publish(profile, notebooks, mark):
         write_text(json.dumps(stamp, indent=1), profile.run_dir / STAMP)
 
 
+def pass_on_sigterm(*_):
+    """Tell the kernels to stop, and wait for them: a training saves a checkpoint before it obeys.
+
+    Without this they would be lost at once, because a kernel ends as soon as its parent is gone.
+    """
+    for child in psutil.Process().children(recursive=True):
+        child.terminate()
+
+
 def main():
     """The command: exit 0 when every notebook passed, 1 with one line otherwise."""
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+    signal.signal(signal.SIGTERM, pass_on_sigterm)
     try:
         run()
     except (ValueError, RuntimeError, OSError) as error:

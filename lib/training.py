@@ -162,11 +162,14 @@ class SparingEmbedding(ControlNetConditioningEmbedding):
 
 def loss_of_controlnet(base, cache, profile, controlnet):
     """What `train` minimises for a ControlNet, `loss_of_step(model, step, part)`; prepares both networks for it."""
-    controlnet.controlnet_cond_embedding.__class__ = SparingEmbedding
     noise_scheduler, batches = DDPMScheduler.from_config(base.scheduler.config), Batches(cache, profile)
     if profile.gradient_checkpointing:
         base.unet.enable_gradient_checkpointing()
         controlnet.enable_gradient_checkpointing()
+        controlnet.controlnet_cond_embedding.__class__ = SparingEmbedding  # which diffusers leaves out
+    if profile.channels_last:
+        base.unet.to(memory_format=torch.channels_last)
+        controlnet.to(memory_format=torch.channels_last)
     if profile.torch_compile:
         compile_networks((base.unet, controlnet))
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from lib import batches, bench_training, models
+from lib import batches, bench_training, forecast, models
+from lib.profiles import get_profile
 
 
 @pytest.fixture
@@ -47,6 +48,7 @@ def test_the_usual_way_encodes_at_every_step_and_ours_never(start, tmp_path, mon
     assert (bench_training.time_usual(start, 3, tmp_path) > 0).all()
     assert encoded == {"pictures": [4] * 3, "prompts": [4] * 3}
     middle = copy.deepcopy(start.controlnet.state_dict())
+    assert start.profile.gradient_accumulation_steps == 2  # a step has two losses and is still timed as one
     seconds = bench_training.time_ours(start, 3, tmp_path)
     assert seconds.shape == (3,)
     assert (seconds > 0).all()
@@ -66,3 +68,21 @@ def test_a_row_gives_medians_and_the_spread_of_the_pairs():
     row = bench_training.make_row("x", [(1, 2), (3, 4), (2, 8)], "s")
     assert [row[key] for key in ("ours", "reference", "ratio", "lowest", "highest")] == [2, 4, 0.5, 0.25, 0.75]
     assert np.isclose(row["lowest"], 2 / 8)
+
+
+def test_the_full_size_start_trains_both_ways_in_small(tmp_path, monkeypatch):
+    small = {"block_out_channels": (32, 32, 64, 64), "norm_num_groups": 8}
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    shape = ({**small, "cross_attention_dim": 64, "attention_head_dim": 4}, {**small, **kinds})
+    monkeypatch.setitem(forecast.SHAPES, "SD 2.1-base", shape)
+    narrow = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    monkeypatch.setattr(bench_training, "SD21_TEXT_ENCODER", narrow)
+    monkeypatch.setattr(
+        bench_training, "get_profile", lambda name, **fields: get_profile(name, resolution=64, **fields)
+    )
+    seconds, batch, difference = bench_training.prepare("sd21", tmp_path)
+    assert seconds > 0
+    assert batch == (4 if torch.cuda.is_available() else 1)
+    assert difference < (1e-2 if torch.cuda.is_available() else 1e-6)
+    for way in bench_training.WAYS:
+        assert min(bench_training.measure("sd21", way, 1, tmp_path)) > 0

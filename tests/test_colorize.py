@@ -1,17 +1,24 @@
-"""Sampling: the same seed gives the same picture, alone or in a batch, and the photo's lightness is kept."""
+"""Which pictures a run needs, and sampling: the same seed gives the same picture, and the photo's lightness is kept."""
 
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLControlNetPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from lib import ROOT, colorize, dataset
-from lib.color import luminance, to_float
+from lib import ROOT, colorize, dataset, models
+from lib.color import luminance, srgb_to_lab, to_float
 from lib.profiles import get_profile
-from lib.prompts import prompts_at
+from lib.prompts import STEERING_WORDS, ladder, prompts_at
+
+# ---- sampling
 
 
 def test_a_picture_does_not_depend_on_its_batch(pipeline, triples, profile):
@@ -24,6 +31,145 @@ def test_a_picture_does_not_depend_on_its_batch(pipeline, triples, profile):
     assert np.abs(other - together[0]).max() > 0.01
 
 
+@pytest.fixture
+def evaluated(pipeline):
+    """How many rows the UNet evaluates in each of its calls."""
+    rows = []
+    hook = pipeline.unet.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    yield rows
+    hook.remove()
+
+
+def test_guidance_on_a_share_of_the_steps(pipeline, triples, profile, evaluated):
+    gray, prompts = triples["test"]["conditioning_image"][:2], ["a red cup", "a blue car"]
+    profile = replace(profile, num_inference_steps=4, guidance_scale=5.0)
+    by_share = {}
+    for share, rows in ((1.0, [4, 4, 4, 4]), (0.5, [4, 4, 2, 2]), (0.3, [4, 4, 2, 2]), (0.0, [2, 2, 2, 2])):
+        by_share[share] = colorize.sample(pipeline, gray, prompts, [1, 2], replace(profile, guidance_share=share))
+        assert evaluated == rows
+        evaluated.clear()
+    plain = pipeline(prompts, gray, generator=[torch.Generator().manual_seed(s) for s in (1, 2)], num_inference_steps=4,
+                     guidance_scale=5.0, output_type="np").images  # fmt: skip
+    assert np.array_equal(by_share[1.0], plain)
+    unguided = colorize.sample(pipeline, gray, prompts, [1, 2], replace(profile, guidance_scale=1.0))
+    assert np.array_equal(by_share[0.0], unguided)
+    expected = sample_by_hand(pipeline, gray[0], "a red cup", 1, 4, 5.0, guided=2)
+    assert np.allclose(by_share[0.5][0], expected, atol=1e-4)
+    assert min(np.abs(by_share[0.5][0] - by_share[share][0]).max() for share in (0.0, 1.0)) > 0.01
+
+
+@torch.no_grad()
+def sample_by_hand(pipeline, gray, prompt, seed, steps, scale, guided):
+    """One picture, its loop written out: two passes a step in the guided steps, then one."""
+    prompted, empty = pipeline.encode_prompt(prompt, pipeline.device, 1, True)
+    image = pipeline.control_image_processor.preprocess(gray)
+    scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
+    scheduler.set_timesteps(steps)
+    side = gray.width // pipeline.vae_scale_factor
+    shape = (1, pipeline.unet.config.in_channels, side, side)
+    latents = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scheduler.init_noise_sigma
+
+    def predict(words, t):
+        down, mid = pipeline.controlnet(latents, t, words, image, return_dict=False)
+        residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+        return pipeline.unet(latents, t, words, **residuals).sample
+
+    for number, t in enumerate(scheduler.timesteps):
+        noise = predict(prompted, t)
+        if number < guided:
+            away = predict(empty, t)
+            noise = away + scale * (noise - away)
+        latents = scheduler.step(noise, t, latents).prev_sample
+    decoded = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
+    return pipeline.image_processor.postprocess(decoded, output_type="np")[0]
+
+
+def test_the_empty_prompt_needs_no_guidance(pipeline, triples, profile, evaluated):
+    gray = triples["test"]["conditioning_image"][:3]
+    profile = replace(profile, guidance_scale=5.0)
+    empty, red, again = colorize.sample(pipeline, gray, ["", "a red cup", ""], [1, 2, 3], profile)
+    assert sorted(evaluated) == [2, 2, 2, 2]  # two steps of two empty ones, two of the other with its own guidance
+    guided = pipeline([""], gray[:1], generator=[torch.Generator().manual_seed(1)], num_inference_steps=2,
+                      guidance_scale=5.0, output_type="np").images[0]  # fmt: skip
+    assert np.allclose(empty, guided, atol=1e-4)
+    alone = [
+        colorize.sample(pipeline, gray[i:][:1], [p], [s], profile)[0] for i, p, s in ((1, "a red cup", 2), (2, "", 3))
+    ]
+    assert np.allclose([red, again], alone, atol=1e-4)  # back in the order of the prompts
+
+
+@pytest.fixture(scope="module")
+def xl_pipeline(base):
+    """A tiny SDXL with a ControlNet, with random weights; its tokenizers are the pocket model's."""
+    torch.manual_seed(0)
+    tokenizer = base.tokenizer
+    text = CLIPTextConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=2,
+                          num_attention_heads=2, projection_dim=16, max_position_embeddings=tokenizer.model_max_length,
+                          eos_token_id=tokenizer.sep_token_id)  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=16, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1, cross_attention_dim=32,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(2, 4), use_linear_projection=True, transformer_layers_per_block=(1, 1),
+        addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 16,
+    )  # fmt: skip
+    vae = AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, down_block_types=("DownEncoderBlock2D",) * 2,
+                        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4)  # fmt: skip
+    controlnet = models.make_controlnet(unet, 2)
+    for block in [*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block]:
+        torch.nn.init.normal_(block.weight, std=0.1)
+    pipeline = StableDiffusionXLControlNetPipeline(
+        vae=vae.eval(), text_encoder=CLIPTextModel(text), text_encoder_2=CLIPTextModelWithProjection(text),
+        tokenizer=tokenizer, tokenizer_2=tokenizer, unet=unet.eval(), controlnet=controlnet.eval(),
+        scheduler=EulerDiscreteScheduler(), add_watermarker=False,
+    )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def test_sdxl_is_guided_for_a_share_too(xl_pipeline, triples, profile):
+    calls = []
+    for network in (xl_pipeline.controlnet, xl_pipeline.unet):
+        network.register_forward_pre_hook(lambda _, inputs, named: calls.append((inputs[0], named)), with_kwargs=True)
+    profile = replace(profile, num_inference_steps=4, guidance_scale=5.0, guidance_share=0.5)
+    gray = triples["test"]["conditioning_image"][:2]
+    colorize.sample(xl_pipeline, gray, ["a red cup", ""], [1, 2], profile)
+    # the empty prompt is not what SDXL's guidance leads away from: it is guided as well
+    assert [len(latents) for latents, _ in calls] == [4, 4, 4, 4, 2, 2, 2, 2]
+    for first, last in ((calls[0][1], calls[-2][1]), (calls[1][1], calls[-1][1])):
+        assert torch.equal(first["encoder_hidden_states"][2:], last["encoder_hidden_states"])
+        for name in ("text_embeds", "time_ids"):
+            assert torch.equal(first["added_cond_kwargs"][name][2:], last["added_cond_kwargs"][name])
+    assert torch.equal(calls[0][1]["controlnet_cond"][2:], calls[-2][1]["controlnet_cond"])
+    assert not calls[0][1]["encoder_hidden_states"][:2].any()
+    assert calls[-1][1]["encoder_hidden_states"].any()
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_that_is_said_once(profile, capsys):
+    sizes = []
+
+    def pipeline(image, **_):
+        sizes.append(len(image))
+        if len(image) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return SimpleNamespace(images=np.stack(image))
+
+    pipeline.config = {}
+    images = [np.full((1, 1, 3), index) for index in range(10)]
+    outputs = colorize.sample(pipeline, images, ["red"] * 10, range(10), replace(profile, sample_batch_size=6))
+    assert sizes == [6, 3, 3, 3, 1]
+    assert np.array_equal(outputs, images)
+    assert capsys.readouterr().out.splitlines() == ["6 pictures at once do not fit in memory: sampling 3 at once"]
+
+
+def test_not_one_picture_fits(profile):
+    def pipeline(**_):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    pipeline.config = {}
+    with pytest.raises(ValueError, match="not even one picture fits in memory: lower resolution"):
+        colorize.sample(pipeline, [None], ["red"], [0], profile)
+
+
 def test_merge_keeps_the_lightness_of_the_photo(triples):
     gray = triples["test"]["conditioning_image"][:2]
     outputs = list(np.random.default_rng(0).uniform(0, 1, (2, 32, 32, 3)).astype(np.float32))
@@ -31,50 +177,238 @@ def test_merge_keeps_the_lightness_of_the_photo(triples):
         assert np.abs(luminance(merged) - luminance(to_float(image))).max() < 0.25
 
 
-def test_rows_are_written_whole_with_their_table(pipeline, triples, profile):
-    rows = dataset.pick_across_categories(triples["test"], 3)
+def test_photos_get_different_noise_and_prompts_the_same():
+    assert colorize.seed_of("a", 0) != colorize.seed_of("b", 0)
+    assert colorize.seed_of("a", 0) != colorize.seed_of("a", 1)
+    assert colorize.seed_of("a", 1) == colorize.seed_of("a", 1)
+
+
+# ---- the plan
+
+
+def test_the_default_plan_has_every_photo_level_and_seed(triples, profile):
+    rows = dataset.pick_across_categories(triples["test"], 8)
+    prompts = ladder(rows)
+    plans = colorize.plan_test_photos(rows, prompts, replace(profile, n_seeds=3))
+    expected = [
+        (rows["image_id"][index], rows["category"][index], level, prompts[level][index], seed)
+        for index in range(8) for level in prompts for seed in range(3)
+    ]  # fmt: skip
+    assert list(plans["images"].itertuples(index=False, name=None)) == expected
+    things = rows.filter(bool, input_columns="thing")
+    assert 0 < len(things) < 8
+    expected = [
+        (thing["image_id"], thing["category"], word, f"{'an' if word == 'orange' else 'a'} {word} {thing['thing']}", 0)
+        for thing in things for word in STEERING_WORDS
+    ]  # fmt: skip
+    assert list(plans["steering"].itertuples(index=False, name=None)) == expected
+
+
+def test_fewer_photos_for_other_levels_other_seeds_and_things(triples, profile):
+    rows = dataset.pick_across_categories(triples["test"], 8)
+    fields = {"n_seeds": 3, "n_images_other": 4, "n_images_all_seeds": 2, "n_steered": 1}
+    levels = ("wrong_color", "vague", "detailed", "empty")
+    plans = colorize.plan_test_photos(rows, ladder(rows), replace(profile, prompt_levels=levels, **fields))
+    images, ids = plans["images"], rows["image_id"]
+    assert list(images["prompt_level"].unique()) == ["empty", "vague", "detailed", "wrong_color"]  # the ladder's order
+    counts = images.groupby(["prompt_level", "image_id"]).size()
+    assert list(counts["vague"][ids]) == [3, 3, 1, 1, 1, 1, 1, 1]
+    assert list(counts["empty"].reindex(ids, fill_value=0)) == [3, 3, 1, 1, 0, 0, 0, 0]
+    assert len(images) == 2 * (2 * 3 + 6) + 2 * (2 * 3 + 2)
+    assert set(images.query("image_id == @ids[5]")["seed"]) == {0}
+    assert list(plans["steering"]["prompt_level"]) == list(STEERING_WORDS)
+
+
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [
+        (
+            ("vague", "detailed", "vauge"),
+            "^unknown prompt level 'vauge' in prompt_levels: known are empty, vague",
+        ),
+        (("vague", "empty"), "^prompt_levels lacks detailed, which the study compares: add it$"),
+    ],
+)
+def test_levels_that_cannot_be_planned(triples, profile, levels, message):
+    rows = dataset.pick_across_categories(triples["test"], 4)
+    with pytest.raises(ValueError, match=message):
+        colorize.plan_test_photos(rows, ladder(rows), replace(profile, prompt_levels=levels))
+
+
+# ---- pictures
+
+
+def plan_of(rows, prompts, n_seeds=1):
+    """A plan of images alone."""
+    photos = rows.select_columns(["image_id", "category"]).to_pandas()
+    return {"images": colorize.plan_pictures(photos, prompts, n_seeds)}
+
+
+def times_of(table, profile):
+    return [(profile.run_dir / name).stat().st_mtime_ns for name in table["after"]]
+
+
+def bytes_of(table, profile):
+    return [(profile.run_dir / name).read_bytes() for column in ("before", "after") for name in table[column]]
+
+
+@pytest.fixture
+def own_run(profile, pipeline, tmp_path):
+    """The profile in a folder of its own, whose run has saved the pipeline's ControlNet."""
+    profile = replace(profile, build=str(tmp_path / "build"))
+    pipeline.controlnet.save_pretrained(profile.controlnet_dir)
+    return profile
+
+
+def test_rows_are_written_whole_with_their_table(pipeline, triples, own_run):
+    profile, rows = own_run, dataset.pick_across_categories(triples["test"], 3)
     prompts = {level: prompts_at(level, rows) for level in ("vague", "detailed")}
-    table = colorize.colorize_rows(pipeline, rows, prompts, range(2), profile)
+    table = colorize.colorize_rows(pipeline, rows, plan_of(rows, prompts, 2), profile)["images"]
     assert len(table) == 3 * 2 * 2
     again = colorize.read_images(profile)
     assert list(again.columns) == list(colorize.LISTING_COLUMNS)
-    assert (again["prompt"] == table["prompt"]).all()
+    assert again.equals(table)
     assert set(again[again["prompt_level"] == "detailed"]["prompt"]) == set(rows["detailed_caption"])
     assert colorize.read_image(profile, again["after"][0]).shape == (32, 32, 3)
-    assert {path.suffix for path in (profile.run_dir / "images").iterdir()} == {".png", ".csv", ".json"}
+    assert {path.name for path in (profile.run_dir / "images").iterdir()} == {
+        "images.csv",
+        "settings.json",
+        "controlnet.txt",
+    }
+    named = {*table["before"], *table["after"]}
+    assert {f"pictures/{path.name}" for path in (profile.run_dir / "pictures").iterdir()} == named
+    assert len(named) == 2 * len(table)
     with pytest.raises(ValueError, match="made with n_seeds 2, not 5: run notebook 04_colorize_photos again"):
         colorize.read_images(replace(profile, n_seeds=5))
+    with pytest.raises(
+        ValueError, match=r"made with prompt_levels \[\], not .*: run notebook 04_colorize_photos again"
+    ):
+        colorize.read_images(replace(profile, prompt_levels=("vague", "detailed")))
     (profile.run_dir / again["before"][0]).write_bytes(b"")
     with pytest.raises(ValueError, match="missing or damaged: remove what is left of it and run notebook 04"):
         colorize.read_image(profile, again["before"][0])
     with pytest.raises(ValueError, match="no colorized photos in .*steering: run notebook 04"):
         colorize.read_images(profile, "steering")
-
-
-def test_pictures_stay_until_the_controlnet_the_prompts_or_the_settings_change(pipeline, triples, profile):
-    profile = replace(profile, run="kept")
-    rows = dataset.pick_across_categories(triples["test"], 2)
-    prompts = {"vague": prompts_at("vague", rows)}
-    profile.controlnet_dir.mkdir(parents=True)
     weights = profile.controlnet_dir / "diffusion_pytorch_model.safetensors"
     weights.touch()
+    colorize.read_images(profile)  # the same weights, written again
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match="made with another ControlNet than .*: run notebook 04_colorize_photos again"):
+        colorize.read_images(profile)
 
-    def times(prompts=prompts, profile=profile):
-        table = colorize.colorize_rows(pipeline, rows, prompts, [0], profile)
-        return [(profile.run_dir / name).stat().st_mtime_ns for name in table["after"]]
 
-    first = times()
-    assert times() == first
-    (profile.run_dir / "images" / f"{rows['image_id'][1]}.vague.0.before.png").unlink()
-    second = times()
-    assert second[0] == first[0]
-    assert second[1] > first[1]  # the missing one, and no other
-    third = times({"vague": ["a red one", "a blue one"]})
-    assert min(third) > max(second)
-    assert min(times(profile=replace(profile, guidance_scale=2.0))) > max(third)
-    fourth = times()
-    weights.touch()
-    assert min(times()) > max(fourth)
+def test_the_pictures_are_those_of_sample_and_merge(pipeline, triples, own_run):
+    rows = dataset.pick_across_categories(triples["test"], 3)
+    prompts, profile = prompts_at("detailed", rows), replace(own_run, guidance_scale=3.0, workers=2)
+    table = colorize.colorize_rows(pipeline, rows, plan_of(rows, {"detailed": prompts}), profile)["images"]
+    gray, noise = rows["conditioning_image"], [colorize.seed_of(name, 0) for name in rows["image_id"]]
+    before = colorize.sample(pipeline, gray, prompts, noise, profile)
+    for column, pictures in (("before", before), ("after", colorize.merge(gray, before))):
+        for name, picture in zip(table[column], pictures, strict=True):
+            assert np.abs(colorize.read_image(profile, name) - picture).max() <= 0.5 / 255 + 1e-6
+
+
+def test_pictures_stay_until_what_made_them_changes(pipeline, triples, own_run):
+    profile, rows = own_run, dataset.pick_across_categories(triples["test"], 2)
+    prompts = {"empty": ["", ""], "vague": prompts_at("vague", rows)}
+
+    def table_of(prompts=prompts, profile=profile, rows=rows, n_seeds=1):
+        return colorize.colorize_rows(pipeline, rows, plan_of(rows, prompts, n_seeds), profile)["images"]
+
+    first = table_of()
+    made, pictures = times_of(first, profile), bytes_of(first, profile)
+    assert times_of(table_of(), profile) == made
+    (profile.run_dir / first["before"][3]).unlink()
+    again = times_of(table_of(), profile)
+    assert again[:3] == made[:3]
+    assert again[3] > made[3]  # the missing one, and no other
+    assert bytes_of(first, profile) == pictures  # to the last bit, though it was sampled alone
+    more = table_of({**prompts, "red": ["a red one", "a red one"]}, n_seeds=2)
+    assert set(first["after"]) < set(more["after"])
+    assert times_of(first, profile) == again
+    fewer = table_of({"vague": prompts["vague"]}, rows=rows.select([1]))
+    assert times_of(fewer, profile) == again[3:]
+    assert {path.name for path in (profile.run_dir / "pictures").iterdir()} == {
+        name.removeprefix("pictures/") for column in ("before", "after") for name in fewer[column]
+    }
+    guided = table_of(profile=replace(profile, guidance_scale=2.0))
+    assert list(guided["after"] == first["after"]) == [True, False, True, False]  # no guidance for the empty prompt
+    for change in ({"num_inference_steps": 3}, {"controlnet_conditioning_scale": 0.5}, {"base_revision": "other"}):
+        assert not set(table_of(profile=replace(profile, **change))["after"]) & set(first["after"])
+    weight = pipeline.controlnet.controlnet_mid_block.weight.data
+    weight[0] += 1
+    changed = table_of()
+    weight[0] -= 1
+    assert not set(changed["after"]) & set(first["after"])
+
+
+def test_equal_pictures_are_sampled_once(pipeline, triples, own_run, evaluated):
+    rows = dataset.pick_across_categories(triples["test"], 2)
+    prompts = {"detailed": ["a cup", "a red cup"], "wrong_color": ["a cup", "a blue cup"]}
+    plans = plan_of(rows, prompts)
+    plans["steering"] = colorize.plan_pictures(plans["images"].iloc[[1]], {"blue": ["a blue cup"]})
+    plans["steering"]["image_id"] = rows["image_id"][1]
+    tables = colorize.colorize_rows(pipeline, rows, plans, replace(own_run, num_inference_steps=1))
+    assert sum(evaluated) == 3
+    cup, also_cup, red, blue = tables["images"]["after"]
+    assert (cup == also_cup, red == blue) == (True, False)
+    assert list(tables["steering"]["after"]) == [blue]
+    assert colorize.read_images(replace(own_run, num_inference_steps=1), "steering")["after"][0] == blue
+
+
+def test_a_stopped_run_makes_the_same_pictures(pipeline, triples, own_run, monkeypatch):
+    profile, rows = replace(own_run, sample_batch_size=4), dataset.pick_across_categories(triples["test"], 3)
+    plans = plan_of(rows, {level: prompts_at(level, rows) for level in ("vague", "detailed")})
+    whole = colorize.colorize_rows(pipeline, rows, plans, profile)["images"]
+    expected = bytes_of(whole, profile)
+    stopped, written, write = replace(profile, run="stopped"), [], colorize.write_pictures
+
+    def stop_later(*arguments):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(arguments)
+        write(*arguments)
+
+    monkeypatch.setattr(colorize, "write_pictures", stop_later)
+    with pytest.raises(KeyboardInterrupt):
+        colorize.colorize_rows(pipeline, rows, plans, stopped)
+    assert not (stopped.run_dir / "images").exists()
+    assert len(list((stopped.run_dir / "pictures").iterdir())) == 6
+    (stopped.run_dir / "pictures/left.part").touch()
+    written.clear()
+    monkeypatch.setattr(colorize, "write_pictures", lambda *arguments: (written.append(arguments), write(*arguments)))
+    table = colorize.colorize_rows(pipeline, rows, plans, stopped)["images"]
+    assert len(written) == 3
+    assert bytes_of(table, stopped) == expected
+    assert not (stopped.run_dir / "pictures/left.part").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_goes_wrong_while_writing_is_said(pipeline, triples, own_run, workers, monkeypatch):
+    def fill_disk(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("PIL.Image.Image.save", fill_disk)
+    rows = dataset.pick_across_categories(triples["test"], 2)
+    plans = plan_of(rows, {"vague": prompts_at("vague", rows)})
+    with pytest.raises(ValueError, match=r"^can't write .*pictures/.*before.png: No space left on device"):
+        colorize.colorize_rows(pipeline, rows, plans, replace(own_run, workers=workers))
+    assert not (own_run.run_dir / "images").exists()
+
+
+LAUNCHED = """
+from pathlib import Path
+from lib import colorize
+from lib.models import process_state
+from lib.profiles import get_profile
+
+made, write = [], colorize.write_pictures
+colorize.write_pictures = lambda *arguments: (made.append(arguments), write(*arguments))
+profile = get_profile("pocket", **{fields})
+colorize.colorize_test_photos(profile)
+state = process_state()
+Path(profile.build, f"share.{{state.process_index}}").write_text(f"{{len(made)}} of {{state.num_processes}}")
+"""
 
 
 def test_two_processes_share_the_pictures(tmp_path):
@@ -85,18 +419,19 @@ def test_two_processes_share_the_pictures(tmp_path):
     shutil.copytree(one.build, two.build)
     colorize.colorize_test_photos(one)
     script = tmp_path / "run.py"
-    script.write_text(
-        "from lib.colorize import colorize_test_photos\nfrom lib.profiles import get_profile\n"
-        f"colorize_test_photos(get_profile('pocket', build={two.build!r}, **{fields}))\n"
-    )
-    launch = ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision",
-              "no", "--dynamo_backend", "no", str(script)]  # fmt: skip
+    script.write_text(LAUNCHED.format(fields={"build": two.build, **fields}))
+    launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     subprocess.run([sys.executable, "-m", *launch], check=True, cwd=ROOT, capture_output=True)
+    shares = [(tmp_path / f"two/share.{index}").read_text().split(" of ") for index in range(2)]
+    assert [share[1] for share in shares] == ["2", "2"]
+    halves = sorted(int(share[0]) for share in shares)
+    assert halves[1] - halves[0] <= 1
     for name in ("images", "steering"):
         table = colorize.read_images(two, name)
         assert table.equals(colorize.read_images(one, name))
         for file in table["after"]:
             assert np.allclose(*(colorize.read_image(profile, file) for profile in (one, two)), atol=2 / 255)
+    assert sum(halves) == len(list((two.run_dir / "pictures").iterdir())) / 2
 
 
 def test_notebook_04_must_have_run(profile):
@@ -104,7 +439,52 @@ def test_notebook_04_must_have_run(profile):
         colorize.read_images(replace(profile, run="never"))
 
 
-def test_photos_get_different_noise_and_prompts_the_same():
-    assert colorize.seed_of("a", 0) != colorize.seed_of("b", 0)
-    assert colorize.seed_of("a", 0) != colorize.seed_of("a", 1)
-    assert colorize.seed_of("a", 1) == colorize.seed_of("a", 1)
+# ---- steps and guidance, chosen on validation photos
+
+
+def trials(*rows):
+    return pd.DataFrame(rows, columns=["steps", "guidance", "ciede2000", "chroma_ratio"])
+
+
+def test_the_best_of_those_that_are_colourful_enough():
+    table = trials((10, 1.0, 9.0, 0.5), (20, 2.0, 10.5, 0.9), (10, 2.0, 10.0, 0.7), (10, 4.0, 9.5, 1.31))
+    assert tuple(colorize.pick_sampling(table)) == (10, 2.0, 10.0, 0.7)
+
+
+def test_of_equal_ones_the_one_with_fewer_steps():
+    table = trials((20, 1.0, 10.0, 0.9), (10, 4.0, 10.0, 1.0), (10, 2.0, 10.0, 0.8))
+    assert tuple(colorize.pick_sampling(table))[:2] == (10, 2.0)
+
+
+def test_the_nearest_where_none_is_colourful_enough():
+    table = trials((10, 1.0, 9.0, 0.4), (10, 2.0, 11.0, 0.6), (10, 4.0, 10.0, 1.5))
+    assert tuple(colorize.pick_sampling(table))[:2] == (10, 2.0)
+
+
+def test_sampling_is_chosen_once_for_a_controlnet_and_a_grid(pipeline, triples, own_run, monkeypatch):
+    profile = replace(own_run, steps_to_try=(1, 2), guidance_to_try=(1.0, 3.0))
+    dataset.build_dataset(profile)
+    loaded = []
+    monkeypatch.setattr(colorize, "load_pipeline", lambda _: loaded.append(1) or pipeline)
+    monkeypatch.setattr(colorize, "N_VALIDATION", 3)
+    with pytest.raises(ValueError, match="no steps and guidance chosen in .*: run notebook 04_colorize_photos first"):
+        colorize.with_chosen_sampling(profile)
+    colorize.choose_sampling(profile)
+    colorize.choose_sampling(profile)
+    assert len(loaded) == 1
+    table = pd.read_csv(profile.run_dir / "sampling.csv")
+    assert [tuple(row) for row in table[["steps", "guidance"]].to_numpy()] == [(1, 1), (1, 3), (2, 1), (2, 3)]
+    best, chosen = colorize.pick_sampling(table), colorize.with_chosen_sampling(profile)
+    assert (chosen.num_inference_steps, chosen.guidance_scale) == (best["steps"], best["guidance"])
+    assert (type(chosen.num_inference_steps), type(chosen.guidance_scale)) == (int, float)
+    rows = dataset.pick_across_categories(triples["validation"], 3)
+    gray, noise = rows["conditioning_image"], [colorize.seed_of(name, 0) for name in rows["image_id"]]
+    merged = colorize.merge(gray, colorize.sample(pipeline, gray, rows["detailed_caption"], noise, chosen))
+    chroma = [np.hypot(*srgb_to_lab(picture)[..., 1:].T).mean() for picture in (*merged, *map(to_float, rows["image"]))]
+    assert best["chroma_ratio"] == pytest.approx(np.mean(chroma[:3]) / np.mean(chroma[3:]), abs=0.006)
+    with pytest.raises(ValueError, match="run notebook 04_colorize_photos first"):
+        colorize.with_chosen_sampling(replace(profile, guidance_to_try=(1.0,)))
+    (profile.controlnet_dir / "diffusion_pytorch_model.safetensors").write_bytes(b"others")
+    with pytest.raises(ValueError, match="run notebook 04_colorize_photos first"):
+        colorize.with_chosen_sampling(profile)
+    assert colorize.with_chosen_sampling(own_run) is own_run

@@ -28,6 +28,8 @@ def test_seeds_count_only_as_far_as_they_matter():
     widths = [interval_width(*components(loud), n, 3, 60) for n in (needed - 1, needed)]
     assert widths[0] > interval_width(*components(loud), *precision.OLD_PLAN) >= widths[1]
     assert needed > 1000
+    found = precision.range_of_photos_needed(loud[:40], resamples=40)
+    assert found["needed, low"] < needed < found["needed, high"] < 1600  # with noise alone it would be three times 500
 
 
 def test_the_table_says_what_a_plan_costs():

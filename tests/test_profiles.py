@@ -75,12 +75,19 @@ def test_which_runs_make_reports_does():
         profiles_to_run("l4", runs="study_9")
 
 
+def test_steps_and_guidance_that_are_given_are_not_chosen_anew():
+    assert get_profile("l4", num_inference_steps=4).steps_to_try == ()
+    assert get_profile("l4", num_inference_steps=4).guidance_to_try == get_profile("l4").guidance_to_try != ()
+    assert get_profile("l4", guidance_scale=2.0).guidance_to_try == ()
+
+
 def test_a_run_finds_the_controlnet_that_it_takes():
     trained, taken, peer = (get_profile("l4", run=run) for run in ("study_3", "study_3_tcd", "peer_sdxl_light"))
     assert trained.controlnet_source == trained.controlnet_dir == taken.controlnet_source
     assert taken.run_dir != trained.run_dir
     assert peer.controlnet_source == "nickpai/sdxl_light_custom_caption_output"
-    assert (peer.source, peer.n_images) == (trained.source, trained.n_images)  # the same photos
+    assert (peer.source, peer.photos) == (trained.source, trained.photos)
+    assert 0 < peer.n_images <= trained.n_images  # the first of the same photos
 
 
 def test_own_run_reports_at_home_and_others_below():

