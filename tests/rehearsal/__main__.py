@@ -41,6 +41,7 @@ FIELDS = {  # of the profile, so that the study takes minutes
     "n_images_other": 4,
     "n_images_all_seeds": 3,
     "n_steered": 2,
+    "torch_compile": "false",  # takes minutes on a CPU
     "set_metrics": "false",  # its networks need torchvision
 }
 N_VAL2017, N_FLOWERS = 12, 60
