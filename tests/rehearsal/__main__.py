@@ -41,6 +41,7 @@ FIELDS = {  # of the profile, so that the study takes minutes
     "n_images_other": 4,
     "n_images_all_seeds": 3,
     "n_steered": 2,
+    "torch_compile": "false",  # takes minutes on a CPU
     "set_metrics": "false",  # its networks need torchvision
 }
 N_VAL2017, N_FLOWERS = 12, 60
@@ -228,8 +229,8 @@ def make_study_with_kills(place):
         place.notebooks(*run, "04", kill_when=lambda: pictures() >= before + 20)
     with stage("elsewhere, 04 resumed, and 05"):
         place.notebooks(*run, "04", "05")
-    with stage(f"04 and 05 of {' and '.join(FINISHED)}"):
-        place.notebooks("-p", "runs", ",".join(FINISHED), "--only", "04", "05")
+    with stage(f"03 to 05 of {' and '.join(FINISHED)}"):
+        place.notebooks("-p", "runs", ",".join(FINISHED), "--only", "03", "04", "05")
 
 
 def rehearse(folder):

@@ -7,11 +7,14 @@ import json
 import string
 
 import torch
+import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import BlipConfig, BlipForConditionalGeneration, CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 
 from tests.rehearsal.photos import read_rows
+
+transformers.utils.logging.disable_progress_bar()
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 START, END = "<|startoftext|>", "<|endoftext|>"
