@@ -20,10 +20,10 @@ from tqdm import tqdm
 from lib import ROOT
 from lib.batches import batch_rows, step_generator
 from lib.color import in_gamut, luminance, srgb_to_lab, to_float
+from lib.files import write_text
 from lib.models import pick_device
 from lib.pictures import make_dataset
 from lib.profiles import add_field_option, get_profile
-from lib.report import write_text
 from lib.training import read_losses, run_settings, save_model, train
 
 SYSTEMS = ("classification", "gan")

@@ -1,6 +1,5 @@
 """What a training step is made from: the cache of latents and embeddings, a step's rows and its random numbers."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from lib.files import hash_of, new_folder
 from lib.models import encode_prompts
 
 LATENT_FILES, PROMPT_FILES = ("latents_mean", "latents_std", "conditioning"), ("prompt_index", "embeddings")
@@ -58,7 +58,7 @@ def build_cache(dataset, prompts, pipeline, folder):
     }
     prompts = list(prompts)
     of_prompts = {
-        "prompts": digest(prompts),
+        "prompts": hash_of(prompts),
         "text_encoder": fingerprint(pipeline.text_encoder),
         "max_tokens": pipeline.tokenizer.model_max_length,
     }
@@ -69,29 +69,18 @@ def build_cache(dataset, prompts, pipeline, folder):
 
 
 def _made_once(folder, name, key, make):
-    """The folder `name-<digest of key>` in a folder, made by `make(folder)` where it is not there yet."""
-    target = folder / f"{name}-{digest(key)}"
+    """The folder `name-<hash of key>` in a folder, made by `make(folder)` where it is not there yet."""
+    target = folder / f"{name}-{hash_of([key])}"
     if not target.exists():
-        partial = target.with_name(target.name + ".part")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        make(partial)
-        (partial / "key.json").write_text(json.dumps(key))
-        os.replace(partial, target)
+        with new_folder(target) as partial:
+            make(partial)
+            (partial / "key.json").write_text(json.dumps(key))
     return target
-
-
-def digest(facts):
-    """A short text that changes with lists, mappings, texts and numbers."""
-    return hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
 
 
 def fingerprint(model):
     """A short text that changes with any of a model's weights."""
-    hashed = hashlib.blake2b(digest_size=8)
-    for value in model.state_dict().values():
-        hashed.update(value.float().cpu().contiguous().numpy())
-    return hashed.hexdigest()
+    return hash_of(value.float().cpu().contiguous().numpy() for value in model.state_dict().values())
 
 
 @torch.no_grad()

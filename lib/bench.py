@@ -18,11 +18,12 @@ from tqdm import tqdm
 from lib import ROOT
 from lib.bench_training import bench_training, make_row, peak_bytes
 from lib.colorize import colorize_photo, sample
+from lib.files import write_text
 from lib.fullsize import paint, reduce_lightness
 from lib.models import add_controlnet, load_base, load_controlnet
 from lib.photo import Photo
 from lib.profiles import get_profile
-from lib.report import markdown_table, write_text
+from lib.report import markdown_table
 
 PAIRS = 5
 

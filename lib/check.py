@@ -16,6 +16,7 @@ import requests
 import torch
 
 from lib import ROOT, forecast, hub, networks, sources
+from lib.files import one_line
 from lib.profiles import profiles_to_run, resolve
 
 GPU_GB = 20  # what training at 512 px needs, with room
@@ -121,7 +122,7 @@ def check_size(url, size):
         answer.raise_for_status()
     except requests.RequestException as error:
         raise ValueError(
-            f"{url} can't be reached ({brief(error)}): try again, or -p coco_hub_id detection-datasets/coco"
+            f"{url} can't be reached ({one_line(error)}): try again, or -p coco_hub_id detection-datasets/coco"
         ) from None
     offered = int(answer.headers.get("Content-Length", 0))
     if offered != size:
@@ -176,7 +177,7 @@ def model_facts(name, revision):
     try:
         return huggingface_hub.model_info(name, revision=revision or None, timeout=20)
     except Exception as error:  # of several clients
-        raise ValueError(f"{name} can't be reached ({brief(error)})") from None
+        raise ValueError(f"{name} can't be reached ({one_line(error)})") from None
 
 
 def missing_files(files):
@@ -191,11 +192,6 @@ def missing_files(files):
 def check_networks(profiles):
     """Fetch the networks that write captions and measure sets."""
     return "; ".join(dict.fromkeys(networks.fetch(profile) for profile in profiles))
-
-
-def brief(error):
-    """An error's text on one line, cut."""
-    return " ".join(str(error).split())[:120]
 
 
 CHECKS = {

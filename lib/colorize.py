@@ -1,10 +1,7 @@
 """From grayscale photos and sentences to colour: what a run needs, how it is sampled, the merge with the photo's L*."""
 
-import hashlib
 import json
 import math
-import os
-import shutil
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,16 +16,16 @@ from PIL import Image
 from skimage.color import deltaE_ciede2000
 from tqdm import tqdm
 
-from lib.batches import digest, fingerprint
+from lib.batches import fingerprint
 from lib.color import gray_from_luminance, luminance, merge_luminance, srgb_to_lab, to_float, to_pil
 from lib.dataset import load_dataset_dict, pick_across_categories
+from lib.files import hash_of, new_file, new_folder, write_text
 from lib.fullsize import network_size, paint, reduce_lightness
 from lib.metrics import chroma
 from lib.models import is_out_of_memory, load_pipeline, process_state
 from lib.networks import prompts_of
 from lib.profiles import check_settings, resolve, settings_of, write_settings
 from lib.prompts import STEERING_WORDS, prompts_at, steering_prompt
-from lib.report import write_text
 
 PLAN_COLUMNS = ("image_id", "category", "prompt_level", "prompt", "seed")
 LISTING_COLUMNS = (*PLAN_COLUMNS, "before", "after")
@@ -238,15 +235,15 @@ def colorize_rows(pipeline, rows, plans, profile):
 def name_pictures(pipeline, plans, gray_of, profile):
     """The plans with the columns `before` and `after`: names of files, which change with all that makes a picture."""
     weights = [fingerprint(part) for part in (pipeline.unet, pipeline.controlnet, pipeline.vae)]
-    common = digest([*weights, settings_of(profile, MODEL_FIELDS), profile.num_inference_steps])
+    common = hash_of([*weights, settings_of(profile, MODEL_FIELDS), profile.num_inference_steps])
     photos = pd.concat(plans.values())["image_id"].unique()
-    grays = {name: hashlib.blake2b(gray_of(name).convert("RGB").tobytes()).hexdigest() for name in photos}
+    grays = {name: hash_of([gray_of(name).convert("RGB").tobytes()]) for name in photos}
 
     def name_of(picture):
         scale = guidance_of(picture.prompt, pipeline, profile)
         guidance = [scale, guided_steps(replace(profile, guidance_scale=scale))]
         own = [grays[picture.image_id], picture.prompt, seed_of(picture.image_id, picture.seed)]
-        return f"pictures/{picture.image_id}.{digest([common, *guidance, *own])}"
+        return f"pictures/{picture.image_id}.{hash_of([common, *guidance, *own])}"
 
     named = {}
     for folder, plan in plans.items():
@@ -280,25 +277,20 @@ def _at_once(function, *arguments):
 def write_pictures(gray, output, targets):
     """Write an output and its merge with the gray photo as PNGs to two paths, each whole or not at all."""
     for picture, path in zip((output, *merge([gray], [output])), targets, strict=True):
-        partial = path.with_suffix(".part")
         try:
-            to_pil(picture).save(partial, format="png")
+            with new_file(path) as partial:
+                to_pil(picture).save(partial, format="png")
         except OSError as error:
             raise ValueError(f"can't write {path}: {error.strerror or error}") from None
-        os.replace(partial, path)
 
 
 def write_listings(tables, profile):
     """Write each table and what it was made from to its folder; then remove the pictures that no table names."""
     for name, table in tables.items():
-        target, partial = profile.run_dir / name, profile.run_dir / f"{name}.part"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        write_settings(profile, SETTINGS, partial)
-        (partial / "controlnet.txt").write_text(hash_of_controlnet(profile))
-        table.to_csv(partial / "images.csv", index=False)
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(partial, target)
+        with new_folder(profile.run_dir / name) as partial:
+            write_settings(profile, SETTINGS, partial)
+            (partial / "controlnet.txt").write_text(hash_of_controlnet(profile))
+            table.to_csv(partial / "images.csv", index=False)
     named = {name for table in tables.values() for column in ("before", "after") for name in table[column]}
     for path in (profile.run_dir / "pictures").iterdir():
         if f"pictures/{path.name}" not in named:
@@ -307,11 +299,8 @@ def write_listings(tables, profile):
 
 def hash_of_controlnet(profile):
     """A text that changes with the files of the run's ControlNet; one and the same where it is on the Hub."""
-    hashed, folder = hashlib.blake2b(digest_size=8), resolve(profile.controlnet_source) / profile.controlnet_subfolder
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            hashed.update(hashlib.file_digest(file, "blake2b").digest())
-    return hashed.hexdigest()
+    folder = resolve(profile.controlnet_source) / profile.controlnet_subfolder
+    return hash_of(sorted(folder.glob("*.safetensors")))
 
 
 def read_images(profile, name="images"):
@@ -404,7 +393,7 @@ def _grid(profile):
 def _made_from(profile):
     """What a choice of sampling rests on, as a short text."""
     fields = settings_of(profile, (*DATA_FIELDS, "guidance_share", *MODEL_FIELDS))
-    return digest([fields, _grid(profile), hash_of_controlnet(profile)])
+    return hash_of([fields, _grid(profile), hash_of_controlnet(profile)])
 
 
 def _read_choice(profile):

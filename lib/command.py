@@ -8,11 +8,11 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from lib.files import hash_of_file, one_line
 from lib.photo import (
     MAX_MEGAPIXELS,
     SAMPLING_FIELDS,
     SUFFIXES,
-    digest,
     made_with,
     open_photo_file,
     read_metadata,
@@ -214,7 +214,7 @@ def remember(options):
     made = read_metadata(options.again)
     beside = Path(options.again).parent / Path(made["photo"]).name
     places = [Path(name) for name in options.photos] or [Path(made["photo"]), beside]
-    photo = next((path for path in places if path.is_file() and digest(path) == made["sha256"]), None)
+    photo = next((path for path in places if path.is_file() and hash_of_file(path) == made["sha256"]), None)
     if photo is None:
         raise ValueError(
             f"{options.again}: was made from {made['photo']}, which has gone or changed: name it after --again FILE"
@@ -298,7 +298,6 @@ def colorize_job(job, options, pipeline, profile, controlnet, say):
     small = []
     for file, seed in zip(files, seeds, strict=True):
         picture, lost = colorize_photo(photo, job.prompt, seed, pipeline, profile, options.saturation)
-        file.parent.mkdir(parents=True, exist_ok=True)
         save_picture(
             picture, photo, file, made_with(job.photo, job.prompt, seed, options.saturation, profile, controlnet)
         )
@@ -318,7 +317,7 @@ def in_one_line(error, job):
         return f"{job.photo}: too large for this machine's memory: reduce it first"
     if isinstance(error, OSError):
         return f"{job.photo}: {error.filename or job.output} can't be written ({error.strerror or error}): name another --output"
-    line = " ".join(str(error).split()) or type(error).__name__
+    line = one_line(error, None)
     return line if line.startswith(f"{job.photo}: ") else f"{job.photo}: {line}"
 
 
@@ -356,7 +355,7 @@ def main(arguments=None):
     except KeyboardInterrupt:
         sys.exit("stopped: the pictures written so far are whole")
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        sys.exit(f"error: {one_line(error, None)}")
     sys.exit(1 if failures else 0)
 
 

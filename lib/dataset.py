@@ -1,8 +1,6 @@
 """From a folder of photos and its manifest to the study's triples: prompt, image, conditioning_image."""
 
-import hashlib
 import json
-import os
 import shutil
 import zlib
 from pathlib import Path
@@ -16,9 +14,9 @@ from PIL import ImageOps
 from tqdm import tqdm
 
 from lib.color import make_conditioning_image
+from lib.files import hash_of, new_folder, one_line, write_text
 from lib.profiles import check_settings, resolve, write_settings
 from lib.prompts import CAPTIONS, draw_training_prompt
-from lib.report import write_text
 
 disable_progress_bars()  # of `datasets`; ours say what is being done
 SPLITS = ("train", "validation", "test")
@@ -47,7 +45,7 @@ def read_manifest(photos):
     try:
         manifest = pd.read_csv(path, keep_default_na=False, dtype=str)
     except (ValueError, OSError) as error:
-        raise ValueError(f"{path} can't be read as CSV ({_first_line(error)}): correct it") from None
+        raise ValueError(f"{path} can't be read as CSV ({one_line(error)}): correct it") from None
     missing = [column for column in MANIFEST_COLUMNS if column not in manifest]
     if missing:
         raise ValueError(f"{path}: column {missing[0]!r} is missing: needed are {', '.join(MANIFEST_COLUMNS)}")
@@ -72,11 +70,6 @@ def read_manifest(photos):
     return manifest
 
 
-def _first_line(error):
-    """The first line of an error's text, or its kind where it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def open_photo(path, size):
     """A photo as RGB, turned as its EXIF says, centre-cropped to a square and resized with Lanczos.
 
@@ -86,7 +79,7 @@ def open_photo(path, size):
         with PILImage.open(path) as photo:
             photo = ImageOps.exif_transpose(photo).convert("RGB")
     except (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError) as error:
-        raise ValueError(f"photo {path} can't be read ({_first_line(error)}): replace it or remove its row") from None
+        raise ValueError(f"photo {path} can't be read ({one_line(error)}): replace it or remove its row") from None
     side = min(photo.size)
     left, top = (photo.width - side) // 2, (photo.height - side) // 2
     return photo.crop((left, top, left + side, top + side)).resize((size, size), PILImage.LANCZOS)
@@ -94,12 +87,8 @@ def open_photo(path, size):
 
 def save_dataset(dataset, folder):
     """Save a data set to a folder under a temporary name, then rename; replaces what was there."""
-    folder = Path(folder)
-    partial = folder.with_name(folder.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)
-    dataset.save_to_disk(str(partial))
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    with new_folder(folder) as partial:
+        dataset.save_to_disk(str(partial))
 
 
 def build_dataset(profile):
@@ -121,8 +110,18 @@ def build_dataset(profile):
         dataset = load_from_disk(str(folder))
         write_text(_listing(dataset, profile), folder / "prompts.json")
         return dataset
-    partial = folder.with_name(folder.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)
+    with new_folder(folder) as partial:
+        dataset = _make_splits(manifest, profile, partial)
+        dataset.save_to_disk(str(partial))
+        (partial / "prompts.json").write_text(_listing(dataset, profile))
+        write_settings(profile, DATASET_FIELDS, partial)
+        (partial / "made_from.txt").write_text(made_from)
+        shutil.rmtree(partial / "cache")
+    return load_from_disk(str(folder))
+
+
+def _make_splits(manifest, profile, folder):
+    """The `DatasetDict` of a manifest's photos, whose picture files and cache are written below `folder`."""
     dataset = DatasetDict()
     for split in SPLITS:
         records = manifest[manifest["split"] == split].to_dict("records")
@@ -132,21 +131,14 @@ def build_dataset(profile):
                 dataset[split] = Dataset.from_generator(  # which hands out the records one by one
                     _make_rows,
                     features=ROW_FEATURES,
-                    gen_kwargs={"records": records, "profile": profile, "folder": partial, "done": done},
+                    gen_kwargs={"records": records, "profile": profile, "folder": folder, "done": done},
                     num_proc=profile.workers or None,
-                    cache_dir=str(partial / "cache"),
+                    cache_dir=str(folder / "cache"),
                     fingerprint=_fingerprint(records, profile),
                 )
             except DatasetGenerationError as error:
                 raise ValueError(str(error.__cause__ or error)) from None
-    dataset.save_to_disk(str(partial))
-    (partial / "prompts.json").write_text(_listing(dataset, profile))
-    write_settings(profile, DATASET_FIELDS, partial)
-    (partial / "made_from.txt").write_text(made_from)
-    shutil.rmtree(partial / "cache")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
-    return load_from_disk(str(folder))
+    return dataset
 
 
 def _listing(dataset, profile):
@@ -165,7 +157,7 @@ def _fingerprint(records, profile):
     for record in records:
         file = record["path"].stat()
         facts.append([*(str(value) for value in record.values()), file.st_size, file.st_mtime_ns])
-    return hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
+    return hash_of(facts)
 
 
 def _make_rows(records, profile, folder, done):

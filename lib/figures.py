@@ -1,14 +1,13 @@
 """Figures in one style, readable in gray print; every file is written under a temporary name, then renamed."""
 
-import os
 import textwrap
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
 from lib.color import to_pil
+from lib.files import new_file
 from lib.statistics import by_photo, interval
 
 BLUE, ORANGE = "#0072b2", "#d55e00"  # Okabe and Ito's palette, told apart by colour-blind readers
@@ -29,11 +28,8 @@ STUDY = {  # the thresholds that the study of 2024 reported on five photos
 
 def save_figure(figure, path, dpi=120):
     """Save a figure as PNG, whole or not at all; makes the folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    figure.savefig(partial, dpi=dpi, bbox_inches="tight", format="png")
-    os.replace(partial, path)
+    with new_file(path) as partial:
+        figure.savefig(partial, dpi=dpi, bbox_inches="tight", format="png")
 
 
 def draw_sheet(rows, row_titles=(), column_titles=(), cell=1.35):
@@ -330,10 +326,8 @@ def save_strip(pictures, path, size=128):
     """Save pictures (float arrays or PIL) side by side as one small JPEG, for sheets over several runs."""
     squares = [to_pil(picture) if isinstance(picture, np.ndarray) else picture for picture in pictures]
     strip = np.concatenate([np.asarray(square.resize((size, size), Image.LANCZOS)) for square in squares], axis=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    Image.fromarray(strip).save(partial, format="jpeg", quality=95, subsampling=0)
-    os.replace(partial, path)
+    with new_file(path) as partial:
+        Image.fromarray(strip).save(partial, format="jpeg", quality=95, subsampling=0)
 
 
 def read_strip(path):

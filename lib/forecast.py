@@ -22,11 +22,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from lib import ROOT, sources
 from lib.color import make_conditioning_image, to_float
 from lib.dataset import open_photo, read_manifest
+from lib.files import write_text
 from lib.metrics import measure
 from lib.models import compile_networks, make_controlnet, pick_device
 from lib.profiles import PROFILES, RUNS, add_field_option, profiles_to_run
 from lib.prompts import PROMPT_LEVELS, STEERING_WORDS
-from lib.report import markdown_table, write_text
+from lib.report import markdown_table
 from lib.training import diffusion_loss, make_optimizer, with_train_steps
 
 VAE = {

@@ -8,8 +8,9 @@ from datasets import DatasetDict
 from huggingface_hub import DatasetCard, HfApi, get_token
 
 from lib.dataset import draw_prompts
+from lib.files import one_line, write_text
 from lib.profiles import get_profile
-from lib.report import markdown_table, write_text
+from lib.report import markdown_table
 
 DATASET_CARD = """---
 license: other
@@ -166,7 +167,7 @@ def _published(repo, kind, profile, push):
     try:
         push()
     except Exception as error:  # of several clients
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, 300)
         return f"NOT published: {place} ({reason}): run this notebook again with --only"
     private = _is_private(repo, kind)
     kept = private is not None and private != profile.hub_private

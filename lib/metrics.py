@@ -7,8 +7,6 @@ no pixel has, and `hue_share` the share of the photo's such pixels on which it c
 `chroma` is mean C*ab. `true_colorfulness` and `true_chroma` are the photo's own.
 """
 
-import hashlib
-import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
@@ -24,6 +22,7 @@ from tqdm import tqdm
 
 from lib import ROOT
 from lib.color import lab_to_srgb, luminance, merge_luminance, srgb_to_lab, to_float, to_pil
+from lib.files import hash_of, new_file
 from lib.prompts import STEERING_WORDS, TARGETS
 
 METRICS = ("psnr", "ssim", "ssim_luma", "ciede2000", "ab_error", "hue_error", "hue_share", "colorfulness", "true_colorfulness",
@@ -159,18 +158,12 @@ def _measure_photo(part):
 
 def key_of(*facts):
     """A short text that changes with arrays, texts and numbers, and with the code and the packages that measure."""
-    hashed = hashlib.blake2b(_measured_by(), digest_size=16)
-    for fact in facts:
-        array = isinstance(fact, np.ndarray)
-        hashed.update(repr((fact.shape, fact.dtype.str) if array else fact).encode() + b"\0")
-        hashed.update(np.ascontiguousarray(fact) if array else b"")
-    return hashed.hexdigest()
+    return hash_of((_measured_by(), *facts))
 
 
 @lru_cache
 def _measured_by():
-    code = [(ROOT / "lib" / name).read_bytes() for name in CODE]
-    return hashlib.blake2b(b"".join([*code, *(version(name).encode() for name in PACKAGES)])).digest()
+    return hash_of([*(ROOT / "lib" / name for name in CODE), *map(version, PACKAGES)])
 
 
 def read_cache(path):
@@ -184,10 +177,8 @@ def read_cache(path):
 def write_cache(known, path):
     """Write measurements by key to a parquet file, which keeps every bit, whole or not at all; nowhere for None."""
     if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        pd.DataFrame.from_dict(known, orient="index", columns=METRICS).to_parquet(part)
-        os.replace(part, path)
+        with new_file(path) as partial:
+            pd.DataFrame.from_dict(known, orient="index", columns=METRICS).to_parquet(partial)
 
 
 def reference_pictures(training_ab, round_trip):

@@ -23,6 +23,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
+from lib.files import one_line
 from lib.profiles import resolve
 
 diffusers.utils.logging.disable_progress_bar()
@@ -141,8 +142,7 @@ def _root_cause(error):
         chain.append(following)
     of_hub = [link for link in chain if isinstance(link, HfHubHTTPError)]
     root = (of_hub or chain)[0]
-    said = " ".join(str(root).split())[:160]
-    return f"{type(root).__name__}: {said}" if of_hub else said
+    return f"{type(root).__name__}: {one_line(root)}" if of_hub else one_line(root)
 
 
 @torch.no_grad()
@@ -172,8 +172,9 @@ def load_controlnet(source, unet, revision="", subfolder=""):
             where, revision=revision or None, subfolder=subfolder, use_safetensors=True, dtype=torch.float32
         )
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"ControlNet {source} can't be loaded ({reason}): train it anew with notebook 03") from None
+        raise ValueError(
+            f"ControlNet {source} can't be loaded ({one_line(error)}): train it anew with notebook 03"
+        ) from None
     for key in ("in_channels", "block_out_channels", "cross_attention_dim", "layers_per_block", "down_block_types"):
         ours, bases = (
             list(v) if isinstance(v, (list, tuple)) else v for v in (controlnet.config[key], unet.config[key])

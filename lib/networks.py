@@ -16,10 +16,10 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, BlipForConditionalGeneration, CLIPModel
 
 from lib.color import to_float
+from lib.files import one_line, write_text
 from lib.models import pick_device
 from lib.profiles import settings_of
 from lib.prompts import ladder
-from lib.report import write_text
 from lib.statistics import complete_photos
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of Radford et al. 2021; BLIP's too
@@ -55,8 +55,9 @@ def fetch(profile):
         try:
             load(profile)
         except Exception as error:  # of several clients
-            reason = " ".join(str(error).split())[:160]
-            raise ValueError(f"{source} can't be had ({reason}): try again, or leave it out with {WITHOUT}") from None
+            raise ValueError(
+                f"{source} can't be had ({one_line(error)}): try again, or leave it out with {WITHOUT}"
+            ) from None
         revision = getattr(profile, f"{name}_revision", "")
         said.append(f"{source} at revision {revision}" if revision else source)
     return ", ".join(said) or "not needed"

@@ -100,7 +100,6 @@ class Panel:
         stem, picture, photo, made = self.result
         names = chain([f"{stem}.color.png"], (f"{stem}.color.{n}.png" for n in count(2)))
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             target = next(self.folder / name for name in names if not (self.folder / name).exists())
             save_picture(picture, photo, target, made)
             self.message.value = f"saved: {target}"

@@ -1,8 +1,6 @@
 """Photo files: any that people have, as lightness at full resolution; and colour pictures written with what made them."""
 
-import hashlib
 import json
-import os
 import warnings
 from dataclasses import dataclass
 from io import BytesIO
@@ -10,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+
+from lib.files import hash_of_file, new_file, one_line
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".gif", ".bmp")
 MAX_MEGAPIXELS = 250
@@ -61,7 +61,7 @@ def open_photo_file(path):
     except Exception as error:  # readers of damaged files raise anything
         if str(error).startswith(f"{path}: "):
             raise
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or "damaged"
+        reason = getattr(error, "strerror", None) or (one_line(error, None) if str(error) else "damaged")
         raise ValueError(f"{path}: can't be read ({reason}): replace it or allow reading it") from None
 
 
@@ -136,16 +136,10 @@ def to_srgb(image, icc, notes):
 def made_with(path, prompt, seed, saturation, profile, controlnet):
     """All that makes a picture again: the photo and its SHA-256, the model, the words, and the numbers."""
     return {
-        "photo": str(Path(path).resolve()), "sha256": digest(path), "prompt": prompt, "seed": seed,
+        "photo": str(Path(path).resolve()), "sha256": hash_of_file(path), "prompt": prompt, "seed": seed,
         "saturation": saturation, "profile": profile.name, "base_model": profile.base_model,
         "controlnet": str(controlnet), **{field: getattr(profile, field) for field in SAMPLING_FIELDS},
     }  # fmt: skip
-
-
-def digest(path):
-    """The SHA-256 of a file, in hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_metadata(path):
@@ -163,17 +157,12 @@ def read_metadata(path):
 def save_picture(picture, photo, path, settings):
     """Write uint8 sRGB (H, W, 3) as PNG with the photo's alpha, EXIF and resolution, and its settings in a text chunk.
 
-    Written under a temporary name, then renamed; what stands there already is replaced.
+    Whole or not at all; what stands there already is replaced.
     """
-    path = Path(path)
     image = Image.fromarray(picture if photo.alpha is None else np.dstack([picture, photo.alpha]))
     text = PngImagePlugin.PngInfo()
     text.add_itxt(METADATA_KEY, json.dumps(settings, ensure_ascii=False))
     kept = {"dpi": photo.dpi} if photo.dpi else {}
     kept |= {"exif": photo.exif} if photo.exif else {}
-    partial = path.with_name(path.name + ".part")
-    try:
+    with new_file(path) as partial:
         image.save(partial, format="PNG", pnginfo=text, compress_level=1, **kept)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ The base and the ControlNet are too small to have seen much of the world, so pho
 cut-outs are laid on photos and plain grounds in colours that their lightness allows.
 """
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -17,8 +16,8 @@ from tqdm import tqdm
 from lib import ROOT
 from lib.color import fit_gamut, lab_to_srgb, make_conditioning_image, srgb_to_lab, to_float, to_pil
 from lib.dataset import FEATURES, read_manifest, save_dataset
+from lib.files import hash_of_file, write_text
 from lib.prompts import TARGETS, draw_training_prompt, fix_articles, rotate_color_words
-from lib.report import write_text
 
 
 def crop_at_random(image, size, rng):
@@ -129,7 +128,7 @@ def load_training_pictures(pictures):
         listed = pd.read_csv(ROOT / "data_cards/training_pictures/metadata.csv", keep_default_na=False)
         for record in listed.to_dict("records"):
             path = Path(pictures) / record["file"]
-            if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != record["sha256"]:
+            if not path.is_file() or hash_of_file(path) != record["sha256"]:
                 raise ValueError(f"{path} is missing or not the file of data_cards/training_pictures/metadata.csv")
             image = Image.open(path)
             image.thumbnail((512, 512), Image.LANCZOS)

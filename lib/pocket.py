@@ -18,10 +18,11 @@ from lib.autoencoder import set_scaling_factor, train_autoencoder
 from lib.batches import Batches, build_cache
 from lib.dataset import build_dataset, pick_across_categories
 from lib.figures import save_sheet
+from lib.files import write_text
 from lib.models import load_text_encoder, pick_device
 from lib.pictures import make_dataset
 from lib.profiles import add_field_option, get_profile
-from lib.report import markdown_table, write_text
+from lib.report import markdown_table
 from lib.training import diffusion_loss, read_losses, run_settings, save_model, train, train_controlnet
 
 WIDTHS = {"base": (64, 128, 192), "narrow_base": (32, 64, 96)}  # 11.5 and 3 M parameters

@@ -19,10 +19,11 @@ from lib import ROOT
 from lib.color import srgb_to_lab, to_float
 from lib.colorize import merge, sample, seed_of
 from lib.dataset import build_dataset, pick_across_categories
+from lib.files import write_text
 from lib.models import add_controlnet, load_base, load_controlnet
 from lib.profiles import get_profile
 from lib.prompts import prompts_at
-from lib.report import markdown_table, write_text
+from lib.report import markdown_table
 from lib.statistics import components, interval, interval_width
 
 TEST_PHOTOS, SEEDS = 20, 2  # that are sampled, beside the validation photos

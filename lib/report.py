@@ -5,13 +5,13 @@ import os
 import platform
 import subprocess
 from importlib.metadata import version
-from pathlib import Path
 
 import pandas as pd
 import torch
 
 from lib import ROOT
 from lib.figures import LABELS
+from lib.files import write_text
 from lib.profiles import PROFILES
 from lib.prompts import COLOR_PATTERN, PROMPT_LEVELS
 from lib.runs import DIFFERENCES, FACTORS
@@ -63,15 +63,6 @@ def markdown_table(table):
         cells = ("-" if value != value else FORMATS.get(name, "{}").format(value) for name, value in row.items())
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def write_text(text, path):
-    """Write a text file, whole or not at all; makes the folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 REPORT = """# Vague against detailed prompts: {profile}

@@ -1,7 +1,6 @@
 """Run the numbered notebooks headless through papermill: `python -m lib.run --profile pocket -p n_images 12`."""
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -10,7 +9,7 @@ import shutil
 import signal
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from tempfile import TemporaryFile
@@ -23,8 +22,8 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from lib import ROOT, hub, networks
+from lib.files import hash_of, new_file, write_text
 from lib.profiles import PROFILE_FIELDS, add_field_option, get_profile, profiles_to_run
-from lib.report import write_text
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 UNFINISHED = "unfinished_reports"  # below a run's folder: what the notebooks wrote that passed before another failed
@@ -130,28 +129,16 @@ def state_of(folder):
 
 def copy_files(paths, source, target):
     """Copy files, by their paths below a folder, to another: all under temporary names first, so that a full disk changes none."""
-    copies = {}
-    try:
+    with ExitStack() as copies:
         for path in paths:
-            (target / path).parent.mkdir(parents=True, exist_ok=True)
-            copy = (target / path).with_name(f".{path.name}.{os.getpid()}.part")
-            copies[copy] = target / path
-            shutil.copy2(source / path, copy)
-        for copy, path in copies.items():
-            os.replace(copy, path)
-    finally:
-        for copy in copies:
-            copy.unlink(missing_ok=True)
+            shutil.copy2(source / path, copies.enter_context(new_file(target / path)))
 
 
 def fingerprint(profile, parameters):
     """A short text that changes with a run's fields, its notebooks, their parameters, and the code in `lib`."""
     fields = {name: value for name, value in asdict(profile).items() if name != "runs"}  # what else is run is no matter
-    given = {path.name: values for path, values in parameters.items() if values}
-    digest = hashlib.sha256(json.dumps([fields, given], sort_keys=True).encode())
-    for path in (*NOTEBOOKS, *sorted((ROOT / "lib").rglob("*.py"))):
-        digest.update(f"\n{path.name}\n".encode() + path.read_bytes())
-    return digest.hexdigest()
+    given = {path.name: sorted(values.items()) for path, values in parameters.items() if values}
+    return hash_of([fields, given, *NOTEBOOKS, *sorted((ROOT / "lib").rglob("*.py"))])
 
 
 def finished_since(profile, mark):

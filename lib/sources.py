@@ -3,8 +3,6 @@
 The folder then is like that of the pocket photos, and `lib.dataset` does the rest.
 """
 
-import csv
-import hashlib
 import json
 import os
 import re
@@ -23,6 +21,7 @@ from pyarrow.parquet import ParquetFile
 from tqdm import tqdm
 
 from lib.dataset import MANIFEST_COLUMNS, THING_COLUMNS
+from lib.files import hash_of_file, one_line, write_bytes, write_text
 from lib.profiles import check_settings, resolve, write_settings
 from lib.prompts import COLOR_PATTERN
 
@@ -112,7 +111,7 @@ def list_parquet(hub_id):
         facts = HfApi().dataset_info(hub_id, files_metadata=True)
     except Exception as error:  # of several clients
         raise ValueError(
-            f"coco_hub_id {hub_id!r} can't be reached ({_brief(error)}): check it, or leave it empty"
+            f"coco_hub_id {hub_id!r} can't be reached ({one_line(error)}): check it, or leave it empty"
         ) from None
     files = {file.rfilename: file.size for file in facts.siblings if file.rfilename.endswith(".parquet")}
     if not files:
@@ -130,16 +129,11 @@ def extract_parquet(names, hub_id, files, downloads, folder):
             path = hf_hub_download(hub_id, file, repo_type="dataset", local_dir=downloads)
             batches = ParquetFile(path).iter_batches(64, columns=["image_id", "image"])
             for row in (row for batch in batches for row in batch.to_pylist() if row["image_id"] in missing):
-                save_bytes(row["image"]["bytes"], folder / missing[row["image_id"]])
+                write_bytes(row["image"]["bytes"], folder / missing[row["image_id"]])
         except Exception as error:  # of several clients
             raise ValueError(
-                f"{hub_id}/{file} can't be read ({_brief(error)}): run it again, it goes on there"
+                f"{hub_id}/{file} can't be read ({one_line(error)}): run it again, it goes on there"
             ) from None
-
-
-def _brief(error):
-    """An error's text on one line, cut."""
-    return " ".join(str(error).split())[:200]
 
 
 def read_captions(archive, part):
@@ -213,8 +207,8 @@ def prepare_flowers(profile, folder):
     files = sorted(path for path in found.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not files:
         raise ValueError(f"{found} holds no photo in a folder for each kind: name another with -p flowers_folder")
-    files = list({(path.parent.name, file_md5(path)): path for path in files}.values())  # some archives hold all twice
-    rng = np.random.default_rng(profile.dataset_seed)
+    known = {(path.parent.name, hash_of_file(path)): path for path in files}  # some archives hold all twice
+    files, rng = list(known.values()), np.random.default_rng(profile.dataset_seed)
     rows = []
     for kind in sorted({path.parent.name for path in files}):
         ours = rng.permutation([path for path in files if path.parent.name == kind])
@@ -240,7 +234,7 @@ def download_flowers():
         return Path(kagglehub.dataset_download(FLOWERS))
     except Exception as error:
         raise ValueError(
-            f"Kaggle's {FLOWERS} can't be downloaded ({_brief(error)}): put your key in ~/.kaggle/kaggle.json or KAGGLE_USERNAME "
+            f"Kaggle's {FLOWERS} can't be downloaded ({one_line(error)}): put your key in ~/.kaggle/kaggle.json or KAGGLE_USERNAME "
             "and KAGGLE_KEY, or name a folder that has the photos with -p flowers_folder"
         ) from None
 
@@ -291,7 +285,7 @@ def download(url, path, size, md5):
         raise ValueError(
             f"{url}: {have} of {size} bytes came ({trouble or 'broken off'}): run it again, it goes on there"
         )
-    if file_md5(partial) != md5:
+    if hash_of_file(partial, "md5") != md5:
         partial.unlink()
         raise ValueError(f"{url}: the file is not the published one (MD5): run it again, it starts anew")
     os.replace(partial, path)
@@ -309,12 +303,6 @@ def fetch_rest(url, partial, have, size):
                 bar.update(len(chunk))
 
 
-def file_md5(path):
-    """The MD5 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
-
-
 def extract(names, archive, folder):
     """Take the named photos out of an archive into a folder; those that are there whole are passed over."""
     with zipfile.ZipFile(archive) as file:
@@ -323,15 +311,7 @@ def extract(names, archive, folder):
             target = folder / name
             if name not in sizes or (target.exists() and target.stat().st_size == sizes[name]):
                 continue
-            save_bytes(file.read(name), target)
-
-
-def save_bytes(content, path):
-    """Write a file under a temporary name, then rename; makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+            write_bytes(file.read(name), target)
 
 
 def write_manifest(rows, folder):
@@ -344,12 +324,9 @@ def write_manifest(rows, folder):
         for row, reason in zip(rows, reasons, strict=True) if reason
     ]  # fmt: skip
     pd.DataFrame(left_out, columns=["image_id", "split", "reason"]).to_csv(folder / "left_out.csv", index=False)
-    partial = folder / "metadata.csv.part"
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, (*MANIFEST_COLUMNS, *THING_COLUMNS), restval="")
-        table.writeheader()
-        table.writerows(row for row, reason in zip(rows, reasons, strict=True) if not reason)
-    os.replace(partial, folder / "metadata.csv")
+    kept = [row for row, reason in zip(rows, reasons, strict=True) if not reason]
+    table = pd.DataFrame(kept, columns=[*MANIFEST_COLUMNS, *THING_COLUMNS])
+    write_text(table.to_csv(index=False), folder / "metadata.csv")
 
 
 def describe_photos(profile, manifest):

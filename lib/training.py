@@ -10,8 +10,6 @@ import csv
 import gc
 import importlib
 import math
-import os
-import shutil
 import signal
 import sys
 import threading
@@ -35,6 +33,7 @@ from lib.batches import Batches, build_cache, fingerprint
 from lib.colorize import merge, sample
 from lib.dataset import draw_prompts, load_dataset_dict, pick_across_categories, training_rows
 from lib.figures import save_sheet
+from lib.files import new_file, new_folder, one_line, write_text
 from lib.models import (
     add_controlnet,
     compile_networks,
@@ -47,7 +46,6 @@ from lib.models import (
     process_state,
 )
 from lib.profiles import RUNS, add_field_option, get_profile, other_settings
-from lib.report import write_text
 
 LOSS_COLUMNS = ("step", "loss", "lr", "seconds")
 
@@ -217,16 +215,13 @@ def save_controlnet_samples(pipeline, rows, profile, path):
 
 
 def save_model(model, folder):
-    """Save a diffusers model as safetensors under a temporary name, then rename; replaces what was there.
+    """Save a diffusers model as safetensors, whole or not at all; replaces what was there.
 
     Where it was once loaded from is not kept: that is a path of this machine.
     """
-    partial = folder.with_name(folder.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)
     model.register_to_config(_name_or_path="")
-    model.save_pretrained(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    with new_folder(folder) as partial:
+        model.save_pretrained(partial)
 
 
 def train(model, loss_of_step, profile, folder, settings, on_checkpoint=None):
@@ -422,6 +417,8 @@ def check_finite(values, done, folder):
 
 def keep_checkpoint(folder, step, state, settings, profile):
     """Save a checkpoint and remove older ones; after the last step it alone is kept."""
+    for left in folder.glob("checkpoints/*.part"):  # of a process that was killed
+        left.unlink()
     save_checkpoint(folder, step, state, settings)
     keep = 1 if step == profile.train_steps else profile.keep_checkpoints
     rotate_checkpoints(folder, keep, profile.checkpoints_gb)
@@ -430,14 +427,8 @@ def keep_checkpoint(folder, step, state, settings, profile):
 def save_checkpoint(folder, step, state, settings):
     """Write step, settings and state dicts to `folder/checkpoints/<step>.pt`: whole and on the disk, or not at all."""
     parts = {name: part.state_dict() for name, part in state.items() if part is not None}
-    path = folder / f"checkpoints/{step:07d}.pt"
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".part")
-    with partial.open("wb") as file:
+    with new_file(folder / f"checkpoints/{step:07d}.pt", sync=True) as partial, partial.open("wb") as file:
         torch.save({"step": step, "settings": settings, **parts}, file)
-        file.flush()
-        os.fsync(file.fileno())  # a machine that stops may else keep the new name and lose the content
-    os.replace(partial, path)
 
 
 def rotate_checkpoints(folder, keep, gigabytes):
@@ -480,11 +471,6 @@ def load_checkpoint(folder, state, settings):
             f"{path} does not fit this run ({one_line(error)}): remove it, or name another run with `run`"
         ) from None
     return saved["step"]
-
-
-def one_line(error):
-    """An error's text on one line, cut."""
-    return " ".join(str(error).split())[:200]
 
 
 def read_losses(folder, last_step):

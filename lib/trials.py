@@ -13,13 +13,13 @@ from lib.batches import build_cache
 from lib.color import srgb_to_lab, to_float
 from lib.colorize import merge, sample, seed_of
 from lib.dataset import build_dataset, pick_across_categories
+from lib.files import write_text
 from lib.metrics import chroma
 from lib.models import add_controlnet, load_base, load_controlnet
 from lib.pictures import make_dataset
 from lib.pocket import stage_profile, write_card
 from lib.profiles import add_field_option, get_profile
 from lib.prompts import prompts_at
-from lib.report import write_text
 from lib.training import train_controlnet
 
 SAMPLING = [{"num_inference_steps": n} for n in (1, 2, 5, 10, 50)] + [

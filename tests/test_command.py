@@ -433,6 +433,15 @@ def test_a_run_csv_without_a_base(tmp_path, capsys):
     assert "run.csv names no base: name one with --base" in capsys.readouterr().err
 
 
+def test_a_planted_link_is_not_followed(tmp_path):
+    photo, victim = gray_photo(tmp_path / "photo.png"), tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "photo.color.png.part").symlink_to(victim)
+    assert colorize(photo) == 0
+    assert victim.read_text() == "mine"
+    assert read_metadata(tmp_path / "photo.color.png")["photo"] == str(photo)
+
+
 def test_places_that_can_not_be_written(tmp_path, capsys, monkeypatch):
     photo = gray_photo(tmp_path / "photo.png")
     (tmp_path / "file").write_text("in the way")

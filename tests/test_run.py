@@ -11,11 +11,11 @@ import nbformat
 import pytest
 
 from lib import ROOT, run
-from lib.report import write_text
+from lib.files import write_text
 
 PARAMETERS = 'profile_name: str = "pocket"\noverrides: dict = {}\ngreeting: str = "hello"'
 REPORT = """from lib.profiles import get_profile
-from lib.report import write_text
+from lib.files import write_text
 profile = get_profile(profile_name, **overrides)
 write_text(greeting, profile.reports_dir / "{name}.txt")"""
 
@@ -135,7 +135,7 @@ import sys
 import time
 from pathlib import Path
 from lib import run
-from lib.report import write_text
+from lib.files import write_text
 
 folder = Path(sys.argv.pop(1))
 

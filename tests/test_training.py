@@ -1,6 +1,7 @@
 """The cache, the loss, and a loop that resumes as if it had never stopped."""
 
 import copy
+import os
 import shutil
 import signal
 import subprocess
@@ -211,10 +212,17 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(base, triples,
 def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     happened = []
     for name in ("fsync", "replace"):
-        original = getattr(training.os, name)
-        monkeypatch.setattr(training.os, name, lambda *a, name=name, do=original: (happened.append(name), do(*a)))
+        original = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, name=name, do=original: (happened.append(name), do(*a)))
     training.save_checkpoint(tmp_path, 1, {"model": torch.nn.Linear(1, 1)}, {})
     assert happened == ["fsync", "replace"]
+
+
+def test_what_a_killed_process_left_of_a_checkpoint_is_removed(tmp_path, profile):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/.0000001.pt.0123456789abcdef.part").write_bytes(bytes(1000))
+    training.keep_checkpoint(tmp_path, 2, {"model": torch.nn.Linear(1, 1)}, {}, profile)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0000002.pt"]
 
 
 def test_checkpoints_rotate_by_number_and_size(tmp_path):

@@ -1,0 +1,101 @@
+"""Files and folders that appear whole or not at all, hashes of what things are made from, and errors in one line."""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def new_file(path, sync=False):
+    """An empty file to write instead of `path`: it becomes `path` when the block ends well, and is removed otherwise.
+
+    It lies in the same folder, which is made. Nobody can foresee its name and put a link there. `sync`: the content is
+    on the disk before the name; else a machine that stops may keep the name and lose the content.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _beside(path, secrets.token_hex(8))
+    try:
+        partial.touch(exist_ok=False)
+        yield partial
+        if sync:
+            with partial.open("r+b") as file:
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        if error.filename in (partial, str(partial)):  # a name that means nothing to the reader
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path):
+    """An empty folder to fill instead of `path`: it replaces `path` when the block ends well, and is removed otherwise.
+
+    What a killed process left of an earlier one is removed first, so only one process may fill it at a time.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(_beside(path, "[0-9a-f]" * 16).name):
+        shutil.rmtree(left, ignore_errors=True)
+    partial = _beside(path, secrets.token_hex(8))
+    partial.mkdir()
+    try:
+        yield partial
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _beside(path, token):
+    """A hidden name in a path's folder, short enough for a file system whatever the path's own name is."""
+    return path.with_name(f".{path.name[:50]}.{token}.part")
+
+
+def write_bytes(content, path):
+    """Write a file, whole or not at all; makes the folder."""
+    with new_file(path) as partial:
+        partial.write_bytes(content)
+
+
+def write_text(text, path):
+    """Write a text file in UTF-8, whole or not at all; makes the folder."""
+    write_bytes(text.encode(), path)
+
+
+def hash_of(facts):
+    """A short text that changes with any of several facts.
+
+    A fact is a text, a number, a list or mapping of them, bytes, an array (with its shape and type), or the Path of a file
+    (its name and content); another is a TypeError.
+    """
+    hashed = hashlib.blake2b(digest_size=8)
+    for fact in facts:
+        if isinstance(fact, Path):
+            kind, content = fact.name, bytes.fromhex(hash_of_file(fact, "blake2b"))
+        elif isinstance(fact, (str, int, float, list, tuple, dict)):
+            kind, content = "json", json.dumps(fact).encode()
+        else:
+            view = memoryview(fact)
+            kind, content = f"{view.shape} {view.format}", view if view.c_contiguous else view.tobytes()
+        hashed.update(f"{kind}\0".encode())
+        hashed.update(content)
+    return hashed.hexdigest()
+
+
+def hash_of_file(path, algorithm="sha256"):
+    """The hash of a file's content in hexadecimal, as such hashes are published."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def one_line(error, limit=200):
+    """An exception's text in one line of at most `limit` characters (None: any number); its type where it has no text."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__
