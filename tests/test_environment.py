@@ -40,6 +40,14 @@ def test_conda_and_pyproject_read_the_same_list():
     assert project["project"]["requires-python"] == ">=3.11"
 
 
+def test_templates_are_packaged():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    (glob,) = project["tool"]["setuptools"]["package-data"]["lib"]
+    packaged = set(ROOT.glob(f"lib/{glob}"))
+    assert len(packaged) > 1
+    assert packaged == {path for path in ROOT.glob("lib/templates/*") if path.is_file()}
+
+
 def test_readme_names_every_make_target():
     targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M)
     readme = (ROOT / "README.md").read_text()

@@ -5,13 +5,14 @@ import subprocess
 import sys
 from io import BytesIO
 
+import pandas as pd
 import pytest
 from datasets import Dataset
 from hub_stand_in import TOKEN, Hub
 from PIL import Image
 
 from lib import ROOT, hub
-from lib.profiles import get_profile
+from lib.profiles import CHOICES, get_profile
 
 SCRIPT = """
 import sys
@@ -70,6 +71,42 @@ def test_data_set_and_controlnet_go_out_and_come_back(tmp_path):
     assert not any(TOKEN.encode() in path.read_bytes() for path in written)
     assert TOKEN not in result.stdout + result.stderr
     server.shutdown()
+
+
+CAPTIONS = {  # by source: what the card says of the caption columns
+    "folder": "`detailed_caption` was written by people who saw the colours, `gray_caption` by people who saw only the gray",
+    "coco": "`detailed_caption` is one of COCO's captions, which people wrote: the one with most colour words; `object_caption`",
+    "flowers": "All captions name the kind of flower only, and `gray_caption` is empty.",
+}
+
+
+@pytest.mark.parametrize("source", CHOICES["source"])
+def test_a_data_sets_card_says_what_its_captions_are(source):
+    rows = {"train": Dataset.from_dict({"subject": ["boat", "boat"]}), "test": Dataset.from_dict({"subject": ["dog"]})}
+    card = hub.dataset_card(rows, get_profile("l4", source=source), "7 photos could not be read.")
+    assert [name for name, words in CAPTIONS.items() if words in card] == [source]
+    assert "|---|---|\n| train | 2 |\n| test | 1 |\n\nPhotos: " in card
+    assert card.endswith("A photo's subject is in one split only. Centre crop, Lanczos. 7 photos could not be read.\n")
+
+
+def test_a_controlnets_card_names_its_base_as_it_is_loaded(tmp_path):
+    row = {"system": "controlnet", "prompt_level": "detailed", "merged": True, "psnr": 23.4, "ssim": 0.9,
+           "ciede2000": 9.9, "chroma_ratio": 0.8}  # fmt: skip
+    cards = {}
+    for name in ("pocket", "l4"):
+        profile = get_profile(name, build=str(tmp_path))
+        profile.run_dir.mkdir(parents=True)
+        pd.DataFrame([{"run": profile.run, "rate": 2e-5}]).to_csv(profile.run_dir / "run.csv", index=False)
+        cards[name] = hub.model_card(profile, "me/it", pd.DataFrame([row, row | {"merged": False}]), 71)
+        assert cards[name].count("| controlnet | detailed | 23.40 |") == 1
+        assert "On 71 test photos at most" in cards[name]
+    assert "license: apache-2.0\nbase_model: lib/pocket_model\n" in cards["pocket"]
+    assert "[0]\n```\n\n`lib/pocket_model` is a folder of prompted-colorization" in cards["pocket"]
+    assert 'from_pretrained("lib/pocket_model", controlnet=controlnet)' in cards["pocket"]
+    l4 = get_profile("l4")
+    assert f'from_pretrained("{l4.base_model}", revision="{l4.base_revision}", controlnet=controlnet)' in cards["l4"]
+    assert "license: openrail++" in cards["l4"]
+    assert "[0]\n```\n\nThen join the picture's a*, b*" in cards["l4"]
 
 
 def test_public_where_asked_and_a_repository_that_is_there_keeps_its_visibility(tmp_path):

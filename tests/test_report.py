@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import Dataset
+from jinja2 import UndefinedError
 
 from lib import report, statistics
 from lib.metrics import COLUMNS, METRICS
-from lib.profiles import get_profile
+from lib.profiles import CHOICES, get_profile
+from lib.runs import DIFFERENCES, FACTORS
 from lib.statistics import CONTRASTS
 
 
@@ -36,8 +38,10 @@ def effects(low, high):
     ("low", "high", "word", "stands"),
     [(-2, -1, "better", "yes"), (1, 2, "worse", "no, the reverse"), (-1, 2, "not told apart", "not shown")],
 )
-def test_answer_and_claims_follow_the_interval(low, high, word, stands):
-    text = report.answer(effects(low, high))
+def test_answer_and_claims_follow_the_interval(low, high, word, stands, tmp_path):
+    text = answer_of(effects(low, high), tmp_path)
+    assert text.startswith("Detailed against vague, in 9 photos: **not told apart** in PSNR (+0.000, 95 % interval")
+    assert "50% of the photos improved in CIEDE2000. Detailed against the same photo left gray: **" in text
     assert text.count(f"**{word}** in CIEDE2000") == 2
     assert text.count("**not told apart** in PSNR") == 2
     summary = pd.DataFrame([
@@ -59,22 +63,23 @@ def test_what_more_seeds_would_give():
          "ciede2000": 10 - (level == "detailed") * (k + 6 * rng.normal())}
         for k in range(12) for seed in range(3) for level in ("vague", "detailed") if k < 6 or seed == 0
     ]  # fmt: skip
-    text = report.seed_share(pd.DataFrame(rows), 12)
-    assert re.search(r"seed has (\d+)%", text)
-    ratio = float(re.search(r"3 seeds for all 12 photos would make its interval (0\.\d+) times as wide", text)[1])
-    assert 0.6 < ratio < 1
-    assert report.seed_share(pd.DataFrame(rows).query("seed == 0"), 12) == ""
-    assert "wide" not in report.seed_share(pd.DataFrame(rows[:36]), 6)
+    luck = report.seed_share(pd.DataFrame(rows), 12)
+    assert 0.5 < luck["share"] < 1  # the noise has a variance of 36, the photos' own differences one of 3
+    assert luck["seeds"] == 3
+    assert 0.6 < luck["width"] < 1
+    assert report.seed_share(pd.DataFrame(rows).query("seed == 0"), 12) == {}
+    assert report.seed_share(pd.DataFrame(rows[:36]), 6)["width"] is None
 
 
-def test_an_interval_alone_does_not_make_an_effect():
-    table = effects(-2, -1).assign(p_holm=0.2)
-    assert "better" not in report.answer(table)
-    assert "-1.000, but p after correction is 0.2)" in report.answer(table)
+def test_an_interval_alone_does_not_make_an_effect(tmp_path):
+    text = answer_of(effects(-2, -1).assign(p_holm=0.2), tmp_path)
+    assert "better" not in text
+    assert "-1.000, but p after correction is 0.2)" in text
 
 
-def test_no_answer_without_an_interval():
-    assert report.answer(effects(np.nan, np.nan)).startswith("**Too few photos to tell**")
+def test_no_answer_without_an_interval(tmp_path):
+    text = answer_of(effects(np.nan, np.nan), tmp_path)
+    assert text == "**Too few photos to tell**: 9, or no difference between them."
 
 
 def test_tables_show_a_missing_number_as_a_dash():
@@ -102,8 +107,8 @@ def measured(levels, photos=9):
     return pd.DataFrame(rows)[list(COLUMNS)]
 
 
-def report_of(profile, levels):
-    """The written report of a run on photos that were measured under some levels of the ladder."""
+def report_of(profile, levels, **others):
+    """The written report, on one line, of a run on photos that were measured under some levels; `others`: tables."""
     metrics = measured(levels)
     known = {name: pair for name, pair in NAMED.items() if {level for _, level in pair} <= {"", *levels}}
     tables = {"effects": statistics.contrasts(metrics, known), "summary": statistics.summary(metrics)}
@@ -111,8 +116,14 @@ def report_of(profile, levels):
     tables["seeds"] = statistics.seed_gain(metrics)
     tables |= {"steering": [], "variance": pd.DataFrame({"part": ["photo"], "share": [1.0]})}
     rows = {"image_id": sorted(set(metrics["image_id"]))}
-    report.write_report(profile, metrics, tables, Dataset.from_dict(rows))
+    report.write_report(profile, metrics, tables | others, Dataset.from_dict(rows))
     return " ".join((profile.reports_dir / "report.md").read_text().split())
+
+
+def answer_of(table, folder):
+    """What a report with these effects says under "Answer"."""
+    text = report_of(get_profile("pocket", reports=str(folder)), ("vague", "detailed"), effects=table)
+    return text.partition("## Answer ")[2].partition(" ## Method")[0]
 
 
 def test_the_pocket_report_says_who_wrote_its_captions(tmp_path):
@@ -125,6 +136,9 @@ def test_the_pocket_report_says_who_wrote_its_captions(tmp_path):
     assert "**What does the writer gain by seeing the colours?**" in text
     assert "trained at 128 px on the training split of `data_cards/pocket_photos`" in text
     assert "a size that they were not trained on" not in text
+    assert "under 6 kinds of prompt, with the same noise for each, 2 seeds for 3 photos and 1 for the others (" in text
+    assert re.search(r"In detailed - vague the seed has \d+% of the variance of a single sample", text)
+    assert re.search(r"\(CIEDE2000\): 2 seeds for all 9 photos would make its interval \d\.\d\d times as wide\.", text)
     assert "COCO" not in text
     assert "auto_caption" not in text
 
@@ -154,3 +168,47 @@ def test_levels_that_were_not_asked_are_not_explained(tmp_path):
     assert "gray_caption" not in text
     assert "wrong_color" not in text
     assert "gray captions" not in text
+
+
+WRITERS = {  # by source: who wrote the captions
+    "folder": "`detailed` was written by people who saw the colours.",
+    "coco": "`detailed` is one of COCO's captions, which people wrote who saw the colours",
+    "flowers": "`detailed` names the kind of flower and no colour.",
+}
+
+
+@pytest.mark.parametrize("source", CHOICES["source"])
+def test_every_source_of_photos_has_its_words(source, tmp_path):
+    text = report_of(get_profile("pocket", source=source, reports=str(tmp_path)), ("vague", "detailed", "object"))
+    assert [name for name, words in WRITERS.items() if words in text] == [source]
+    assert text.count("`object` is the ") + text.count("`object` names things") == 1
+
+
+def test_the_page_of_runs_says_what_the_intervals_allow(tmp_path):
+    row = dict.fromkeys(FACTORS, "a") | {"seeds": 1, "photos measured": 9, "things measured": 4, "vague": 11.0}
+    row |= {"detailed": 10.0, "vague - gray": -1.0, "detailed - gray": -2.0, "detailed - vague": -1.0}
+    row |= {f"{name}, low": row[name] - 1.5 for name in DIFFERENCES} | {
+        f"{name}, high": row[name] + 1.5 for name in DIFFERENCES
+    }
+    table = pd.DataFrame([row | {"run": run, "chroma_ratio": 0.5, "obeyed": 0.25} for run in ("one", "two")])
+    pair = {"changed": "learning rate", "runs": "two - one", "metric": "ciede2000", "p_holm": 0.01}
+    ends = {"vague": (-3.0, -1.0), "detailed": (-1.0, 1.0), "detailed - vague": (1.0, 3.0)}
+    rows = [pair | {"prompt": name, "mean": (a + b) / 2, "low": a, "high": b} for name, (a, b) in ends.items()]
+    profile = get_profile("pocket", reports=str(tmp_path))
+    report.write_runs(profile, table, pd.DataFrame(rows))
+    text = (profile.reports_home / "runs.md").read_text()
+    assert (
+        "\n\n- learning rate (two - one): vague -2.00 [-3.00, -1.00] **better**; detailed +0.00 [-1.00, +1.00] "
+        "**not told apart**; detailed - vague +2.00 [+1.00, +3.00] **smaller gain**\n\n" in text
+    )
+    assert "Under the vague prompt 0 of 2 runs are clearly better than gray and 0 clearly worse, under" in text
+    assert "under the detailed prompt 2 of 2 runs are clearly better than gray and 0 clearly worse." in text
+    assert "allows it (4 things that all runs coloured). Rows" in text
+    assert "(left gray: 12.00)" in text
+
+
+def test_a_value_that_a_template_lacks_is_an_error():
+    values = {"profile": "pocket", "splits": {"train": 3}, "source": "folder", "resolution": 64, "policy": "mix"}
+    with pytest.raises(UndefinedError, match="'shared_subjects' is undefined"):
+        report.render("dataset_card", **values, notes="")
+    assert "| train | 3 |" in report.render("dataset_card", **values, notes="", shared_subjects=False)
