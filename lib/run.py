@@ -135,10 +135,12 @@ def copy_files(paths, source, target):
 
 
 def fingerprint(profile, parameters):
-    """A short text that changes with a run's fields, its notebooks, their parameters, and the code in `lib`."""
+    """A short text that changes with a run's fields, its notebooks, their parameters, and the code and templates in `lib`."""
     fields = {name: value for name, value in asdict(profile).items() if name != "runs"}  # what else is run is no matter
     given = {path.name: sorted(values.items()) for path, values in parameters.items() if values}
-    return hash_of([fields, given, *NOTEBOOKS, *sorted((ROOT / "lib").rglob("*.py"))])
+    return hash_of(
+        [fields, given, *NOTEBOOKS, *sorted((ROOT / "lib").rglob("*.py")), *sorted((ROOT / "lib").rglob("*.j2"))]
+    )
 
 
 def finished_since(profile, mark):
