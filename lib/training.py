@@ -227,15 +227,12 @@ def save_model(model, folder):
 def train(model, loss_of_step, profile, folder, settings, on_checkpoint=None):
     """Minimise `loss_of_step(model, step, part)` with AdamW for `profile.train_steps` steps, resuming from `folder`.
 
-    `part` is the slice of the step's batch that falls to this process (accelerate's) and this share of
-    `profile.gradient_accumulation_steps`; the loss is its mean. However it is divided, the gradient is the batch's.
-
-    Writes `folder/losses.csv`, the same and the pictures of `folder/samples` for TensorBoard, and, every
-    `profile.checkpoint_every` steps, a checkpoint in `folder/checkpoints`, then calls `on_checkpoint(model, step)` with
-    the averaged weights in place where EMA is on. `settings` are kept in the checkpoint, and one with others is refused.
-    SIGTERM, which a spot VM gets before it is stopped, takes effect after a checkpoint is written.
-    Returns the model with its final weights (the averaged ones where EMA is on). A loss that is not finite stops with a
-    ValueError before it reaches a checkpoint, and so does a batch that does not fit in memory.
+    `part` is the slice of the step's batch for this process (accelerate's) and this share of
+    `profile.gradient_accumulation_steps`: however it is divided, the gradient is the batch's. Writes `losses.csv`,
+    TensorBoard's files and `checkpoints` to `folder`; at each checkpoint calls `on_checkpoint(model, step)`, with the
+    averaged weights in place where EMA is on. A checkpoint with other `settings` is refused. SIGTERM, which a spot VM
+    gets before it is stopped, takes effect after a checkpoint. Returns the model with its final (averaged) weights.
+    A loss that is not finite, or a batch that does not fit in memory, is a ValueError and reaches no checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
     accelerator = make_accelerator(profile)
