@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lib import ROOT, sources
 from lib.color import make_conditioning_image, to_float
+from lib.colorize import ALWAYS, N_VALIDATION
 from lib.dataset import open_photo, read_manifest
 from lib.files import write_text
 from lib.metrics import measure
@@ -50,7 +51,7 @@ ENCODED = 16  # photos at once, as latents are made
 BYTES_PER_SECOND = 30e6  # of COCO's servers, about
 
 TEST_PHOTOS, FLOWERS, FLOWERS_TRAINED = 5_000, 4_242, 3_818  # of val2017; of Kaggle's flowers, and 9 in 10 of them
-TRIED_PHOTOS, WATCHED_PHOTOS = 24, 8  # validation photos that choose the sampling; those colorized at each checkpoint
+WATCHED_PHOTOS = 8  # validation photos colorized at each checkpoint
 REFERENCES = 8  # pictures a test photo that no prompt touched: six references and two systems without a prompt
 JPEG_BYTES, GRAY_BYTES, PNG_BYTES = 117_000, 135_000, 376_000  # mean of 60 photos at 512 px; the data set holds two
 PROMPT_BYTES = 2 * 77  # of a caption's token vectors in half precision, times their width
@@ -100,7 +101,7 @@ def pictures_planned(profile, n_photos):
     levels = profile.prompt_levels or [level for level in PROMPT_LEVELS if level not in absent]
     other, planned = at_most(profile.n_images_other, photos), {}
     for level in levels:
-        n = photos if level in ("vague", "detailed") else other
+        n = photos if level in ALWAYS else other
         planned[level] = n + (profile.n_seeds - 1) * at_most(profile.n_images_all_seeds, n)
     return {**planned, "steering": at_most(profile.n_steered, photos) * len(STEERING_WORDS)}
 
@@ -173,7 +174,7 @@ def plan_run(profile, choose):
     tried = [(steps, guidance) for steps in profile.steps_to_try for guidance in profile.guidance_to_try]
     steps = choose(profile.steps_to_try or (profile.num_inference_steps,))
     guidance, share = max(profile.guidance_to_try, default=profile.guidance_scale), profile.guidance_share
-    choosing = [sampling(TRIED_PHOTOS, *settings, share) for settings in tried]
+    choosing = [sampling(N_VALIDATION, *settings, share) for settings in tried]
     planned = pictures_planned(profile, TEST_PHOTOS)
     unguided, pictures = planned.get("empty", 0), sum(planned.values())
     colorizing = add(sampling(unguided, steps, 1, share), sampling(pictures - unguided, steps, guidance, share))
