@@ -23,7 +23,7 @@ help:  ## list the commands
 	@touch $@
 
 reports: .venv/installed  ## run notebooks 01-06 and write reports/<profile>; PROFILE=l4, ARGS="-p n_images 12"
-	@$(PY) -m lib.run --profile $(PROFILE) $(ARGS)
+	@$(PY) -m lib.run_notebooks --profile $(PROFILE) $(ARGS)
 
 test: .venv/installed  ## run all tests, the notebooks among them
 	@$(PY) -m pytest $(ARGS)
@@ -41,25 +41,25 @@ format: .venv/installed  ## put code and notebooks in style and strip outputs
 	@$(PY) -m ruff check --fix . ; $(PY) -m ruff format . && $(PY) -m nbstripout --keep-id notebooks/*.ipynb
 
 pocket-model: .venv/installed  ## rebuild lib/pocket_model; goes on where it was stopped; PICTURES=folder of training-only pictures
-	@$(PY) -m lib.pocket --pictures "$(PICTURES)" $(ARGS)
+	@$(PY) -m lib.pocket_model.recipe --pictures "$(PICTURES)" $(ARGS)
 
 pocket-trials: .venv/installed  ## score sampling and short trainings on the validation photos, for the model card; PICTURES= as above
-	@$(PY) -m lib.trials --pictures "$(PICTURES)" $(ARGS)
+	@$(PY) -m lib.pocket_model.trials --pictures "$(PICTURES)" $(ARGS)
 
 baselines: .venv/installed  ## train the systems that take no prompt, lib/baselines_model; PICTURES= as above
-	@$(PY) -m lib.baselines --pictures "$(PICTURES)" $(ARGS)
+	@$(PY) -m lib.baselines_model.recipe --pictures "$(PICTURES)" $(ARGS)
 
 bench: .venv/installed  ## measure speed against the usual way, as ratios: reports/benchmark.csv
-	@$(PY) -m lib.bench $(ARGS)
+	@$(PY) -m tests.bench $(ARGS)
 
 precision: .venv/installed  ## how many photos and seeds the interval of detailed - vague needs: reports/precision.csv
-	@$(PY) -m lib.precision
+	@$(PY) -m tests.bench.precision
 
 check-gpu: .venv/installed-l4  ## can this machine run the l4 profile? fetches what is asked for late, then forecasts; ARGS="--price 0.30"
-	@$(PY) -m lib.check $(ARGS)
+	@$(PY) -m lib.l4.check_machine $(ARGS)
 
 forecast: .venv/installed  ## hours, dollars and disk of the l4 profile's runs, without a GPU from TFLOP; ARGS=--save keeps it
-	@$(PY) -m lib.forecast $(ARGS)
+	@$(PY) -m lib.l4.forecast $(ARGS)
 
 clean:  ## remove build/, not the environment
 	rm -rf build

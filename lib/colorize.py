@@ -16,16 +16,13 @@ from PIL import Image
 from skimage.color import deltaE_ciede2000
 from tqdm import tqdm
 
-from lib.batches import fingerprint
-from lib.color import gray_from_luminance, luminance, merge_luminance, srgb_to_lab, to_float, to_pil
-from lib.dataset import load_dataset_dict, pick_across_categories
-from lib.files import hash_of, new_file, new_folder, write_text
-from lib.fullsize import network_size, paint, reduce_lightness
+from lib.color import luminance, merge_luminance, srgb_to_lab, to_float, to_pil
+from lib.dataset import load_dataset_dict, pick_across_categories, read_auto_captions
+from lib.files import hash_of, new_file, new_folder, write_table, write_text
 from lib.metrics import chroma
-from lib.models import is_out_of_memory, load_pipeline, process_state
-from lib.networks import prompts_of
-from lib.profiles import check_settings, resolve, settings_of, write_settings
-from lib.prompts import STEERING_WORDS, prompts_at, steering_prompt
+from lib.models import hash_of_weights, is_out_of_memory, load_pipeline, process_state
+from lib.profiles import Sampling, check_settings, resolve, write_settings
+from lib.prompts import STEERING_WORDS, ladder, prompts_at, steering_prompt
 
 PLAN_COLUMNS = ("image_id", "category", "prompt_level", "prompt", "seed")
 LISTING_COLUMNS = (*PLAN_COLUMNS, "before", "after")
@@ -43,53 +40,54 @@ DOUBLED = ("prompt_embeds", "image", "add_text_embeds", "add_time_ids")  # what 
 N_VALIDATION, CHROMA_RATIO = 24, (0.7, 1.3)  # photos that sampling is chosen on, and how colourful it must be
 
 
-def sample(pipeline, conditioning_images, prompts, seeds, profile):
+def sample(pipeline, conditioning_images, prompts, seeds, **sampling):
     """Colour pictures before the merge: float sRGB arrays (H, W, 3), one for each (image, prompt, seed).
 
-    The three lists are of one length and are sampled in batches of `profile.sample_batch_size`, halved where that does
-    not fit in memory; every picture has its own generator, so that its batch changes no more than the last digits.
+    The three lists are of one length. Keywords are the fields of `profiles.Sampling`, e.g. `num_inference_steps=10,
+    guidance_scale=2.0`. Every picture has its own generator, so that its batch changes no more than the last digits.
     """
-    guidance = [guidance_of(prompt, pipeline, profile) for prompt in prompts]
-    few, outputs = len(prompts) <= profile.sample_batch_size, {}
+    sampling = Sampling(**sampling)
+    guidance = [guidance_of(prompt, pipeline, sampling) for prompt in prompts]
+    few, outputs = len(prompts) <= sampling.sample_batch_size, {}
     with tqdm(desc="colorizing", total=len(prompts), unit="picture", leave=False, disable=few) as bar:
         for scale in dict.fromkeys(guidance):
             chosen = [index for index, own in enumerate(guidance) if own == scale]
             jobs = [(index, prompts[index], seeds[index]) for index in chosen]
-            image_of, sampling = conditioning_images.__getitem__, replace(profile, guidance_scale=scale)
-            for part, pictures in sample_batches(pipeline, jobs, image_of, sampling):
+            image_of, guided = conditioning_images.__getitem__, replace(sampling, guidance_scale=scale)
+            for part, pictures in sample_batches(pipeline, jobs, image_of, guided):
                 outputs.update(zip(chosen[part], pictures, strict=True))
                 bar.update(len(pictures))
     return [outputs[index] for index in range(len(prompts))]
 
 
-def guidance_of(prompt, pipeline, profile):
+def guidance_of(prompt, pipeline, sampling):
     """The guidance scale for a prompt: 1, which is none, for the empty one where guidance changes nothing.
 
     The empty prompt is what guidance leads away from, save where a pipeline (SDXL's) takes zeros instead.
     """
     unconditional = prompt == "" and not pipeline.config.get("force_zeros_for_empty_prompt")
-    return 1.0 if unconditional or not guided_steps(profile) else profile.guidance_scale
+    return 1.0 if unconditional or not guided_steps(sampling) else sampling.guidance_scale
 
 
-def guided_steps(profile):
+def guided_steps(sampling):
     """How many steps are guided: the first `guidance_share` of them, rounded up; none at a scale of 1 or less."""
-    steps = math.ceil(round(profile.guidance_share * profile.num_inference_steps, 6))
-    return steps if profile.guidance_scale > 1 else 0
+    steps = math.ceil(round(sampling.guidance_share * sampling.num_inference_steps, 6))
+    return steps if sampling.guidance_scale > 1 else 0
 
 
-def sample_batches(pipeline, jobs, image_of, profile, full=0):
+def sample_batches(pipeline, jobs, image_of, sampling, full=0):
     """Yield (slice of the jobs, their pictures) batch by batch; a job (image, prompt, seed) shows `image_of(image)`.
 
     A batch that does not fit in memory is halved, and so are those after it. Batches of fewer than `full` jobs, or than
     the batch size, are filled up with their last job: a picture's last digits depend on how many others it is sampled
     with, but not on which.
     """
-    size, start = profile.sample_batch_size, 0
+    size, start = sampling.sample_batch_size, 0
     while start < len(jobs):
         part = jobs[start : start + size]
         filled = part + part[-1:] * (min(full, size) - len(part))
         try:
-            pictures = sample_batch(pipeline, filled, image_of, profile)
+            pictures = sample_batch(pipeline, filled, image_of, sampling)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -104,20 +102,20 @@ def sample_batches(pipeline, jobs, image_of, profile, full=0):
             start += len(part)
 
 
-def sample_batch(pipeline, jobs, image_of, profile):
+def sample_batch(pipeline, jobs, image_of, sampling):
     """Float sRGB pictures (B, H, W, 3) of jobs (image, prompt, seed), in one call of the pipeline."""
     images, prompts, seeds = zip(*jobs, strict=True)
-    guided, options = guided_steps(profile), {}
-    if 0 < guided < profile.num_inference_steps:
+    guided, options = guided_steps(sampling), {}
+    if 0 < guided < sampling.num_inference_steps:
         doubled = [name for name in DOUBLED if name in pipeline._callback_tensor_inputs]
         options = {"callback_on_step_end": end_guidance_after(guided), "callback_on_step_end_tensor_inputs": doubled}
     return pipeline(
         prompt=list(prompts),
         image=[image_of(image) for image in images],
         generator=[torch.Generator().manual_seed(int(seed)) for seed in seeds],
-        num_inference_steps=profile.num_inference_steps,
-        guidance_scale=profile.guidance_scale if guided else 1.0,
-        controlnet_conditioning_scale=profile.controlnet_conditioning_scale,
+        num_inference_steps=sampling.num_inference_steps,
+        guidance_scale=sampling.guidance_scale if guided else 1.0,
+        controlnet_conditioning_scale=sampling.controlnet_conditioning_scale,
         output_type="np",
         **options,
     ).images
@@ -133,17 +131,6 @@ def end_guidance_after(steps):
         return {name: tensor.chunk(2)[1].clone() for name, tensor in tensors.items()}  # a view would be compiled anew
 
     return on_step_end
-
-
-def colorize_photo(photo, prompt, seed, pipeline, profile, saturation=1.0):
-    """A `Photo` of any size in colour: uint8 sRGB (H, W, 3), and the share of its pixels that lost chroma to fit sRGB.
-
-    The network sees a reduced copy; its a*, b* (times `saturation`) are enlarged under the photo's own L*.
-    """
-    multiple = pipeline.vae_scale_factor * 2 ** (len(pipeline.unet.config.block_out_channels) - 1)
-    plane = reduce_lightness(photo.pixels, network_size(*photo.pixels.shape[:2], profile.resolution, multiple))
-    output = sample(pipeline, [to_pil(gray_from_luminance(plane))], [prompt], [seed], profile)[0]
-    return paint(photo.pixels, plane, srgb_to_lab(output)[..., 1:], saturation)
 
 
 def merge(conditioning_images, outputs):
@@ -171,23 +158,23 @@ def plan_pictures(photos, prompts, n_seeds=1, n_other=0, n_all_seeds=0):
     return pd.DataFrame(records, columns=PLAN_COLUMNS)
 
 
-def plan_test_photos(rows, prompts, profile):
-    """What notebook 04 makes of data-set rows and their ladder of prompts: `plan_pictures` by the name of a folder.
+def plan_test_photos(rows, prompts, study):
+    """What a `Study` makes of data-set rows and their ladder of prompts: `plan_pictures` by the name of a folder.
 
     `images`: under the ladder, or those of its levels that `prompt_levels` names; `steering`: things in every word. A
     level that the ladder lacks is a ValueError, and so are `prompt_levels` without those that the study compares.
     """
-    unknown = [level for level in profile.prompt_levels if level not in prompts]
+    unknown = [level for level in study.prompt_levels if level not in prompts]
     if unknown:
         raise ValueError(f"unknown prompt level {unknown[0]!r} in prompt_levels: known are {', '.join(prompts)}")
-    lacking = [level for level in ALWAYS if level not in (profile.prompt_levels or ALWAYS)]
+    lacking = [level for level in ALWAYS if level not in (study.prompt_levels or ALWAYS)]
     if lacking:
         raise ValueError(f"prompt_levels lacks {lacking[0]}, which the study compares: add it")
     photos = rows.select_columns(["image_id", "category", "thing"]).to_pandas()
-    ladder = {level: prompts[level] for level in prompts if level in (profile.prompt_levels or prompts)}
-    things = photos[photos["thing"].astype(bool)][: profile.n_steered or None]
+    ladder = {level: prompts[level] for level in prompts if level in (study.prompt_levels or prompts)}
+    things = photos[photos["thing"].astype(bool)][: study.n_steered or None]
     words = {word: [steering_prompt(thing, word) for thing in things["thing"]] for word in STEERING_WORDS}
-    images = plan_pictures(photos, ladder, profile.n_seeds, profile.n_images_other, profile.n_images_all_seeds)
+    images = plan_pictures(photos, ladder, study.n_seeds, study.n_images_other, study.n_images_all_seeds)
     return {"images": images, "steering": plan_pictures(things, words)}
 
 
@@ -196,35 +183,34 @@ def colorize_test_photos(profile):
 
     Under accelerate's launchers every process calls this, and they share the pictures.
     """
-    state = process_state()  # gives each process its GPU
-    rows = pick_across_categories(load_dataset_dict(profile)["test"], profile.n_images)
-    with state.main_process_first():
-        prompts = prompts_of(profile, rows)
-    plans = plan_test_photos(rows, prompts, profile)
+    process_state()  # gives each process its GPU
+    rows = pick_across_categories(load_dataset_dict(profile)["test"], profile.study.n_images)
+    prompts = ladder(rows) | read_auto_captions(profile, rows["image_id"])
+    plans = plan_test_photos(rows, prompts, profile.study)
     colorize_rows(load_pipeline(profile), rows, plans, profile)
 
 
 def colorize_rows(pipeline, rows, plans, profile):
     """Colorize data-set rows as plans say, {folder: a table of `PLAN_COLUMNS`}; equal pictures are made once.
 
-    8-bit PNGs before and after the merge go to `pictures` in `profile.run_dir`; their names say what they were made from,
+    8-bit PNGs before and after the merge go to `pictures` in the run's folder; their names say what they were made from,
     so that those that are there stay. Then each plan's folder gets an `images.csv` (`LISTING_COLUMNS`), and pictures that
     no plan has are removed. Returns these tables by folder. Under accelerate's launchers the processes share the work.
     """
-    state, folder = process_state(), profile.run_dir / "pictures"
+    state, sampling, folder = process_state(), profile.sampling, profile.folders.run_dir / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     position = {image_id: index for index, image_id in enumerate(rows["image_id"])}
-    gray_of = lru_cache(2 * profile.sample_batch_size)(lambda name: rows[position[name]]["conditioning_image"])
+    gray_of = lru_cache(2 * sampling.sample_batch_size)(lambda name: rows[position[name]]["conditioning_image"])
     tables = name_pictures(pipeline, plans, gray_of, profile)
     pictures = pd.concat(tables.values()).drop_duplicates("after")
     there = {f"pictures/{path.name}" for path in folder.iterdir()}
     state.wait_for_everyone()  # nobody writes before everybody has looked
-    guidance = np.array([guidance_of(prompt, pipeline, profile) for prompt in pictures["prompt"]])
+    guidance = np.array([guidance_of(prompt, pipeline, sampling) for prompt in pictures["prompt"]])
     for scale, group in pictures.groupby(guidance):
         missing = group[~(group["before"].isin(there) & group["after"].isin(there))]
         mine = missing[state.process_index :: state.num_processes]
         full = math.ceil(len(group) / state.num_processes)  # a restart has fewer, but samples as many at once
-        make_pictures(pipeline, mine, gray_of, replace(profile, guidance_scale=scale), full)
+        make_pictures(pipeline, mine, gray_of, profile.replace(guidance_scale=scale), full)
     state.wait_for_everyone()
     if state.is_main_process:
         write_listings(tables, profile)
@@ -234,14 +220,14 @@ def colorize_rows(pipeline, rows, plans, profile):
 
 def name_pictures(pipeline, plans, gray_of, profile):
     """The plans with the columns `before` and `after`: names of files, which change with all that makes a picture."""
-    weights = [fingerprint(part) for part in (pipeline.unet, pipeline.controlnet, pipeline.vae)]
-    common = hash_of([*weights, settings_of(profile, MODEL_FIELDS), profile.num_inference_steps])
+    weights = [hash_of_weights(part) for part in (pipeline.unet, pipeline.controlnet, pipeline.vae)]
+    common = hash_of([*weights, profile.values(*MODEL_FIELDS), profile.sampling.num_inference_steps])
     photos = pd.concat(plans.values())["image_id"].unique()
     grays = {name: hash_of([gray_of(name).convert("RGB").tobytes()]) for name in photos}
 
     def name_of(picture):
-        scale = guidance_of(picture.prompt, pipeline, profile)
-        guidance = [scale, guided_steps(replace(profile, guidance_scale=scale))]
+        scale = guidance_of(picture.prompt, pipeline, profile.sampling)
+        guidance = [scale, guided_steps(replace(profile.sampling, guidance_scale=scale))]
         own = [grays[picture.image_id], picture.prompt, seed_of(picture.image_id, picture.seed)]
         return f"pictures/{picture.image_id}.{hash_of([common, *guidance, *own])}"
 
@@ -255,17 +241,17 @@ def name_pictures(pipeline, plans, gray_of, profile):
 def make_pictures(pipeline, table, gray_of, profile, full):
     """Sample the pictures that a table names; each batch is merged and written while the next is sampled.
 
-    This takes `profile.workers` threads, which is enough: numpy and PNG's compression release Python's lock. With 0,
+    This takes `workers` threads, which is enough: numpy and PNG's compression release Python's lock. With 0,
     each batch is written before the next.
     """
     pictures = list(table.itertuples())
     jobs = [(picture.image_id, picture.prompt, seed_of(picture.image_id, picture.seed)) for picture in pictures]
     bar = tqdm(total=len(jobs), desc="colorizing", unit="picture", disable=not jobs)
-    with bar, ThreadPoolExecutor(max(profile.workers, 1)) as threads:
-        start, writing = threads.map if profile.workers else _at_once, ()
-        for part, outputs in sample_batches(pipeline, jobs, gray_of, profile, full):
+    with bar, ThreadPoolExecutor(max(profile.data.workers, 1)) as threads:
+        start, writing = threads.map if profile.data.workers else _at_once, ()
+        for part, outputs in sample_batches(pipeline, jobs, gray_of, profile.sampling, full):
             bar.update(len(list(writing)))  # waits for the batch before, and raises what went wrong in it
-            targets = [[profile.run_dir / name for name in (p.before, p.after)] for p in pictures[part]]
+            targets = [[profile.folders.run_dir / name for name in (p.before, p.after)] for p in pictures[part]]
             writing = start(write_pictures, [gray_of(image_id) for image_id, *_ in jobs[part]], outputs, targets)
         bar.update(len(list(writing)))
 
@@ -287,28 +273,28 @@ def write_pictures(gray, output, targets):
 def write_listings(tables, profile):
     """Write each table and what it was made from to its folder; then remove the pictures that no table names."""
     for name, table in tables.items():
-        with new_folder(profile.run_dir / name) as partial:
-            write_settings(profile, SETTINGS, partial)
+        with new_folder(profile.folders.run_dir / name) as partial:
+            write_settings(profile.values(*SETTINGS), partial)
             (partial / "controlnet.txt").write_text(hash_of_controlnet(profile))
             table.to_csv(partial / "images.csv", index=False)
     named = {name for table in tables.values() for column in ("before", "after") for name in table[column]}
-    for path in (profile.run_dir / "pictures").iterdir():
+    for path in (profile.folders.run_dir / "pictures").iterdir():
         if f"pictures/{path.name}" not in named:
             path.unlink()
 
 
 def hash_of_controlnet(profile):
     """A text that changes with the files of the run's ControlNet; one and the same where it is on the Hub."""
-    folder = resolve(profile.controlnet_source) / profile.controlnet_subfolder
+    folder = resolve(profile.controlnet_source) / profile.model.controlnet_subfolder
     return hash_of(sorted(folder.glob("*.safetensors")))
 
 
 def read_images(profile, name="images"):
     """The table that `colorize_rows` wrote; without it, or made with other fields or weights, a ValueError: run 04."""
-    path = profile.run_dir / name / "images.csv"
+    path = profile.folders.run_dir / name / "images.csv"
     if not path.exists():
         raise ValueError(f"no colorized photos in {path.parent}: run notebook 04_colorize_photos first")
-    check_settings(profile, path.parent, "04_colorize_photos")
+    check_settings(profile.values(), path.parent, "04_colorize_photos")
     if (path.parent / "controlnet.txt").read_text() != hash_of_controlnet(profile):
         raise ValueError(
             f"{path.parent} was made with another ControlNet than {profile.controlnet_source}: "
@@ -317,9 +303,9 @@ def read_images(profile, name="images"):
     return pd.read_csv(path, keep_default_na=False, dtype={"image_id": str})
 
 
-def read_image(profile, name):
+def read_image(run_dir, name):
     """One picture of such a table, by its file name there, as a float sRGB array."""
-    path = profile.run_dir / name
+    path = run_dir / name
     try:
         return to_float(Image.open(path))
     except (OSError, SyntaxError, ValueError):
@@ -331,18 +317,18 @@ def read_image(profile, name):
 def choose_sampling(profile):
     """Try `steps_to_try` x `guidance_to_try` on validation photos, and keep the best, once for a ControlNet and grid.
 
-    Writes `sampling.csv`, a row a trial, and `sampling.json`, the choice, to `profile.run_dir`; nothing where there is
+    Writes `sampling.csv`, a row a trial, and `sampling.json`, the choice, to the run's folder; nothing where there is
     nothing to try. Under accelerate's launchers the main process does it, and the others wait.
     """
     state = process_state()
-    if state.is_main_process and profile.steps_to_try + profile.guidance_to_try and not _read_choice(profile):
-        validation = load_dataset_dict(profile.of_test_photos or profile)["validation"]
+    if state.is_main_process and _grid(profile) and not _read_choice(profile):
+        validation = load_dataset_dict(profile.for_test_photos)["validation"]
         table = try_sampling(load_pipeline(profile), pick_across_categories(validation, N_VALIDATION), profile)
         best = pick_sampling(table)
         fields = {"num_inference_steps": int(best["steps"]), "guidance_scale": float(best["guidance"])}
-        write_text(table.to_csv(index=False), profile.run_dir / "sampling.csv")
+        write_table(table, profile.folders.run_dir / "sampling.csv")
         made_from = _made_from(profile)
-        write_text(json.dumps({"made_from": made_from, "fields": fields}), profile.run_dir / "sampling.json")
+        write_text(json.dumps({"made_from": made_from, "fields": fields}), profile.folders.run_dir / "sampling.json")
     state.wait_for_everyone()
 
 
@@ -351,15 +337,25 @@ def try_sampling(pipeline, rows, profile):
 
     Under the detailed prompt, with seed 0, after the merge; the chroma ratio is mean chroma over that of the photos.
     """
-    truths, gray = [srgb_to_lab(to_float(image)) for image in rows["image"]], list(rows["conditioning_image"])
-    prompts, noise, table = prompts_at("detailed", rows), [seed_of(name, 0) for name in rows["image_id"]], []
+    truths, table = [srgb_to_lab(to_float(image)) for image in rows["image"]], []
     for steps, scale in _grid(profile):
-        tried = replace(profile, num_inference_steps=steps, guidance_scale=scale)
-        labs = [srgb_to_lab(picture) for picture in merge(gray, sample(pipeline, gray, prompts, noise, tried))]
-        error = np.mean([deltaE_ciede2000(truth, lab).mean() for truth, lab in zip(truths, labs, strict=True)])
+        tried = replace(profile.sampling, num_inference_steps=steps, guidance_scale=scale)
+        labs = colorize_level(pipeline, rows, "detailed", 0, tried)
         ratio = np.mean([chroma(lab) for lab in labs]) / np.mean([chroma(truth) for truth in truths])
-        table.append((steps, scale, error, ratio))
+        table.append((steps, scale, np.mean(errors_of(labs, truths)), ratio))
     return pd.DataFrame(table, columns=["steps", "guidance", "ciede2000", "chroma_ratio"]).round(2)
+
+
+def colorize_level(pipeline, rows, level, seed, sampling):
+    """Data-set rows under a level of the ladder, with one seed, after the merge: CIELAB pictures (H, W, 3)."""
+    gray, noise = list(rows["conditioning_image"]), [seed_of(name, seed) for name in rows["image_id"]]
+    outputs = sample(pipeline, gray, prompts_at(level, rows), noise, **vars(sampling))
+    return [srgb_to_lab(picture) for picture in merge(gray, outputs)]
+
+
+def errors_of(labs, truths):
+    """Mean CIEDE2000 of CIELAB pictures from the true ones, picture by picture."""
+    return [float(deltaE_ciede2000(truth, lab).mean()) for truth, lab in zip(truths, labs, strict=True)]
 
 
 def pick_sampling(table):
@@ -377,27 +373,33 @@ def with_chosen_sampling(profile):
 
     Not chosen yet, or for another ControlNet or grid, is a ValueError that says to run 04.
     """
-    if not profile.steps_to_try + profile.guidance_to_try:
+    if not _grid(profile):
         return profile
     choice = _read_choice(profile)
     if not choice:
-        raise ValueError(f"no steps and guidance chosen in {profile.run_dir}: run notebook 04_colorize_photos first")
-    return replace(profile, **choice)
+        raise ValueError(
+            f"no steps and guidance chosen in {profile.folders.run_dir}: run notebook 04_colorize_photos first"
+        )
+    return profile.replace(**choice)
 
 
 def _grid(profile):
-    steps, scales = (profile.num_inference_steps,), (profile.guidance_scale,)
-    return list(product(profile.steps_to_try or steps, profile.guidance_to_try or scales))
+    """The (steps, guidance scale) to try; none where the profile names neither."""
+    study, sampling = profile.study, profile.sampling
+    if not study.steps_to_try + study.guidance_to_try:
+        return []
+    steps, scales = (sampling.num_inference_steps,), (sampling.guidance_scale,)
+    return list(product(study.steps_to_try or steps, study.guidance_to_try or scales))
 
 
 def _made_from(profile):
     """What a choice of sampling rests on, as a short text."""
-    fields = settings_of(profile, (*DATA_FIELDS, "guidance_share", *MODEL_FIELDS))
+    fields = profile.values(*DATA_FIELDS, "guidance_share", *MODEL_FIELDS)
     return hash_of([fields, _grid(profile), hash_of_controlnet(profile)])
 
 
 def _read_choice(profile):
     """The fields that were chosen for this ControlNet and grid; None where they were not."""
-    path = profile.run_dir / "sampling.json"
+    path = profile.folders.run_dir / "sampling.json"
     choice = json.loads(path.read_text()) if path.exists() else {}
     return choice["fields"] if choice.get("made_from") == _made_from(profile) else None

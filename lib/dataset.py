@@ -26,6 +26,7 @@ FEATURES = Features(  # a gray picture is kept with one channel and read with th
 )
 THING_COLUMNS = ("thing", "thing_box")  # may be missing: one dominant thing and a box in it, "left top right bottom"
 PICTURES = ("image", "conditioning_image")
+AUTO_CAPTIONS, AUTO_LEVELS = "auto_captions.csv", {"gray_caption": "conditioning_image", "auto_caption": "image"}
 DATASET_FIELDS = ("source", "photos", "resolution", "image_format", "dataset_seed")
 ROW_FEATURES = Features(
     {**FEATURES, **{name: Value("string") for name in ("image_id", "subject", "category", *CAPTIONS, *THING_COLUMNS)}}
@@ -101,72 +102,73 @@ def build_dataset(profile):
     Photos are opened one by one, in `profile.workers` processes. The data set of `profile.test_source` is built too, and
     is another.
     """
-    if profile.of_test_photos:
-        build_dataset(profile.of_test_photos)
-    manifest = read_manifest(profile.photos_dir)
+    if profile.data.test_source:
+        build_dataset(profile.for_test_photos)
+    data = profile.data
+    manifest = read_manifest(data.photos_dir)
     folder = profile.dataset_dir
-    made_from = _fingerprint(manifest.to_dict("records"), profile)
+    made_from = _hash_of_photos(manifest.to_dict("records"), data)
     if (folder / "made_from.txt").exists() and (folder / "made_from.txt").read_text() == made_from:
         dataset = load_from_disk(str(folder))
-        write_text(_listing(dataset, profile), folder / "prompts.json")
+        write_text(_listing(dataset, data), folder / "prompts.json")
         return dataset
     with new_folder(folder) as partial:
-        dataset = _make_splits(manifest, profile, partial)
+        dataset = _make_splits(manifest, data, partial)
         dataset.save_to_disk(str(partial))
-        (partial / "prompts.json").write_text(_listing(dataset, profile))
-        write_settings(profile, DATASET_FIELDS, partial)
+        (partial / "prompts.json").write_text(_listing(dataset, data))
+        write_settings(profile.values(*DATASET_FIELDS), partial)
         (partial / "made_from.txt").write_text(made_from)
         shutil.rmtree(partial / "cache")
     return load_from_disk(str(folder))
 
 
-def _make_splits(manifest, profile, folder):
+def _make_splits(manifest, data, folder):
     """The `DatasetDict` of a manifest's photos, whose picture files and cache are written below `folder`."""
     dataset = DatasetDict()
     for split in SPLITS:
         records = manifest[manifest["split"] == split].to_dict("records")
-        with tqdm(total=len(records), desc=f"{split} photos", disable=profile.workers > 0) as bar:
-            done = None if profile.workers else bar.update  # other processes can't reach the bar
+        with tqdm(total=len(records), desc=f"{split} photos", disable=data.workers > 0) as bar:
+            done = None if data.workers else bar.update  # other processes can't reach the bar
             try:
                 dataset[split] = Dataset.from_generator(  # which hands out the records one by one
                     _make_rows,
                     features=ROW_FEATURES,
-                    gen_kwargs={"records": records, "profile": profile, "folder": folder, "done": done},
-                    num_proc=profile.workers or None,
+                    gen_kwargs={"records": records, "data": data, "folder": folder, "done": done},
+                    num_proc=data.workers or None,
                     cache_dir=str(folder / "cache"),
-                    fingerprint=_fingerprint(records, profile),
+                    fingerprint=_hash_of_photos(records, data),
                 )
             except DatasetGenerationError as error:
                 raise ValueError(str(error.__cause__ or error)) from None
     return dataset
 
 
-def _listing(dataset, profile):
+def _listing(dataset, data):
     """The text of `prompts.json`: by split, each photo's prompt and where its two pictures are."""
     listing = {}
     for split, rows in dataset.items():
-        prompts = draw_prompts(rows, profile) if split == "train" else rows["prompt"]
-        files = ({c: _file_of(c, split, name, profile) for c in PICTURES} for name in rows["image_id"])
+        prompts = draw_prompts(rows, data) if split == "train" else rows["prompt"]
+        files = ({c: _file_of(c, split, name, data.image_format) for c in PICTURES} for name in rows["image_id"])
         listing[split] = [{"prompt": prompt, **named} for prompt, named in zip(prompts, files, strict=True)]
     return json.dumps(listing, indent=1)
 
 
-def _fingerprint(records, profile):
-    """A short text that changes with the photos' files, their rows, and what the profile makes of them."""
-    facts = [getattr(profile, name) for name in DATASET_FIELDS]
+def _hash_of_photos(records, data):
+    """A short text that changes with the photos' files, their rows, and what is made of them."""
+    facts = [getattr(data, name) for name in DATASET_FIELDS]
     for record in records:
         file = record["path"].stat()
         facts.append([*(str(value) for value in record.values()), file.st_size, file.st_mtime_ns])
     return hash_of(facts)
 
 
-def _make_rows(records, profile, folder, done):
+def _make_rows(records, data, folder, done):
     """The rows of the data set; their two pictures are written below `folder`, and kept as bytes in the row."""
     for record in records:
-        photo = open_photo(record["path"], profile.resolution)
-        row = {"prompt": draw_prompt(record, profile) if record["split"] == "train" else record["detailed_caption"]}
+        photo = open_photo(record["path"], data.resolution)
+        row = {"prompt": draw_prompt(record, data) if record["split"] == "train" else record["detailed_caption"]}
         row |= {key: record[key] for key in ROW_FEATURES if key in record}
-        path, gray = (folder / _file_of(c, record["split"], record["image_id"], profile) for c in PICTURES)
+        path, gray = (folder / _file_of(c, record["split"], record["image_id"], data.image_format) for c in PICTURES)
         for file in (path, gray):
             file.parent.mkdir(parents=True, exist_ok=True)
         photo.save(path, quality=95, subsampling=0)
@@ -177,15 +179,15 @@ def _make_rows(records, profile, folder, done):
         yield row
 
 
-def draw_prompt(record, profile):
-    """The training prompt of a photo under the profile's policy: the same for the same seed and `image_id`."""
-    rng = np.random.default_rng((profile.dataset_seed, zlib.crc32(record["image_id"].encode())))
-    return draw_training_prompt(record, profile.prompt_policy, rng)
+def draw_prompt(record, data):
+    """The training prompt of a photo under the data's policy: the same for the same seed and `image_id`."""
+    rng = np.random.default_rng((data.dataset_seed, zlib.crc32(record["image_id"].encode())))
+    return draw_training_prompt(record, data.prompt_policy, rng)
 
 
-def training_rows(triples, profile):
-    """The training photos of a run: those of `profile.train_categories`, or all. No such photo is a ValueError."""
-    rows, kinds = triples["train"], profile.train_categories
+def training_rows(triples, kinds):
+    """The training photos of some categories, or all where none is named. No such photo is a ValueError."""
+    rows = triples["train"]
     if kinds:
         rows = rows.select([row for row, kind in enumerate(rows["category"]) if kind in kinds])
     if not len(rows):
@@ -194,14 +196,14 @@ def training_rows(triples, profile):
     return rows
 
 
-def draw_prompts(rows, profile):
+def draw_prompts(rows, data):
     """The training prompts that a run draws for rows of the data set, one a row."""
-    return [draw_prompt(record, profile) for record in rows.select_columns(["image_id", *CAPTIONS])]
+    return [draw_prompt(record, data) for record in rows.select_columns(["image_id", *CAPTIONS])]
 
 
-def _file_of(column, split, image_id, profile):
+def _file_of(column, split, image_id, image_format):
     """Where a picture of a row is, below the data set's folder."""
-    kind = profile.image_format if column == "image" else "png"
+    kind = image_format if column == "image" else "png"
     return f"{column}/{split}/{image_id}.{kind}"
 
 
@@ -212,11 +214,27 @@ def load_dataset_dict(profile):
     """
     if not (profile.dataset_dir / "settings.json").exists():
         raise ValueError(f"no data set in {profile.dataset_dir}: run notebook 01_build_dataset first")
-    check_settings(profile, profile.dataset_dir, "01_build_dataset")
+    check_settings(profile.values(), profile.dataset_dir, "01_build_dataset")
     triples = load_from_disk(str(profile.dataset_dir))
-    if profile.of_test_photos:
-        triples["test"] = load_dataset_dict(profile.of_test_photos)["test"]
+    if profile.data.test_source:
+        triples["test"] = load_dataset_dict(profile.for_test_photos)["test"]
     return triples
+
+
+def read_auto_captions(profile, image_ids):
+    """{"gray_caption": texts, "auto_caption": texts} that the profile's captioner wrote for test photos; {} without one.
+
+    Notebook 01 writes them beside the data set that has the photos; where one is missing, a ValueError says so.
+    """
+    if not profile.data.captioner:
+        return {}
+    path = profile.for_test_photos.dataset_dir / AUTO_CAPTIONS
+    known = pd.read_csv(path, keep_default_na=False, dtype=str) if path.exists() else pd.DataFrame(columns=["image_id"])
+    known = known.set_index("image_id")
+    missing = [name for name in image_ids if name not in known.index]
+    if missing or set(known["captioner"]) != {profile.data.captioner}:
+        raise ValueError(f"{path} lacks captions by {profile.data.captioner}: run notebook 01_build_dataset again")
+    return {level: list(known[level][list(image_ids)]) for level in AUTO_LEVELS}
 
 
 def find_gray(rows, photo, size):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from lib.color import to_pil
 from lib.files import new_file
-from lib.statistics import by_photo, interval
+from lib.stats import by_photo, interval
 
 BLUE, ORANGE = "#0072b2", "#d55e00"  # Okabe and Ito's palette, told apart by colour-blind readers
 SPLIT_COLORS = {"train": "#0072b2", "validation": "#e69f00", "test": "#56b4e9"}
@@ -30,6 +30,11 @@ def save_figure(figure, path, dpi=120):
     """Save a figure as PNG, whole or not at all; makes the folder."""
     with new_file(path) as partial:
         figure.savefig(partial, dpi=dpi, bbox_inches="tight", format="png")
+
+
+def save(figure, profile, name):
+    """Save a figure as PNG in the reports of the profile's run."""
+    save_figure(figure, profile.folders.reports_dir / f"{name}.png")
 
 
 def draw_sheet(rows, row_titles=(), column_titles=(), cell=1.35):

@@ -70,6 +70,11 @@ def write_text(text, path):
     write_bytes(text.encode(), path)
 
 
+def write_table(table, path):
+    """Write a pandas table as CSV, whole or not at all; makes the folder."""
+    write_text(table.to_csv(index=False), path)
+
+
 def hash_of(facts):
     """A short text that changes with any of several facts.
 

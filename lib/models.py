@@ -23,7 +23,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-from lib.files import one_line
+from lib.files import hash_of, one_line
 from lib.profiles import resolve
 
 diffusers.utils.logging.disable_progress_bar()
@@ -80,21 +80,21 @@ def load_text_encoder(package, max_tokens):
     return {"tokenizer": tokenizer, "text_encoder": text_encoder}
 
 
-def load_base(profile, **loaded):
-    """The frozen text-to-image pipeline of a profile; ValueError that names the mirrors where it can't be loaded.
+def load_base(model, **loaded):
+    """The frozen text-to-image pipeline of a profile's `model`; ValueError that names the mirrors where it can't be loaded.
 
     Its class is the one that `model_index.json` names. Parts that are `loaded` already, by name, are taken as they are.
     """
-    local = resolve(profile.base_model)
-    source = str(local) if local.is_dir() else profile.base_model
-    dtype = torch.bfloat16 if profile.mixed_precision == "bf16" and has_bf16() else torch.float32
-    parts = load_text_encoder(profile.text_encoder, profile.max_tokens) if profile.text_encoder else {}
+    local = resolve(model.base_model)
+    source = str(local) if local.is_dir() else model.base_model
+    dtype = torch.bfloat16 if model.mixed_precision == "bf16" and has_bf16() else torch.float32
+    parts = load_text_encoder(model.text_encoder, model.max_tokens) if model.text_encoder else {}
     try:
-        if profile.base_unet and "unet" not in loaded:
-            loaded["unet"] = load_other_unet(source, profile.base_revision, *profile.base_unet).to(dtype)
+        if model.base_unet and "unet" not in loaded:
+            loaded["unet"] = load_other_unet(source, model.base_revision, *model.base_unet).to(dtype)
         pipeline = DiffusionPipeline.from_pretrained(
             source,
-            revision=profile.base_revision or None,
+            revision=model.base_revision or None,
             dtype=dtype,
             safety_checker=None,
             feature_extractor=None,
@@ -102,17 +102,17 @@ def load_base(profile, **loaded):
             **parts,
             **loaded,
         )
-        if profile.adapter:
-            add_adapter(pipeline, profile.adapter, profile.adapter_revision)
+        if model.adapter:
+            add_adapter(pipeline, model.adapter, model.adapter_revision)
     except (OSError, ValueError) as error:
         mirrors = (
-            f"; mirrors to try with -p run {profile.run} -p base_revision '' -p base_model: {', '.join(profile.base_mirrors)}"
-            if profile.base_mirrors
+            f"; mirrors to try, with -p run of this run alone, -p base_revision '' and -p base_model: {', '.join(model.base_mirrors)}"
+            if model.base_mirrors
             else ""
         )
         reason = _root_cause(error)
         raise ValueError(
-            f"base model {profile.base_model!r} can't be loaded ({reason}): check base_model and base_revision{mirrors}"
+            f"base model {model.base_model!r} can't be loaded ({reason}): check base_model and base_revision{mirrors}"
         ) from None
     for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
         part.requires_grad_(False).eval()
@@ -202,15 +202,15 @@ def add_controlnet(base, controlnet, scheduler="unipc"):
 
 def load_pipeline(profile):
     """The colorizing pipeline of a profile's run, in the memory layout and compiled as the profile says."""
-    base = load_base(profile)
-    place = {"revision": profile.controlnet_revision, "subfolder": profile.controlnet_subfolder}
+    base = load_base(profile.model)
+    place = {"revision": profile.model.controlnet_revision, "subfolder": profile.model.controlnet_subfolder}
     controlnet = load_controlnet(profile.controlnet_source, base.unet, **place)
-    pipeline = add_controlnet(base, controlnet, profile.scheduler)
+    pipeline = add_controlnet(base, controlnet, profile.model.scheduler)
     networks = (pipeline.unet, pipeline.controlnet)
-    if profile.channels_last:
+    if profile.model.channels_last:
         for network in (*networks, pipeline.vae):
             network.to(memory_format=torch.channels_last)
-    if profile.torch_compile:
+    if profile.model.torch_compile:
         compile_networks(networks)
     return pipeline
 
@@ -237,6 +237,11 @@ def embed_once(embedding):
         return last["output"]
 
     embedding.forward = torch.compiler.disable(embed)  # compiled, it would be compiled anew for every picture
+
+
+def hash_of_weights(model):
+    """A short text that changes with any of a model's weights."""
+    return hash_of(value.float().cpu().contiguous().numpy() for value in model.state_dict().values())
 
 
 def describe(base):

@@ -48,7 +48,7 @@ COLOR_PATTERN = re.compile(rf"\b({'|'.join(COLOR_WORDS)})\b", re.I)
 def ladder(rows, seed=0):
     """{level: prompts} of the whole ladder for records; `gray_caption` is left out where a photo has none.
 
-    `auto_caption` is no photo's own: `lib.networks` adds it.
+    `auto_caption` is no photo's own: `lib.l4.set_metrics` adds it.
     """
     rows = [{name: row[name] for name in ("image_id", "category", *CAPTIONS)} for row in rows]
     own = [level for level in PROMPT_LEVELS if level != "auto_caption"]

@@ -11,11 +11,11 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lib import ROOT
-from lib.files import write_text
-from lib.profiles import PROFILES
+from lib.compare_runs import DIFFERENCES, FACTORS
+from lib.files import write_table, write_text
+from lib.profiles import get_profile
 from lib.prompts import COLOR_PATTERN, PROMPT_LEVELS
-from lib.runs import DIFFERENCES, FACTORS
-from lib.statistics import (
+from lib.stats import (
     HIGHER_IS_BETTER,
     components,
     differences_by_seed,
@@ -55,6 +55,11 @@ def provenance(profile):
         "device": "cuda" if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores",
         "commit": commit.stdout.strip() or "unknown",
     }
+
+
+def save_table(table, profile, name):
+    """Save a table as CSV, whole or not at all, in the reports of the profile's run."""
+    write_table(table, profile.folders.reports_dir / f"{name}.csv")
 
 
 def markdown_table(table):
@@ -106,22 +111,24 @@ def write_report(profile, metrics, tables, rows, runs=False):
         merge=before_and_after(summary),
         luck=seed_share(metrics, len(rows)),
         claims=claims(summary, effects),
-        runs_page=os.path.relpath(profile.reports_home / "runs.md", profile.reports_dir) if runs else "",
+        runs_page=os.path.relpath(profile.folders.reports_home / "runs.md", profile.folders.reports_dir)
+        if runs
+        else "",
     )
-    write_text(text, profile.reports_dir / "report.md")
+    write_text(text, profile.folders.reports_dir / "report.md")
 
 
 def settings_of_report(profile):
     """What a report says of the settings that its pictures were made with, by name."""
     return {
         "profile": profile.name,
-        "source": (profile.of_test_photos or profile).source,
-        "captioner": profile.captioner,
-        "resolution": profile.resolution,
-        "steps": profile.num_inference_steps,
-        "guidance": profile.guidance_scale,
-        "guidance_share": profile.guidance_share,
-        "baselines_resolution": PROFILES["pocket"].resolution,  # whatever the profile: they ship with the code
+        "source": profile.data.of_test_photos.source,
+        "captioner": profile.data.captioner,
+        "resolution": profile.data.resolution,
+        "steps": profile.sampling.num_inference_steps,
+        "guidance": profile.sampling.guidance_scale,
+        "guidance_share": profile.sampling.guidance_share,
+        "baselines_resolution": get_profile("pocket").data.resolution,  # whatever the profile: they ship with the code
         "provenance": provenance(profile),
     }
 
@@ -156,7 +163,7 @@ def count_samples(ours):
 
 
 def write_runs(profile, table, effects):
-    """Write `runs.md` at the profile's home, from `runs.table_of_runs` and `runs.effects_of_factors`."""
+    """Write `runs.md` at the profile's home, from `compare_runs.table_of_runs` and `effects_of_factors`."""
     results = table[["run", "seeds", "vague", "detailed"]].round(2)
     for name in DIFFERENCES:
         ends = table[[name, f"{name}, low", f"{name}, high"]].itertuples(index=False)
@@ -164,7 +171,7 @@ def write_runs(profile, table, effects):
     text = render(
         "runs",
         profile=profile.name,
-        stand_ins=profile.stand_ins,
+        stand_ins=profile.study.stand_ins,
         photos=table["photos measured"].min(),
         things=table["things measured"].max(),
         gray=(table["vague"] - table["vague - gray"]).mean(),
@@ -174,7 +181,7 @@ def write_runs(profile, table, effects):
         changes=rows_by_change(effects),
         effects=effects.drop(columns="metric"),
     )
-    write_text(text, profile.reports_home / "runs.md")
+    write_text(text, profile.folders.reports_home / "runs.md")
 
 
 def rows_by_change(effects):

@@ -14,7 +14,6 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -29,15 +28,16 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from lib.batches import Batches, build_cache, fingerprint
 from lib.colorize import merge, sample
 from lib.dataset import draw_prompts, load_dataset_dict, pick_across_categories, training_rows
 from lib.figures import save_sheet
-from lib.files import new_file, new_folder, one_line, write_text
+from lib.files import new_file, new_folder, one_line, write_table
+from lib.latents import Batches, build_cache
 from lib.models import (
     add_controlnet,
     compile_networks,
     has_bf16,
+    hash_of_weights,
     load_base,
     load_controlnet,
     make_controlnet,
@@ -45,22 +45,23 @@ from lib.models import (
     pick_device,
     process_state,
 )
-from lib.profiles import RUNS, add_field_option, get_profile, other_settings
+from lib.profiles import add_field_option, get_profile, other_settings
+from lib.study import RUNS
 
 LOSS_COLUMNS = ("step", "loss", "lr", "seconds")
 
 
-def diffusion_loss(unet, noise_scheduler, batch, generator, profile, controlnet=None, part=slice(None)):
+def diffusion_loss(unet, noise_scheduler, batch, generator, training, controlnet=None, part=slice(None)):
     """Mean squared error of the predicted noise or velocity, with min-SNR weights (Hang et al. 2023) if asked.
 
     `batch` is what `LatentCache.batch` returns; without a ControlNet the conditioning images are not looked at. Draws
     are made for the whole batch, whatever `part` of it is trained on, so that they don't depend on how it is divided.
-    Timesteps are drawn as T (1 - u^b), b = `profile.timestep_bias`: 1 is uniform, more trains more at high noise.
+    Timesteps are drawn as T (1 - u^b), b = `training.timestep_bias`: 1 is uniform, more trains more at high noise.
     """
     device = next(unet.parameters()).device
     steps = noise_scheduler.config.num_train_timesteps
     noise = torch.randn(batch[0].shape, generator=generator)
-    below_last = torch.rand(len(noise), generator=generator) ** profile.timestep_bias  # in [0, 1)
+    below_last = torch.rand(len(noise), generator=generator) ** training.timestep_bias  # in [0, 1)
     timesteps = steps - 1 - (steps * below_last).long()
     latents, embeddings, conditioning, noise, timesteps = (
         tensor[part].to(device, non_blocking=True) for tensor in (*batch, noise, timesteps)
@@ -74,9 +75,9 @@ def diffusion_loss(unet, noise_scheduler, batch, generator, profile, controlnet=
     velocity = noise_scheduler.config.prediction_type == "v_prediction"
     target = noise_scheduler.get_velocity(latents, noise, timesteps) if velocity else noise
     loss = (prediction - target).square().mean(dim=(1, 2, 3))
-    if profile.snr_gamma:
+    if training.snr_gamma:
         snr = compute_snr(noise_scheduler, timesteps)
-        loss = loss * snr.clamp(max=profile.snr_gamma) / (snr + 1 if velocity else snr)
+        loss = loss * snr.clamp(max=training.snr_gamma) / (snr + 1 if velocity else snr)
     return loss.mean()
 
 
@@ -84,69 +85,73 @@ def run_settings(profile, **data):
     """What must not change between a checkpoint and its continuation, as text by name."""
     names = ("base_model", "initial_controlnet", "train_batch_size", "learning_rate", "lr_scheduler", "lr_warmup_steps",
              "prompt_dropout", "timestep_bias", "snr_gamma", "ema_decay", "mixed_precision", "train_seed",
-             *(["train_steps"] if not profile.lr_scheduler.startswith("constant") else []))  # fmt: skip
-    return {name: str(value) for name, value in [*((name, getattr(profile, name)) for name in names), *data.items()]}
+             *(["train_steps"] if not profile.training.lr_scheduler.startswith("constant") else []))  # fmt: skip
+    return {name: str(value) for name, value in (profile.values(*names) | data).items()}
 
 
 def train_run(profile):
-    """Notebook 03's training of a profile: base and data set from their places, the ControlNet to `profile.run_dir`.
+    """Notebook 03's training of a profile: base and data set from their places, the ControlNet to the run's folder.
 
     Under accelerate's launchers every process calls this; they share the batch and one of them writes. A run that takes
     a finished ControlNet trains nothing: only its `run.csv` is written.
     """
     state = process_state()
-    if profile.controlnet:
+    if profile.model.controlnet:
         return write_facts(facts_of_finished(profile), profile) if state.is_main_process else None
-    base = load_base(profile)
+    base = load_base(profile.model)
     triples = load_dataset_dict(profile)
-    rows = training_rows(triples, profile)
+    rows = training_rows(triples, profile.data.train_categories)
     profile = with_train_steps(profile, len(rows))
     with state.main_process_first():
-        cache = build_cache(rows, draw_prompts(rows, profile), base, profile.build_dir / "cache")
+        cache = build_cache(rows, draw_prompts(rows, profile.data), base, profile.folders.build_dir / "cache")
     base.vae = base.text_encoder = None  # training needs neither; the pictures of a checkpoint load them again
     watched = pick_across_categories(triples["validation"], 8)
-    train_controlnet(base, cache, profile, profile.run_dir, watched, lambda: load_base(profile, unet=base.unet))
+    train_controlnet(
+        base, cache, profile, profile.folders.run_dir, watched, lambda: load_base(profile.model, unet=base.unet)
+    )
     if state.is_main_process:
         write_facts(run_facts(profile, len(rows)), profile)
 
 
 def with_train_steps(profile, n):
     """The profile with the steps that its `train_epochs` over `n` photos take; without epochs as it is."""
-    steps = math.ceil(profile.train_epochs * n / profile.train_batch_size)
-    return replace(profile, train_steps=steps) if profile.train_epochs else profile
+    steps = math.ceil(profile.training.train_epochs * n / profile.training.train_batch_size)
+    return profile.replace(train_steps=steps) if profile.training.train_epochs else profile
 
 
 def run_facts(profile, n):
     """What a finished run was, by name: a row of `run.csv`."""
-    kinds = f" ({', '.join(profile.train_categories)})" if profile.train_categories else ""
-    hours = float(read_losses(profile.run_dir, profile.train_steps)[-1]["seconds"]) / 3600
+    kinds = f" ({', '.join(profile.data.train_categories)})" if profile.data.train_categories else ""
+    hours = float(read_losses(profile.folders.run_dir, profile.training.train_steps)[-1]["seconds"]) / 3600
     return {
-        "run": profile.run, "base": profile.base_model, "start": profile.initial_controlnet or "the frozen UNet",
-        "photos": f"{profile.source}{kinds}", "n": n, "epochs": round(profile.train_steps * profile.train_batch_size / n, 2),
-        "steps": profile.train_steps, "batch": profile.train_batch_size, "rate": profile.learning_rate,
-        "prompts": profile.prompt_policy, "dropout": profile.prompt_dropout, "seed": profile.train_seed,
+        "run": profile.folders.run, "base": profile.model.base_model, "start": profile.training.initial_controlnet or "the frozen UNet",
+        "photos": f"{profile.data.source}{kinds}", "n": n, "epochs": round(profile.training.train_steps * profile.training.train_batch_size / n, 2),
+        "steps": profile.training.train_steps, "batch": profile.training.train_batch_size, "rate": profile.training.learning_rate,
+        "prompts": profile.data.prompt_policy, "dropout": profile.training.prompt_dropout, "seed": profile.training.train_seed,
         "other": other_settings(profile), "hours": round(hours, 2),
     }  # fmt: skip
 
 
 def facts_of_finished(profile):
     """The row of `run.csv` of a run that takes a finished ControlNet: that of the run it is from, or what is known."""
-    if profile.controlnet not in RUNS:
+    if profile.model.controlnet not in RUNS:
         unknown = dict.fromkeys(("n", "epochs", "steps", "batch", "rate"), 0)
         return {
-            "run": profile.run, "base": profile.base_model, "start": profile.controlnet, "photos": "not trained here",
+            "run": profile.folders.run, "base": profile.model.base_model, "start": profile.model.controlnet, "photos": "not trained here",
             **unknown, "prompts": "not told", "dropout": 0.0, "seed": 0, "other": other_settings(profile), "hours": 0.0,
         }  # fmt: skip
-    source = profile.build_dir / profile.controlnet / "run.csv"
+    source = profile.folders.build_dir / profile.model.controlnet / "run.csv"
     if not source.exists():
-        raise ValueError(f"run {profile.run} takes the ControlNet of {profile.controlnet}: do that run first")
+        raise ValueError(
+            f"run {profile.folders.run} takes the ControlNet of {profile.model.controlnet}: do that run first"
+        )
     trained = pd.read_csv(source, keep_default_na=False).to_dict("records")[0]
-    return {**trained, "run": profile.run, "other": other_settings(profile), "hours": 0.0}
+    return {**trained, "run": profile.folders.run, "other": other_settings(profile), "hours": 0.0}
 
 
 def write_facts(facts, profile):
     """Write `run.csv` of a run, whole or not at all."""
-    write_text(pd.DataFrame([facts]).to_csv(index=False), profile.run_dir / "run.csv")
+    write_table(pd.DataFrame([facts]), profile.folders.run_dir / "run.csv")
 
 
 class SparingEmbedding(ControlNetConditioningEmbedding):
@@ -160,45 +165,47 @@ class SparingEmbedding(ControlNetConditioningEmbedding):
 
 def loss_of_controlnet(base, cache, profile, controlnet):
     """What `train` minimises for a ControlNet, `loss_of_step(model, step, part)`; prepares both networks for it."""
-    noise_scheduler, batches = DDPMScheduler.from_config(base.scheduler.config), Batches(cache, profile)
-    if profile.gradient_checkpointing:
+    noise_scheduler, batches = DDPMScheduler.from_config(base.scheduler.config), Batches(cache, profile.training)
+    if profile.training.gradient_checkpointing:
         base.unet.enable_gradient_checkpointing()
         controlnet.enable_gradient_checkpointing()
         controlnet.controlnet_cond_embedding.__class__ = SparingEmbedding  # which diffusers leaves out
-    if profile.channels_last:
+    if profile.model.channels_last:
         base.unet.to(memory_format=torch.channels_last)
         controlnet.to(memory_format=torch.channels_last)
-    if profile.torch_compile:
+    if profile.model.torch_compile:
         compile_networks((base.unet, controlnet))
 
     def loss_of_step(model, step, part):
-        return diffusion_loss(base.unet, noise_scheduler, *batches(step), profile, model, part)
+        return diffusion_loss(base.unet, noise_scheduler, *batches(step), profile.training, model, part)
 
     return loss_of_step
 
 
-def train_controlnet(base, cache, profile, folder, validation, whole_base=None):
+def train_controlnet(base, cache, profile, folder, watched, whole_base=None):
     """Train a ControlNet for a frozen base on a latent cache; saves it to `folder/controlnet` and returns it.
 
-    It starts from `profile.initial_controlnet`, or from the UNet where that is empty. At every checkpoint the rows of
-    `validation` are colorized with fixed seeds into `folder/samples`; where `base` has no autoencoder and text encoder
+    It starts from `initial_controlnet`, or from the UNet where that is empty. At every checkpoint the rows of
+    `watched` are colorized with fixed seeds into `folder/samples`; where `base` has no autoencoder and text encoder
     left, by what `whole_base()` returns.
     """
-    initial = profile.initial_controlnet
-    torch.manual_seed(profile.train_seed)  # for the new layers of a ControlNet that starts from the UNet
+    initial = profile.training.initial_controlnet
+    torch.manual_seed(profile.training.train_seed)  # for the new layers of a ControlNet that starts from the UNet
     controlnet = load_controlnet(initial, base.unet) if initial else make_controlnet(base.unet, base.vae_scale_factor)
-    initial_weights = fingerprint(controlnet)
+    initial_weights = hash_of_weights(controlnet)
     loss_of_step = loss_of_controlnet(base, cache, profile, controlnet)
 
     def on_checkpoint(model, step):
         whole = whole_base() if whole_base else base
         pipeline = add_controlnet(whole, copy.deepcopy(model))  # a copy, since the pipeline takes the base's dtype
-        save_controlnet_samples(pipeline, validation, profile, folder / f"samples/{step:07d}.png")
+        save_controlnet_samples(pipeline, watched, profile.sampling, folder / f"samples/{step:07d}.png")
         del whole, pipeline
         gc.collect()  # the copy's own methods point back to it
 
-    settings = run_settings(profile, **cache.key, base=fingerprint(base.unet), initial=initial_weights)
-    controlnet = train(controlnet.to(base.device), loss_of_step, profile, folder, settings, on_checkpoint)
+    settings = run_settings(profile, **cache.key, base=hash_of_weights(base.unet), initial=initial_weights)
+    precision = profile.model.mixed_precision
+    controlnet = controlnet.to(base.device)
+    controlnet = train(controlnet, loss_of_step, profile.training, folder, settings, on_checkpoint, precision)
     saved = folder / "controlnet/config.json"
     newest = max(folder.glob("checkpoints/*.pt"))
     if process_state().is_main_process and not (saved.exists() and saved.stat().st_mtime >= newest.stat().st_mtime):
@@ -206,10 +213,10 @@ def train_controlnet(base, cache, profile, folder, validation, whole_base=None):
     return controlnet
 
 
-def save_controlnet_samples(pipeline, rows, profile, path):
+def save_controlnet_samples(pipeline, rows, sampling, path):
     """Colorize data-set rows with their own prompts and seed 0; a sheet of gray, output, merged and true pictures."""
     gray = list(rows["conditioning_image"])
-    outputs = sample(pipeline, gray, rows["prompt"], [0] * len(gray), profile)
+    outputs = sample(pipeline, gray, rows["prompt"], [0] * len(gray), **vars(sampling))
     sheet = {"gray": gray, "output": outputs, "merged": merge(gray, outputs), "photo": list(rows["image"])}
     save_sheet(list(sheet.values()), path, row_titles=list(sheet))
 
@@ -224,90 +231,96 @@ def save_model(model, folder):
         model.save_pretrained(partial)
 
 
-def train(model, loss_of_step, profile, folder, settings, on_checkpoint=None):
-    """Minimise `loss_of_step(model, step, part)` with AdamW for `profile.train_steps` steps, resuming from `folder`.
+def train(model, loss_of_step, training, folder, settings, on_checkpoint=None, mixed_precision="no"):
+    """Minimise `loss_of_step(model, step, part)` with AdamW for `training.train_steps` steps, resuming from `folder`.
 
     `part` is the slice of the step's batch for this process (accelerate's) and this share of
-    `profile.gradient_accumulation_steps`: however it is divided, the gradient is the batch's. Writes `losses.csv`,
+    `training.gradient_accumulation_steps`: however it is divided, the gradient is the batch's. Writes `losses.csv`,
     TensorBoard's files and `checkpoints` to `folder`; at each checkpoint calls `on_checkpoint(model, step)`, with the
     averaged weights in place where EMA is on. A checkpoint with other `settings` is refused. SIGTERM, which a spot VM
     gets before it is stopped, takes effect after a checkpoint. Returns the model with its final (averaged) weights.
     A loss that is not finite, or a batch that does not fit in memory, is a ValueError and reaches no checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    accelerator = make_accelerator(profile)
+    accelerator = make_accelerator(training, mixed_precision)
     model.train().requires_grad_(True)
-    optimizer = make_optimizer(model, profile)
-    plan = {"num_warmup_steps": profile.lr_warmup_steps, "num_training_steps": profile.train_steps}
-    schedule = get_scheduler(profile.lr_scheduler, optimizer, **plan)
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
-    ema = EMAModel(model.parameters(), decay=profile.ema_decay) if profile.ema_decay else None
-    state = {"model": model, "optimizer": optimizer, "schedule": schedule, "ema": ema}
-    first, last = load_checkpoint(folder, state, settings), profile.train_steps
+    wrapped, state = prepare(model, training, accelerator)
+    first, last = load_checkpoint(folder, state, settings), training.train_steps
     if first > last:
         raise ValueError(f"{folder} is at step {first}, past train_steps {last}: raise it or change `run`")
     journal = Journal(folder, first, accelerator.is_main_process)
     with HeldSigterm() as sigterm, tqdm(range(first, last), initial=first, total=last) as bar:
         for step in bar:
-            loss = make_step(wrapped, loss_of_step, step, accelerator, optimizer, profile)
-            schedule.step()
-            if ema:
-                ema.step(model.parameters())
+            shares = training.gradient_accumulation_steps
+            loss = make_step(wrapped, loss_of_step, step, accelerator, state, shares, mixed_precision)
             journal.unread.append(loss)  # on its device: reading it would make the host wait
             done = step + 1
-            checkpoint_due = done == last or done % profile.checkpoint_every == 0
-            log_due = checkpoint_due or done % profile.log_every == 0
+            checkpoint_due = done == last or done % training.checkpoint_every == 0
+            log_due = checkpoint_due or done % training.log_every == 0
             stop = (log_due or accelerator.num_processes == 1) and any_process(sigterm.came, accelerator)
             if log_due or stop:
-                bar.set_postfix(loss=f"{journal.log(done, schedule.get_last_lr()[0], accelerator):.4f}")
-            if (checkpoint_due or stop) and accelerator.is_main_process:
-                journal.write()
-                keep_checkpoint(folder, done, state, settings, profile)
-                if on_checkpoint and not stop:
-                    with_averaged_weights(model, ema, lambda done=done: on_checkpoint(model, done))
-                    journal.show(done)
+                rate = state["schedule"].get_last_lr()[0]
+                bar.set_postfix(loss=f"{journal.log(done, rate, accelerator):.4f}")
             if checkpoint_due or stop:
+                if accelerator.is_main_process:
+                    journal.write()
+                    keep_checkpoint(folder, done, state, settings, training)
+                    if on_checkpoint and not stop:
+                        with_averaged_weights(state, on_checkpoint, done)
+                        journal.show(done)
                 accelerator.wait_for_everyone()
             if stop:
                 break
     journal.close()
-    if ema:
-        ema.copy_to(model.parameters())
+    if state["ema"]:
+        state["ema"].copy_to(model.parameters())
     return model.eval().requires_grad_(False)
 
 
-def make_accelerator(profile):
+def prepare(model, training, accelerator):
+    """The model as accelerate runs it, and all that a checkpoint holds: model, optimizer, schedule, and EMA or None."""
+    optimizer = make_optimizer(model, training)
+    steps = {"num_warmup_steps": training.lr_warmup_steps, "num_training_steps": training.train_steps}
+    schedule = get_scheduler(training.lr_scheduler, optimizer, **steps)
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    ema = EMAModel(model.parameters(), decay=training.ema_decay) if training.ema_decay else None
+    return wrapped, {"model": model, "optimizer": optimizer, "schedule": schedule, "ema": ema}
+
+
+def make_accelerator(training, mixed_precision):
     """Accelerate's hold on the processes; a batch that they can't share evenly is a ValueError.
 
     bfloat16 needs no scaling of gradients: `torch.autocast` around the loss is enough. Accelerate's own mixed precision
     would patch the model's forward, and a copy of a patched model can't colorize on a bfloat16 base.
     """
-    check_precision(profile.mixed_precision)
+    check_precision(mixed_precision)
     process_state()
     accelerator = Accelerator(mixed_precision="no", cpu=pick_device().type == "cpu")
-    shares, processes = profile.gradient_accumulation_steps, accelerator.num_processes
-    if profile.train_batch_size % (shares * processes):
+    shares, processes = training.gradient_accumulation_steps, accelerator.num_processes
+    if training.train_batch_size % (shares * processes):
         raise ValueError(
-            f"train_batch_size {profile.train_batch_size} can't be divided by {processes} processes times "
+            f"train_batch_size {training.train_batch_size} can't be divided by {processes} processes times "
             f"gradient_accumulation_steps {shares}: change one"
         )
     return accelerator
 
 
-def make_step(model, loss_of_step, step, accelerator, optimizer, profile):
+def make_step(model, loss_of_step, step, accelerator, state, shares, mixed_precision):
     """One step of the optimizer on this process's part of the batch, share by share; returns the mean loss, detached."""
-    shares = profile.gradient_accumulation_steps
     parts, loss = shares * accelerator.num_processes, 0.0
     with memory_advice("raise gradient_accumulation_steps, set gradient_checkpointing, or lower train_batch_size"):
         for share in range(shares):
             part = slice(accelerator.process_index * shares + share, None, parts)
-            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=profile.mixed_precision == "bf16"):
+            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=mixed_precision == "bf16"):
                 loss_of_part = loss_of_step(model, step, part) / shares
             accelerator.backward(loss_of_part)
             loss += loss_of_part.detach()
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        state["optimizer"].step()
+        state["optimizer"].zero_grad()
+    state["schedule"].step()
+    if state["ema"]:
+        state["ema"].step(state["model"].parameters())
     return loss
 
 
@@ -360,7 +373,7 @@ class Journal:
 
     def write(self):
         """Write `losses.csv`, whole or not at all."""
-        write_text(pd.DataFrame(self.rows, columns=LOSS_COLUMNS).to_csv(index=False), self.folder / "losses.csv")
+        write_table(pd.DataFrame(self.rows, columns=LOSS_COLUMNS), self.folder / "losses.csv")
 
     def show(self, step):
         """Show the sheet of a checkpoint in TensorBoard, where there is one."""
@@ -374,10 +387,10 @@ class Journal:
             self.board.close()
 
 
-def make_optimizer(model, profile):
+def make_optimizer(model, training):
     """AdamW with weight decay 0.01: torch's fused one, or that of bitsandbytes with 8-bit states (a GPU's)."""
-    settings = {"params": model.parameters(), "lr": profile.learning_rate, "weight_decay": 1e-2}
-    if profile.optimizer == "adamw":
+    settings = {"params": model.parameters(), "lr": training.learning_rate, "weight_decay": 1e-2}
+    if training.optimizer == "adamw":
         return torch.optim.AdamW(**settings, fused=True)
     try:
         return importlib.import_module("bitsandbytes").optim.AdamW8bit(**settings)
@@ -391,14 +404,15 @@ def check_precision(mixed_precision):
         raise ValueError("mixed_precision bf16: this CPU emulates it, 5 to 20 times slower; set mixed_precision to no")
 
 
-def with_averaged_weights(model, ema, action):
-    """Run an action with the averaged weights in the model, then put the current ones back."""
+def with_averaged_weights(state, action, step):
+    """Call `action(model, step)` with the averaged weights in the model, then put the current ones back."""
+    model, ema = state["model"], state["ema"]
     if ema:
         ema.store(model.parameters())
         ema.copy_to(model.parameters())
     model.eval()
     with torch.no_grad():
-        action()
+        action(model, step)
     model.train()
     if ema:
         ema.restore(model.parameters())
@@ -412,13 +426,13 @@ def check_finite(values, done, folder):
             raise ValueError(f"loss is {value} at step {step}: lower learning_rate; last good checkpoint: {good}")
 
 
-def keep_checkpoint(folder, step, state, settings, profile):
+def keep_checkpoint(folder, step, state, settings, training):
     """Save a checkpoint and remove older ones; after the last step it alone is kept."""
     for left in folder.glob("checkpoints/*.part"):  # of a process that was killed
         left.unlink()
     save_checkpoint(folder, step, state, settings)
-    keep = 1 if step == profile.train_steps else profile.keep_checkpoints
-    rotate_checkpoints(folder, keep, profile.checkpoints_gb)
+    keep = 1 if step == training.train_steps else training.keep_checkpoints
+    rotate_checkpoints(folder, keep, training.checkpoints_gb)
 
 
 def save_checkpoint(folder, step, state, settings):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lib import autoencoder, dataset, models, pocket
+from lib import dataset, models
+from lib.pocket_model import autoencoder, recipe
 from lib.profiles import get_profile
 
 
@@ -31,8 +32,8 @@ def profile(tmp_path_factory):
 def base(profile):
     """An untrained base of the pocket model's shape."""
     torch.manual_seed(0)
-    vae = autoencoder.make_autoencoder(profile.resolution)
-    base = pocket.make_base(vae, pocket.make_unet(profile.resolution), profile)
+    vae = autoencoder.make_autoencoder(profile.data.resolution)
+    base = recipe.make_base(vae, recipe.make_unet(profile.data.resolution), profile.model)
     for part in (base.vae, base.unet, base.text_encoder):
         part.requires_grad_(False).eval()
     return base

@@ -3,9 +3,10 @@
 import numpy as np
 import torch
 
-from lib import autoencoder, dataset
+from lib import dataset
 from lib.color import luminance, merge_luminance, srgb_to_lab, to_float
 from lib.metrics import measure
+from lib.pocket_model import autoencoder
 
 
 def photos():

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lib import baselines
+from lib.baselines_model import recipe
 
 
 def test_bins_cover_what_srgb_holds():
@@ -17,7 +18,7 @@ def test_bins_cover_what_srgb_holds():
 
 def test_shared_bins_give_back_the_color():
     ab = torch.tensor([[0.0, 0.0], [23.0, -8.0], [-31.0, 27.0]])
-    index, weights = baselines.soft_bins(ab)
+    index, weights = recipe.soft_bins(ab)
     assert torch.allclose(weights.sum(dim=1), torch.ones(3))
     back = (weights[..., None] * baselines.bins()[index]).sum(dim=1)
     assert (back - ab).norm(dim=1).max() < 2.5
@@ -27,8 +28,8 @@ def test_rare_colors_weigh_more_and_the_mean_weight_is_one():
     ab = torch.cat(
         [torch.randn(900, 2, generator=torch.Generator().manual_seed(0)) * 4, torch.tensor([[60.0, 50.0]] * 9)]
     )
-    weight = baselines.rarity_weights(ab)
-    index, shared = baselines.soft_bins(ab)
+    weight = recipe.rarity_weights(ab)
+    index, shared = recipe.soft_bins(ab)
     assert float((weight[index] * shared).sum(dim=1).mean()) == pytest.approx(1, abs=1e-4)
     gray, red = (int((baselines.bins() - torch.tensor(c)).norm(dim=1).argmin()) for c in ([0.0, 0.0], [60.0, 50.0]))
     assert weight[red] > 3 * weight[gray]
@@ -46,7 +47,7 @@ def test_annealed_mean_lies_between_mode_and_mean():
 
 def test_the_judge_learns_from_the_judgement_and_the_generator_from_being_judged():
     torch.manual_seed(0)
-    model, planes = baselines.Pix2Pix(64), torch.rand(2, 1, 64, 64)
+    model, planes = recipe.Pix2Pix(64), torch.rand(2, 1, 64, 64)
     fake = baselines.look(model.generator, planes).tanh()
     (model.judge(planes, fake, frozen=True) - 1).square().mean().backward()
     assert all(p.grad is None for p in model.discriminator.parameters())
@@ -62,12 +63,12 @@ def test_training_learns_which_lightness_is_which_color(system):
     planes[..., size // 2 :] = 0.3
     ab[:, 1, :, : size // 8], ab[:, 1, :, size // 8 :] = 60, -50
     if system == "gan":
-        model = baselines.Pix2Pix(size)
-        loss = lambda: baselines.gan_loss(model, planes, ab)  # noqa: E731
+        model = recipe.Pix2Pix(size)
+        loss = lambda: recipe.gan_loss(model, planes, ab)  # noqa: E731
     else:
         model = baselines.make_network(size, len(baselines.bins()))
         rarity = torch.ones(len(baselines.bins()))
-        loss = lambda: baselines.classification_loss(model, planes, ab, rarity)  # noqa: E731
+        loss = lambda: recipe.classification_loss(model, planes, ab, rarity)  # noqa: E731
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for _ in range(25):
         optimizer.zero_grad()

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib.photo import read_metadata
+from lib.photo.formats import read_metadata
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CELL = """from lib import models
-from lib.panel import Panel
+from lib.photo.panel import Panel
 from lib.profiles import get_profile
 
 profile = get_profile("pocket")
-base = models.load_base(profile)
-pipeline = models.add_controlnet(base, models.load_controlnet(profile.initial_controlnet, base.unet))
-Panel(pipeline, profile, profile.initial_controlnet, ["photo.png"], "saved").box"""
+base = models.load_base(profile.model)
+pipeline = models.add_controlnet(base, models.load_controlnet(profile.training.initial_controlnet, base.unet))
+Panel(pipeline, profile, profile.training.initial_controlnet, ["photo.png"], "saved").box"""
 
 
 MEAN_COLOR = """async image => {

@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,7 +24,7 @@ def test_a_picture_does_not_depend_on_its_batch(pipeline, triples, profile):
     gray = triples["test"]["conditioning_image"][:3]
     prompts, seeds = ["a red cup", "Colorize this image.", ""], [1, 2, 1]
     together = colorize.sample(pipeline, gray, prompts, seeds, profile)
-    alone = colorize.sample(pipeline, gray, prompts, seeds, replace(profile, sample_batch_size=1))
+    alone = colorize.sample(pipeline, gray, prompts, seeds, profile.replace(sample_batch_size=1))
     assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(together, alone, strict=True))
     other = colorize.sample(pipeline, gray[:1], prompts[:1], [9], profile)[0]
     assert np.abs(other - together[0]).max() > 0.01
@@ -42,16 +41,16 @@ def evaluated(pipeline):
 
 def test_guidance_on_a_share_of_the_steps(pipeline, triples, profile, evaluated):
     gray, prompts = triples["test"]["conditioning_image"][:2], ["a red cup", "a blue car"]
-    profile = replace(profile, num_inference_steps=4, guidance_scale=5.0)
+    profile = profile.replace(num_inference_steps=4, guidance_scale=5.0)
     by_share = {}
     for share, rows in ((1.0, [4, 4, 4, 4]), (0.5, [4, 4, 2, 2]), (0.3, [4, 4, 2, 2]), (0.0, [2, 2, 2, 2])):
-        by_share[share] = colorize.sample(pipeline, gray, prompts, [1, 2], replace(profile, guidance_share=share))
+        by_share[share] = colorize.sample(pipeline, gray, prompts, [1, 2], profile.replace(guidance_share=share))
         assert evaluated == rows
         evaluated.clear()
     plain = pipeline(prompts, gray, generator=[torch.Generator().manual_seed(s) for s in (1, 2)], num_inference_steps=4,
                      guidance_scale=5.0, output_type="np").images  # fmt: skip
     assert np.array_equal(by_share[1.0], plain)
-    unguided = colorize.sample(pipeline, gray, prompts, [1, 2], replace(profile, guidance_scale=1.0))
+    unguided = colorize.sample(pipeline, gray, prompts, [1, 2], profile.replace(guidance_scale=1.0))
     assert np.array_equal(by_share[0.0], unguided)
     expected = sample_by_hand(pipeline, gray[0], "a red cup", 1, 4, 5.0, guided=2)
     assert np.allclose(by_share[0.5][0], expected, atol=1e-4)
@@ -86,7 +85,7 @@ def sample_by_hand(pipeline, gray, prompt, seed, steps, scale, guided):
 
 def test_the_empty_prompt_needs_no_guidance(pipeline, triples, profile, evaluated):
     gray = triples["test"]["conditioning_image"][:3]
-    profile = replace(profile, guidance_scale=5.0)
+    profile = profile.replace(guidance_scale=5.0)
     empty, red, again = colorize.sample(pipeline, gray, ["", "a red cup", ""], [1, 2, 3], profile)
     assert sorted(evaluated) == [2, 2, 2, 2]  # two steps of two empty ones, two of the other with its own guidance
     guided = pipeline([""], gray[:1], generator=[torch.Generator().manual_seed(1)], num_inference_steps=2,
@@ -130,7 +129,7 @@ def test_sdxl_is_guided_for_a_share_too(xl_pipeline, triples, profile):
     calls = []
     for network in (xl_pipeline.controlnet, xl_pipeline.unet):
         network.register_forward_pre_hook(lambda _, inputs, named: calls.append((inputs[0], named)), with_kwargs=True)
-    profile = replace(profile, num_inference_steps=4, guidance_scale=5.0, guidance_share=0.5)
+    profile = profile.replace(num_inference_steps=4, guidance_scale=5.0, guidance_share=0.5)
     gray = triples["test"]["conditioning_image"][:2]
     colorize.sample(xl_pipeline, gray, ["a red cup", ""], [1, 2], profile)
     # the empty prompt is not what SDXL's guidance leads away from: it is guided as well
@@ -155,7 +154,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_that_is_said_once(profile, caps
 
     pipeline.config = {}
     images = [np.full((1, 1, 3), index) for index in range(10)]
-    outputs = colorize.sample(pipeline, images, ["red"] * 10, range(10), replace(profile, sample_batch_size=6))
+    outputs = colorize.sample(pipeline, images, ["red"] * 10, range(10), profile.replace(sample_batch_size=6))
     assert sizes == [6, 3, 3, 3, 1]
     assert np.array_equal(outputs, images)
     assert capsys.readouterr().out.splitlines() == ["6 pictures at once do not fit in memory: sampling 3 at once"]
@@ -189,7 +188,7 @@ def test_photos_get_different_noise_and_prompts_the_same():
 def test_the_default_plan_has_every_photo_level_and_seed(triples, profile):
     rows = dataset.pick_across_categories(triples["test"], 8)
     prompts = ladder(rows)
-    plans = colorize.plan_test_photos(rows, prompts, replace(profile, n_seeds=3))
+    plans = colorize.plan_test_photos(rows, prompts, profile.replace(n_seeds=3))
     expected = [
         (rows["image_id"][index], rows["category"][index], level, prompts[level][index], seed)
         for index in range(8) for level in prompts for seed in range(3)
@@ -208,7 +207,7 @@ def test_fewer_photos_for_other_levels_other_seeds_and_things(triples, profile):
     rows = dataset.pick_across_categories(triples["test"], 8)
     fields = {"n_seeds": 3, "n_images_other": 4, "n_images_all_seeds": 2, "n_steered": 1}
     levels = ("wrong_color", "vague", "detailed", "empty")
-    plans = colorize.plan_test_photos(rows, ladder(rows), replace(profile, prompt_levels=levels, **fields))
+    plans = colorize.plan_test_photos(rows, ladder(rows), profile.replace(prompt_levels=levels, **fields))
     images, ids = plans["images"], rows["image_id"]
     assert list(images["prompt_level"].unique()) == ["empty", "vague", "detailed", "wrong_color"]  # the ladder's order
     counts = images.groupby(["prompt_level", "image_id"]).size()
@@ -232,7 +231,7 @@ def test_fewer_photos_for_other_levels_other_seeds_and_things(triples, profile):
 def test_levels_that_cannot_be_planned(triples, profile, levels, message):
     rows = dataset.pick_across_categories(triples["test"], 4)
     with pytest.raises(ValueError, match=message):
-        colorize.plan_test_photos(rows, ladder(rows), replace(profile, prompt_levels=levels))
+        colorize.plan_test_photos(rows, ladder(rows), profile.replace(prompt_levels=levels))
 
 
 # ---- pictures
@@ -245,18 +244,18 @@ def plan_of(rows, prompts, n_seeds=1):
 
 
 def times_of(table, profile):
-    return [(profile.run_dir / name).stat().st_mtime_ns for name in table["after"]]
+    return [(profile.folders.run_dir / name).stat().st_mtime_ns for name in table["after"]]
 
 
 def bytes_of(table, profile):
-    return [(profile.run_dir / name).read_bytes() for column in ("before", "after") for name in table[column]]
+    return [(profile.folders.run_dir / name).read_bytes() for column in ("before", "after") for name in table[column]]
 
 
 @pytest.fixture
 def own_run(profile, pipeline, tmp_path):
     """The profile in a folder of its own, whose run has saved the pipeline's ControlNet."""
-    profile = replace(profile, build=str(tmp_path / "build"))
-    pipeline.controlnet.save_pretrained(profile.controlnet_dir)
+    profile = profile.replace(build=str(tmp_path / "build"))
+    pipeline.controlnet.save_pretrained(profile.folders.controlnet_dir)
     return profile
 
 
@@ -270,26 +269,26 @@ def test_rows_are_written_whole_with_their_table(pipeline, triples, own_run):
     assert again.equals(table)
     assert set(again[again["prompt_level"] == "detailed"]["prompt"]) == set(rows["detailed_caption"])
     assert colorize.read_image(profile, again["after"][0]).shape == (32, 32, 3)
-    assert {path.name for path in (profile.run_dir / "images").iterdir()} == {
+    assert {path.name for path in (profile.folders.run_dir / "images").iterdir()} == {
         "images.csv",
         "settings.json",
         "controlnet.txt",
     }
     named = {*table["before"], *table["after"]}
-    assert {f"pictures/{path.name}" for path in (profile.run_dir / "pictures").iterdir()} == named
+    assert {f"pictures/{path.name}" for path in (profile.folders.run_dir / "pictures").iterdir()} == named
     assert len(named) == 2 * len(table)
     with pytest.raises(ValueError, match="made with n_seeds 2, not 5: run notebook 04_colorize_photos again"):
-        colorize.read_images(replace(profile, n_seeds=5))
+        colorize.read_images(profile.replace(n_seeds=5))
     with pytest.raises(
         ValueError, match=r"made with prompt_levels \[\], not .*: run notebook 04_colorize_photos again"
     ):
-        colorize.read_images(replace(profile, prompt_levels=("vague", "detailed")))
-    (profile.run_dir / again["before"][0]).write_bytes(b"")
+        colorize.read_images(profile.replace(prompt_levels=("vague", "detailed")))
+    (profile.folders.run_dir / again["before"][0]).write_bytes(b"")
     with pytest.raises(ValueError, match="missing or damaged: remove what is left of it and run notebook 04"):
         colorize.read_image(profile, again["before"][0])
     with pytest.raises(ValueError, match="no colorized photos in .*steering: run notebook 04"):
         colorize.read_images(profile, "steering")
-    weights = profile.controlnet_dir / "diffusion_pytorch_model.safetensors"
+    weights = profile.folders.controlnet_dir / "diffusion_pytorch_model.safetensors"
     weights.touch()
     colorize.read_images(profile)  # the same weights, written again
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
@@ -299,7 +298,7 @@ def test_rows_are_written_whole_with_their_table(pipeline, triples, own_run):
 
 def test_the_pictures_are_those_of_sample_and_merge(pipeline, triples, own_run):
     rows = dataset.pick_across_categories(triples["test"], 3)
-    prompts, profile = prompts_at("detailed", rows), replace(own_run, guidance_scale=3.0, workers=2)
+    prompts, profile = prompts_at("detailed", rows), own_run.replace(guidance_scale=3.0, workers=2)
     table = colorize.colorize_rows(pipeline, rows, plan_of(rows, {"detailed": prompts}), profile)["images"]
     gray, noise = rows["conditioning_image"], [colorize.seed_of(name, 0) for name in rows["image_id"]]
     before = colorize.sample(pipeline, gray, prompts, noise, profile)
@@ -318,7 +317,7 @@ def test_pictures_stay_until_what_made_them_changes(pipeline, triples, own_run):
     first = table_of()
     made, pictures = times_of(first, profile), bytes_of(first, profile)
     assert times_of(table_of(), profile) == made
-    (profile.run_dir / first["before"][3]).unlink()
+    (profile.folders.run_dir / first["before"][3]).unlink()
     again = times_of(table_of(), profile)
     assert again[:3] == made[:3]
     assert again[3] > made[3]  # the missing one, and no other
@@ -328,13 +327,13 @@ def test_pictures_stay_until_what_made_them_changes(pipeline, triples, own_run):
     assert times_of(first, profile) == again
     fewer = table_of({"vague": prompts["vague"]}, rows=rows.select([1]))
     assert times_of(fewer, profile) == again[3:]
-    assert {path.name for path in (profile.run_dir / "pictures").iterdir()} == {
+    assert {path.name for path in (profile.folders.run_dir / "pictures").iterdir()} == {
         name.removeprefix("pictures/") for column in ("before", "after") for name in fewer[column]
     }
-    guided = table_of(profile=replace(profile, guidance_scale=2.0))
+    guided = table_of(profile=profile.replace(guidance_scale=2.0))
     assert list(guided["after"] == first["after"]) == [True, False, True, False]  # no guidance for the empty prompt
     for change in ({"num_inference_steps": 3}, {"controlnet_conditioning_scale": 0.5}, {"base_revision": "other"}):
-        assert not set(table_of(profile=replace(profile, **change))["after"]) & set(first["after"])
+        assert not set(table_of(profile=profile.replace(**change))["after"]) & set(first["after"])
     weight = pipeline.controlnet.controlnet_mid_block.weight.data
     weight[0] += 1
     changed = table_of()
@@ -348,20 +347,20 @@ def test_equal_pictures_are_sampled_once(pipeline, triples, own_run, evaluated):
     plans = plan_of(rows, prompts)
     plans["steering"] = colorize.plan_pictures(plans["images"].iloc[[1]], {"blue": ["a blue cup"]})
     plans["steering"]["image_id"] = rows["image_id"][1]
-    tables = colorize.colorize_rows(pipeline, rows, plans, replace(own_run, num_inference_steps=1))
+    tables = colorize.colorize_rows(pipeline, rows, plans, own_run.replace(num_inference_steps=1))
     assert sum(evaluated) == 3
     cup, also_cup, red, blue = tables["images"]["after"]
     assert (cup == also_cup, red == blue) == (True, False)
     assert list(tables["steering"]["after"]) == [blue]
-    assert colorize.read_images(replace(own_run, num_inference_steps=1), "steering")["after"][0] == blue
+    assert colorize.read_images(own_run.replace(num_inference_steps=1), "steering")["after"][0] == blue
 
 
 def test_a_stopped_run_makes_the_same_pictures(pipeline, triples, own_run, monkeypatch):
-    profile, rows = replace(own_run, sample_batch_size=4), dataset.pick_across_categories(triples["test"], 3)
+    profile, rows = own_run.replace(sample_batch_size=4), dataset.pick_across_categories(triples["test"], 3)
     plans = plan_of(rows, {level: prompts_at(level, rows) for level in ("vague", "detailed")})
     whole = colorize.colorize_rows(pipeline, rows, plans, profile)["images"]
     expected = bytes_of(whole, profile)
-    stopped, written, write = replace(profile, run="stopped"), [], colorize.write_pictures
+    stopped, written, write = profile.replace(run="stopped"), [], colorize.write_pictures
 
     def stop_later(*arguments):
         if len(written) == 3:
@@ -372,15 +371,15 @@ def test_a_stopped_run_makes_the_same_pictures(pipeline, triples, own_run, monke
     monkeypatch.setattr(colorize, "write_pictures", stop_later)
     with pytest.raises(KeyboardInterrupt):
         colorize.colorize_rows(pipeline, rows, plans, stopped)
-    assert not (stopped.run_dir / "images").exists()
-    assert len(list((stopped.run_dir / "pictures").iterdir())) == 6
-    (stopped.run_dir / "pictures/left.part").touch()
+    assert not (stopped.folders.run_dir / "images").exists()
+    assert len(list((stopped.folders.run_dir / "pictures").iterdir())) == 6
+    (stopped.folders.run_dir / "pictures/left.part").touch()
     written.clear()
     monkeypatch.setattr(colorize, "write_pictures", lambda *arguments: (written.append(arguments), write(*arguments)))
     table = colorize.colorize_rows(pipeline, rows, plans, stopped)["images"]
     assert len(written) == 3
     assert bytes_of(table, stopped) == expected
-    assert not (stopped.run_dir / "pictures/left.part").exists()
+    assert not (stopped.folders.run_dir / "pictures/left.part").exists()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -392,8 +391,8 @@ def test_what_goes_wrong_while_writing_is_said(pipeline, triples, own_run, worke
     rows = dataset.pick_across_categories(triples["test"], 2)
     plans = plan_of(rows, {"vague": prompts_at("vague", rows)})
     with pytest.raises(ValueError, match=r"^can't write .*pictures/.*before.png: No space left on device"):
-        colorize.colorize_rows(pipeline, rows, plans, replace(own_run, workers=workers))
-    assert not (own_run.run_dir / "images").exists()
+        colorize.colorize_rows(pipeline, rows, plans, own_run.replace(workers=workers))
+    assert not (own_run.folders.run_dir / "images").exists()
 
 
 LAUNCHED = """
@@ -407,7 +406,7 @@ colorize.write_pictures = lambda *arguments: (made.append(arguments), write(*arg
 profile = get_profile("pocket", **{fields})
 colorize.colorize_test_photos(profile)
 state = process_state()
-Path(profile.build, f"share.{{state.process_index}}").write_text(f"{{len(made)}} of {{state.num_processes}}")
+Path(profile.folders.build, f"share.{{state.process_index}}").write_text(f"{{len(made)}} of {{state.num_processes}}")
 """
 
 
@@ -436,7 +435,7 @@ def test_two_processes_share_the_pictures(tmp_path):
 
 def test_notebook_04_must_have_run(profile):
     with pytest.raises(ValueError, match="run notebook 04_colorize_photos first"):
-        colorize.read_images(replace(profile, run="never"))
+        colorize.read_images(profile.replace(run="never"))
 
 
 # ---- steps and guidance, chosen on validation photos
@@ -462,7 +461,7 @@ def test_the_nearest_where_none_is_colourful_enough():
 
 
 def test_sampling_is_chosen_once_for_a_controlnet_and_a_grid(pipeline, triples, own_run, monkeypatch):
-    profile = replace(own_run, steps_to_try=(1, 2), guidance_to_try=(1.0, 3.0))
+    profile = own_run.replace(steps_to_try=(1, 2), guidance_to_try=(1.0, 3.0))
     dataset.build_dataset(profile)
     loaded = []
     monkeypatch.setattr(colorize, "load_pipeline", lambda _: loaded.append(1) or pipeline)
@@ -472,7 +471,7 @@ def test_sampling_is_chosen_once_for_a_controlnet_and_a_grid(pipeline, triples, 
     colorize.choose_sampling(profile)
     colorize.choose_sampling(profile)
     assert len(loaded) == 1
-    table = pd.read_csv(profile.run_dir / "sampling.csv")
+    table = pd.read_csv(profile.folders.run_dir / "sampling.csv")
     assert [tuple(row) for row in table[["steps", "guidance"]].to_numpy()] == [(1, 1), (1, 3), (2, 1), (2, 3)]
     best, chosen = colorize.pick_sampling(table), colorize.with_chosen_sampling(profile)
     assert (chosen.num_inference_steps, chosen.guidance_scale) == (best["steps"], best["guidance"])
@@ -483,8 +482,8 @@ def test_sampling_is_chosen_once_for_a_controlnet_and_a_grid(pipeline, triples, 
     chroma = [np.hypot(*srgb_to_lab(picture)[..., 1:].T).mean() for picture in (*merged, *map(to_float, rows["image"]))]
     assert best["chroma_ratio"] == pytest.approx(np.mean(chroma[:3]) / np.mean(chroma[3:]), abs=0.006)
     with pytest.raises(ValueError, match="run notebook 04_colorize_photos first"):
-        colorize.with_chosen_sampling(replace(profile, guidance_to_try=(1.0,)))
-    (profile.controlnet_dir / "diffusion_pytorch_model.safetensors").write_bytes(b"others")
+        colorize.with_chosen_sampling(profile.replace(guidance_to_try=(1.0,)))
+    (profile.folders.controlnet_dir / "diffusion_pytorch_model.safetensors").write_bytes(b"others")
     with pytest.raises(ValueError, match="run notebook 04_colorize_photos first"):
         colorize.with_chosen_sampling(profile)
     assert colorize.with_chosen_sampling(own_run) is own_run

@@ -14,9 +14,10 @@ import pytest
 from diffusers import ControlNetModel
 from PIL import Image, ImageCms
 
-from lib import ROOT, command
+from lib import ROOT
 from lib.color import luminance, to_float
-from lib.photo import MAX_MEGAPIXELS, SAMPLING_FIELDS, read_metadata
+from lib.photo import command
+from lib.photo.formats import MAX_MEGAPIXELS, SAMPLING_FIELDS, read_metadata
 from lib.profiles import get_profile
 
 SIZE = (96, 64)
@@ -400,16 +401,16 @@ def test_a_base_is_loaded_at_the_revision_that_the_study_pins(monkeypatch, tmp_p
     asked = []
 
     def load_base(profile):
-        asked.append((profile.base_model, profile.base_revision))
+        asked.append((profile.model.base_model, profile.model.base_revision))
         raise ValueError("not now")
 
     monkeypatch.setattr("lib.models.load_base", load_base)
     study_1, own = get_profile("l4", run="study_1"), get_profile("l4")
-    for base in (study_1.base_model, own.base_model, "me/mine", None):
+    for base in (study_1.model.base_model, own.base_model, "me/mine", None):
         with pytest.raises(ValueError, match="not now"):
             LOAD(SimpleNamespace(profile="l4", controlnet="me/colors", base_model=base))
     assert asked == [
-        (study_1.base_model, study_1.base_revision),
+        (study_1.model.base_model, study_1.model.base_revision),
         (own.base_model, own.base_revision),
         ("me/mine", ""),
         (own.base_model, own.base_revision),

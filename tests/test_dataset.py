@@ -5,7 +5,6 @@ import itertools
 import json
 import re
 import shutil
-from dataclasses import replace
 
 import datasets
 import imagehash
@@ -36,7 +35,7 @@ def small(tmp_path):
 
 def edit(profile, change):
     """Change the manifest of a small folder."""
-    path = resolve(profile.photos) / "metadata.csv"
+    path = resolve(profile.data.photos) / "metadata.csv"
     change(pd.read_csv(path, keep_default_na=False)).to_csv(path, index=False)
 
 
@@ -119,7 +118,7 @@ def test_triples(small):
 def test_runs_share_a_data_set_and_draw_their_own_prompts(small):
     dataset.build_dataset(small)
     written = (small.dataset_dir / "made_from.txt").stat().st_mtime_ns
-    generic, captions = (replace(small, prompt_policy=policy) for policy in ("generic", "captions"))
+    generic, captions = (small.replace(prompt_policy=policy) for policy in ("generic", "captions"))
     rows = dataset.build_dataset(generic)["train"]
     assert (small.dataset_dir / "made_from.txt").stat().st_mtime_ns == written
     assert set(dataset.draw_prompts(rows, generic)) <= set(GENERIC_PROMPTS)
@@ -131,22 +130,22 @@ def test_runs_share_a_data_set_and_draw_their_own_prompts(small):
 def test_a_run_may_train_on_some_kinds_of_photos(small):
     triples = dataset.build_dataset(small)
     kinds = list(triples["train"]["category"])
-    rows = dataset.training_rows(triples, replace(small, train_categories=(kinds[0],)))
+    rows = dataset.training_rows(triples, small.replace(train_categories=(kinds[0],)))
     assert list(rows["category"]) == [kind for kind in kinds if kind == kinds[0]]
     assert len(dataset.training_rows(triples, small)) == len(kinds)
     with pytest.raises(ValueError, match=f"no training photo of train_categories fish: known are .*{kinds[0]}"):
-        dataset.training_rows(triples, replace(small, train_categories=("fish",)))
+        dataset.training_rows(triples, small.replace(train_categories=("fish",)))
 
 
 def test_a_changed_photo_or_field_builds_anew(small):
     dataset.build_dataset(small)
     before = (small.dataset_dir / "made_from.txt").read_text()
-    photo = dataset.read_manifest(small.photos)["path"][0]
+    photo = dataset.read_manifest(small.data.photos)["path"][0]
     photo.touch()
     dataset.build_dataset(small)
     after = (small.dataset_dir / "made_from.txt").read_text()
     assert after != before
-    assert len({dataset.build_dataset(replace(small, resolution=32))["train"][0]["image"].size, (32, 32)}) == 1
+    assert len({dataset.build_dataset(small.replace(resolution=32))["train"][0]["image"].size, (32, 32)}) == 1
 
 
 def test_crop_is_central_and_square(tmp_path):
@@ -178,7 +177,7 @@ def test_bad_manifests_are_named(small, change, message):
 @pytest.mark.parametrize("damage", [b"", b"not a photo", None])
 def test_damaged_photo_is_named_and_the_old_data_set_stays(small, damage):
     dataset.build_dataset(small)
-    photo = next((resolve(small.photos) / "photos").iterdir())
+    photo = next((resolve(small.data.photos) / "photos").iterdir())
     photo.write_bytes(photo.read_bytes()[:2000] if damage is None else damage)
     with pytest.raises(ValueError, match=f"{photo.name} can't be read"):
         dataset.build_dataset(small)
@@ -190,7 +189,7 @@ def test_data_set_must_be_there_and_of_the_right_size(small):
         dataset.load_dataset_dict(small)
     dataset.build_dataset(small)
     with pytest.raises(ValueError, match="made with resolution 64, not 128: run notebook 01_build_dataset again"):
-        dataset.load_dataset_dict(replace(small, resolution=128))
+        dataset.load_dataset_dict(small.replace(resolution=128))
 
 
 def test_pick_takes_categories_in_turn():

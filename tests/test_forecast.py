@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import forecast
+from lib.l4 import forecast
 from lib.profiles import get_profile, profiles_to_run
 
 PUBLISHED = {"SD 2.1-base": (865.9, 364.2, 83.7), "SD 1.5": (859.5, 361.3, 83.7)}  # M parameters

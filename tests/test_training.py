@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,14 +15,14 @@ from diffusers import DDPMScheduler
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lib import ROOT, batches, dataset, models, training
+from lib import ROOT, dataset, latents, models, training
 from lib.profiles import get_profile
 
 
 @pytest.fixture(scope="module")
 def cache(base, triples, tmp_path_factory):
     rows = triples["validation"]
-    return batches.build_cache(rows, rows["prompt"], base, tmp_path_factory.mktemp("cache"))
+    return latents.build_cache(rows, rows["prompt"], base, tmp_path_factory.mktemp("cache"))
 
 
 def run(base, triples, profile, folder):
@@ -31,7 +30,7 @@ def run(base, triples, profile, folder):
     torch.manual_seed(0)
     watched = triples["validation"].select(range(2))
     rows = triples["train"].select(range(10))
-    cache = batches.build_cache(rows, rows["prompt"], base, folder / "cache")
+    cache = latents.build_cache(rows, rows["prompt"], base, folder / "cache")
     return training.train_controlnet(base, cache, profile, folder, watched)
 
 
@@ -52,26 +51,26 @@ def test_cache_holds_what_the_pipeline_would_encode(base, triples, cache):
 
 def test_cache_is_made_once_and_latents_are_shared_by_other_prompts(base, triples, tmp_path):
     rows = triples["test"].select(range(3))
-    first = batches.build_cache(rows, ["a red one"] * 3, base, tmp_path)
+    first = latents.build_cache(rows, ["a red one"] * 3, base, tmp_path)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")}
     assert len(first) == 3
-    batches.build_cache(rows, ["a red one"] * 3, base, tmp_path)
+    latents.build_cache(rows, ["a red one"] * 3, base, tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")} == times
-    other = batches.build_cache(rows, ["a red one", "", "a blue one"], base, tmp_path)
+    other = latents.build_cache(rows, ["a red one", "", "a blue one"], base, tmp_path)
     assert [len(first.embeddings), len(other.embeddings)] == [2, 3]
     assert [first.prompt_index.tolist(), other.prompt_index.tolist()] == [[1, 1, 1], [2, 0, 1]]
     assert len(list(tmp_path.glob("latents-*"))) == 1
-    assert len(batches.build_cache(triples["test"].select(range(4)), [""] * 4, base, tmp_path)) == 4
+    assert len(latents.build_cache(triples["test"].select(range(4)), [""] * 4, base, tmp_path)) == 4
     assert len(list(tmp_path.glob("latents-*"))) == 2
 
 
 def test_batches_are_made_ahead_and_are_what_they_would_be(cache, profile):
-    ahead = batches.Batches(cache, profile)
+    ahead = latents.Batches(cache, profile)
     for step in (3, 3, 4, 5, 9):
         batch, generator = ahead(step)
-        own = batches.step_generator(profile.train_seed, step)
-        rows = batches.batch_rows(len(cache), profile.train_batch_size, step, profile.train_seed)
-        wanted = cache.batch(rows, own, profile.prompt_dropout)
+        own = latents.step_generator(profile.training.train_seed, step)
+        rows = latents.batch_rows(len(cache), profile.training.train_batch_size, step, profile.training.train_seed)
+        wanted = cache.batch(rows, own, profile.training.prompt_dropout)
         assert all(torch.equal(a, b) for a, b in zip(batch, wanted, strict=True))
         assert torch.equal(torch.randn(3, generator=generator), torch.randn(3, generator=own))
         assert set(ahead.ahead) == {step, step + 1}
@@ -84,9 +83,9 @@ def test_prompt_dropout_takes_the_empty_prompt(base, cache):
 
 
 def test_every_epoch_visits_every_row_once():
-    rows = np.concatenate([batches.batch_rows(10, 4, step, seed=3) for step in range(5)])
+    rows = np.concatenate([latents.batch_rows(10, 4, step, seed=3) for step in range(5)])
     assert sorted(rows) == sorted([*range(10)] * 2)
-    assert not np.array_equal(batches.batch_rows(10, 4, 0, seed=4), batches.batch_rows(10, 4, 0, seed=3))
+    assert not np.array_equal(latents.batch_rows(10, 4, 0, seed=4), latents.batch_rows(10, 4, 0, seed=3))
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -162,13 +161,13 @@ def test_a_finished_training_started_again_leaves_its_weights_as_they_are(base, 
     weights.parent.rename(tmp_path / "lost")
     run(base, triples, profile, tmp_path)  # stopped between the last checkpoint and the weights
     assert weights.read_bytes() == (tmp_path / "lost" / weights.name).read_bytes()
-    run(base, triples, replace(profile, train_steps=7), tmp_path)  # trained for longer
+    run(base, triples, profile.replace(train_steps=7), tmp_path)  # trained for longer
     assert weights.read_bytes() != (tmp_path / "lost" / weights.name).read_bytes()
 
 
 def stop_at(base, triples, profile, folder, step):
     """Interrupt training at a step."""
-    original = batches.step_generator
+    original = latents.step_generator
 
     def interrupted(seed, now):
         if now == step:
@@ -176,7 +175,7 @@ def stop_at(base, triples, profile, folder, step):
         return original(seed, now)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batches, "step_generator", interrupted)
+        patch.setattr(latents, "step_generator", interrupted)
         run(base, triples, profile, folder)
 
 
@@ -184,11 +183,11 @@ def stop_at(base, triples, profile, folder, step):
 def test_checkpoint_of_another_run_is_refused(base, triples, profile, tmp_path, change):
     run(base, triples, profile, tmp_path)
     with pytest.raises(ValueError, match=rf"0000006.pt does not fit this run \({next(iter(change))} was"):
-        run(base, triples, replace(profile, **change), tmp_path)
+        run(base, triples, profile.replace(**change), tmp_path)
 
 
 def test_only_damaged_checkpoints_are_named(base, triples, profile, tmp_path):
-    run(base, triples, replace(profile, train_steps=1), tmp_path)
+    run(base, triples, profile.replace(train_steps=1), tmp_path)
     path = tmp_path / "checkpoints/0000001.pt"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"holds only damaged files \(0000001.pt\): remove them to begin anew"):
@@ -196,7 +195,7 @@ def test_only_damaged_checkpoints_are_named(base, triples, profile, tmp_path):
 
 
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(base, triples, profile, tmp_path, capsys):
-    profile = replace(profile, checkpoint_every=1)
+    profile = profile.replace(checkpoint_every=1)
     whole = run(base, triples, profile, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         stop_at(base, triples, profile, tmp_path / "cut", step=4)
@@ -241,7 +240,7 @@ def test_checkpoints_rotate_by_number_and_size(tmp_path):
 
 
 def test_a_running_training_keeps_the_last_checkpoints_and_a_finished_one_the_last(base, triples, profile, tmp_path):
-    profile = replace(profile, checkpoint_every=1, train_steps=6, keep_checkpoints=3)
+    profile = profile.replace(checkpoint_every=1, train_steps=6, keep_checkpoints=3)
     with pytest.raises(KeyboardInterrupt):
         stop_at(base, triples, profile, tmp_path, step=4)
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
@@ -262,10 +261,10 @@ def test_too_little_memory_says_what_to_lower_and_keeps_the_checkpoint(profile, 
 
 def test_a_fingerprint_is_of_the_weights_and_not_of_their_layout():
     model = torch.nn.Conv2d(3, 4, 3)
-    before = batches.fingerprint(model)
-    assert batches.fingerprint(model.to(memory_format=torch.channels_last)) == before
+    before = latents.fingerprint(model)
+    assert latents.fingerprint(model.to(memory_format=torch.channels_last)) == before
     model.bias.data[0] += 1
-    assert batches.fingerprint(model) != before
+    assert latents.fingerprint(model) != before
 
 
 def test_other_errors_pass():
@@ -282,36 +281,36 @@ def test_nan_loss_stops_with_its_step_and_the_last_good_checkpoint(profile, tmp_
 
     message = r"loss is nan at step 5: lower learning_rate; last good checkpoint: .*0000003.pt"
     with pytest.raises(ValueError, match=message):
-        training.train(model, loss_of_step, replace(profile, log_every=log_every), tmp_path, {})
+        training.train(model, loss_of_step, profile.replace(log_every=log_every), tmp_path, {})
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0000003.pt"]
 
 
 def test_averaged_weights_follow_and_are_returned(profile, tmp_path):
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(model.weight, 1.0)
-    averaged = training.train(model, lambda m, *_: m.weight.sum(), replace(profile, ema_decay=0.5), tmp_path, {})
+    averaged = training.train(model, lambda m, *_: m.weight.sum(), profile.replace(ema_decay=0.5), tmp_path, {})
     current = torch.load(tmp_path / "checkpoints/0000006.pt", weights_only=True)["model"]["weight"]
     assert 1.0 > float(averaged.weight) > float(current)
 
 
 def test_a_batch_in_shares_gives_the_weights_of_the_whole(base, triples, profile, tmp_path):
-    whole = run(base, triples, replace(profile, gradient_accumulation_steps=1), tmp_path / "whole")
-    shares = run(base, triples, replace(profile, gradient_accumulation_steps=2), tmp_path / "shares")
+    whole = run(base, triples, profile.replace(gradient_accumulation_steps=1), tmp_path / "whole")
+    shares = run(base, triples, profile.replace(gradient_accumulation_steps=2), tmp_path / "shares")
     compare_weights(whole.state_dict(), shares.state_dict())
     with pytest.raises(ValueError, match="train_batch_size 4 can't be divided by 1 processes times gradient_acc"):
-        run(base, triples, replace(profile, gradient_accumulation_steps=3), tmp_path / "thirds")
+        run(base, triples, profile.replace(gradient_accumulation_steps=3), tmp_path / "thirds")
 
 
 def test_gradient_checkpointing_gives_the_same_weights(base, triples, profile, tmp_path):
     plain = run(base, triples, profile, tmp_path / "plain")
-    sparing = run(base, triples, replace(profile, gradient_checkpointing=True), tmp_path / "sparing")
+    sparing = run(base, triples, profile.replace(gradient_checkpointing=True), tmp_path / "sparing")
     base.unet.disable_gradient_checkpointing()
     compare_weights(plain.state_dict(), sparing.state_dict())
 
 
 def test_the_memory_layout_changes_no_more_than_the_last_digits(base, triples, profile, tmp_path):
     plain = run(base, triples, profile, tmp_path / "plain")
-    other = run(copy.deepcopy(base), triples, replace(profile, channels_last=True), tmp_path / "other")
+    other = run(copy.deepcopy(base), triples, profile.replace(channels_last=True), tmp_path / "other")
     compare_weights(plain.state_dict(), other.state_dict())
     kernel = other.down_blocks[0].resnets[0].conv1.weight
     assert kernel.is_contiguous(memory_format=torch.channels_last)
@@ -421,7 +420,7 @@ def test_a_bfloat16_base_colorizes_at_checkpoints(base, triples, profile, tmp_pa
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.nn.functional, "group_norm", group_norm_of_cuda)
     half = copy.deepcopy(base).to(torch.bfloat16)
-    trained = run(half, triples, replace(profile, mixed_precision="bf16"), tmp_path)
+    trained = run(half, triples, profile.replace(mixed_precision="bf16"), tmp_path)
     assert {part.dtype for part in trained.parameters()} == {torch.float32}
     assert {part.dtype for part in half.unet.parameters()} == {torch.bfloat16}
     assert len(list((tmp_path / "samples").glob("*.png"))) == 2
@@ -435,8 +434,8 @@ def compare_weights(first, second):
 
 def test_controlnet_learns_a_few_photos(base, triples, profile, tmp_path):
     rows = triples["train"].select(range(4))
-    longer = replace(profile, train_steps=60, checkpoint_every=60, learning_rate=1e-3, prompt_dropout=0.0)
-    cache = batches.build_cache(rows, rows["prompt"], base, tmp_path / "cache")
+    longer = profile.replace(train_steps=60, checkpoint_every=60, learning_rate=1e-3, prompt_dropout=0.0)
+    cache = latents.build_cache(rows, rows["prompt"], base, tmp_path / "cache")
     trained = training.train_controlnet(base, cache, longer, tmp_path, triples["validation"].select(range(2)))
     scheduler = DDPMScheduler.from_config(base.scheduler.config)
 

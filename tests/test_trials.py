@@ -4,7 +4,8 @@ import shutil
 
 import pandas as pd
 
-from lib import ROOT, trials
+from lib import ROOT
+from lib.pocket_model import trials
 
 
 def test_trials_fill_the_tables_of_the_card(tmp_path, monkeypatch):

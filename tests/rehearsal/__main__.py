@@ -49,13 +49,13 @@ LIMIT = 1800  # seconds that one command may take
 CLIP_SCORE = """
 import numpy as np
 from transformers import AutoTokenizer, CLIPModel
-from lib.networks import clip_score
+from lib.l4.set_metrics import clip_score
 from lib.profiles import get_profile
 
 profile = get_profile("l4")
-revision = profile.clip_revision or None
-model = CLIPModel.from_pretrained(profile.clip, revision=revision)
-tokenizer = AutoTokenizer.from_pretrained(profile.clip, revision=revision)
+revision = profile.study.clip_revision or None
+model = CLIPModel.from_pretrained(profile.study.clip, revision=revision)
+tokenizer = AutoTokenizer.from_pretrained(profile.study.clip, revision=revision)
 pictures = np.random.default_rng(0).random((2, 64, 64, 3), np.float32)
 scores = clip_score(pictures, ["a red flower", "a blue sky"], model, tokenizer)
 assert scores.shape == (2,) and scores.isfinite().all(), scores
@@ -136,7 +136,7 @@ class Place:
     def notebooks(self, *options, kill_when=None):
         """What `make reports PROFILE=l4` calls, with more options."""
         fields = [part for name, value in self.fields.items() for part in ("-p", name, str(value))]
-        self.python("-m", "lib.run", "--profile", "l4", *fields, *options, kill_when=kill_when)
+        self.python("-m", "lib.run_notebooks", "--profile", "l4", *fields, *options, kill_when=kill_when)
 
 
 def pinned_revisions(profiles):
@@ -144,7 +144,7 @@ def pinned_revisions(profiles):
     names = {"base_model": "base_revision", "controlnet": "controlnet_revision", "adapter": "adapter_revision",
              "captioner": "captioner_revision", "clip": "clip_revision"}  # fmt: skip
     pairs = [(getattr(profile, name), getattr(profile, names[name])) for profile in profiles for name in names]
-    pairs += [profile.base_unet[:2] for profile in profiles if profile.base_unet]
+    pairs += [profile.model.base_unet[:2] for profile in profiles if profile.model.base_unet]
     return {name: revision for name, revision in pairs if revision}
 
 
@@ -197,7 +197,7 @@ def same_bytes(first, second):
 def check_pictures(whole, resumed):
     """All pictures of a resumed run are those of the run that was never killed, to the bit."""
     for name in ("images", "steering"):
-        listings = [pd.read_csv(profile.run_dir / name / "images.csv") for profile in (whole, resumed)]
+        listings = [pd.read_csv(profile.folders.run_dir / name / "images.csv") for profile in (whole, resumed)]
         key = ["image_id", "prompt_level", "seed", "prompt"]
         tables = [listing.set_index(key)[["before", "after"]] for listing in listings]
         assert len(tables[0]), f"no picture in {name}"
@@ -217,11 +217,11 @@ def make_study(stand_ins, place):
 def make_study_with_kills(place):
     """The last run up to its measurements, killed in 03 and in 04; then the runs that need only its ControlNet, or none."""
     run, profile = ("-p", "run", RUNS[-1], "--only"), place.profile(RUNS[-1])
-    pictures = lambda: len(list(profile.run_dir.rglob("*.png")))  # noqa: E731
+    pictures = lambda: len(list(profile.folders.run_dir.rglob("*.png")))  # noqa: E731
     with stage("CLIP from the Hub, and its score"):
         place.python("-c", CLIP_SCORE)
     with stage("elsewhere, 03 killed after a checkpoint"):
-        place.notebooks(*run, "01", "03", kill_when=lambda: any(profile.run_dir.glob("checkpoints/*.pt")))
+        place.notebooks(*run, "01", "03", kill_when=lambda: any(profile.folders.run_dir.glob("checkpoints/*.pt")))
     with stage("elsewhere, 03 resumed"):
         place.notebooks(*run, "03")
     with stage("elsewhere, 04 killed after some pictures"):

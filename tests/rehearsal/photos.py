@@ -12,7 +12,7 @@ from PIL import Image
 from lib import ROOT
 
 POCKET_PHOTOS = ROOT / "data_cards/pocket_photos"
-ARCHIVES = {  # as in lib.sources.COCO: name, and path on the server
+ARCHIVES = {  # as in lib.l4.coco.COCO: name, and path on the server
     "train2017.zip": "zips/train2017.zip",
     "val2017.zip": "zips/val2017.zip",
     "annotations_trainval2017.zip": "annotations/annotations_trainval2017.zip",
@@ -57,7 +57,7 @@ def jpeg_of(photo, flaw):
 
 
 def write_coco(folder, n_train, n_val):
-    """Write COCO's three archives below `folder`, and return them as in `lib.sources.COCO`: {name: (path, bytes, MD5)}.
+    """Write COCO's three archives below `folder`, and return them as in `lib.l4.coco.COCO`: {name: (path, bytes, MD5)}.
 
     train2017 has `n_train` photos (at least 11, for all the flaws), val2017 `n_val`.
     """

@@ -64,9 +64,9 @@ def rounded_to_bf16(torch, function):
     return computed
 
 
-def name_stand_in_archives(sources):
+def name_stand_in_archives(coco):
     """Put the sizes and MD5 sums of the stand-ins in the place of COCO's."""
-    sources.COCO.update(json.loads(Path(os.environ["REHEARSAL_COCO"]).read_text()))
+    coco.COCO.update(json.loads(Path(os.environ["REHEARSAL_COCO"]).read_text()))
 
 
 class AfterImport(importlib.abc.MetaPathFinder):
@@ -90,4 +90,4 @@ class AfterImport(importlib.abc.MetaPathFinder):
         return spec
 
 
-sys.meta_path.insert(0, AfterImport({"torch": follow_cuda, "lib.sources": name_stand_in_archives}))
+sys.meta_path.insert(0, AfterImport({"torch": follow_cuda, "lib.l4.sources": name_stand_in_archives}))

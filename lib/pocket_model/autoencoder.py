@@ -6,8 +6,8 @@ from diffusers import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
 from tqdm import tqdm
 
-from lib.batches import batch_rows, step_generator
 from lib.color import WHITE_D65, XYZ_TO_LINEAR_SRGB, to_float
+from lib.latents import batch_rows, step_generator
 from lib.training import run_settings, train
 
 
@@ -122,15 +122,15 @@ def train_autoencoder(dataset, profile, folder, crop=64):
     images = np.stack([np.asarray(image) for image in tqdm(dataset["image"], desc="decoding")])
 
     def loss_of_step(vae, step, part):
-        rng = np.random.default_rng((profile.train_seed, step))
-        rows = batch_rows(len(images), profile.train_batch_size, step, profile.train_seed)
+        rng = np.random.default_rng((profile.training.train_seed, step))
+        rows = batch_rows(len(images), profile.training.train_batch_size, step, profile.training.train_seed)
         corners = rng.integers(images.shape[1] - crop + 1, size=(len(rows), 2))
         crops = [images[row, y : y + crop, x : x + crop] for row, (y, x) in zip(rows, corners, strict=True)]
         pixels = torch.from_numpy(np.stack(crops[part])).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return autoencoder_loss(vae, pixels.to(vae.device), step_generator(profile.train_seed, step))
+        return autoencoder_loss(vae, pixels.to(vae.device), step_generator(profile.training.train_seed, step))
 
     settings = run_settings(profile, dataset=dataset._fingerprint)
-    return train(make_autoencoder(profile.resolution), loss_of_step, profile, folder, settings)
+    return train(make_autoencoder(profile.data.resolution), loss_of_step, profile.training, folder, settings)
 
 
 def set_scaling_factor(vae, images):

@@ -137,8 +137,8 @@ def made_with(path, prompt, seed, saturation, profile, controlnet):
     """All that makes a picture again: the photo and its SHA-256, the model, the words, and the numbers."""
     return {
         "photo": str(Path(path).resolve()), "sha256": hash_of_file(path), "prompt": prompt, "seed": seed,
-        "saturation": saturation, "profile": profile.name, "base_model": profile.base_model,
-        "controlnet": str(controlnet), **{field: getattr(profile, field) for field in SAMPLING_FIELDS},
+        "saturation": saturation, "profile": profile.name, "base_model": profile.model.base_model,
+        "controlnet": str(controlnet), **profile.values(*SAMPLING_FIELDS),
     }  # fmt: skip
 
 

@@ -16,14 +16,15 @@ from skimage.transform import resize
 from tqdm import tqdm
 
 from lib import ROOT
-from lib.bench_training import bench_training, make_row, peak_bytes
-from lib.colorize import colorize_photo, sample
+from lib.colorize import sample
 from lib.files import write_text
-from lib.fullsize import paint, reduce_lightness
 from lib.models import add_controlnet, load_base, load_controlnet
-from lib.photo import Photo
+from lib.photo.colorizer import colorize_photo
+from lib.photo.formats import Photo
+from lib.photo.full_resolution import paint, reduce_lightness
 from lib.profiles import get_profile
 from lib.report import markdown_table
+from tests.bench.training import bench_training, make_row, peak_bytes
 
 PAIRS = 5
 
@@ -51,8 +52,8 @@ def compare(name, ours, reference, pairs=PAIRS):
 
 def stock_pipeline(base, profile):
     """What diffusers makes of the same weights and sampler, without anything of ours."""
-    ours = add_controlnet(base, load_controlnet(profile.initial_controlnet, base.unet))
-    controlnet = load_controlnet(profile.initial_controlnet, base.unet).eval()
+    ours = add_controlnet(base, load_controlnet(profile.training.initial_controlnet, base.unet))
+    controlnet = load_controlnet(profile.training.initial_controlnet, base.unet).eval()
     parts = {**base.components, "controlnet": controlnet, "scheduler": ours.scheduler}
     stock = StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
     stock.set_progress_bar_config(disable=True)
@@ -61,7 +62,7 @@ def stock_pipeline(base, profile):
 
 def bench_sampler(ours, stock, profile):
     """Sampling steps of the pocket model: the picture's embedding computed once, against at every step."""
-    picture = Image.fromarray(gray_photo(profile.resolution, profile.resolution)).convert("RGB")
+    picture = Image.fromarray(gray_photo(profile.data.resolution, profile.data.resolution)).convert("RGB")
 
     def steps(pipeline):
         generator = torch.Generator().manual_seed(0)
@@ -78,7 +79,7 @@ def bench_photo(ours, stock, profile):
     def whole():
         picture = Image.fromarray(pixels).convert("RGB")
         generator = torch.Generator().manual_seed(0)
-        steps, scale = profile.num_inference_steps, profile.guidance_scale
+        steps, scale = profile.sampling.num_inference_steps, profile.sampling.guidance_scale
         stock("a red wall", image=picture, num_inference_steps=steps, guidance_scale=scale, generator=generator)
 
     return compare("photo_1mp", lambda: colorize_photo(photo, "a red wall", 0, ours, profile), whole)
@@ -102,11 +103,17 @@ def bench_merge():
 def peak_megabytes(way):
     """The peak memory of a fresh process that colorizes twelve megapixels, above what it held with the model loaded."""
     profile = get_profile("pocket")
-    ours, stock = stock_pipeline(load_base(profile), profile)
+    ours, stock = stock_pipeline(load_base(profile.model), profile)
     small, large = (Photo(gray_photo(*size), None, b"", None, []) for size in ((300, 400), (3000, 4000)))
 
     def scikit_image(photo):
-        output = sample(ours, [Image.fromarray(photo.pixels).resize((128, 128)).convert("RGB")], ["red"], [0], profile)
+        output = sample(
+            ours,
+            [Image.fromarray(photo.pixels).resize((128, 128)).convert("RGB")],
+            ["red"],
+            [0],
+            **vars(profile.sampling),
+        )
         wide = resize(rgb2lab(output[0]), photo.pixels.shape)
         wide[..., 0] = photo.pixels / 2.55
         return lab2rgb(wide)
@@ -128,21 +135,21 @@ def read_few_steps(profile):
     """CIEDE2000 on validation at the default number of steps against 50, from the model card's table."""
     table = (
         pd.read_csv(ROOT / "lib/pocket_model/sampling.csv")
-        .query("guidance == @profile.guidance_scale")
+        .query("guidance == @profile.sampling.guidance_scale")
         .drop_duplicates("steps")
     )
-    ours, reference = (table.set_index("steps")["detailed"][n] for n in (profile.num_inference_steps, 50))
+    ours, reference = (table.set_index("steps")["detailed"][n] for n in (profile.sampling.num_inference_steps, 50))
     return make_row("few_steps", [(ours, reference)], "CIEDE2000")
 
 
 def main():
     """The command behind `make bench`."""
-    parser = argparse.ArgumentParser(prog="python -m lib.bench", description="Ratios of our way to the usual one.")
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Ratios of our way to the usual one.")
     help_text = "also training at Stable Diffusion 2.1-base's shapes, as on a GPU by itself: 16 GB and some minutes"
     parser.add_argument("--sd21", action="store_true", help=help_text)
     full_size, gpu = parser.parse_args().sd21, torch.cuda.is_available()
     profile = get_profile("pocket")
-    ours, stock = stock_pipeline(load_base(profile), profile)
+    ours, stock = stock_pipeline(load_base(profile.model), profile)
     rows = [
         bench_sampler(ours, stock, profile),
         bench_merge(),

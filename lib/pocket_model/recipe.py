@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,13 +13,13 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
 from lib import ROOT
-from lib.autoencoder import set_scaling_factor, train_autoencoder
-from lib.batches import Batches, build_cache
 from lib.dataset import build_dataset, pick_across_categories
 from lib.figures import save_sheet
 from lib.files import write_text
+from lib.latents import Batches, build_cache
 from lib.models import load_text_encoder, pick_device
-from lib.pictures import make_dataset
+from lib.pocket_model.autoencoder import set_scaling_factor, train_autoencoder
+from lib.pocket_model.training_pictures import make_dataset
 from lib.profiles import add_field_option, get_profile
 from lib.report import markdown_table, render
 from lib.training import diffusion_loss, read_losses, run_settings, save_model, train, train_controlnet
@@ -44,7 +43,7 @@ def make_unet(size, widths=WIDTHS["base"]):
     )
 
 
-def make_base(vae, unet, profile):
+def make_base(vae, unet, model):
     """The text-to-image pipeline of autoencoder, UNet and MiniLM: v-prediction, zero terminal SNR (Lin et al. 2024)."""
     scheduler = DDIMScheduler(
         beta_start=0.00085,
@@ -57,7 +56,7 @@ def make_base(vae, unet, profile):
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
     )
-    parts = load_text_encoder(profile.text_encoder, profile.max_tokens)
+    parts = load_text_encoder(model.text_encoder, model.max_tokens)
     pipeline = StableDiffusionPipeline(
         vae=vae, unet=unet, scheduler=scheduler, **parts, safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
@@ -68,21 +67,23 @@ def make_base(vae, unet, profile):
 
 def train_base(base, cache, profile, folder):
     """Train a base's UNet: text-to-image on all training pictures with their captions."""
-    noise_scheduler, batches = DDPMScheduler.from_config(base.scheduler.config), Batches(cache, profile)
+    noise_scheduler, batches = DDPMScheduler.from_config(base.scheduler.config), Batches(cache, profile.training)
     prompts = ["a red apple in front of a plain white background", "a blue bird in front of green leaves",
                "a white windmill, blue sky, green grass", "a purple flower in front of dark green leaves"]  # fmt: skip
 
     def loss_of_step(unet, step, part):
-        return diffusion_loss(unet, noise_scheduler, *batches(step), profile, part=part)
+        return diffusion_loss(unet, noise_scheduler, *batches(step), profile.training, part=part)
 
     def on_checkpoint(unet, step):
         generator = [torch.Generator().manual_seed(0) for _ in prompts]
-        steps, scale = profile.num_inference_steps, profile.guidance_scale
+        steps, scale = profile.sampling.num_inference_steps, profile.sampling.guidance_scale
         pictures = base(prompts, generator=generator, num_inference_steps=steps, guidance_scale=scale, output_type="np")
         save_sheet([pictures.images], folder / f"samples/{step:07d}.png", column_titles=prompts)
 
     settings = run_settings(profile, **cache.key)
-    return train(base.unet, loss_of_step, profile, folder, settings, on_checkpoint)
+    return train(
+        base.unet, loss_of_step, profile.training, folder, settings, on_checkpoint, profile.model.mixed_precision
+    )
 
 
 def ship(base, folder, **more):
@@ -143,16 +144,16 @@ def stage_profile(stage, **overrides):
 def build_pocket_model(pictures, overrides, folder=ROOT / "build/pocket_model", target=ROOT / "lib/pocket_model"):
     """All stages in order, each resumed from its checkpoint or skipped when done; ships the result to `target`."""
     folder.mkdir(parents=True, exist_ok=True)
-    size = get_profile("pocket").resolution
+    size = get_profile("pocket").data.resolution
     dataset = make_dataset(pictures, folder / "dataset", N_PICTURES, size)
     profiles = {stage: stage_profile(stage, **overrides) for stage in STAGES}
     bases = {}
-    torch.manual_seed(profiles["autoencoder"].train_seed)
+    torch.manual_seed(profiles["autoencoder"].training.train_seed)
     vae = train_autoencoder(dataset, profiles["autoencoder"], folder / "autoencoder")
     set_scaling_factor(vae, dataset[:256]["image"])
     for stage, widths in WIDTHS.items():
-        torch.manual_seed(profiles[stage].train_seed)
-        bases[stage] = make_base(vae, make_unet(size, widths), profiles[stage])
+        torch.manual_seed(profiles[stage].training.train_seed)
+        bases[stage] = make_base(vae, make_unet(size, widths), profiles[stage].model)
         cache = build_cache(dataset, dataset["prompt"], bases[stage], folder / "cache")
         train_base(bases[stage], cache, profiles[stage], folder / stage)
     base = bases["base"]
@@ -161,7 +162,7 @@ def build_pocket_model(pictures, overrides, folder=ROOT / "build/pocket_model", 
     photos = build_dataset(get_profile("pocket", build=str(folder)))
     watched = pick_across_categories(photos["validation"], 8)
     train_controlnet(base, cache, profiles["controlnet"], folder / "controlnet", watched)
-    profiles["restart"] = replace(profiles["restart"], initial_controlnet=str(folder / "controlnet/controlnet"))
+    profiles["restart"] = profiles["restart"].replace(initial_controlnet=str(folder / "controlnet/controlnet"))
     controlnet = train_controlnet(base, cache, profiles["restart"], folder / "restart", watched)
     ship(base, target, controlnet=controlnet)
     ship(bases["narrow_base"], target / "narrow")
@@ -175,13 +176,13 @@ def write_logs(profiles, folder, target):
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
     rows, losses = [], []
     for stage, profile in profiles.items():
-        log = pd.DataFrame(read_losses(folder / stage, profile.train_steps))
+        log = pd.DataFrame(read_losses(folder / stage, profile.training.train_steps))
         losses.append(log.assign(stage=stage))
         rows.append({
-            "stage": stage, "steps": profile.train_steps, "batch": profile.train_batch_size,
-            "learning rate": profile.learning_rate, "seed": profile.train_seed,
+            "stage": stage, "steps": profile.training.train_steps, "batch": profile.training.train_batch_size,
+            "learning rate": profile.training.learning_rate, "seed": profile.training.train_seed,
             "hours": round(float(log["seconds"].iloc[-1]) / 3600, 2), "machine": machine,
-            "precision": {"no": "float32", "bf16": "bfloat16"}[profile.mixed_precision],
+            "precision": {"no": "float32", "bf16": "bfloat16"}[profile.model.mixed_precision],
             "data": "{pictures} pictures of {photos} photos and {cutouts} cut-outs".format(**made),
         })  # fmt: skip
         for sheet in sorted((folder / stage / "samples").glob("*.png"))[-1:]:
@@ -194,7 +195,9 @@ def write_card(target):
     """The model card, from the tables that the recipe (`stages.csv`) and the trials left beside the weights."""
     tables = {name: read_table(target / f"{name}.csv") for name in ("stages", "sampling", "trials")}
     tables["goals"] = read_table(ROOT / "reports/pocket/goals.csv")
-    narrow = sum(p.numel() for p in make_unet(get_profile("pocket").resolution, WIDTHS["narrow_base"]).parameters())
+    narrow = sum(
+        p.numel() for p in make_unet(get_profile("pocket").data.resolution, WIDTHS["narrow_base"]).parameters()
+    )
     fields = {"dropout": SHARED["prompt_dropout"], "schedule": SHARED["lr_scheduler"], "narrow": narrow / 1e6}
     write_text(render("pocket_card", **fields, **tables), target / "README.md")
 
@@ -207,7 +210,7 @@ def read_table(path):
 def main():
     """The command behind `make pocket-model`."""
     parser = argparse.ArgumentParser(
-        prog="python -m lib.pocket", description="Rebuild lib/pocket_model from the photos."
+        prog="python -m lib.pocket_model.recipe", description="Rebuild lib/pocket_model from the photos."
     )
     parser.add_argument("--pictures", default="", help="folder with the pictures of data_cards/training_pictures")
     add_field_option(parser, "a profile field for all stages, e.g. -p mixed_precision bf16")

@@ -15,24 +15,22 @@ from lib.report import render
 LICENCES = {"stable-diffusion-2": "openrail++", "stable-diffusion-v1": "creativeml-openrail-m"}  # of the base it copies
 
 
-def check(profile):
+def require_token(study):
     """Refuse to start without a token where something is to be published: ValueError."""
-    if profile.hub_repo_id and profile.hub_repo_id.count("/") != 1:
-        raise ValueError(f"hub_repo_id {profile.hub_repo_id!r} is no Hub id: it looks like name/repository")
-    if profile.hub_repo_id and not get_token():
+    if study.hub_repo_id and study.hub_repo_id.count("/") != 1:
+        raise ValueError(f"hub_repo_id {study.hub_repo_id!r} is no Hub id: it looks like name/repository")
+    if study.hub_repo_id and not get_token():
         raise ValueError(
             "hub_repo_id is set, but there is no Hub token: run `hf auth login`, or leave hub_repo_id empty"
         )
 
 
-def plan(profile):
+def describe_plan(study):
     """Where something will be published, and whether for all to see, in a line; "" for nothing."""
-    if not profile.hub_repo_id:
+    if not study.hub_repo_id:
         return ""
-    visibility = _visibility(profile.hub_private)
-    return (
-        f"publishes as {profile.hub_repo_id}-...: new repositories will be {visibility}, others keep their visibility"
-    )
+    visibility = _visibility(study.hub_private)
+    return f"publishes as {study.hub_repo_id}-...: new repositories will be {visibility}, others keep their visibility"
 
 
 def _visibility(private):
@@ -45,9 +43,9 @@ def dataset_card(triples, profile, notes=""):
     return render(
         "dataset_card",
         profile=profile.name,
-        source=profile.source,
-        resolution=profile.resolution,
-        policy=profile.prompt_policy,
+        source=profile.data.source,
+        resolution=profile.data.resolution,
+        policy=profile.data.prompt_policy,
         splits={name: len(rows) for name, rows in triples.items()},
         shared_subjects=len(set(train["subject"])) < len(train),
         notes=notes,
@@ -55,17 +53,22 @@ def dataset_card(triples, profile, notes=""):
 
 
 def push_dataset(triples, profile, notes=""):
-    """Push a DatasetDict and its card, with a sentence of notes, to the Hub; nothing where `profile.hub_repo_id` is empty."""
-    if not profile.hub_repo_id:
+    """Push a DatasetDict and its card, with a sentence of notes, to the Hub; nothing where `hub_repo_id` is empty."""
+    if not profile.study.hub_repo_id:
         return "not published: hub_repo_id is empty"
     card, train = dataset_card(triples, profile, notes), triples["train"]
-    train = train.remove_columns("prompt").add_column("prompt", draw_prompts(train, profile))
-    policy = profile.prompt_policy  # where it isn't the profile's own, it is another data set
-    repo = f"{profile.hub_repo_id}-{profile.source}" + f"-{policy}" * (
-        policy != get_profile(profile.name).prompt_policy
+    train = train.remove_columns("prompt").add_column("prompt", draw_prompts(train, profile.data))
+    policy = profile.data.prompt_policy  # where it isn't the profile's own, it is another data set
+    repo = f"{profile.study.hub_repo_id}-{profile.data.source}" + f"-{policy}" * (
+        policy != get_profile(profile.name).data.prompt_policy
     )
     triples = DatasetDict({**triples, "train": train})
-    return _published(repo, "dataset", profile, lambda: _push_dataset(triples, repo, card, profile.hub_private))
+    return _published(
+        repo,
+        "dataset",
+        profile.study.hub_private,
+        lambda: _push_dataset(triples, repo, card, profile.study.hub_private),
+    )
 
 
 def _push_dataset(triples, repo, card, private):
@@ -83,33 +86,33 @@ def model_card(profile, repo, summary, n):
     """The card of a run's ControlNet, with its scores on at most n photos; `repo`: its id on the Hub."""
     return render(
         "model_card",
-        licence=next((name for part, name in LICENCES.items() if part in profile.base_model), "apache-2.0"),
+        licence=next((name for part, name in LICENCES.items() if part in profile.model.base_model), "apache-2.0"),
         repo=repo,
         profile=profile.name,
-        base_model=profile.base_model,
-        base_revision=profile.base_revision,
-        own_text_encoder=not profile.text_encoder,
-        resolution=profile.resolution,
-        run=pd.read_csv(profile.run_dir / "run.csv"),
+        base_model=profile.model.base_model,
+        base_revision=profile.model.base_revision,
+        own_text_encoder=not profile.model.text_encoder,
+        resolution=profile.data.resolution,
+        run=pd.read_csv(profile.folders.run_dir / "run.csv"),
         photos=n,
         scores=summary.query("merged")[["system", "prompt_level", "psnr", "ssim", "ciede2000", "chroma_ratio"]],
     )
 
 
 def push_controlnet(profile, summary, n):
-    """Push the run's ControlNet and a model card with its scores; without `profile.hub_repo_id`, only the card is written.
+    """Push the run's ControlNet and a model card with its scores; without `hub_repo_id`, only the card is written.
 
-    A ControlNet that was not trained here (`profile.controlnet`) gets no card and is not published.
+    A ControlNet that was not trained here (`controlnet`) gets no card and is not published.
     """
-    if profile.controlnet:
-        return f"not published: {profile.controlnet} was not trained by this run"
-    repo = f"{profile.hub_repo_id}-{profile.run}"
-    card = model_card(profile, repo if profile.hub_repo_id else "ID", summary, n)
-    write_text(card, profile.controlnet_dir / "README.md")
-    if not profile.hub_repo_id:
+    if profile.model.controlnet:
+        return f"not published: {profile.model.controlnet} was not trained by this run"
+    repo = f"{profile.study.hub_repo_id}-{profile.folders.run}"
+    card = model_card(profile, repo if profile.study.hub_repo_id else "ID", summary, n)
+    write_text(card, profile.folders.controlnet_dir / "README.md")
+    if not profile.study.hub_repo_id:
         return "not published: hub_repo_id is empty"
-    folder, private = profile.controlnet_dir, profile.hub_private
-    return _published(repo, "model", profile, lambda: _push_folder(folder, repo, private))
+    folder, private = profile.folders.controlnet_dir, profile.study.hub_private
+    return _published(repo, "model", private, lambda: _push_folder(folder, repo, private))
 
 
 def _push_folder(folder, repo, private):
@@ -118,7 +121,7 @@ def _push_folder(folder, repo, private):
     api.upload_folder(repo_id=repo, folder_path=folder)
 
 
-def _published(repo, kind, profile, push):
+def _published(repo, kind, wanted, push):
     """Run a push and say where it went and whether it is private; trouble is said too, and does not undo the work that came before."""
     place = f"datasets/{repo}" if kind == "dataset" else repo
     try:
@@ -127,7 +130,7 @@ def _published(repo, kind, profile, push):
         reason = one_line(error, 300)
         return f"NOT published: {place} ({reason}): run this notebook again with --only"
     private = _is_private(repo, kind)
-    kept = private is not None and private != profile.hub_private
+    kept = private is not None and private != wanted
     return f"published: {place} ({_visibility(private)}{', as it was before' if kept else ''})"
 
 

@@ -12,19 +12,17 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 from datasets import concatenate_datasets
-from skimage.color import deltaE_ciede2000
 from tqdm import tqdm
 
 from lib import ROOT
 from lib.color import srgb_to_lab, to_float
-from lib.colorize import merge, sample, seed_of
+from lib.colorize import colorize_level, errors_of
 from lib.dataset import build_dataset, pick_across_categories
 from lib.files import write_text
 from lib.models import add_controlnet, load_base, load_controlnet
 from lib.profiles import get_profile
-from lib.prompts import prompts_at
 from lib.report import markdown_table
-from lib.statistics import components, interval, interval_width
+from lib.stats import components, interval, interval_width
 
 TEST_PHOTOS, SEEDS = 20, 2  # that are sampled, beside the validation photos
 SAMPLING = {  # as the pocket model samples, and with several steps and guidance, as Stable Diffusion does
@@ -36,17 +34,13 @@ PLANS = (OLD_PLAN, (500, 1, 0), (600, 1, 0), (600, 3, 60), (650, 1, 0), (650, 3,
 STUDIES, RESAMPLES = 400, 1000  # of the simulation
 
 
-def sample_differences(pipeline, rows, profile):
+def sample_differences(pipeline, rows, sampling):
     """CIEDE2000 after the merge, detailed - vague under the same noise: (photos, seeds)."""
-    truths, gray = [srgb_to_lab(to_float(image)) for image in rows["image"]], list(rows["conditioning_image"])
-    errors = {"vague": [], "detailed": []}
-    for level, by_seed in errors.items():
-        for seed in range(profile.n_seeds):
-            noise = [seed_of(name, seed) for name in rows["image_id"]]
-            pictures = merge(gray, sample(pipeline, gray, prompts_at(level, rows), noise, profile))
-            labs = [srgb_to_lab(picture) for picture in pictures]
-            by_seed.append([deltaE_ciede2000(*pair).mean() for pair in zip(truths, labs, strict=True)])
-    return (np.array(errors["detailed"]) - np.array(errors["vague"])).T
+    truths, errors = [srgb_to_lab(to_float(image)) for image in rows["image"]], {}
+    for level in ("vague", "detailed"):
+        by_seed = (colorize_level(pipeline, rows, level, seed, sampling) for seed in range(SEEDS))
+        errors[level] = np.array([errors_of(labs, truths) for labs in by_seed])
+    return (errors["detailed"] - errors["vague"]).T
 
 
 def draw_study(rng, plan, effects, noise):
@@ -104,17 +98,17 @@ def table_of_plans(sampling, differences, studies=STUDIES):
 
 def main():
     """The command behind `make precision`."""
-    argparse.ArgumentParser(prog="python -m lib.precision", description=__doc__.splitlines()[0]).parse_args()
-    profile = get_profile("pocket", n_seeds=SEEDS)
+    argparse.ArgumentParser(prog="python -m tests.bench.precision", description=__doc__.splitlines()[0]).parse_args()
+    profile = get_profile("pocket")
     try:
-        triples, base = build_dataset(profile), load_base(profile)
+        triples, base = build_dataset(profile), load_base(profile.model)
         rows = concatenate_datasets([triples["validation"], pick_across_categories(triples["test"], TEST_PHOTOS)])
-        pipeline = add_controlnet(base, load_controlnet(profile.initial_controlnet, base.unet))
+        pipeline = add_controlnet(base, load_controlnet(profile.training.initial_controlnet, base.unet))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     tables = []
     for name, fields in SAMPLING.items():
-        differences = sample_differences(pipeline, rows, replace(profile, **fields))
+        differences = sample_differences(pipeline, rows, replace(profile.sampling, **fields))
         tables.append(table_of_plans(name, differences))
     table = pd.concat(tables)
     write_text(table.to_csv(index=False, float_format="%.4g"), ROOT / "reports/precision.csv")

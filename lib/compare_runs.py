@@ -6,8 +6,8 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from lib.metrics import read_metrics
-from lib.profiles import RUNS
-from lib.statistics import by_photo, contrast, corrected, interval, obedience, summary
+from lib.stats import by_photo, contrast, corrected, interval, obedience, summary
+from lib.study import RUNS
 
 FACTORS = {  # what a run can differ in, by the column of its `run.csv`
     "base": "base model",
@@ -39,11 +39,11 @@ def read_runs(profile):
     `FILES` is no run; where the own run's lacks one, it is a ValueError that says which notebook to run first.
     """
     for name, notebook in FILES.items():
-        if not (profile.reports_dir / name).exists():
-            raise ValueError(f"the reports of run {profile.run} hold no {name}: run notebook {notebook} first")
-    photos = set(read_metrics(profile.reports_dir / "metrics.csv")["image_id"])
+        if not (profile.folders.reports_dir / name).exists():
+            raise ValueError(f"the reports of run {profile.folders.run} hold no {name}: run notebook {notebook} first")
+    photos = set(read_metrics(profile.folders.reports_dir / "metrics.csv")["image_id"])
     facts, metrics = [], {}
-    for folder in sorted(path.parent for path in profile.reports_home.glob("**/run.csv")):
+    for folder in sorted(path.parent for path in profile.folders.reports_home.glob("**/run.csv")):
         if all((folder / name).exists() for name in FILES):
             fact = pd.read_csv(folder / "run.csv", keep_default_na=False, dtype={"run": str}).assign(folder=folder)
             table = read_metrics(folder / "metrics.csv")

@@ -8,10 +8,10 @@ import ipywidgets as widgets
 import numpy as np
 from PIL import Image
 
-from lib.colorize import colorize_photo
-from lib.command import cut_words
-from lib.fullsize import paint_gray
-from lib.photo import made_with, open_photo_file, save_picture
+from lib.photo.colorizer import colorize_photo
+from lib.photo.command import cut_words
+from lib.photo.formats import made_with, open_photo_file, save_picture
+from lib.photo.full_resolution import paint_gray
 from lib.prompts import VAGUE_PROMPT
 
 SHOWN = 640  # px, the longer side on the screen

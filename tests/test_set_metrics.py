@@ -1,7 +1,6 @@
 """Captions and set metrics: with small random networks where the large ones can't be had."""
 
 import importlib.util
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,10 @@ from PIL import Image
 from scipy.linalg import sqrtm
 from transformers import BlipConfig, BlipForConditionalGeneration, CLIPConfig, CLIPModel
 
-from lib import dataset, models, networks
+from lib import dataset, models
+from lib.color import to_float
+from lib.l4 import captioner as captions
+from lib.l4 import check_machine, set_metrics, vision
 from lib.profiles import get_profile
 from lib.prompts import ladder
 
@@ -20,7 +22,7 @@ SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "nu
 
 @pytest.fixture(scope="module")
 def tokenizer(profile):
-    return models.load_text_encoder(profile.text_encoder, profile.max_tokens)["tokenizer"]
+    return models.load_text_encoder(profile.model.text_encoder, profile.model.max_tokens)["tokenizer"]
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +39,17 @@ def captioner(tokenizer, tmp_path_factory):
 
 
 def test_captioner_adds_two_rungs_and_keeps_its_captions(captioner, profile, triples, monkeypatch):
-    profile = replace(profile, captioner=str(captioner))
+    profile = profile.replace(captioner=str(captioner))
     rows = dataset.pick_across_categories(triples["test"], 3)
-    prompts = networks.prompts_of(profile, rows)
+    prompts = captions.prompts_of(profile, rows)
     assert list(prompts)[:3] == list(ladder(rows))[:3]
     assert len(prompts["gray_caption"]) == len(prompts["auto_caption"]) == 3
     assert all(isinstance(text, str) for text in prompts["auto_caption"])
-    monkeypatch.setattr(networks, "caption", None)  # kept captions need no network
-    assert networks.prompts_of(profile, rows) == prompts
+    monkeypatch.setattr(captions, "caption", None)  # kept captions need no network
+    assert captions.prompts_of(profile, rows) == prompts
     with pytest.raises(TypeError):
-        networks.prompts_of(profile, rows.select([0, 1]))
-    assert networks.prompts_of(replace(profile, captioner=""), rows) == ladder(rows)
+        captions.prompts_of(profile, rows.select([0, 1]))
+    assert captions.prompts_of(profile.replace(captioner=""), rows) == ladder(rows)
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +67,11 @@ def clip(tokenizer, tmp_path_factory):
 def test_clip_score_is_the_cosine_and_depends_on_words_and_picture(clip, tokenizer):
     model = CLIPModel.from_pretrained(clip).eval()
     pictures = np.random.default_rng(0).uniform(0, 1, (3, 40, 40, 3))
-    scores = networks.clip_score(pictures, ["a red cup", "a green hill", ""], model, tokenizer)
+    scores = set_metrics.clip_score(pictures, ["a red cup", "a green hill", ""], model, tokenizer)
     assert scores.shape == (3,)
     assert bool(((scores >= 0) & (scores <= 100)).all())
-    assert len(networks.clip_score(pictures[:1], ["word " * 200], model, tokenizer)) == 1
-    swapped = networks.clip_score(pictures[[1, 0, 2]], ["a red cup", "a green hill", ""], model, tokenizer)
+    assert len(set_metrics.clip_score(pictures[:1], ["word " * 200], model, tokenizer)) == 1
+    swapped = set_metrics.clip_score(pictures[[1, 0, 2]], ["a red cup", "a green hill", ""], model, tokenizer)
     assert not torch.allclose(scores[:2], swapped[:2])
 
 
@@ -82,9 +84,9 @@ class Means(torch.nn.Module):
 
 def test_set_distances_are_zero_for_the_same_set_and_follow_the_formula():
     rng = np.random.default_rng(0)
-    first, second = (networks.to_tensor(rng.uniform(low, 1, (60, 16, 16, 3))) for low in (0, 0.3))
-    same = networks.set_distances(60, Means())
-    other = networks.set_distances(60, Means())
+    first, second = (vision.to_tensor(rng.uniform(low, 1, (60, 16, 16, 3))) for low in (0, 0.3))
+    same = set_metrics.set_distances(60, Means())
+    other = set_metrics.set_distances(60, Means())
     for distances, fake in ((same, first), (other, second)):
         for distance in distances.values():
             distance.update(first, real=True)
@@ -108,9 +110,9 @@ class Distance(torch.nn.Module):
 
 
 def test_sets_are_measured_level_by_level(clip, profile, triples, monkeypatch):
-    original = networks.set_distances
-    monkeypatch.setattr(networks, "set_distances", lambda n: original(n, Means()))
-    monkeypatch.setattr(networks, "make_lpips", Distance)
+    original = set_metrics.set_distances
+    monkeypatch.setattr(set_metrics, "set_distances", lambda n: original(n, Means()))
+    monkeypatch.setattr(set_metrics, "make_lpips", Distance)
     rows = triples["test"].select(range(5))
     images = pd.DataFrame([
         {"image_id": name, "prompt_level": level, "prompt": "a photo", "seed": seed, "after": f"{name} {level}"}
@@ -118,9 +120,9 @@ def test_sets_are_measured_level_by_level(clip, profile, triples, monkeypatch):
     ])  # fmt: skip
     first = images["image_id"].isin(rows["image_id"][:4])
     images = pd.concat([images, images[first & (images["prompt_level"] == "vague")].assign(prompt_level="empty")])
-    true = {name: networks.to_float(image) for name, image in zip(rows["image_id"], rows["image"], strict=True)}
+    true = {name: to_float(image) for name, image in zip(rows["image_id"], rows["image"], strict=True)}
     read = lambda file: true[file.split()[0]] * (0.5 if file.endswith("vague") else 1)  # noqa: E731
-    table = networks.measure_sets(rows, images, read, replace(profile, clip=str(clip))).set_index("prompt_level")
+    table = set_metrics.measure_sets(rows, images, read, profile.replace(clip=str(clip))).set_index("prompt_level")
     assert list(table.index) == ["vague", "detailed", "empty"]
     assert list(table["n"]) == [4, 4, 4]  # the photos that all levels have, since FID falls with their number
     assert table.loc["empty", "fid"] == table.loc["vague", "fid"]
@@ -130,20 +132,20 @@ def test_sets_are_measured_level_by_level(clip, profile, triples, monkeypatch):
 
 
 def test_missing_packages_are_named_before_work_starts(profile, monkeypatch):
-    monkeypatch.setattr(networks, "NEEDED", ("no_such_package",))
-    networks.check(profile)
+    monkeypatch.setattr(set_metrics, "NEEDED", ("no_such_package",))
+    set_metrics.require_packages(profile)
     with pytest.raises(ValueError, match="set_metrics needs no_such_package: pip install -r requirements-l4.txt"):
-        networks.check(replace(profile, set_metrics=True))
+        set_metrics.require_packages(profile.replace(set_metrics=True))
 
 
 def test_weights_that_come_as_bin_alone_load(captioner, tmp_path, profile):
-    model, tokenizer = networks.load_captioner(replace(profile, captioner=str(captioner)))
+    model, tokenizer = captions.load_captioner(profile.replace(captioner=str(captioner)))
     model.config.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    again, _ = networks.load_captioner(replace(profile, captioner=str(tmp_path)))
+    again, _ = captions.load_captioner(profile.replace(captioner=str(tmp_path)))
     assert all((a == b).all() for a, b in zip(model.parameters(), again.parameters(), strict=True))
-    assert networks.os.environ["DISABLE_SAFETENSORS_CONVERSION"] == "1"
+    assert vision.os.environ["DISABLE_SAFETENSORS_CONVERSION"] == "1"
 
 
 def test_networks_are_asked_for_at_their_revisions(profile, monkeypatch):
@@ -153,25 +155,25 @@ def test_networks_are_asked_for_at_their_revisions(profile, monkeypatch):
         asked.append((source, revision))
         raise OSError("no route\nto host")
 
-    for kind in (networks.AutoTokenizer, networks.CLIPModel, networks.BlipForConditionalGeneration):
+    for kind in (vision.AutoTokenizer, set_metrics.CLIPModel, captions.BlipForConditionalGeneration):
         monkeypatch.setattr(kind, "from_pretrained", note)
     l4 = get_profile("l4")
-    for load in (networks.load_captioner, networks.load_clip):
+    for load in (captions.load_captioner, set_metrics.load_clip):
         with pytest.raises(OSError, match="no route"):
             load(l4)
-    assert asked == [(l4.captioner, l4.captioner_revision), (l4.clip, l4.clip_revision)]
+    assert asked == [(l4.data.captioner, l4.data.captioner_revision), (l4.study.clip, l4.study.clip_revision)]
     assert all(len(revision) == 40 for _, revision in asked)
     with pytest.raises(ValueError, match=r"blip-image-captioning-base can't be had \(no route to host\): try again"):
-        networks.fetch(replace(l4, set_metrics=False))
+        check_machine.fetch_networks(l4.replace(set_metrics=False))
 
 
 def test_fetch_loads_all_that_a_profile_will_ask_for(captioner, clip, profile, monkeypatch):
-    assert networks.fetch(profile) == "not needed"
-    monkeypatch.setattr(networks, "NEEDED", ())
+    assert check_machine.fetch_networks(profile) == "not needed"
+    monkeypatch.setattr(set_metrics, "NEEDED", ())
     loaded = []
-    monkeypatch.setattr(networks, "set_distances", loaded.append)
-    monkeypatch.setattr(networks, "make_lpips", lambda: loaded.append("lpips"))
-    said = networks.fetch(replace(profile, captioner=str(captioner), clip=str(clip), set_metrics=True))
+    monkeypatch.setattr(check_machine, "set_distances", loaded.append)
+    monkeypatch.setattr(check_machine, "make_lpips", lambda: loaded.append("lpips"))
+    said = check_machine.fetch_networks(profile.replace(captioner=str(captioner), clip=str(clip), set_metrics=True))
     assert said == f"{captioner}, {clip}, Inception, AlexNet"
     assert loaded == [2, "lpips"]
 
@@ -179,15 +181,15 @@ def test_fetch_loads_all_that_a_profile_will_ask_for(captioner, clip, profile, m
 @pytest.mark.network
 def test_the_real_networks(profile, triples):
     """Inception, AlexNet, CLIP and BLIP from their servers: run with `-m network` on the l4 machine."""
-    assert all(importlib.util.find_spec(name) for name in networks.NEEDED)
+    assert all(importlib.util.find_spec(name) for name in set_metrics.NEEDED)
     rows = triples["test"].select(range(4))
     l4 = get_profile("l4")
     names = ("captioner", "captioner_revision", "clip", "clip_revision", "set_metrics")
-    large = replace(profile, **{name: getattr(l4, name) for name in names})
-    assert len(networks.prompts_of(large, rows)["auto_caption"]) == 4
+    large = profile.replace(**{name: getattr(l4, name) for name in names})
+    assert len(captions.prompts_of(large, rows)["auto_caption"]) == 4
     images = pd.DataFrame({"image_id": rows["image_id"], "prompt_level": "vague", "prompt": "a photo", "seed": 0,
                            "after": rows["image_id"]})  # fmt: skip
     same = dict(zip(rows["image_id"], rows["image"], strict=True))
-    table = networks.measure_sets(rows, images, lambda name: networks.to_float(same[name]), large)
+    table = set_metrics.measure_sets(rows, images, lambda name: to_float(same[name]), large)
     assert table.loc[0, "lpips"] == pytest.approx(0, abs=1e-3)
     assert isinstance(same[rows["image_id"][0]], Image.Image)

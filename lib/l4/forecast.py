@@ -19,16 +19,18 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lib import ROOT, sources
+from lib import ROOT
 from lib.color import make_conditioning_image, to_float
 from lib.colorize import ALWAYS, N_VALIDATION
 from lib.dataset import open_photo, read_manifest
 from lib.files import write_text
+from lib.l4.coco import COCO, PHOTO_BYTES
 from lib.metrics import measure
 from lib.models import compile_networks, make_controlnet, pick_device
-from lib.profiles import PROFILES, RUNS, add_field_option, profiles_to_run
+from lib.profiles import add_field_option, own_run, profiles_to_run
 from lib.prompts import PROMPT_LEVELS, STEERING_WORDS
 from lib.report import markdown_table
+from lib.study import RUNS
 from lib.training import diffusion_loss, make_optimizer, with_train_steps
 
 VAE = {
@@ -83,7 +85,7 @@ class Part:
 
 def shape_of(profile):
     """The key of `SHAPES` for a profile's base, or "" where its shape is not known and its hours can't be told."""
-    name = getattr(RUNS.get(profile.run) or RUNS.get(PROFILES[profile.name].run), "base", "")
+    name = getattr(RUNS.get(profile.folders.run) or RUNS.get(own_run(profile.name)), "base", "")
     return name if name in SHAPES else ""
 
 
@@ -96,14 +98,18 @@ def pictures_planned(profile, n_photos):
     def at_most(limit, n):
         return min(limit or n, n)
 
-    photos = at_most(profile.n_images, n_photos)
-    absent = () if profile.captioner else ("auto_caption", *(["gray_caption"] if profile.source != "folder" else []))
-    levels = profile.prompt_levels or [level for level in PROMPT_LEVELS if level not in absent]
-    other, planned = at_most(profile.n_images_other, photos), {}
+    photos = at_most(profile.study.n_images, n_photos)
+    absent = (
+        ()
+        if profile.data.captioner
+        else ("auto_caption", *(["gray_caption"] if profile.data.source != "folder" else []))
+    )
+    levels = profile.study.prompt_levels or [level for level in PROMPT_LEVELS if level not in absent]
+    other, planned = at_most(profile.study.n_images_other, photos), {}
     for level in levels:
         n = photos if level in ALWAYS else other
-        planned[level] = n + (profile.n_seeds - 1) * at_most(profile.n_images_all_seeds, n)
-    return {**planned, "steering": at_most(profile.n_steered, photos) * len(STEERING_WORDS)}
+        planned[level] = n + (profile.study.n_seeds - 1) * at_most(profile.study.n_images_all_seeds, n)
+    return {**planned, "steering": at_most(profile.study.n_steered, photos) * len(STEERING_WORDS)}
 
 
 def sampling(pictures, steps, guidance, share):
@@ -122,42 +128,42 @@ def plan(profiles, choose=max):
 
     `choose` takes the number of steps that pictures are sampled with out of those that a run tries.
     """
-    of_sources = {p.source: p for p in [*(p.of_test_photos or p for p in profiles), *profiles]}
+    of_sources = {p.data.source: p for p in [*(p.for_test_photos for p in profiles), *profiles]}
     parts = [part for profile in of_sources.values() for part in plan_source(profile)]
     parts.append(Part("networks of captions and measures", "models", NETWORKS_GB))
-    parts += [Part(f"base {name}", "models", BASE_GB) for name in {p.base_model: 0 for p in profiles}]
-    trained = [profile for profile in profiles if not profile.controlnet]
-    parts += [plan_latents(p) for p in {(p.source, p.base_model): p for p in trained}.values()]
-    captioned = {(p.source, p.base_model): p for p in trained if p.prompt_policy != "generic"}
+    parts += [Part(f"base {name}", "models", BASE_GB) for name in {p.model.base_model: 0 for p in profiles}]
+    trained = [profile for profile in profiles if not profile.model.controlnet]
+    parts += [plan_latents(p) for p in {(p.data.source, p.model.base_model): p for p in trained}.values()]
+    captioned = {(p.data.source, p.model.base_model): p for p in trained if p.data.prompt_policy != "generic"}
     parts += [plan_prompts(p) for p in captioned.values()]
     parts += [part for profile in profiles for part in plan_run(profile, choose)]
-    while_training = max(profile.keep_checkpoints for profile in profiles) * CHECKPOINT_GB
+    while_training = max(profile.training.keep_checkpoints for profile in profiles) * CHECKPOINT_GB
     return [*parts, Part("checkpoints while one trains", "runs", while_training)]
 
 
 def photos_trained(profile):
     """How many photos a profile trains on."""
-    return profile.n_train if profile.source == "coco" else FLOWERS_TRAINED
+    return profile.data.n_train if profile.data.source == "coco" else FLOWERS_TRAINED
 
 
 def plan_source(profile):
     """The parts that bring a profile's photos and make its data set; the photos of a folder are there."""
-    coco = profile.source == "coco"
-    n = profile.n_train + profile.n_validation + TEST_PHOTOS if coco else FLOWERS
-    come = {"coco": sum(size for _, size, _ in sources.COCO.values()), "flowers": 250e6}.get(profile.source, 0)
-    gb = n * (sources.PHOTO_BYTES + 2 * (JPEG_BYTES + GRAY_BYTES)) / 1e9
+    coco = profile.data.source == "coco"
+    n = profile.data.n_train + profile.data.n_validation + TEST_PHOTOS if coco else FLOWERS
+    come = {"coco": sum(size for _, size, _ in COCO.values()), "flowers": 250e6}.get(profile.data.source, 0)
+    gb = n * (PHOTO_BYTES + 2 * (JPEG_BYTES + GRAY_BYTES)) / 1e9
     return [
-        Part(f"download of {profile.source}", "downloads", come / 1e9, download=come),
-        Part(f"data set {profile.source}", "photos and data sets", gb, prepared=n),
+        Part(f"download of {profile.data.source}", "downloads", come / 1e9, download=come),
+        Part(f"data set {profile.data.source}", "photos and data sets", gb, prepared=n),
     ]
 
 
 def plan_latents(profile):
     """The latents of a source's training photos under a base's autoencoder, with their gray pictures."""
-    n, side = photos_trained(profile), profile.resolution
+    n, side = photos_trained(profile), profile.data.resolution
     gb = n * (2 * 2 * 4 * (side // 8) ** 2 + side**2) / 1e9  # mean and deviation in half precision; gray
     shape = shape_of(profile)
-    return Part(f"latents of {profile.source}, {shape}", "caches", gb, shape, {"encode": n})
+    return Part(f"latents of {profile.data.source}, {shape}", "caches", gb, shape, {"encode": n})
 
 
 def plan_prompts(profile):
@@ -165,32 +171,37 @@ def plan_prompts(profile):
     shape = shape_of(profile)
     width = SHAPES[shape][0]["cross_attention_dim"] if shape else 1024
     gb = photos_trained(profile) * PROMPT_BYTES * width / 1e9
-    return Part(f"captions of {profile.source}, {shape}", "caches", gb, shape)
+    return Part(f"captions of {profile.data.source}, {shape}", "caches", gb, shape)
 
 
 def plan_run(profile, choose):
     """The parts of one run: training, choosing how to sample, pictures, measuring; the strongest guidance is taken."""
-    shape, run, n = shape_of(profile), profile.run, photos_trained(profile)
-    tried = [(steps, guidance) for steps in profile.steps_to_try for guidance in profile.guidance_to_try]
-    steps = choose(profile.steps_to_try or (profile.num_inference_steps,))
-    guidance, share = max(profile.guidance_to_try, default=profile.guidance_scale), profile.guidance_share
+    shape, run, n = shape_of(profile), profile.folders.run, photos_trained(profile)
+    tried = [(steps, guidance) for steps in profile.study.steps_to_try for guidance in profile.study.guidance_to_try]
+    steps = choose(profile.study.steps_to_try or (profile.sampling.num_inference_steps,))
+    guidance, share = (
+        max(profile.study.guidance_to_try, default=profile.sampling.guidance_scale),
+        profile.sampling.guidance_share,
+    )
     choosing = [sampling(N_VALIDATION, *settings, share) for settings in tried]
     planned = pictures_planned(profile, TEST_PHOTOS)
     unguided, pictures = planned.get("empty", 0), sum(planned.values())
     colorizing = add(sampling(unguided, steps, 1, share), sampling(pictures - unguided, steps, guidance, share))
-    photos = min(profile.n_images or TEST_PHOTOS, TEST_PHOTOS)
+    photos = min(profile.study.n_images or TEST_PHOTOS, TEST_PHOTOS)
     measured = 2 * (pictures - planned["steering"]) + (REFERENCES + len(planned) - 1) * photos
     trained = with_train_steps(profile, n)
-    checkpoints = math.ceil(trained.train_steps / profile.checkpoint_every)
-    training = sampling(WATCHED_PHOTOS * checkpoints, profile.num_inference_steps, profile.guidance_scale, share)
-    training["train"] = trained.train_steps * profile.train_batch_size
+    checkpoints = math.ceil(trained.training.train_steps / profile.training.checkpoint_every)
+    training = sampling(
+        WATCHED_PHOTOS * checkpoints, profile.sampling.num_inference_steps, profile.sampling.guidance_scale, share
+    )
+    training["train"] = trained.training.train_steps * profile.training.train_batch_size
     parts = [
         Part(f"{run}: training", "runs", CHECKPOINT_GB + CONTROLNET_GB, shape, training),
         Part(f"{run}: choosing steps and guidance", "runs", 0, shape, add(*choosing)),
         Part(f"{run}: {pictures:,} pictures", "runs", 2 * pictures * PNG_BYTES / 1e9, shape, colorizing),
         Part(f"{run}: measuring", "runs", 0, shape, {"encode": photos, "decode": photos}, measured=measured),
     ]
-    return parts[1:] if profile.controlnet else parts
+    return parts[1:] if profile.model.controlnet else parts
 
 
 def disk_needed(profiles):
@@ -216,7 +227,7 @@ def make_networks(shape, device, dtype):
 def works_of(networks, profile):
     """{work: (function of a batch size that does it once, batch size)}, as training and sampling do it."""
     unet, vae, controlnet = networks
-    side, sampled = profile.resolution, profile.sample_batch_size
+    side, sampled = profile.data.resolution, profile.sampling.sample_batch_size
     small = side // 2 ** (len(vae.config.block_out_channels) - 1)
     step = sampling_step(unet, controlnet, small, side)
 
@@ -226,7 +237,7 @@ def works_of(networks, profile):
 
     return {
         "encode": (lambda n: code(vae.encode, n, 3, side, side), ENCODED),
-        "train": (training_step(unet, controlnet, small, profile), profile.train_batch_size),
+        "train": (training_step(unet, controlnet, small, profile), profile.training.train_batch_size),
         "plain": (step, sampled),
         "guided": (lambda n: step(2 * n), sampled),  # with the prompt and without, in one batch
         "decode": (lambda n: code(vae.decode, n, 4, small, small), sampled),
@@ -236,10 +247,10 @@ def works_of(networks, profile):
 def training_step(unet, controlnet, small, profile):
     """A function of a batch size that trains a step on latents of `small` px; a loss that is not finite is a ValueError."""
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    meta, side, width = unet.device.type == "meta", profile.resolution, unet.config.cross_attention_dim
-    optimizer = None if meta else make_optimizer(controlnet, profile)
+    meta, side, width = unet.device.type == "meta", profile.data.resolution, unet.config.cross_attention_dim
+    optimizer = None if meta else make_optimizer(controlnet, profile.training)
     mixed = {"device_type": "cpu" if meta else unet.device.type, "dtype": torch.bfloat16}
-    if profile.gradient_checkpointing:
+    if profile.training.gradient_checkpointing:
         for part in (unet, controlnet):
             part.enable_gradient_checkpointing()
 
@@ -250,7 +261,7 @@ def training_step(unet, controlnet, small, profile):
     def train(n):
         with torch.autocast(**mixed, enabled=unet.dtype == torch.bfloat16):
             generator = torch.Generator().manual_seed(0)
-            loss = diffusion_loss(unet, scheduler, make_batch(n), generator, profile, controlnet)
+            loss = diffusion_loss(unet, scheduler, make_batch(n), generator, profile.training, controlnet)
         loss.backward()
         if meta:
             return
@@ -290,11 +301,11 @@ def count_works(shape, profile):
 
 def time_works(shape, profile, device):
     """{work: seconds a sample} of a base's shape on a device, in the profile's precision, batches and layout."""
-    dtype = torch.bfloat16 if profile.mixed_precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if profile.model.mixed_precision == "bf16" else torch.float32
     unet, vae, controlnet = networks = make_networks(shape, device, dtype)
-    for part in networks if profile.channels_last else ():
+    for part in networks if profile.model.channels_last else ():
         part.to(memory_format=torch.channels_last)
-    if profile.torch_compile:
+    if profile.model.torch_compile:
         compile_networks((unet, controlnet))
     works = works_of(networks, profile)
     seconds = {"train": time_work(*works.pop("train"), device)}
@@ -379,8 +390,8 @@ def cost_of(profiles, device):
 def compare_plans(name, overrides, device):
     """The forecast of the chosen runs, and beside its total those of other plans, all for the same machine."""
     profiles = profiles_to_run(name, **overrides)
-    workers = max(1, profiles[0].workers)
-    (costs, rates), processor = cost_of(profiles, device), time_processor(profiles[0].resolution)
+    workers = max(1, profiles[0].data.workers)
+    (costs, rates), processor = cost_of(profiles, device), time_processor(profiles[0].data.resolution)
     plans = {
         "earlier plan": plan(profiles_to_run(name, **{**overrides, **EARLIER})),
         "this plan, fewest steps": plan(profiles, choose=min),
@@ -417,13 +428,13 @@ def report(name, overrides, price, keep=False):
     source = f"{describe_machine(device)}; {price:.2f} dollars an hour"
     if keep:
         save(now, totals, source)
-    unknown = [profile.run for profile in profiles_to_run(name, **overrides) if not shape_of(profile)]
+    unknown = [profile.folders.run for profile in profiles_to_run(name, **overrides) if not shape_of(profile)]
     note = f"\n\nwithout the hours of {', '.join(unknown)}, whose base has no known shape" if unknown else ""
     return f"{markdown_table(now.round(2))}\n\n{markdown_table(totals.round(2))}\n\n{source}{note}"
 
 
 def add_options(parser):
-    """The options of this command and of `lib.check`."""
+    """The options of this command and of `lib.l4.check_machine`."""
     parser.add_argument("--profile", default="l4")
     parser.add_argument("--price", type=float, default=0.30, help="dollars an hour of the machine (default: 0.30)")
     parser.add_argument(
@@ -434,7 +445,7 @@ def add_options(parser):
 
 def main(arguments=None):
     """The command: prints the forecast."""
-    parser = argparse.ArgumentParser(prog="python -m lib.forecast", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m lib.l4.forecast", description=__doc__)
     add_options(parser)
     options = parser.parse_args(arguments)
     try:

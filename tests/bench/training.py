@@ -23,10 +23,10 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lib.batches import batch_rows, build_cache, step_generator
 from lib.color import make_conditioning_image
 from lib.dataset import open_photo, read_manifest
-from lib.forecast import make_networks
+from lib.l4.forecast import make_networks
+from lib.latents import batch_rows, build_cache, step_generator
 from lib.models import encode_prompts, load_base, load_controlnet, load_text_encoder, pick_device
 from lib.profiles import Profile, get_profile
 from lib.training import diffusion_loss, loss_of_controlnet, train
@@ -49,8 +49,10 @@ class Start:
 def start_pocket():
     """The shipped pocket model at 128 px, 8 photos a step, in the precision of its profile."""
     profile = get_profile("pocket", train_batch_size=8, timestep_bias=1.0)
-    base = load_base(profile)
-    return Start(profile, base, load_controlnet(profile.initial_controlnet, base.unet), make_triples(profile, 32))
+    base = load_base(profile.model)
+    return Start(
+        profile, base, load_controlnet(profile.training.initial_controlnet, base.unet), make_triples(profile, 32)
+    )
 
 
 def start_sd21():
@@ -80,7 +82,7 @@ STARTS = {"pocket": start_pocket, "sd21": start_sd21}
 def make_triples(profile, n):
     """The first training photos of the pocket set at the profile's size, with their detailed captions, as PNG."""
     records = read_manifest("data_cards/pocket_photos").query("split == 'train'")[:n].to_dict("records")
-    photos = [open_photo(record["path"], profile.resolution) for record in records]
+    photos = [open_photo(record["path"], profile.data.resolution) for record in records]
     rows = {"prompt": [record["detailed_caption"] for record in records], "image": photos,
             "conditioning_image": [make_conditioning_image(photo) for photo in photos]}  # fmt: skip
     return Dataset.from_dict(rows)
@@ -148,7 +150,14 @@ def time_ours(start, steps, folder):
         return loss_of_step(model, step, part)
 
     with tempfile.TemporaryDirectory() as run, suppress(Enough):
-        train(start.controlnet.to(base.device), stamped, profile, Path(run), {})
+        train(
+            start.controlnet.to(base.device),
+            stamped,
+            profile.training,
+            Path(run),
+            {},
+            mixed_precision=profile.model.mixed_precision,
+        )
     return np.diff(stamps)
 
 
@@ -156,11 +165,11 @@ def time_usual(start, steps, _):
     """Seconds of each usual training step: decode, encode, forward, backward, clip, AdamW, read the loss."""
     base, profile, controlnet = start.base, start.profile, start.controlnet.train().requires_grad_(True)
     controlnet.to(base.device)
-    optimizer = torch.optim.AdamW(controlnet.parameters(), lr=profile.learning_rate)
+    optimizer = torch.optim.AdamW(controlnet.parameters(), lr=profile.training.learning_rate)
     scheduler, stamps = DDPMScheduler.from_config(base.scheduler.config), [clock()]
     for step in range(steps):
         generator = step_generator(0, step)
-        rows = start.dataset[batch_rows(len(start.dataset), profile.train_batch_size, step, 0)]
+        rows = start.dataset[batch_rows(len(start.dataset), profile.training.train_batch_size, step, 0)]
         loss = usual_loss(base, controlnet, scheduler, usual_batch(base, rows, generator), generator)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(controlnet.parameters(), 1.0)
@@ -188,7 +197,7 @@ def prepare(name, folder):
     begun = clock()
     cache = build_cache(start.dataset, start.dataset["prompt"], start.base, folder)
     seconds = (clock() - begun) / len(cache)
-    return seconds, start.profile.train_batch_size, loss_difference(start, cache)
+    return seconds, start.profile.training.train_batch_size, loss_difference(start, cache)
 
 
 @torch.no_grad()
@@ -196,10 +205,10 @@ def loss_difference(start, cache):
     """The difference of the two ways' losses for the same batch and the same draws."""
     base, profile, controlnet = start.base, start.profile, start.controlnet.to(start.base.device)
     scheduler, gpu = DDPMScheduler.from_config(base.scheduler.config), base.device.type == "cuda"
-    batch = cache.batch(np.arange(profile.train_batch_size), step_generator(0, 0))
+    batch = cache.batch(np.arange(profile.training.train_batch_size), step_generator(0, 0))
     moved = [part.to(base.device, base.unet.dtype) for part in batch]
     with torch.autocast(base.device.type, torch.bfloat16, enabled=gpu):
-        ours = diffusion_loss(base.unet, scheduler, batch, step_generator(1, 0), profile, controlnet)
+        ours = diffusion_loss(base.unet, scheduler, batch, step_generator(1, 0), profile.training, controlnet)
     return abs(float(ours) - float(usual_loss(base, controlnet, scheduler, moved, step_generator(1, 0))))
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lib import fullsize
 from lib.color import gray_from_luminance, luminance, srgb_to_lab, to_float, to_pil
+from lib.photo import full_resolution
 
 RNG = np.random.default_rng(0)
 
@@ -17,7 +17,7 @@ def photo(height=300, width=400):
 
 
 def network_view(pixels, size=(48, 64)):
-    return fullsize.reduce_lightness(pixels, size)
+    return full_resolution.reduce_lightness(pixels, size)
 
 
 @pytest.mark.parametrize("strength", [10, 40, 90])
@@ -25,8 +25,8 @@ def test_lightness_is_kept_whatever_the_color(strength):
     pixels = photo()
     plane = network_view(pixels)
     angle = RNG.uniform(0, 2 * np.pi, (48, 64, 1))
-    picture, lost = fullsize.paint(pixels, plane, strength * np.concatenate([np.cos(angle), np.sin(angle)], -1))
-    before = luminance(gray_from_luminance(116 * fullsize.lightness(pixels)[1] - 16))
+    picture, lost = full_resolution.paint(pixels, plane, strength * np.concatenate([np.cos(angle), np.sin(angle)], -1))
+    before = luminance(gray_from_luminance(116 * full_resolution.lightness(pixels)[1] - 16))
     assert np.abs(luminance(to_float(picture)) - before).max() <= 100 / 255
     assert (lost > 0.1) == (strength == 90)
 
@@ -35,10 +35,10 @@ def test_color_follows_the_edges_of_the_photo():
     """Left half dark and red, right half light and blue: the colour changes at the pixel where the lightness does."""
     pixels = np.full((256, 256), 90, np.uint8)
     pixels[:, 133:] = 180  # not a multiple of the reduction
-    plane = fullsize.reduce_lightness(pixels, (32, 32))
+    plane = full_resolution.reduce_lightness(pixels, (32, 32))
     ab = np.zeros((32, 32, 2))
     ab[:, :16], ab[:, 16], ab[:, 17:] = (30, 20), (10, 5), (-5, -25)
-    picture, _ = fullsize.paint(pixels, plane, ab)
+    picture, _ = full_resolution.paint(pixels, plane, ab)
     a = srgb_to_lab(to_float(picture))[128, :, 1]
     assert a[120:133].min() > 20
     assert a[133:146].max() < 5
@@ -47,37 +47,37 @@ def test_color_follows_the_edges_of_the_photo():
 def test_a_flat_photo_gets_the_colors_that_it_was_given():
     pixels = np.full((120, 160), 128, np.uint8)
     ab = np.tile(np.array([12.0, -9.0]), (30, 40, 1))
-    picture, lost = fullsize.paint(pixels, fullsize.reduce_lightness(pixels, (30, 40)), ab)
+    picture, lost = full_resolution.paint(pixels, full_resolution.reduce_lightness(pixels, (30, 40)), ab)
     lab = srgb_to_lab(to_float(picture))
     assert np.abs(lab[..., 1:] - [12, -9]).max() < 1
     assert lost == 0
-    gray, _ = fullsize.paint(pixels, fullsize.reduce_lightness(pixels, (30, 40)), ab, saturation=0)
+    gray, _ = full_resolution.paint(pixels, full_resolution.reduce_lightness(pixels, (30, 40)), ab, saturation=0)
     assert np.ptp(gray, axis=-1).max() <= 1
 
 
 def test_strips_leave_no_seams_and_sixteen_bits_agree():
     pixels = photo(97, 130)
     plane, ab = network_view(pixels), RNG.normal(0, 15, (48, 64, 2))
-    whole, _ = fullsize.paint(pixels, plane, ab)
+    whole, _ = full_resolution.paint(pixels, plane, ab)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fullsize, "STRIP", 7)
-        parts, _ = fullsize.paint(pixels, plane, ab)
+        patch.setattr(full_resolution, "STRIP", 7)
+        parts, _ = full_resolution.paint(pixels, plane, ab)
     assert np.abs(whole.astype(int) - parts).max() <= 1
-    deep, _ = fullsize.paint(pixels.astype(np.uint16) * 257, plane, ab)
+    deep, _ = full_resolution.paint(pixels.astype(np.uint16) * 257, plane, ab)
     assert np.abs(whole.astype(int) - deep).max() <= 1
-    colored, _ = fullsize.paint(np.dstack([pixels] * 3), plane, ab)
+    colored, _ = full_resolution.paint(np.dstack([pixels] * 3), plane, ab)
     assert np.abs(whole.astype(int) - colored).max() <= 1
 
 
 def test_tables_agree_with_the_float_conversion():
     pixels = RNG.integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    _, f = fullsize.lightness(pixels)
+    _, f = full_resolution.lightness(pixels)
     assert np.abs(116 * f - 16 - luminance(to_float(to_pil(pixels / 255)))).max() < 0.05
 
 
 @pytest.mark.parametrize(("height", "width"), [(128, 128), (3000, 4000), (400, 4000), (50, 2500), (64, 64)])
 def test_the_network_sees_the_whole_photo_in_its_shape(height, width):
-    small = fullsize.network_size(height, width, 128, 16)
+    small = full_resolution.network_size(height, width, 128, 16)
     assert all(side % 16 == 0 for side in small)
     assert min(small) >= 80
     assert small[1] / small[0] == pytest.approx(width / height, rel=0.15)

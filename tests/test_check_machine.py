@@ -7,18 +7,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lib import check
+from lib.l4 import check_machine
 from lib.profiles import get_profile, profiles_to_run
 
 FILES = (
-    *check.BASE_FILES, *(f"{part}/config.json" for part in check.BASE_PARTS),
+    *check_machine.BASE_FILES, *(f"{part}/config.json" for part in check_machine.BASE_PARTS),
     "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.bin", "text_encoder/model.safetensors",
 )  # fmt: skip
 
 
 def run(capsys, *arguments):
     with pytest.raises(SystemExit) as stopped:
-        check.main(list(arguments))
+        check_machine.main(list(arguments))
     return stopped.value.code, capsys.readouterr().out
 
 
@@ -27,17 +27,17 @@ def machine(monkeypatch):
     """A machine that fits, from driver to Hub, whose facts a test may change."""
     facts = SimpleNamespace(memory=24e9, driver="580.95.05\n", cuda="13.0", gpu=True, free=400e9, files=FILES,
                             packages={"torch": "2.13.0+cu130", "torchvision": "0.28.0", "torch-fidelity": "0.4.0"},
-                            sizes={path: size for path, size, _ in check.sources.COCO.values()})  # fmt: skip
+                            sizes={path: size for path, size, _ in check_machine.coco.COCO.values()})  # fmt: skip
 
     def version(name):
         if name not in facts.packages:
-            raise check.PackageNotFoundError
+            raise check_machine.PackageNotFoundError
         return facts.packages[name]
 
     def head(url, **_):
         size = facts.sizes.get(url.removeprefix("http://images.cocodataset.org/"))
         if size is None:
-            raise check.requests.ConnectionError("no route\nto host")
+            raise check_machine.requests.ConnectionError("no route\nto host")
         return SimpleNamespace(headers={"Content-Length": size}, raise_for_status=lambda: None)
 
     def smi(*_, **__):
@@ -54,22 +54,24 @@ def machine(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: facts.gpu)
     monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    monkeypatch.setattr(check, "torch", SimpleNamespace(cuda=torch.cuda, version=SimpleNamespace(cuda=facts.cuda)))
-    monkeypatch.setattr(check.subprocess, "run", smi)
-    monkeypatch.setattr(check, "version", version)
-    monkeypatch.setattr(check.shutil, "disk_usage", lambda _: SimpleNamespace(free=facts.free))
-    monkeypatch.setattr(check.requests, "head", head)
-    monkeypatch.setattr(check.huggingface_hub, "model_info", model_info)
-    monkeypatch.setattr(check.sources, "download_flowers", lambda: "flowers")
-    monkeypatch.setattr(check.networks, "fetch", lambda profile: profile.captioner or "not needed")
-    monkeypatch.setattr(check.forecast, "report", lambda *_: "| part |")
+    monkeypatch.setattr(
+        check_machine, "torch", SimpleNamespace(cuda=torch.cuda, version=SimpleNamespace(cuda=facts.cuda))
+    )
+    monkeypatch.setattr(check_machine.subprocess, "run", smi)
+    monkeypatch.setattr(check_machine, "version", version)
+    monkeypatch.setattr(check_machine.shutil, "disk_usage", lambda _: SimpleNamespace(free=facts.free))
+    monkeypatch.setattr(check_machine.requests, "head", head)
+    monkeypatch.setattr(check_machine.huggingface_hub, "model_info", model_info)
+    monkeypatch.setattr(check_machine.flowers, "download_flowers", lambda: "flowers")
+    monkeypatch.setattr(check_machine, "fetch_networks", lambda profile: profile.data.captioner or "not needed")
+    monkeypatch.setattr(check_machine.forecast, "report", lambda *_: "| part |")
     return facts
 
 
 def test_a_machine_that_fits(machine, capsys):
     code, said = run(capsys)
     assert code == 0
-    assert said.count("ok ") == len(check.CHECKS) + 1
+    assert said.count("ok ") == len(check_machine.CHECKS) + 1
     for text in (
         "torch 2.13.0, torchvision 0.28.0, torch-fidelity 0.4.0\n",
         "NVIDIA L4, 24 GB, driver 580.95.05, torch's CUDA 13.0 (needs 580.65.06)",
@@ -86,15 +88,17 @@ def test_a_machine_that_fits(machine, capsys):
 def test_each_lack_is_named(machine, monkeypatch, capsys):
     machine.memory, machine.free, machine.files, machine.sizes = 16e9, 30e9, None, {}
     machine.packages = {"torch": "2.14.0", "torchvision": "0.29.2"}
-    monkeypatch.setattr(check.hub, "get_token", lambda: None)
+    monkeypatch.setattr(check_machine.hub, "get_token", lambda: None)
 
     def gone(_):
         raise ValueError("Salesforce/blip can't be had")
 
-    monkeypatch.setattr(check.networks, "fetch", gone)
+    monkeypatch.setattr(check_machine, "fetch_networks", gone)
     code, said = run(capsys, "-p", "hub_repo_id", "me/colors", "-p", "flowers_folder", "no/flowers")
     assert code == 1
-    assert [line[:6] for line in said.splitlines()[: len(check.CHECKS)]] == ["FAILED"] * len(check.CHECKS)
+    assert [line[:6] for line in said.splitlines()[: len(check_machine.CHECKS)]] == ["FAILED"] * len(
+        check_machine.CHECKS
+    )
     for text in (
         "torch 2.13.0 (2.14.0), torchvision 0.28.0 (0.29.2), torch-fidelity 0.4.0 (not installed): .venv/bin/pip install",
         "16 GB, 20 are needed",
@@ -123,37 +127,39 @@ def test_each_lack_is_named(machine, monkeypatch, capsys):
 def test_an_old_driver_is_told_from_a_missing_gpu(machine, facts, message):
     vars(machine).update(facts)
     with pytest.raises(ValueError, match=message):
-        check.check_gpu([])
+        check_machine.check_gpu([])
 
 
 def test_a_torch_without_cuda_is_named(monkeypatch):
-    monkeypatch.setattr(check, "torch", SimpleNamespace(version=SimpleNamespace(cuda=None)))
+    monkeypatch.setattr(check_machine, "torch", SimpleNamespace(version=SimpleNamespace(cuda=None)))
     with pytest.raises(ValueError, match="a build without CUDA"):
-        check.check_gpu([])
+        check_machine.check_gpu([])
 
 
 def test_packages_are_asked_for_by_what_needs_them(machine):
     machine.packages = {"torch": "2.13.0+cpu"}
-    assert check.check_packages([get_profile("pocket")]) == "torch 2.13.0"
+    assert check_machine.check_packages([get_profile("pocket")]) == "torch 2.13.0"
     with pytest.raises(
         ValueError, match=r"torchvision 0.28.0 \(not installed\), torch-fidelity 0.4.0 \(not installed\)"
     ):
-        check.check_packages([get_profile("pocket", set_metrics=True)])
+        check_machine.check_packages([get_profile("pocket", set_metrics=True)])
 
 
 def test_a_base_without_all_its_files_is_refused(machine):
     variants = [name.replace(".safetensors", ".fp16.safetensors") for name in FILES]
-    assert check.missing_files(FILES) == []
-    assert check.missing_files(variants) == ["unet/", "text_encoder/"]
+    assert check_machine.missing_files(FILES) == []
+    assert check_machine.missing_files(variants) == ["unet/", "text_encoder/"]
     machine.files = variants
     with pytest.raises(ValueError, match="at revision abc lacks unet/, text_encoder/: try -p run study_3"):
-        check.check_models([get_profile("l4")])
+        check_machine.check_models([get_profile("l4")])
 
 
 def test_what_a_run_takes_from_others_is_asked_for(machine):
-    said = check.check_models([get_profile("l4", adapter="h1t/lora", controlnet="me/net", base_unet=("you/unet", "x"))])
+    said = check_machine.check_models(
+        [get_profile("l4", adapter="h1t/lora", controlnet="me/net", base_unet=("you/unet", "x"))]
+    )
     assert all(f"{name} at revision abc" in said for name in ("h1t/lora", "me/net", "you/unet"))
-    assert "study_1" not in check.check_models([get_profile("l4", controlnet="study_1")])
+    assert "study_1" not in check_machine.check_models([get_profile("l4", controlnet="study_1")])
 
 
 def test_an_archive_of_another_size_is_refused_over_http():
@@ -169,30 +175,30 @@ def test_an_archive_of_another_size_is_refused_over_http():
     server = http.server.HTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/zips/val2017.zip"
-    check.check_size(url, 10)
+    check_machine.check_size(url, 10)
     with pytest.raises(ValueError, match="offers 10 bytes, published are 11"):
-        check.check_size(url, 11)
+        check_machine.check_size(url, 11)
     server.shutdown()
 
 
 def test_archives_that_are_here_are_not_asked_for(machine, monkeypatch):
     machine.sizes = {}
-    monkeypatch.setattr(check.sources, "bytes_of", lambda path: check.sources.COCO[path.name][1])
-    assert check.check_coco([get_profile("l4")]) == "archives are here"
+    monkeypatch.setattr(check_machine.downloads, "bytes_of", lambda path: check_machine.coco.COCO[path.name][1])
+    assert check_machine.check_coco([get_profile("l4")]) == "archives are here"
 
 
 def test_a_hub_copy_of_coco_needs_the_annotations_besides(machine, monkeypatch):
-    monkeypatch.setattr(check.sources, "list_parquet", lambda _: {"a.parquet": 1})
+    monkeypatch.setattr(check_machine.sources, "list_parquet", lambda _: {"a.parquet": 1})
     machine.sizes = {path: size for path, size in machine.sizes.items() if "annotations" in path}
-    said = check.check_coco([get_profile("l4", coco_hub_id="you/coco")])
+    said = check_machine.check_coco([get_profile("l4", coco_hub_id="you/coco")])
     assert said.startswith("1 parquet files in you/coco, annotations_trainval2017.zip at ")
     machine.sizes = {}
     with pytest.raises(ValueError, match="annotations_trainval2017.zip can't be reached"):
-        check.check_coco([get_profile("l4", coco_hub_id="you/coco")])
+        check_machine.check_coco([get_profile("l4", coco_hub_id="you/coco")])
 
 
 def test_disk_arithmetic():
-    needed = check.forecast.disk_needed
+    needed = check_machine.forecast.disk_needed
     three, all_runs = (needed(profiles_to_run("l4", **fields)) for fields in ({}, {"runs": "all"}))
     one = needed(profiles_to_run("l4", run="study_3"))
     assert 110 < sum(three.values()) < 170  # the VM of notebooks/L4.md has 200 GB

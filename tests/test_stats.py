@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import statistics
+from lib import stats
 
 
 def table(values):
@@ -18,16 +18,16 @@ def table(values):
 
 def test_seeds_are_averaged_within_photos():
     metrics = table({("m", "vague", "a", 0): 2.0, ("m", "vague", "a", 1): 4.0, ("m", "vague", "b", 0): 7.0})
-    assert dict(statistics.by_photo(metrics, "ciede2000", "m", "vague")) == {"a": 3.0, "b": 7.0}
+    assert dict(stats.by_photo(metrics, "ciede2000", "m", "vague")) == {"a": 3.0, "b": 7.0}
     with pytest.raises(ValueError, match="no rows for system 'm', prompt level 'loud'"):
-        statistics.by_photo(metrics, "ciede2000", "m", "loud")
+        stats.by_photo(metrics, "ciede2000", "m", "loud")
 
 
 def test_interval_covers_the_true_mean_about_95_times_in_100():
     rng = np.random.default_rng(0)
     hits = 0
     for trial in range(200):
-        _, low, high = statistics.interval(rng.normal(1, 2, 40), n_resamples=500, seed=trial)
+        _, low, high = stats.interval(rng.normal(1, 2, 40), n_resamples=500, seed=trial)
         hits += low <= 1 <= high
     assert 0.88 <= hits / 200 <= 0.99
 
@@ -36,7 +36,7 @@ def test_contrast_signs_follow_the_direction_of_the_metric():
     photos = [f"p{k}" for k in range(20)]
     values = {("m", level, p, 0): 10 + k - (3 + k % 3) * (level == "detailed") for k, p in enumerate(photos)
               for level in ("vague", "detailed")}  # fmt: skip
-    effects = statistics.contrasts(table(values), {"d - v": (("m", "detailed"), ("m", "vague"))}).set_index("metric")
+    effects = stats.contrasts(table(values), {"d - v": (("m", "detailed"), ("m", "vague"))}).set_index("metric")
     shifts = [3 + k % 3 for k in range(20)]
     assert effects.loc["ciede2000", "mean"] == pytest.approx(-np.mean(shifts))
     assert effects.loc["psnr", "mean"] == pytest.approx(np.mean(shifts))
@@ -48,7 +48,7 @@ def test_contrast_signs_follow_the_direction_of_the_metric():
 
 def test_no_difference_is_no_effect():
     values = {("m", level, f"p{k}", 0): float(k) for k in range(6) for level in ("vague", "detailed")}
-    effect = statistics.contrasts(table(values), {"d - v": (("m", "detailed"), ("m", "vague"))}).iloc[0]
+    effect = stats.contrasts(table(values), {"d - v": (("m", "detailed"), ("m", "vague"))}).iloc[0]
     assert effect["mean"] == 0
     assert effect["p"] == 1
     assert effect["improved"] == 0
@@ -59,7 +59,7 @@ def test_summary_weighs_photos_alike():
     for name in ("ssim_luma", "ab_error", "hue_error", "hue_share"):
         metrics[name] = 1.0
     metrics = metrics.assign(chroma=[10, 20, 30], true_chroma=20, colorfulness=[10, 20, 45], true_colorfulness=20)
-    row = statistics.summary(metrics).iloc[0]
+    row = stats.summary(metrics).iloc[0]
     assert row["ciede2000"] == 5.0
     assert row["chroma_ratio"] == pytest.approx((15 + 30) / (20 + 20))
     assert row["colorfulness_difference"] == pytest.approx((-5 + 25) / 2)  # difference of means
@@ -71,7 +71,7 @@ def test_holm_is_stricter_than_wilcoxon_alone_and_only_by_the_number_of_question
     values = {("m", level, f"p{k}", 0): 10 + rng.normal() - shift for k in range(30)
               for level, shift in (("vague", 0), ("object", 0.3), ("detailed", 3))}  # fmt: skip
     pairs = {f"{a} - vague": (("m", a), ("m", "vague")) for a in ("object", "detailed")}
-    effects = statistics.contrasts(table(values), pairs)
+    effects = stats.contrasts(table(values), pairs)
     smallest = effects.loc[effects["p"].idxmin()]
     assert smallest["p_holm"] == pytest.approx(len(effects) * smallest["p"])  # six questions
     assert (effects["p_holm"] >= effects["p"]).all()
@@ -79,14 +79,14 @@ def test_holm_is_stricter_than_wilcoxon_alone_and_only_by_the_number_of_question
 
 def test_power_of_a_middling_effect():
     # Cohen 1988, table 2.4.1 for one sample: d = 0.5 needs 34 pairs for 80 % at the 5 % level
-    found = statistics.power(0.5)
+    found = stats.power(0.5)
     assert found["photos_needed"] == 34
     assert 0.1 < found["power_of_five"] < 0.2
 
 
 def test_few_photos_get_students_interval():
     # t = 2.776 for four degrees of freedom; the standard error of 1 ... 5 is 0.7071
-    assert statistics.interval([1, 2, 3, 4, 5]) == pytest.approx((3, 3 - 1.9632, 3 + 1.9632), abs=1e-3)
+    assert stats.interval([1, 2, 3, 4, 5]) == pytest.approx((3, 3 - 1.9632, 3 + 1.9632), abs=1e-3)
 
 
 def test_variance_goes_where_it_was_put():
@@ -103,7 +103,7 @@ def test_variance_goes_where_it_was_put():
         values = {
             ("controlnet", level, f"p{p}", s): source(p, level, s) for p in photos for level in prompts for s in seeds
         }
-        shares = statistics.variance_shares(table(values), "ciede2000", prompts).set_index("part")["share"]
+        shares = stats.variance_shares(table(values), "ciede2000", prompts).set_index("part")["share"]
         assert shares.sum() == pytest.approx(1)
         assert shares[expected] > 0.85
 
@@ -113,7 +113,7 @@ def test_obedience_counts_allowed_cases_and_chance():
             ("b", "blue", "red", True), ("b", "brown", "orange", True), ("b", "orange", "orange", True)]  # fmt: skip
     steering = pd.DataFrame(rows, columns=["image_id", "word", "named", "allowed"])
     steering["reached"] = steering["named"] == steering["word"].replace({"brown": "orange"})
-    found = statistics.obedience(steering)
+    found = stats.obedience(steering)
     assert (found["cases"], found["photos"]) == (6, 2)
     assert found["reached"] == pytest.approx((1 + 3 / 4) / 2)
     # a: blue for red, red for blue: no; b: red's others are blue (named red), brown, orange: 1 of 3; blue's: none of 3;
@@ -126,7 +126,7 @@ def test_seed_gain_compares_one_the_mean_and_the_best():
     values |= {("controlnet", "vague", "b", s): v for s, v in enumerate((5.0, 3.0))}
     values |= {("seed_mean", "vague", p, 0): v for p, v in (("a", 3.0), ("b", 3.5))}
     metrics = table(values).assign(true_chroma=10)
-    row = statistics.seed_gain(metrics.assign(chroma=np.where(metrics["system"] == "seed_mean", 5, 8))).iloc[0]
+    row = stats.seed_gain(metrics.assign(chroma=np.where(metrics["system"] == "seed_mean", 5, 8))).iloc[0]
     assert tuple(row) == ("vague", 4.0, 3.25, 2.5, 0.8, 0.5)
 
 
@@ -134,7 +134,7 @@ def test_effects_by_category():
     values = {("m", level, f"p{k}", 0): 5.0 + k - 2 * (level == "detailed") * (k < 4) for k in range(7)
               for level in ("vague", "detailed")}  # fmt: skip
     metrics = table(values).assign(category=lambda t: np.where(t["image_id"].isin(["p4", "p5", "p6"]), "few", "many"))
-    effects = statistics.effects_by_category(metrics, "ciede2000", ("m", "detailed"), ("m", "vague"))
+    effects = stats.effects_by_category(metrics, "ciede2000", ("m", "detailed"), ("m", "vague"))
     assert list(effects["category"]) == ["many", "few"]
     assert list(effects["mean"]) == [-2, 0]
 
@@ -156,38 +156,38 @@ def test_contrasts_use_every_photo_that_both_have_and_its_seeds():
     metrics = unbalanced(lambda level, k, seed: 10 - (level == "detailed") * (1 + k + (k < 2) * (seed - 1)))
     pairs = {"d - v": (("controlnet", "detailed"), ("controlnet", "vague")),
              "v - e": (("controlnet", "vague"), ("controlnet", "empty"))}  # fmt: skip
-    effects = statistics.contrasts(metrics, pairs).set_index(["contrast", "metric"])
+    effects = stats.contrasts(metrics, pairs).set_index(["contrast", "metric"])
     assert effects.loc[("d - v", "ciede2000"), ["n", "mean"]].tolist() == [6, -np.mean([1, 2, 3, 4, 5, 6])]
     assert effects.loc[("v - e", "ciede2000"), "n"] == 4
 
 
 def test_levels_are_set_side_by_side_on_the_photos_that_all_have():
     metrics = unbalanced(lambda level, k, seed: 10.0 + 100 * (k > 3))
-    shared = statistics.side_by_side(metrics)
+    shared = stats.side_by_side(metrics)
     assert set(shared["image_id"]) == {"p0", "p1", "p2", "p3"}
     assert set(shared["system"]) == {"controlnet", "gray"}  # the means are of two photos only
-    summary = statistics.summary(metrics).set_index(["system", "prompt_level"])["ciede2000"]
+    summary = stats.summary(metrics).set_index(["system", "prompt_level"])["ciede2000"]
     assert summary["controlnet", "vague"] == summary["controlnet", "empty"] == 10
     assert summary["gray", ""] == 13.5
     balanced = metrics[metrics["image_id"].isin(["p0", "p1"])]
-    pd.testing.assert_frame_equal(statistics.side_by_side(balanced), balanced)
+    pd.testing.assert_frame_equal(stats.side_by_side(balanced), balanced)
 
 
 def test_seeds_are_compared_on_the_photos_that_have_all():
     metrics = unbalanced(lambda level, k, seed: 10.0 + seed + 100 * (k > 1))
-    gain = statistics.seed_gain(metrics).set_index("prompt_level")
+    gain = stats.seed_gain(metrics).set_index("prompt_level")
     assert gain.loc["vague"].tolist() == [11, 9, 10, 0.8, 0.8]
-    assert statistics.with_all_seeds(metrics)["image_id"].nunique() == 2
+    assert stats.with_all_seeds(metrics)["image_id"].nunique() == 2
     levels = ["empty", "vague", "detailed"]
     pd.testing.assert_frame_equal(
-        statistics.variance_shares(metrics, "ciede2000", levels),
-        statistics.variance_shares(metrics[metrics["image_id"].isin(["p0", "p1"])], "ciede2000", levels),
+        stats.variance_shares(metrics, "ciede2000", levels),
+        stats.variance_shares(metrics[metrics["image_id"].isin(["p0", "p1"])], "ciede2000", levels),
     )
 
 
 def test_the_largest_category_is_that_of_most_photos():
     metrics = unbalanced().assign(category=lambda t: np.where(t["image_id"].isin(["p0", "p1"]), "seeds", "photos"))
-    effects = statistics.effects_by_category(metrics, "ciede2000", ("controlnet", "detailed"), ("controlnet", "vague"))
+    effects = stats.effects_by_category(metrics, "ciede2000", ("controlnet", "detailed"), ("controlnet", "vague"))
     assert dict(zip(effects["category"], effects["n"], strict=True)) == {"photos": 4, "seeds": 2}
     assert list(effects["category"]) == ["photos", "seeds"]
 
@@ -199,20 +199,20 @@ def seeds_around_photos(between, within, photos=4000):
 
 
 def test_components_of_a_difference_are_found_again():
-    assert statistics.components(seeds_around_photos(3, 2)) == pytest.approx((9, 4), rel=0.05)
-    assert statistics.components(seeds_around_photos(0, 2))[0] < 0.1
-    assert statistics.components(np.array([[1.0, 3.0], [3.0, 1.0]])) == (0.0, 2.0)  # never below zero
+    assert stats.components(seeds_around_photos(3, 2)) == pytest.approx((9, 4), rel=0.05)
+    assert stats.components(seeds_around_photos(0, 2))[0] < 0.1
+    assert stats.components(np.array([[1.0, 3.0], [3.0, 1.0]])) == (0.0, 2.0)  # never below zero
 
 
 def test_width_of_an_interval_by_hand():
-    assert statistics.interval_width(9, 4, 100, 1, 0) == pytest.approx(2 * 1.96 * np.sqrt(13 / 100), rel=1e-4)
-    assert statistics.interval_width(9, 3, 100, 3, 100) == pytest.approx(2 * 1.96 * np.sqrt(10 / 100), rel=1e-4)
+    assert stats.interval_width(9, 4, 100, 1, 0) == pytest.approx(2 * 1.96 * np.sqrt(13 / 100), rel=1e-4)
+    assert stats.interval_width(9, 3, 100, 3, 100) == pytest.approx(2 * 1.96 * np.sqrt(10 / 100), rel=1e-4)
     # 40 photos of variance 10 and 60 of variance 12, which weigh alike
-    mixed = statistics.interval_width(9, 3, 100, 3, 40)
+    mixed = stats.interval_width(9, 3, 100, 3, 40)
     assert mixed == pytest.approx(2 * 1.96 * np.sqrt((40 * 10 + 60 * 12) / 100**2), rel=1e-4)
 
 
 def test_differences_by_seed_keep_the_noise_together():
     metrics = unbalanced(lambda level, k, seed: 10 + 5 * seed - (level == "detailed") * (k + 0.1 * seed))
-    found = statistics.differences_by_seed(metrics, "detailed", "vague")
+    found = stats.differences_by_seed(metrics, "detailed", "vague")
     np.testing.assert_allclose(found, [[0, -0.1, -0.2], [-1, -1.1, -1.2]], atol=1e-9)

@@ -1,4 +1,4 @@
-"""Run the numbered notebooks headless through papermill: `python -m lib.run --profile pocket -p n_images 12`."""
+"""Run the numbered notebooks headless through papermill: `python -m lib.run_notebooks --profile pocket -p n_images 12`."""
 
 import argparse
 import json
@@ -10,7 +10,6 @@ import signal
 import sys
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from datetime import datetime
 from tempfile import TemporaryFile
 
@@ -21,8 +20,9 @@ from filelock import FileLock, Timeout
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from lib import ROOT, hub, networks
+from lib import ROOT
 from lib.files import hash_of, new_file, write_text
+from lib.l4 import hub, set_metrics
 from lib.profiles import PROFILE_FIELDS, add_field_option, get_profile, profiles_to_run
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -32,7 +32,7 @@ STAMP = "finished.json"  # below a run's folder: what its published reports were
 
 def parse_arguments(arguments=None):
     """The command line: profile, parameters as (name, text) pairs, and which notebooks to run."""
-    parser = argparse.ArgumentParser(prog="python -m lib.run", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m lib.run_notebooks", description=__doc__)
     parser.add_argument("--profile", default="pocket", help="a profile's name (default: pocket)")
     add_field_option(parser, "a notebook's parameter or any profile field, e.g. -p n_images 12")
     parser.add_argument(
@@ -65,7 +65,7 @@ def split_parameters(profile_name, pairs, notebooks):
                              f"the profile has {', '.join(PROFILE_FIELDS)}")  # fmt: skip
     overrides = {name: value for name, value in values.items() if name not in names}
     profile = get_profile(profile_name, **overrides)
-    overrides = {name: getattr(profile, name) for name in overrides}
+    overrides = profile.values(*overrides) if overrides else {}
     overrides = {name: list(value) if isinstance(value, tuple) else value for name, value in overrides.items()}
     return {path: {n: v for n, v in values.items() if n in known[path]} for path in notebooks}, overrides
 
@@ -104,15 +104,15 @@ def stage_reports(profile):
 
     It also has what an earlier call left in `UNFINISHED`. A reports or build folder that can't be written is a ValueError.
     """
-    home, staging = profile.reports_home, profile.run_dir / "reports.part"
+    home, staging = profile.folders.reports_home, profile.folders.run_dir / "reports.part"
     try:
-        (profile.run_dir / "notebooks").mkdir(parents=True, exist_ok=True)
+        (profile.folders.run_dir / "notebooks").mkdir(parents=True, exist_ok=True)
         shutil.rmtree(staging, ignore_errors=True)
         (staging / home.name).mkdir(parents=True)
         home.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=home if home.exists() else home.parent):
             pass  # better refused now than after hours
-        for source in (home, profile.run_dir / UNFINISHED):
+        for source in (home, profile.folders.run_dir / UNFINISHED):
             if source.exists():
                 ignore = shutil.ignore_patterns("*.part")  # of another build that is publishing
                 shutil.copytree(source, staging / home.name, ignore=ignore, dirs_exist_ok=True)
@@ -136,7 +136,9 @@ def copy_files(paths, source, target):
 
 def fingerprint(profile, parameters):
     """A short text that changes with a run's fields, its notebooks, their parameters, and the code and templates in `lib`."""
-    fields = {name: value for name, value in asdict(profile).items() if name != "runs"}  # what else is run is no matter
+    fields = {
+        name: value for name, value in profile.values().items() if name != "runs"
+    }  # what else is run is no matter
     given = {path.name: sorted(values.items()) for path, values in parameters.items() if values}
     return hash_of(
         [fields, given, *NOTEBOOKS, *sorted((ROOT / "lib").rglob("*.py")), *sorted((ROOT / "lib").rglob("*.j2"))]
@@ -145,11 +147,11 @@ def fingerprint(profile, parameters):
 
 def finished_since(profile, mark):
     """When a run was finished that has this fingerprint and whose reports are still there; "" for none."""
-    path = profile.run_dir / STAMP
+    path = profile.folders.run_dir / STAMP
     if not path.exists():
         return ""
     stamp = json.loads(path.read_text())
-    there = all((profile.reports_home / name).exists() for name in stamp["reports"])
+    there = all((profile.folders.reports_home / name).exists() for name in stamp["reports"])
     return stamp["finished"] if there and stamp["fingerprint"] == mark else ""
 
 
@@ -195,24 +197,24 @@ def run(arguments=None):
     parameters, overrides = split_parameters(options.profile, options.overrides, notebooks)
     profiles = profiles_to_run(options.profile, **overrides)
     for profile in profiles:
-        hub.check(profile)
-        networks.check(profile)
-    if published := hub.plan(profiles[0]):
+        hub.require_token(profile.study)
+        set_metrics.require_packages(profile.study)
+    if published := hub.describe_plan(profiles[0].study):
         print(published, flush=True)
-    with locked(profiles[0].build_dir):
+    with locked(profiles[0].folders.build_dir):
         for profile in profiles:
             mark, several = fingerprint(profile, parameters), len(profiles) > 1
             since = finished_since(profile, mark)
             if several and since and not options.only:
-                print(f"run {profile.run}: finished {since} with these settings and this code; "
-                      f"to run it again: -p run {profile.run}", flush=True)  # fmt: skip
+                print(f"run {profile.folders.run}: finished {since} with these settings and this code; "
+                      f"to run it again: -p run {profile.folders.run}", flush=True)  # fmt: skip
                 continue
             if several:
-                print(f"run {profile.run}", flush=True)
+                print(f"run {profile.folders.run}", flush=True)
             if not since:
-                (profile.run_dir / STAMP).unlink(missing_ok=True)
+                (profile.folders.run_dir / STAMP).unlink(missing_ok=True)
             run_notebooks(profile, notebooks, parameters, overrides, mark)
-            print(f"charts and tables: {profile.reports_dir}")
+            print(f"charts and tables: {profile.folders.reports_dir}")
 
 
 def run_notebooks(profile, notebooks, parameters, overrides, mark):
@@ -220,19 +222,26 @@ def run_notebooks(profile, notebooks, parameters, overrides, mark):
 
     When one fails, what those before it wrote is kept in `UNFINISHED` for the next call.
     """
-    staging, home, unfinished = stage_reports(profile), profile.reports_home, profile.run_dir / UNFINISHED
-    shared = {"profile_name": profile.name, "overrides": {**overrides, "run": profile.run, "reports": str(staging)}}
+    staging, home, unfinished = (
+        stage_reports(profile),
+        profile.folders.reports_home,
+        profile.folders.run_dir / UNFINISHED,
+    )
+    shared = {
+        "profile_name": profile.name,
+        "overrides": {**overrides, "run": profile.folders.run, "reports": str(staging)},
+    }
     before, passed = state_of(staging / home.name), 0
     try:
         for path in notebooks:
-            run_notebook(path, profile.run_dir / "notebooks" / path.name, {**shared, **parameters[path]})
+            run_notebook(path, profile.folders.run_dir / "notebooks" / path.name, {**shared, **parameters[path]})
             now = state_of(staging / home.name)
             copy_files([name for name in now if now[name] != before.get(name)], staging / home.name, unfinished)
             passed += 1
     except RuntimeError:
         if passed:
             rest = " ".join(path.stem[:2] for path in notebooks[passed:])
-            print(f"what passed is kept; to go on from here: -p run {profile.run} --only {rest}", flush=True)
+            print(f"what passed is kept; to go on from here: -p run {profile.folders.run} --only {rest}", flush=True)
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -241,14 +250,14 @@ def run_notebooks(profile, notebooks, parameters, overrides, mark):
 
 def publish(profile, notebooks, mark):
     """Move what a run's notebooks wrote to the reports; after all notebooks, with a stamp that says what they were made from."""
-    unfinished = profile.run_dir / UNFINISHED
+    unfinished = profile.folders.run_dir / UNFINISHED
     names = sorted(state_of(unfinished))
-    copy_files(names, unfinished, profile.reports_home)
+    copy_files(names, unfinished, profile.folders.reports_home)
     shutil.rmtree(unfinished, ignore_errors=True)
     if notebooks == NOTEBOOKS:
         now = f"{datetime.now():%Y-%m-%d %H:%M}"
         stamp = {"fingerprint": mark, "finished": now, "reports": [str(name) for name in names]}
-        write_text(json.dumps(stamp, indent=1), profile.run_dir / STAMP)
+        write_text(json.dumps(stamp, indent=1), profile.folders.run_dir / STAMP)
 
 
 def pass_on_sigterm(*_):

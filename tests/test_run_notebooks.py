@@ -10,14 +10,14 @@ import time
 import nbformat
 import pytest
 
-from lib import ROOT, run
+from lib import ROOT, run_notebooks
 from lib.files import write_text
 
 PARAMETERS = 'profile_name: str = "pocket"\noverrides: dict = {}\ngreeting: str = "hello"'
 REPORT = """from lib.profiles import get_profile
 from lib.files import write_text
 profile = get_profile(profile_name, **overrides)
-write_text(greeting, profile.reports_dir / "{name}.txt")"""
+write_text(greeting, profile.folders.reports_dir / "{name}.txt")"""
 
 
 def notebook(path, source):
@@ -37,7 +37,7 @@ def place(tmp_path, monkeypatch):
     paths = [
         notebook(tmp_path / f"0{k}_{name}.ipynb", REPORT.format(name=name)) for k, name in ((1, "one"), (2, "two"))
     ]
-    monkeypatch.setattr(run, "NOTEBOOKS", paths)
+    monkeypatch.setattr(run_notebooks, "NOTEBOOKS", paths)
     return tmp_path
 
 
@@ -46,7 +46,7 @@ def arguments(place, *more):
 
 
 def test_parameters_and_fields_reach_the_notebooks(place, capsys):
-    run.run(arguments(place, "-p", "greeting", "good day", "-p", "n_images", "7"))
+    run_notebooks.run(arguments(place, "-p", "greeting", "good day", "-p", "n_images", "7"))
     assert (place / "reports/pocket/one.txt").read_text() == "good day"
     executed = json.loads((place / "build/pocket/default/notebooks/02_two.ipynb").read_text())
     assert any(
@@ -57,8 +57,8 @@ def test_parameters_and_fields_reach_the_notebooks(place, capsys):
 
 
 def test_only_some_notebooks_keep_the_other_reports(place):
-    run.run(arguments(place))
-    run.run(arguments(place, "--only", "02", "-p", "greeting", "again"))
+    run_notebooks.run(arguments(place))
+    run_notebooks.run(arguments(place, "--only", "02", "-p", "greeting", "again"))
     texts = [(place / f"reports/pocket/{name}.txt").read_text() for name in ("one", "two")]
     assert texts == ["hello", "again"]
 
@@ -77,33 +77,35 @@ def test_only_some_notebooks_keep_the_other_reports(place):
 )
 def test_unknown_things_stop_before_anything_runs(place, more, message):
     with pytest.raises(ValueError, match=message):
-        run.run(arguments(place, *more))
+        run_notebooks.run(arguments(place, *more))
     assert not (place / "build").exists()
     assert not (place / "reports").exists()
 
 
 def test_fields_are_read_as_text_of_their_own_type(place):
     fields = ["-p", "initial_controlnet", "", "-p", "mixed_precision", "no", "-p", "run", "01"]
-    _, overrides = run.split_parameters("pocket", list(zip(fields[1::3], fields[2::3], strict=True)), run.NOTEBOOKS)
-    profile = run.get_profile("pocket", **overrides)
-    assert (profile.initial_controlnet, profile.mixed_precision, profile.run) == ("", "no", "01")
+    _, overrides = run_notebooks.split_parameters(
+        "pocket", list(zip(fields[1::3], fields[2::3], strict=True)), run_notebooks.NOTEBOOKS
+    )
+    profile = run_notebooks.get_profile("pocket", **overrides)
+    assert (profile.training.initial_controlnet, profile.model.mixed_precision, profile.folders.run) == ("", "no", "01")
 
 
 def test_lists_of_a_field_reach_the_notebooks_whole(place):
     notebook(
-        place / "02_two.ipynb", REPORT.format(name="two").replace("greeting", '"+".join(profile.train_categories)')
+        place / "02_two.ipynb", REPORT.format(name="two").replace("greeting", '"+".join(profile.data.train_categories)')
     )
-    run.run(arguments(place, "-p", "train_categories", "animals,people"))
+    run_notebooks.run(arguments(place, "-p", "train_categories", "animals,people"))
     assert (place / "reports/pocket/two.txt").read_text() == "animals+people"
 
 
 def test_failed_notebook_leaves_old_reports_and_its_executed_copy(place):
-    run.run(arguments(place))
+    run_notebooks.run(arguments(place))
     notebook(place / "02_two.ipynb", REPORT.format(name="new") + "\nraise ValueError('no colour here: add some')")
     with pytest.raises(
         RuntimeError, match="02_two: ValueError: no colour here: add some .executed copy: .*02_two.ipynb"
     ):
-        run.run(arguments(place, "-p", "greeting", "changed"))
+        run_notebooks.run(arguments(place, "-p", "greeting", "changed"))
     assert [path.name for path in (place / "reports").iterdir()] == ["pocket"]
     assert sorted(path.name for path in (place / "reports/pocket").iterdir()) == ["one.txt", "two.txt"]
     assert (place / "reports/pocket/one.txt").read_text() == "hello"
@@ -113,17 +115,17 @@ def test_failed_notebook_leaves_old_reports_and_its_executed_copy(place):
 def test_failed_assert_without_words_shows_its_line(place):
     notebook(place / "02_two.ipynb", "numbers = [1]\nassert len(numbers) == 2")
     with pytest.raises(RuntimeError, match=r"02_two: AssertionError: assert len\(numbers\) == 2 .executed copy"):
-        run.run(arguments(place))
+        run_notebooks.run(arguments(place))
 
 
 def test_reports_folder_that_cannot_be_written(place):
     (place / "reports").write_text("a file in the way")
     with pytest.raises(ValueError, match="can't write: .*reports"):
-        run.run(arguments(place))
+        run_notebooks.run(arguments(place))
 
 
 def test_command_exits_non_zero_with_one_line():
-    command = [sys.executable, "-m", "lib.run", "-p", "n_imgs", "3"]
+    command = [sys.executable, "-m", "lib.run_notebooks", "-p", "n_imgs", "3"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1].startswith("error: unknown parameter 'n_imgs'")
@@ -134,14 +136,14 @@ COMMAND = """
 import sys
 import time
 from pathlib import Path
-from lib import run
+from lib import run_notebooks
 from lib.files import write_text
 
 folder = Path(sys.argv.pop(1))
 
 def execute(path, output, values):
     profile = run.get_profile(values["profile_name"], **values["overrides"])
-    write_text("hello", profile.reports_dir / "other.txt")
+    write_text("hello", profile.folders.reports_dir / "other.txt")
     (folder / "started").touch()
     while not (folder / "go").exists():
         time.sleep(0.1)
@@ -156,13 +158,13 @@ def started(monkeypatch):
     runs = []
 
     def execute(path, output, values):
-        profile = run.get_profile(values["profile_name"], **values["overrides"])
-        runs.append(profile.run)
-        if profile.run in path.read_text():
+        profile = run_notebooks.get_profile(values["profile_name"], **values["overrides"])
+        runs.append(profile.folders.run)
+        if profile.folders.run in path.read_text():
             raise RuntimeError("no colour here")
-        write_text(values.get("greeting", "hello"), profile.reports_dir / f"{path.stem[3:]}.txt")
+        write_text(values.get("greeting", "hello"), profile.folders.reports_dir / f"{path.stem[3:]}.txt")
 
-    monkeypatch.setattr(run, "run_notebook", execute)
+    monkeypatch.setattr(run_notebooks, "run_notebook", execute)
     return runs
 
 
@@ -199,13 +201,13 @@ def test_a_second_command_on_the_same_build_folder_is_refused_until_the_first_is
     assert re.fullmatch(said, second.stderr)
     first.kill()
     first.wait()
-    run.run(arguments(place))
+    run_notebooks.run(arguments(place))
     assert sorted(path.name for path in (place / "reports/pocket").iterdir()) == ["one.txt", "two.txt"]
 
 
 def test_two_builds_write_one_reports_folder_and_lose_nothing(place, started, other):
     first, folder = other(*arguments(place))
-    run.run(["-p", "build", str(place / "build2"), "-p", "reports", str(place / "reports")])
+    run_notebooks.run(["-p", "build", str(place / "build2"), "-p", "reports", str(place / "reports")])
     (folder / "go").touch()
     _, said = first.communicate(timeout=90)
     assert first.returncode == 0, said
@@ -214,29 +216,29 @@ def test_two_builds_write_one_reports_folder_and_lose_nothing(place, started, ot
 
 def test_a_failure_keeps_the_reports_of_the_notebooks_that_passed_for_the_next_call(place, monkeypatch, capsys):
     def execute(path, output, values):
-        reports = run.get_profile("pocket", **values["overrides"]).reports_dir
+        reports = run_notebooks.get_profile("pocket", **values["overrides"]).reports_dir
         write_text(values["greeting"], reports / f"{path.stem[3:]}.txt")
         if path.stem == "02_two":
             shutil.copy(reports / "one.txt", reports / "copy.txt")
             if values["greeting"] == "first":
                 raise RuntimeError("no colour here")
 
-    monkeypatch.setattr(run, "run_notebook", execute)
+    monkeypatch.setattr(run_notebooks, "run_notebook", execute)
     with pytest.raises(RuntimeError, match="no colour here"):
-        run.run(arguments(place, "-p", "greeting", "first"))
+        run_notebooks.run(arguments(place, "-p", "greeting", "first"))
     assert "-p run default --only 02" in capsys.readouterr().out
     assert not (place / "reports/pocket").exists()
-    run.run(arguments(place, "-p", "greeting", "second", "--only", "02"))
+    run_notebooks.run(arguments(place, "-p", "greeting", "second", "--only", "02"))
     texts = {path.name: path.read_text() for path in (place / "reports/pocket").iterdir()}
     assert texts == {"one.txt": "first", "two.txt": "second", "copy.txt": "first"}
     (place / "reports/pocket/one.txt").write_text("newer")
-    run.run(arguments(place, "-p", "greeting", "third", "--only", "02"))
+    run_notebooks.run(arguments(place, "-p", "greeting", "third", "--only", "02"))
     assert (place / "reports/pocket/one.txt").read_text() == "newer"  # what was kept was published once
 
 
 def test_a_full_disk_while_publishing_changes_no_report(place, started, monkeypatch):
-    run.run(arguments(place))
-    copy, done = run.shutil.copy2, []
+    run_notebooks.run(arguments(place))
+    copy, done = run_notebooks.shutil.copy2, []
 
     def full(source, target, **options):
         if "reports/pocket" in str(target):
@@ -245,9 +247,9 @@ def test_a_full_disk_while_publishing_changes_no_report(place, started, monkeypa
                 raise OSError(28, "No space left on device", str(target))
         return copy(source, target, **options)
 
-    monkeypatch.setattr(run.shutil, "copy2", full)
+    monkeypatch.setattr(run_notebooks.shutil, "copy2", full)
     with pytest.raises(OSError, match="No space left"):
-        run.run(arguments(place, "-p", "greeting", "changed"))
+        run_notebooks.run(arguments(place, "-p", "greeting", "changed"))
     assert {path.name: path.read_text() for path in (place / "reports/pocket").iterdir()} == {
         "one.txt": "hello",
         "two.txt": "hello",
@@ -260,7 +262,7 @@ TWO_RUNS = ("-p", "runs", "study_1,study_2")
 def test_a_restart_passes_over_finished_runs(place, started, monkeypatch, capsys):
     def starts(*more):
         started.clear()
-        run.run(arguments(place, *more))
+        run_notebooks.run(arguments(place, *more))
         return len(started)
 
     assert starts(*TWO_RUNS) == 4
@@ -281,19 +283,19 @@ def test_a_restart_passes_over_finished_runs(place, started, monkeypatch, capsys
     assert starts(*TWO_RUNS) == 0
     assert starts(*TWO_RUNS, "--only", "02", "-p", "train_seed", "1") == 2
     assert starts(*TWO_RUNS) == 4  # half of the reports were of other settings
-    monkeypatch.setattr(run, "ROOT", place)  # another lib
+    monkeypatch.setattr(run_notebooks, "ROOT", place)  # another lib
     assert starts(*TWO_RUNS) == 4
 
 
 def test_a_run_that_failed_is_run_again_and_one_that_passed_is_not(place, started, capsys):
     notebook(place / "02_two.ipynb", "fails in study_2")
     with pytest.raises(RuntimeError, match="no colour here"):
-        run.run(arguments(place, *TWO_RUNS))
+        run_notebooks.run(arguments(place, *TWO_RUNS))
     assert "-p run study_2 --only 02" in capsys.readouterr().out
     assert [path.name for path in (place / "reports/pocket").iterdir()] == ["study_1"]
     started.clear()
     with pytest.raises(RuntimeError, match="no colour here"):
-        run.run(arguments(place, *TWO_RUNS))
+        run_notebooks.run(arguments(place, *TWO_RUNS))
     assert started == ["study_2", "study_2"]
 
 
@@ -309,7 +311,7 @@ Path(greeting).write_text("ready")
 time.sleep(120)"""
 OTHER_NOTEBOOKS = """import sys
 from pathlib import Path
-from lib import run
+from lib import run_notebooks
 run.NOTEBOOKS = [Path(sys.argv.pop(1))]
 run.main()"""
 

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from lib.files import hash_of, new_folder
-from lib.models import encode_prompts
+from lib.models import encode_prompts, hash_of_weights
 
 LATENT_FILES, PROMPT_FILES = ("latents_mean", "latents_std", "conditioning"), ("prompt_index", "embeddings")
 
@@ -53,13 +53,13 @@ def build_cache(dataset, prompts, pipeline, folder):
     """
     of_latents = {
         "dataset": dataset._fingerprint,
-        "vae": fingerprint(pipeline.vae),
+        "vae": hash_of_weights(pipeline.vae),
         "scaling_factor": pipeline.vae.config.scaling_factor,
     }
     prompts = list(prompts)
     of_prompts = {
         "prompts": hash_of(prompts),
-        "text_encoder": fingerprint(pipeline.text_encoder),
+        "text_encoder": hash_of_weights(pipeline.text_encoder),
         "max_tokens": pipeline.tokenizer.model_max_length,
     }
     latents = _made_once(folder, "latents", of_latents, lambda part: _write_latents(dataset, pipeline, part))
@@ -76,11 +76,6 @@ def _made_once(folder, name, key, make):
             make(partial)
             (partial / "key.json").write_text(json.dumps(key))
     return target
-
-
-def fingerprint(model):
-    """A short text that changes with any of a model's weights."""
-    return hash_of(value.float().cpu().contiguous().numpy() for value in model.state_dict().values())
 
 
 @torch.no_grad()
@@ -155,8 +150,8 @@ def step_generator(seed, step):
 class Batches:
     """A step's batch by its number, made in a thread while the step before it is trained; pinned where there is a GPU."""
 
-    def __init__(self, cache, profile):
-        self.cache, self.profile = cache, profile
+    def __init__(self, cache, training):
+        self.cache, self.training = cache, training
         on_gpu = torch.cuda.is_available()
         device = {"initializer": torch.cuda.set_device, "initargs": [torch.cuda.current_device()]} if on_gpu else {}
         self.thread, self.ahead = ThreadPoolExecutor(1, **device), {}  # a thread would begin on the first GPU
@@ -174,10 +169,10 @@ class Batches:
         return batch, torch.Generator().set_state(state)
 
     def _make(self, step):
-        profile = self.profile
-        generator = step_generator(profile.train_seed, step)
-        rows = batch_rows(len(self.cache), profile.train_batch_size, step, profile.train_seed)
-        batch = self.cache.batch(rows, generator, profile.prompt_dropout)
+        training = self.training
+        generator = step_generator(training.train_seed, step)
+        rows = batch_rows(len(self.cache), training.train_batch_size, step, training.train_seed)
+        batch = self.cache.batch(rows, generator, training.prompt_dropout)
         if torch.cuda.is_available():
             batch = [part.contiguous().pin_memory() for part in batch]
         return batch, generator.get_state()

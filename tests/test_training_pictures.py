@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib import dataset, pictures
+from lib import dataset
 from lib.color import lab_to_srgb, srgb_to_lab, to_float
+from lib.pocket_model import training_pictures
 from lib.prompts import TARGETS
 
 
 @pytest.fixture(scope="module")
 def scenes():
-    return pictures.load_training_pictures("")[0]
+    return training_pictures.load_training_pictures("")[0]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def test_without_other_pictures_only_the_training_split_is_used(scenes):
 
 def test_rotating_hue_keeps_lightness_and_chroma(scenes):
     lab = srgb_to_lab(to_float(scenes[0]["image"]))
-    turned = pictures.rotate_hue(lab, 90)
+    turned = training_pictures.rotate_hue(lab, 90)
     assert np.allclose(turned[..., 0], lab[..., 0])
     assert np.allclose(np.hypot(*turned[..., 1:].T), np.hypot(*lab[..., 1:].T), atol=1e-3)
     assert np.allclose(turned[..., 1], -lab[..., 2], atol=1e-3)
@@ -50,7 +51,7 @@ def test_recolored_thing_has_the_hue_that_its_caption_names(disc):
     alpha = np.asarray(disc["image"])[..., 3] / 255
     seen = set()
     for seed in range(40):
-        turned, word = pictures.recolor_thing(lab.copy(), alpha, np.random.default_rng(seed))
+        turned, word = training_pictures.recolor_thing(lab.copy(), alpha, np.random.default_rng(seed))
         seen.add(word)
         shown = srgb_to_lab(lab_to_srgb(turned))[alpha > 0.5]
         wanted, chroma, _ = TARGETS[word]
@@ -63,9 +64,11 @@ def test_recolored_thing_has_the_hue_that_its_caption_names(disc):
 
 
 def test_training_pictures_repeat_with_the_seed_and_vary(scenes, disc):
-    first, again = (pictures.make_training_picture(scenes, [disc], 64, np.random.default_rng(5)) for _ in range(2))
+    first, again = (
+        training_pictures.make_training_picture(scenes, [disc], 64, np.random.default_rng(5)) for _ in range(2)
+    )
     assert np.array_equal(np.asarray(first["image"]), np.asarray(again["image"]))
-    records = [pictures.make_training_picture(scenes, [disc], 64, np.random.default_rng(k)) for k in range(60)]
+    records = [training_pictures.make_training_picture(scenes, [disc], 64, np.random.default_rng(k)) for k in range(60)]
     with_disc = [record for record in records if "disc" in record["object_caption"]]
     assert 15 < len(with_disc) < 45
     assert any(record["object_caption"].count("disc") == 2 for record in with_disc)

@@ -15,13 +15,17 @@ import huggingface_hub
 import requests
 import torch
 
-from lib import ROOT, forecast, hub, networks, sources
+from lib import ROOT
 from lib.files import one_line
+from lib.l4 import coco, downloads, flowers, forecast, hub
+from lib.l4.captioner import load_captioner
+from lib.l4.set_metrics import load_clip, make_lpips, require_packages, set_distances
 from lib.profiles import profiles_to_run, resolve
 
 GPU_GB = 20  # what training at 512 px needs, with room
 DRIVERS = {"13": "580.65.06", "12": "525.60.13"}  # the oldest for each CUDA, by NVIDIA's release notes
 BASE_PARTS = ("unet", "vae", "text_encoder")  # folders of a base with weights, in safetensors or .bin
+WITHOUT = "-p captioner '' -p set_metrics false"
 BASE_FILES = ("model_index.json", "scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json")
 
 
@@ -30,7 +34,7 @@ def check_packages(profiles):
     pinned = dict(re.findall(r"^([\w-]+)==(\S+)", (ROOT / "requirements.txt").read_text(), re.M))
     pinned |= dict(re.findall(r"^([\w-]+)==(\S+)", (ROOT / "requirements-l4.txt").read_text(), re.M))
     names = ["torch"]
-    names += ["torchvision", "torch-fidelity"] * any(profile.set_metrics for profile in profiles)
+    names += ["torchvision", "torch-fidelity"] * any(profile.study.set_metrics for profile in profiles)
     wrong = [f"{name} {pinned[name]} ({found})" for name in names if (found := installed(name)) != pinned[name]]
     if wrong:
         raise ValueError(f"needed are {', '.join(wrong)}: .venv/bin/pip install -r requirements-l4.txt")
@@ -82,11 +86,11 @@ def numbers(text):
 
 def check_disk(profiles):
     """Free space where `build` is."""
-    place = resolve(profiles[0].build)
+    place = resolve(profiles[0].folders.build)
     while not place.exists():
         place = place.parent
     free, needed = shutil.disk_usage(place).free / 1e9, forecast.disk_needed(profiles)
-    there = sum(path.stat().st_size for path in resolve(profiles[0].build).rglob("*") if path.is_file()) / 1e9
+    there = sum(path.stat().st_size for path in resolve(profiles[0].folders.build).rglob("*") if path.is_file()) / 1e9
     parts = ", ".join(f"{name} {size:.0f}" for name, size in needed.items())
     said = f"{free:.0f} GB free at {place}, {sum(needed.values()):.0f} needed ({parts}), of which {there:.0f} are there"
     if free + there < sum(needed.values()):
@@ -96,22 +100,22 @@ def check_disk(profiles):
 
 def check_token(profiles):
     """Whether what is to be published can be."""
-    hub.check(profiles[0])
-    return hub.plan(profiles[0]) or "not needed: hub_repo_id is empty"
+    hub.require_token(profiles[0].study)
+    return hub.describe_plan(profiles[0].study) or "not needed: hub_repo_id is empty"
 
 
 def check_coco(profiles):
     """Whether COCO's archives, or a Hub copy, are where they were."""
     profile, said = profiles[0], []
-    if all("coco" not in (p.source, p.test_source) for p in profiles):
+    if all("coco" not in (p.data.source, p.data.test_source) for p in profiles):
         return "not needed"
-    if profile.coco_hub_id:
-        said.append(f"{len(sources.list_parquet(profile.coco_hub_id))} parquet files in {profile.coco_hub_id}")
-    for name, (path, size, _) in sources.COCO.items():
-        wanted = not profile.coco_hub_id or name.startswith("annotations")
-        if wanted and sources.bytes_of(resolve(profile.downloads) / name) != size:
-            check_size(f"{profile.coco_url}/{path}", size)
-            said.append(f"{name} at {profile.coco_url}")
+    if profile.data.coco_hub_id:
+        said.append(f"{len(coco.list_parquet(profile.data.coco_hub_id))} parquet files in {profile.data.coco_hub_id}")
+    for name, (path, size, _) in coco.COCO.items():
+        wanted = not profile.data.coco_hub_id or name.startswith("annotations")
+        if wanted and downloads.bytes_of(resolve(profile.data.downloads) / name) != size:
+            check_size(f"{profile.data.coco_url}/{path}", size)
+            said.append(f"{name} at {profile.data.coco_url}")
     return ", ".join(said) or "archives are here"
 
 
@@ -133,21 +137,21 @@ def check_size(url, size):
 
 def check_flowers(profiles):
     """Fetch the flowers from Kaggle, or say in which folder they are."""
-    folder = profiles[0].flowers_folder
-    if all(profile.source != "flowers" for profile in profiles):
+    folder = profiles[0].data.flowers_folder
+    if all(profile.data.source != "flowers" for profile in profiles):
         return "not needed"
     if folder and not resolve(folder).is_dir():
         raise ValueError(f"flowers_folder {folder} is no folder: correct it, or leave it empty to ask Kaggle")
-    return folder or f"in {sources.download_flowers()}"
+    return folder or f"in {flowers.download_flowers()}"
 
 
 def check_models(profiles):
     """Whether base models, other people's ControlNets and adapters can be reached at their revisions."""
-    said = {p.base_model: check_base(p) for p in profiles}
-    asked = [(p.controlnet, p.controlnet_revision) for p in profiles] + [
-        (p.adapter, p.adapter_revision) for p in profiles
+    said = {p.model.base_model: check_base(p) for p in profiles}
+    asked = [(p.model.controlnet, p.model.controlnet_revision) for p in profiles] + [
+        (p.model.adapter, p.model.adapter_revision) for p in profiles
     ]
-    asked += [p.base_unet[:2] for p in profiles if p.base_unet]
+    asked += [p.model.base_unet[:2] for p in profiles if p.model.base_unet]
     for name, revision in asked:
         if name.count("/") == 1 and not resolve(name).is_dir():
             said[name] = f"{name} at revision {model_facts(name, revision).sha}"
@@ -156,18 +160,18 @@ def check_models(profiles):
 
 def check_base(profile):
     """Whether a base model is there with all its files."""
-    name = profile.base_model
+    name = profile.model.base_model
     if resolve(name).is_dir():
         return f"{name}: here"
     try:
-        facts = model_facts(name, profile.base_revision)
+        facts = model_facts(name, profile.model.base_revision)
         missing = missing_files([file.rfilename for file in facts.siblings])
         if missing:
             raise ValueError(f"{name} at revision {facts.sha} lacks {', '.join(missing)}")
     except ValueError as error:
-        mirrors = ", ".join(profile.base_mirrors) or "another base"
+        mirrors = ", ".join(profile.model.base_mirrors) or "another base"
         raise ValueError(
-            f"{error}: try -p run {profile.run} -p base_revision '' -p base_model with {mirrors}"
+            f"{error}: try -p run {profile.folders.run} -p base_revision '' -p base_model with {mirrors}"
         ) from None
     return f"{name} at revision {facts.sha}"
 
@@ -191,7 +195,32 @@ def missing_files(files):
 
 def check_networks(profiles):
     """Fetch the networks that write captions and measure sets."""
-    return "; ".join(dict.fromkeys(networks.fetch(profile) for profile in profiles))
+    return "; ".join(dict.fromkeys(fetch_networks(profile) for profile in profiles))
+
+
+def fetch_networks(profile):
+    """Load every network that a profile will ask for, so that all come before the work starts; says which they are.
+
+    What can't be had is a ValueError that names it.
+    """
+    require_packages(profile.study)
+    data, study = profile.data, profile.study
+    wanted = {}
+    if data.captioner:
+        wanted[data.captioner, data.captioner_revision] = lambda: load_captioner(data)
+    if study.set_metrics:
+        wanted[study.clip, study.clip_revision] = lambda: load_clip(study)
+        wanted |= {("Inception", ""): lambda: set_distances(2), ("AlexNet", ""): make_lpips}
+    said = []
+    for (source, revision), load in wanted.items():
+        try:
+            load()
+        except Exception as error:  # of several clients
+            raise ValueError(
+                f"{source} can't be had ({one_line(error)}): try again, or leave it out with {WITHOUT}"
+            ) from None
+        said.append(f"{source} at revision {revision}" if revision else source)
+    return ", ".join(said) or "not needed"
 
 
 CHECKS = {
@@ -202,7 +231,7 @@ CHECKS = {
 
 def main(arguments=None):
     """The command: one line a check, then the forecast; exits with 1 where one fails."""
-    parser = argparse.ArgumentParser(prog="python -m lib.check", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m lib.l4.check_machine", description=__doc__)
     forecast.add_options(parser)
     options = parser.parse_args(arguments)
     failed, overrides = False, dict(options.overrides)

@@ -5,11 +5,11 @@ import csv
 import math
 import re
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib.files import hash_of_file, one_line
-from lib.photo import (
+from lib.photo.formats import (
     MAX_MEGAPIXELS,
     SAMPLING_FIELDS,
     SUFFIXES,
@@ -18,8 +18,9 @@ from lib.photo import (
     read_metadata,
     save_picture,
 )
-from lib.profiles import PROFILES, STANDS_FOR, get_profile
+from lib.profiles import PROFILES, get_profile
 from lib.prompts import VAGUE_PROMPT
+from lib.study import STANDS_FOR
 
 EXAMPLES = f"""examples:
   colorize photo.jpg
@@ -240,7 +241,7 @@ def base_of_run(controlnet):
 
 def pinned_revision(profile, base):
     """The commit of a base that a profile or one of its runs pins; "", the newest, where none does."""
-    known = [vars(PROFILES[profile]), *STANDS_FOR[profile].values()]
+    known = [get_profile(profile).values(), *STANDS_FOR[profile].values()]
     return next((row["base_revision"] for row in known if row.get("base_model") == base and "base_revision" in row), "")
 
 
@@ -254,15 +255,15 @@ def load(options):
     names = ("base_model", *SAMPLING_FIELDS)
     given = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
     profile = get_profile(options.profile, **given)
-    source = options.controlnet or profile.initial_controlnet or str(profile.controlnet_dir)
+    source = options.controlnet or profile.training.initial_controlnet or str(profile.folders.controlnet_dir)
     source = folder_or_id(source)
-    model = profile.base_model if "base_model" in given else base_of_run(source) or profile.base_model
-    profile = replace(profile, base_model=model, base_revision=pinned_revision(profile.name, model))
-    base = load_base(profile)
+    model = profile.model.base_model if "base_model" in given else base_of_run(source) or profile.model.base_model
+    profile = profile.replace(base_model=model, base_revision=pinned_revision(profile.name, model))
+    base = load_base(profile.model)
     width, needed = base.text_encoder.config.hidden_size, base.unet.config.cross_attention_dim
     if width != needed:
         raise ValueError(
-            f"base {profile.base_model} needs a text encoder of width {needed}, that of the profile {profile.name} has {width}: "
+            f"base {profile.model.base_model} needs a text encoder of width {needed}, that of the profile {profile.name} has {width}: "
             "name another --profile or --base"
         )
     return add_controlnet(base, load_controlnet(source, base.unet)), profile, source
@@ -276,7 +277,7 @@ def cut_words(prompt, tokenizer):
 
 def colorize_job(job, options, pipeline, profile, controlnet, say):
     """Colorize one photo, write its pictures one by one, and say what there is to be said."""
-    from lib.colorize import colorize_photo
+    from lib.photo.colorizer import colorize_photo
 
     seeds = range(options.seed, options.seed + options.samples)
     files = [job.output if len(seeds) == 1 else job.output.with_suffix(f".{seed}.png") for seed in seeds]

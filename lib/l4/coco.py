@@ -1,0 +1,165 @@
+"""COCO 2017: its archives, or a copy on the Hub, as rows of a manifest with human captions and marked things."""
+
+import json
+import re
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from huggingface_hub import HfApi, hf_hub_download
+from pyarrow.parquet import ParquetFile
+from tqdm import tqdm
+
+from lib.files import one_line, write_bytes
+from lib.l4.downloads import check_disk, download, extract
+from lib.profiles import resolve
+from lib.prompts import COLOR_PATTERN
+
+COCO = {  # archive: path below the profile's coco_url, bytes, MD5; as the servers give them
+    "train2017.zip": ("zips/train2017.zip", 19_336_861_798, "cced6f7f71b7629ddf16f17bbcfab6b2"),
+    "val2017.zip": ("zips/val2017.zip", 815_585_330, "442b8da7639aecaf257c1dceb8ba8c80"),
+    "annotations_trainval2017.zip": (
+        "annotations/annotations_trainval2017.zip", 252_907_541, "f4bbac642086de4f52a3fdda2de5fa2c",
+    ),
+}  # fmt: skip
+PHOTO_BYTES = 170_000  # about what a COCO photo takes
+NO_THING = {"category": "other", "thing": "", "thing_box": ""}
+
+
+def prepare_coco(data, folder):
+    """Bring COCO 2017 to a folder and return the rows of its manifest.
+
+    A seeded sample of train2017 is for training and validation, val2017 for the test; captions are human.
+    """
+    downloads, copy = resolve(data.downloads), data.coco_hub_id
+    parquet = list_parquet(copy) if copy else {}
+    archives = {name: facts for name, facts in COCO.items() if not copy or name.startswith("annotations")}
+    sizes = {name: size for name, (_, size, _) in archives.items()} | {
+        f"{copy}/{n}": size for n, size in parquet.items()
+    }
+    check_disk(folder, downloads, sizes, (data.n_train + data.n_validation + 5000) * PHOTO_BYTES)
+    with ThreadPoolExecutor(len(archives)) as pool:
+        coming = [
+            pool.submit(download, f"{data.coco_url}/{path}", downloads / name, size, md5)
+            for name, (path, size, md5) in archives.items()
+        ]
+        for done in coming:
+            done.result()
+    with zipfile.ZipFile(downloads / "annotations_trainval2017.zip") as archive:
+        captions = {part: read_captions(archive, part) for part in ("train2017", "val2017")}
+        things = read_things(archive, "val2017")
+    rng = np.random.default_rng(data.dataset_seed)
+    order = rng.permutation(sorted(captions["train2017"]))
+    splits = {
+        "train": ("train2017", order[: data.n_train]),
+        "validation": ("train2017", order[data.n_train :][: data.n_validation]),
+        "test": ("val2017", sorted(captions["val2017"])),
+    }
+    rows = [
+        {"file_name": f"{part}/{name}", "image_id": Path(name).stem, "split": split, "subject": Path(name).stem,
+         **(things.get(name, NO_THING) if split == "test" else {**NO_THING, "category": "coco"}), **captions[part][name]}
+        for split, (part, names) in splits.items() for name in names
+    ]  # fmt: skip
+    names = [row["file_name"] for row in rows]
+    for part in () if copy else ("train2017", "val2017"):
+        extract([name for name in names if name.startswith(part)], downloads / f"{part}.zip", folder)
+    if copy:
+        extract_parquet(names, copy, parquet, downloads / copy, folder)
+    return rows
+
+
+def list_parquet(hub_id):
+    """{file: bytes} of the parquet files of a Hub data set; one that can't be reached or has none is a ValueError."""
+    try:
+        facts = HfApi().dataset_info(hub_id, files_metadata=True)
+    except Exception as error:  # of several clients
+        raise ValueError(
+            f"coco_hub_id {hub_id!r} can't be reached ({one_line(error)}): check it, or leave it empty"
+        ) from None
+    files = {file.rfilename: file.size for file in facts.siblings if file.rfilename.endswith(".parquet")}
+    if not files:
+        raise ValueError(
+            f"coco_hub_id {hub_id!r} has no parquet files: name a copy of COCO that has, or leave it empty"
+        )
+    return files
+
+
+def extract_parquet(names, hub_id, files, downloads, folder):
+    """Take the named photos out of a Hub copy with columns `image_id` and `image`; those that are there are passed over."""
+    missing = {int(Path(name).stem): name for name in names if not (folder / name).exists()}
+    for file in tqdm(sorted(files) if missing else [], desc=f"{hub_id} files"):
+        try:
+            path = hf_hub_download(hub_id, file, repo_type="dataset", local_dir=downloads)
+            batches = ParquetFile(path).iter_batches(64, columns=["image_id", "image"])
+            for row in (row for batch in batches for row in batch.to_pylist() if row["image_id"] in missing):
+                write_bytes(row["image"]["bytes"], folder / missing[row["image_id"]])
+        except Exception as error:  # of several clients
+            raise ValueError(
+                f"{hub_id}/{file} can't be read ({one_line(error)}): run it again, it goes on there"
+            ) from None
+
+
+def read_captions(archive, part):
+    """By file name, the captions of one part of COCO: the human one with most colour words, and of these the longest; the
+    same without colour words; none in gray.
+
+    Photos without a caption are passed over.
+    """
+    try:
+        said = json.loads(archive.read(f"annotations/captions_{part}.json"))
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{archive.filename}: no captions of {part} in it ({error}): download it again") from None
+    names = {image["id"]: image["file_name"] for image in said["images"]}
+    best = {}
+    for note in said["annotations"]:
+        name, caption = names.get(note["image_id"]), " ".join(note["caption"].split())
+        if name and richness(caption) > richness(best.get(name, "")):
+            best[name] = caption
+    return {
+        name: {"object_caption": without_color_words(text), "detailed_caption": text, "gray_caption": ""}
+        for name, text in best.items()
+    }
+
+
+def richness(caption):
+    """How much a caption says: colour words, then words."""
+    return len(COLOR_PATTERN.findall(caption)), len(caption.split())
+
+
+def without_color_words(caption):
+    """A caption without its colour words, and without the `and` or comma that stood between them."""
+    word = COLOR_PATTERN.pattern
+    alone = re.sub(rf"(?:{word})(?:\s*(?:,|and|or)\s*(?:{word}))*", "", caption, flags=re.I)
+    tidy = re.sub(r"\s*(,\s*)+", ", ", re.sub(r"\s+([,.;])", r"\1", " ".join(alone.split())))
+    return tidy.strip(", ") or caption
+
+
+def read_things(archive, part):
+    """By file name, the largest thing marked in a photo of one part of COCO: its supercategory, name and a box inside it.
+
+    The box is the middle half of the marked one, in fractions of the photo's central square; "" where that is too small.
+    """
+    marked = json.loads(archive.read(f"annotations/instances_{part}.json"))
+    images = {image["id"]: image for image in marked["images"]}
+    kinds = {category["id"]: category for category in marked["categories"]}
+    largest = {}
+    for thing in marked["annotations"]:
+        if thing["area"] > largest.get(thing["image_id"], {"area": 0})["area"]:
+            largest[thing["image_id"]] = thing
+    found = {}
+    for key, thing in largest.items():
+        image, kind = images[key], kinds[thing["category_id"]]
+        box = box_in_square(thing["bbox"], image["width"], image["height"])
+        named = {"thing": kind["name"], "thing_box": box} if box else {"thing": "", "thing_box": ""}
+        found[image["file_name"]] = {"category": kind["supercategory"], **named}
+    return found
+
+
+def box_in_square(bbox, width, height):
+    """The middle half of a box (left, top, width, height in px) as fractions of a photo's central square, or ""."""
+    side = min(width, height)
+    left, top = bbox[0] - (width - side) / 2, bbox[1] - (height - side) / 2
+    edges = (left + bbox[2] / 4, top + bbox[3] / 4, left + bbox[2] * 3 / 4, top + bbox[3] * 3 / 4)
+    box = [min(max(edge / side, 0), 1) for edge in edges]
+    return " ".join(f"{edge:.3f}" for edge in box) if min(box[2] - box[0], box[3] - box[1]) >= 0.05 else ""

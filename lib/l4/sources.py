@@ -1,0 +1,99 @@
+"""Where the study's photos come from: COCO 2017 or Kaggle's flowers, brought to a folder with a `metadata.csv`.
+
+The folder then is like that of the pocket photos, and `lib.dataset` does the rest.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from tqdm import tqdm
+
+from lib.dataset import MANIFEST_COLUMNS, THING_COLUMNS
+from lib.files import write_text
+from lib.l4.coco import prepare_coco
+from lib.l4.flowers import prepare_flowers
+from lib.profiles import check_settings, resolve, write_settings
+
+SETTINGS = {  # what a folder of photos must have been made with
+    "coco": ("source", "n_train", "n_validation", "dataset_seed"),
+    "flowers": ("source", "dataset_seed", "flowers_folder"),
+}
+GRAY_BELOW = 2.0  # a photo whose channels differ by less (of 255, on the mean) is a gray one
+
+
+def prepare(data):
+    """Bring the photos of `data.source`, and those of its test photos, to their folders, once; "folder": they are there.
+
+    Writes `metadata.csv` last, and `left_out.csv` with what was left out and why. A folder that was made with other
+    fields is a ValueError.
+    """
+    if data.source == "flowers" and data.flowers_folder and not resolve(data.flowers_folder).is_dir():
+        raise ValueError(
+            f"flowers_folder {data.flowers_folder} is no folder: correct it, or leave it empty to ask Kaggle"
+        )
+    if data.test_source:
+        prepare(data.of_test_photos)
+    folder = data.photos_dir
+    if data.source == "folder":
+        return
+    if (folder / "metadata.csv").exists():
+        return check_settings(vars(data), folder, "01_build_dataset, with another -p photos FOLDER,")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_settings({name: getattr(data, name) for name in SETTINGS[data.source]}, folder)
+    bring = {"coco": prepare_coco, "flowers": prepare_flowers}[data.source]
+    write_manifest(bring(data, folder), folder)
+
+
+def write_manifest(rows, folder):
+    """Write `metadata.csv` for the rows whose photo is whole and in colour, and `left_out.csv` for the others."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        files = [folder / row["file_name"] for row in rows]
+        reasons = list(tqdm(pool.map(flaw_of, files), total=len(files), desc="checking photos"))
+    left_out = [
+        {"image_id": row["image_id"], "split": row["split"], "reason": reason}
+        for row, reason in zip(rows, reasons, strict=True) if reason
+    ]  # fmt: skip
+    pd.DataFrame(left_out, columns=["image_id", "split", "reason"]).to_csv(folder / "left_out.csv", index=False)
+    kept = [row for row, reason in zip(rows, reasons, strict=True) if not reason]
+    table = pd.DataFrame(kept, columns=[*MANIFEST_COLUMNS, *THING_COLUMNS])
+    write_text(table.to_csv(index=False), folder / "metadata.csv")
+
+
+def describe_photos(data, manifest):
+    """A sentence on a folder of photos: how many were left out, and why, and how many the resolution enlarges."""
+    path, reasons = data.photos_dir / "left_out.csv", {}
+    if path.exists():
+        reasons = pd.read_csv(path)["reason"].value_counts().to_dict()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        sides = list(tqdm(pool.map(short_side, manifest["path"]), total=len(manifest), desc="sizes"))
+    why = f" ({', '.join(f'{reason} {count}' for reason, count in reasons.items())})" if reasons else ""
+    small = sum(side < data.resolution for side in sides)
+    return (
+        f"{sum(reasons.values())} photos were left out{why}; {small} of {len(manifest)} are smaller than "
+        f"{data.resolution} px and were enlarged."
+    )
+
+
+def short_side(path):
+    """The shorter side of a photo in px, from its header; 0 where it can't be read."""
+    try:
+        with Image.open(path) as photo:
+            return min(photo.size)
+    except (OSError, SyntaxError, ValueError):
+        return 0
+
+
+def flaw_of(path):
+    """Why a photo can't be used: missing, broken or gray; "" where it can."""
+    if not path.exists():
+        return "missing"
+    try:
+        with Image.open(path) as photo:
+            photo.draft("RGB", (128, 128))
+            pixels = np.asarray(photo.convert("RGB"), np.int16)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return "broken"
+    return "gray" if np.ptp(pixels, axis=-1).mean() < GRAY_BELOW else ""
