@@ -188,7 +188,7 @@ def test_archives_that_are_here_are_not_asked_for(machine, monkeypatch):
 
 
 def test_a_hub_copy_of_coco_needs_the_annotations_besides(machine, monkeypatch):
-    monkeypatch.setattr(check_machine.sources, "list_parquet", lambda _: {"a.parquet": 1})
+    monkeypatch.setattr(check_machine.coco, "list_parquet", lambda _: {"a.parquet": 1})
     machine.sizes = {path: size for path, size in machine.sizes.items() if "annotations" in path}
     said = check_machine.check_coco([get_profile("l4", coco_hub_id="you/coco")])
     assert said.startswith("1 parquet files in you/coco, annotations_trainval2017.zip at ")

@@ -23,10 +23,10 @@ from lib.prompts import STEERING_WORDS, ladder, prompts_at
 def test_a_picture_does_not_depend_on_its_batch(pipeline, triples, profile):
     gray = triples["test"]["conditioning_image"][:3]
     prompts, seeds = ["a red cup", "Colorize this image.", ""], [1, 2, 1]
-    together = colorize.sample(pipeline, gray, prompts, seeds, profile)
-    alone = colorize.sample(pipeline, gray, prompts, seeds, profile.replace(sample_batch_size=1))
+    together = colorize.sample(pipeline, gray, prompts, seeds, **vars(profile.sampling))
+    alone = colorize.sample(pipeline, gray, prompts, seeds, **vars(profile.replace(sample_batch_size=1).sampling))
     assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(together, alone, strict=True))
-    other = colorize.sample(pipeline, gray[:1], prompts[:1], [9], profile)[0]
+    other = colorize.sample(pipeline, gray[:1], prompts[:1], [9], **vars(profile.sampling))[0]
     assert np.abs(other - together[0]).max() > 0.01
 
 
@@ -44,13 +44,15 @@ def test_guidance_on_a_share_of_the_steps(pipeline, triples, profile, evaluated)
     profile = profile.replace(num_inference_steps=4, guidance_scale=5.0)
     by_share = {}
     for share, rows in ((1.0, [4, 4, 4, 4]), (0.5, [4, 4, 2, 2]), (0.3, [4, 4, 2, 2]), (0.0, [2, 2, 2, 2])):
-        by_share[share] = colorize.sample(pipeline, gray, prompts, [1, 2], profile.replace(guidance_share=share))
+        by_share[share] = colorize.sample(
+            pipeline, gray, prompts, [1, 2], **vars(profile.replace(guidance_share=share).sampling)
+        )
         assert evaluated == rows
         evaluated.clear()
     plain = pipeline(prompts, gray, generator=[torch.Generator().manual_seed(s) for s in (1, 2)], num_inference_steps=4,
                      guidance_scale=5.0, output_type="np").images  # fmt: skip
     assert np.array_equal(by_share[1.0], plain)
-    unguided = colorize.sample(pipeline, gray, prompts, [1, 2], profile.replace(guidance_scale=1.0))
+    unguided = colorize.sample(pipeline, gray, prompts, [1, 2], **vars(profile.replace(guidance_scale=1.0).sampling))
     assert np.array_equal(by_share[0.0], unguided)
     expected = sample_by_hand(pipeline, gray[0], "a red cup", 1, 4, 5.0, guided=2)
     assert np.allclose(by_share[0.5][0], expected, atol=1e-4)
@@ -86,13 +88,14 @@ def sample_by_hand(pipeline, gray, prompt, seed, steps, scale, guided):
 def test_the_empty_prompt_needs_no_guidance(pipeline, triples, profile, evaluated):
     gray = triples["test"]["conditioning_image"][:3]
     profile = profile.replace(guidance_scale=5.0)
-    empty, red, again = colorize.sample(pipeline, gray, ["", "a red cup", ""], [1, 2, 3], profile)
+    empty, red, again = colorize.sample(pipeline, gray, ["", "a red cup", ""], [1, 2, 3], **vars(profile.sampling))
     assert sorted(evaluated) == [2, 2, 2, 2]  # two steps of two empty ones, two of the other with its own guidance
     guided = pipeline([""], gray[:1], generator=[torch.Generator().manual_seed(1)], num_inference_steps=2,
                       guidance_scale=5.0, output_type="np").images[0]  # fmt: skip
     assert np.allclose(empty, guided, atol=1e-4)
     alone = [
-        colorize.sample(pipeline, gray[i:][:1], [p], [s], profile)[0] for i, p, s in ((1, "a red cup", 2), (2, "", 3))
+        colorize.sample(pipeline, gray[i:][:1], [p], [s], **vars(profile.sampling))[0]
+        for i, p, s in ((1, "a red cup", 2), (2, "", 3))
     ]
     assert np.allclose([red, again], alone, atol=1e-4)  # back in the order of the prompts
 
@@ -131,7 +134,7 @@ def test_sdxl_is_guided_for_a_share_too(xl_pipeline, triples, profile):
         network.register_forward_pre_hook(lambda _, inputs, named: calls.append((inputs[0], named)), with_kwargs=True)
     profile = profile.replace(num_inference_steps=4, guidance_scale=5.0, guidance_share=0.5)
     gray = triples["test"]["conditioning_image"][:2]
-    colorize.sample(xl_pipeline, gray, ["a red cup", ""], [1, 2], profile)
+    colorize.sample(xl_pipeline, gray, ["a red cup", ""], [1, 2], **vars(profile.sampling))
     # the empty prompt is not what SDXL's guidance leads away from: it is guided as well
     assert [len(latents) for latents, _ in calls] == [4, 4, 4, 4, 2, 2, 2, 2]
     for first, last in ((calls[0][1], calls[-2][1]), (calls[1][1], calls[-1][1])):
@@ -154,7 +157,9 @@ def test_a_batch_that_does_not_fit_is_halved_and_that_is_said_once(profile, caps
 
     pipeline.config = {}
     images = [np.full((1, 1, 3), index) for index in range(10)]
-    outputs = colorize.sample(pipeline, images, ["red"] * 10, range(10), profile.replace(sample_batch_size=6))
+    outputs = colorize.sample(
+        pipeline, images, ["red"] * 10, range(10), **vars(profile.replace(sample_batch_size=6).sampling)
+    )
     assert sizes == [6, 3, 3, 3, 1]
     assert np.array_equal(outputs, images)
     assert capsys.readouterr().out.splitlines() == ["6 pictures at once do not fit in memory: sampling 3 at once"]
@@ -166,7 +171,7 @@ def test_not_one_picture_fits(profile):
 
     pipeline.config = {}
     with pytest.raises(ValueError, match="not even one picture fits in memory: lower resolution"):
-        colorize.sample(pipeline, [None], ["red"], [0], profile)
+        colorize.sample(pipeline, [None], ["red"], [0], **vars(profile.sampling))
 
 
 def test_merge_keeps_the_lightness_of_the_photo(triples):
@@ -188,7 +193,7 @@ def test_photos_get_different_noise_and_prompts_the_same():
 def test_the_default_plan_has_every_photo_level_and_seed(triples, profile):
     rows = dataset.pick_across_categories(triples["test"], 8)
     prompts = ladder(rows)
-    plans = colorize.plan_test_photos(rows, prompts, profile.replace(n_seeds=3))
+    plans = colorize.plan_test_photos(rows, prompts, profile.replace(n_seeds=3).study)
     expected = [
         (rows["image_id"][index], rows["category"][index], level, prompts[level][index], seed)
         for index in range(8) for level in prompts for seed in range(3)
@@ -207,7 +212,7 @@ def test_fewer_photos_for_other_levels_other_seeds_and_things(triples, profile):
     rows = dataset.pick_across_categories(triples["test"], 8)
     fields = {"n_seeds": 3, "n_images_other": 4, "n_images_all_seeds": 2, "n_steered": 1}
     levels = ("wrong_color", "vague", "detailed", "empty")
-    plans = colorize.plan_test_photos(rows, ladder(rows), profile.replace(prompt_levels=levels, **fields))
+    plans = colorize.plan_test_photos(rows, ladder(rows), profile.replace(prompt_levels=levels, **fields).study)
     images, ids = plans["images"], rows["image_id"]
     assert list(images["prompt_level"].unique()) == ["empty", "vague", "detailed", "wrong_color"]  # the ladder's order
     counts = images.groupby(["prompt_level", "image_id"]).size()
@@ -231,7 +236,7 @@ def test_fewer_photos_for_other_levels_other_seeds_and_things(triples, profile):
 def test_levels_that_cannot_be_planned(triples, profile, levels, message):
     rows = dataset.pick_across_categories(triples["test"], 4)
     with pytest.raises(ValueError, match=message):
-        colorize.plan_test_photos(rows, ladder(rows), profile.replace(prompt_levels=levels))
+        colorize.plan_test_photos(rows, ladder(rows), profile.replace(prompt_levels=levels).study)
 
 
 # ---- pictures
@@ -268,7 +273,7 @@ def test_rows_are_written_whole_with_their_table(pipeline, triples, own_run):
     assert list(again.columns) == list(colorize.LISTING_COLUMNS)
     assert again.equals(table)
     assert set(again[again["prompt_level"] == "detailed"]["prompt"]) == set(rows["detailed_caption"])
-    assert colorize.read_image(profile, again["after"][0]).shape == (32, 32, 3)
+    assert colorize.read_image(profile.folders.run_dir, again["after"][0]).shape == (32, 32, 3)
     assert {path.name for path in (profile.folders.run_dir / "images").iterdir()} == {
         "images.csv",
         "settings.json",
@@ -285,7 +290,7 @@ def test_rows_are_written_whole_with_their_table(pipeline, triples, own_run):
         colorize.read_images(profile.replace(prompt_levels=("vague", "detailed")))
     (profile.folders.run_dir / again["before"][0]).write_bytes(b"")
     with pytest.raises(ValueError, match="missing or damaged: remove what is left of it and run notebook 04"):
-        colorize.read_image(profile, again["before"][0])
+        colorize.read_image(profile.folders.run_dir, again["before"][0])
     with pytest.raises(ValueError, match="no colorized photos in .*steering: run notebook 04"):
         colorize.read_images(profile, "steering")
     weights = profile.folders.controlnet_dir / "diffusion_pytorch_model.safetensors"
@@ -301,10 +306,10 @@ def test_the_pictures_are_those_of_sample_and_merge(pipeline, triples, own_run):
     prompts, profile = prompts_at("detailed", rows), own_run.replace(guidance_scale=3.0, workers=2)
     table = colorize.colorize_rows(pipeline, rows, plan_of(rows, {"detailed": prompts}), profile)["images"]
     gray, noise = rows["conditioning_image"], [colorize.seed_of(name, 0) for name in rows["image_id"]]
-    before = colorize.sample(pipeline, gray, prompts, noise, profile)
+    before = colorize.sample(pipeline, gray, prompts, noise, **vars(profile.sampling))
     for column, pictures in (("before", before), ("after", colorize.merge(gray, before))):
         for name, picture in zip(table[column], pictures, strict=True):
-            assert np.abs(colorize.read_image(profile, name) - picture).max() <= 0.5 / 255 + 1e-6
+            assert np.abs(colorize.read_image(profile.folders.run_dir, name) - picture).max() <= 0.5 / 255 + 1e-6
 
 
 def test_pictures_stay_until_what_made_them_changes(pipeline, triples, own_run):
@@ -414,11 +419,11 @@ def test_two_processes_share_the_pictures(tmp_path):
     fields = {"resolution": 32, "n_images": 3, "n_seeds": 1}
     one, two = (get_profile("pocket", build=str(tmp_path / name), **fields) for name in ("one", "two"))
     dataset.build_dataset(one)
-    shutil.copytree(ROOT / "lib/pocket_model/controlnet", one.controlnet_dir)
-    shutil.copytree(one.build, two.build)
+    shutil.copytree(ROOT / "lib/pocket_model/controlnet", one.folders.controlnet_dir)
+    shutil.copytree(one.folders.build, two.folders.build)
     colorize.colorize_test_photos(one)
     script = tmp_path / "run.py"
-    script.write_text(LAUNCHED.format(fields={"build": two.build, **fields}))
+    script.write_text(LAUNCHED.format(fields={"build": two.folders.build, **fields}))
     launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     subprocess.run([sys.executable, "-m", *launch], check=True, cwd=ROOT, capture_output=True)
     shares = [(tmp_path / f"two/share.{index}").read_text().split(" of ") for index in range(2)]
@@ -429,8 +434,10 @@ def test_two_processes_share_the_pictures(tmp_path):
         table = colorize.read_images(two, name)
         assert table.equals(colorize.read_images(one, name))
         for file in table["after"]:
-            assert np.allclose(*(colorize.read_image(profile, file) for profile in (one, two)), atol=2 / 255)
-    assert sum(halves) == len(list((two.run_dir / "pictures").iterdir())) / 2
+            assert np.allclose(
+                *(colorize.read_image(profile.folders.run_dir, file) for profile in (one, two)), atol=2 / 255
+            )
+    assert sum(halves) == len(list((two.folders.run_dir / "pictures").iterdir())) / 2
 
 
 def test_notebook_04_must_have_run(profile):
@@ -474,11 +481,13 @@ def test_sampling_is_chosen_once_for_a_controlnet_and_a_grid(pipeline, triples, 
     table = pd.read_csv(profile.folders.run_dir / "sampling.csv")
     assert [tuple(row) for row in table[["steps", "guidance"]].to_numpy()] == [(1, 1), (1, 3), (2, 1), (2, 3)]
     best, chosen = colorize.pick_sampling(table), colorize.with_chosen_sampling(profile)
-    assert (chosen.num_inference_steps, chosen.guidance_scale) == (best["steps"], best["guidance"])
-    assert (type(chosen.num_inference_steps), type(chosen.guidance_scale)) == (int, float)
+    assert (chosen.sampling.num_inference_steps, chosen.sampling.guidance_scale) == (best["steps"], best["guidance"])
+    assert (type(chosen.sampling.num_inference_steps), type(chosen.sampling.guidance_scale)) == (int, float)
     rows = dataset.pick_across_categories(triples["validation"], 3)
     gray, noise = rows["conditioning_image"], [colorize.seed_of(name, 0) for name in rows["image_id"]]
-    merged = colorize.merge(gray, colorize.sample(pipeline, gray, rows["detailed_caption"], noise, chosen))
+    merged = colorize.merge(
+        gray, colorize.sample(pipeline, gray, rows["detailed_caption"], noise, **vars(chosen.sampling))
+    )
     chroma = [np.hypot(*srgb_to_lab(picture)[..., 1:].T).mean() for picture in (*merged, *map(to_float, rows["image"]))]
     assert best["chroma_ratio"] == pytest.approx(np.mean(chroma[:3]) / np.mean(chroma[3:]), abs=0.006)
     with pytest.raises(ValueError, match="run notebook 04_colorize_photos first"):

@@ -406,14 +406,14 @@ def test_a_base_is_loaded_at_the_revision_that_the_study_pins(monkeypatch, tmp_p
 
     monkeypatch.setattr("lib.models.load_base", load_base)
     study_1, own = get_profile("l4", run="study_1"), get_profile("l4")
-    for base in (study_1.model.base_model, own.base_model, "me/mine", None):
+    for base in (study_1.model.base_model, own.model.base_model, "me/mine", None):
         with pytest.raises(ValueError, match="not now"):
             LOAD(SimpleNamespace(profile="l4", controlnet="me/colors", base_model=base))
     assert asked == [
         (study_1.model.base_model, study_1.model.base_revision),
-        (own.base_model, own.base_revision),
+        (own.model.base_model, own.model.base_revision),
         ("me/mine", ""),
-        (own.base_model, own.base_revision),
+        (own.model.base_model, own.model.base_revision),
     ]
 
 

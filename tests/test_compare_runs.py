@@ -179,5 +179,5 @@ def test_the_l4_runs_from_coco_and_flowers_to_their_comparison(served, tmp_path)
     triples = json.loads((tmp_path / "build/l4/datasets/flowers/prompts.json").read_text())
     assert len(triples["train"]) == 8
     assert len(list((tmp_path / "build/l4/cache").glob("latents-*"))) == 2
-    assert get_profile("l4", run="study_2").reports_dir.name == "study_2"
+    assert get_profile("l4", run="study_2").folders.reports_dir.name == "study_2"
     shutil.rmtree(tmp_path / "build")

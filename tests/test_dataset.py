@@ -121,20 +121,20 @@ def test_runs_share_a_data_set_and_draw_their_own_prompts(small):
     generic, captions = (small.replace(prompt_policy=policy) for policy in ("generic", "captions"))
     rows = dataset.build_dataset(generic)["train"]
     assert (small.dataset_dir / "made_from.txt").stat().st_mtime_ns == written
-    assert set(dataset.draw_prompts(rows, generic)) <= set(GENERIC_PROMPTS)
-    assert dataset.draw_prompts(rows, captions) == list(rows["detailed_caption"])
+    assert set(dataset.draw_prompts(rows, generic.data)) <= set(GENERIC_PROMPTS)
+    assert dataset.draw_prompts(rows, captions.data) == list(rows["detailed_caption"])
     listing = json.loads((small.dataset_dir / "prompts.json").read_text())
-    assert [row["prompt"] for row in listing["train"]] == dataset.draw_prompts(rows, generic)
+    assert [row["prompt"] for row in listing["train"]] == dataset.draw_prompts(rows, generic.data)
 
 
 def test_a_run_may_train_on_some_kinds_of_photos(small):
     triples = dataset.build_dataset(small)
     kinds = list(triples["train"]["category"])
-    rows = dataset.training_rows(triples, small.replace(train_categories=(kinds[0],)))
+    rows = dataset.training_rows(triples, (kinds[0],))
     assert list(rows["category"]) == [kind for kind in kinds if kind == kinds[0]]
-    assert len(dataset.training_rows(triples, small)) == len(kinds)
+    assert len(dataset.training_rows(triples, ())) == len(kinds)
     with pytest.raises(ValueError, match=f"no training photo of train_categories fish: known are .*{kinds[0]}"):
-        dataset.training_rows(triples, small.replace(train_categories=("fish",)))
+        dataset.training_rows(triples, ("fish",))
 
 
 def test_a_changed_photo_or_field_builds_anew(small):

@@ -82,7 +82,7 @@ CAPTIONS = {  # by source: what the card says of the caption columns
 }
 
 
-@pytest.mark.parametrize("source", ("folder", "coco", "flowers"))
+@pytest.mark.parametrize("source", ["folder", "coco", "flowers"])
 def test_a_data_sets_card_says_what_its_captions_are(source):
     rows = {"train": Dataset.from_dict({"subject": ["boat", "boat"]}), "test": Dataset.from_dict({"subject": ["dog"]})}
     card = hub.dataset_card(rows, get_profile("l4", source=source), "7 photos could not be read.")
@@ -129,10 +129,10 @@ def test_public_where_asked_and_a_repository_that_is_there_keeps_its_visibility(
 
 
 def test_what_will_be_seen_by_whom_is_said_before():
-    said = hub.plan(get_profile("pocket", hub_repo_id="me/colors"))
+    said = hub.describe_plan(get_profile("pocket", hub_repo_id="me/colors").study)
     assert said == "publishes as me/colors-...: new repositories will be private, others keep their visibility"
-    assert "will be public" in hub.plan(get_profile("l4", hub_repo_id="me/colors", hub_private="false"))
-    assert hub.plan(get_profile("l4")) == ""
+    assert "will be public" in hub.describe_plan(get_profile("l4", hub_repo_id="me/colors", hub_private="false").study)
+    assert hub.describe_plan(get_profile("l4").study) == ""
 
 
 def test_another_ones_controlnet_is_not_published(tmp_path):
@@ -152,10 +152,10 @@ def test_a_token_without_rights_is_said_and_undoes_nothing(tmp_path):
 def test_without_a_token_nothing_begins(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "get_token", lambda: None)
     with pytest.raises(ValueError, match="there is no Hub token: run `hf auth login`"):
-        hub.check(get_profile("pocket", hub_repo_id="me/colors"))
+        hub.require_token(get_profile("pocket", hub_repo_id="me/colors").study)
     with pytest.raises(ValueError, match="'colors' is no Hub id"):
-        hub.check(get_profile("pocket", hub_repo_id="colors"))
-    hub.check(get_profile("pocket"))
+        hub.require_token(get_profile("pocket", hub_repo_id="colors").study)
+    hub.require_token(get_profile("pocket").study)
 
 
 PARQUET = """
@@ -163,7 +163,7 @@ import sys
 from io import BytesIO
 import pandas as pd
 from pathlib import Path
-from lib.l4 import sources
+from lib.l4 import coco
 from lib.profiles import get_profile
 
 folder = Path(sys.argv[1])
@@ -232,5 +232,7 @@ def test_the_base_comes_from_the_hub_and_a_wrong_id_or_revision_is_said(tmp_path
     assert lines[:2] == ["v_prediction"] * 2
     assert lines[2].startswith("base model 'me/base' can't be loaded (RevisionNotFoundError: ")
     assert lines[3].startswith("base model 'me/moved' can't be loaded (RepositoryNotFoundError: ")
-    assert lines[3].endswith("mirrors to try with -p run study_3 -p base_revision '' -p base_model: you/base")
+    assert lines[3].endswith(
+        "mirrors to try, with -p run of this run alone, -p base_revision '' and -p base_model: you/base"
+    )
     server.shutdown()

@@ -14,12 +14,12 @@ POCKET = get_profile("pocket")
 
 
 def test_stock_diffusers_colorizes_with_the_shipped_folder():
-    text = models.load_text_encoder(POCKET.text_encoder, POCKET.max_tokens)
+    text = models.load_text_encoder(POCKET.model.text_encoder, POCKET.model.max_tokens)
     controlnet = ControlNetModel.from_pretrained(SHIPPED / "controlnet")
     pipeline = StableDiffusionControlNetPipeline.from_pretrained(
         SHIPPED, controlnet=controlnet, safety_checker=None, **text
     )
-    photo = dataset.open_photo(resolve(POCKET.photos) / "photos/world-animals-scarlet-macaw.jpg", 128)
+    photo = dataset.open_photo(resolve(POCKET.data.photos) / "photos/world-animals-scarlet-macaw.jpg", 128)
     gray = photo.convert("L").convert("RGB")
     generator = torch.Generator().manual_seed(0)
     output = pipeline("a red parrot", image=gray, num_inference_steps=4, generator=generator, output_type="np").images[
@@ -32,16 +32,16 @@ def test_stock_diffusers_colorizes_with_the_shipped_folder():
 
 
 def test_shipped_model_is_small_half_precision_and_safe():
-    files = [path for path in SHIPPED.rglob("*") if path.is_file()]
+    files = [path for path in SHIPPED.rglob("*") if path.is_file() and path.parent.name != "__pycache__"]
     assert sum(path.stat().st_size for path in files) < 60e6
-    assert {path.suffix for path in files} <= {".json", ".safetensors", ".md", ".png", ".csv"}
+    assert {path.suffix for path in files} <= {".json", ".safetensors", ".md", ".png", ".csv", ".py"}
     for path in SHIPPED.rglob("*.safetensors"):
         with safe_open(path, "pt") as weights:
             assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"F16"}  # noqa: SIM118
 
 
 def test_prediction_type_comes_from_the_model():
-    facts = models.describe(models.load_base(POCKET))
+    facts = models.describe(models.load_base(POCKET.model))
     assert facts["prediction type"] == "v_prediction"
     assert facts["autoencoder shrinks by"] == 4
     assert facts["native size (px)"] == 128
@@ -57,7 +57,7 @@ def test_unreachable_base_names_the_mirrors(tmp_path, monkeypatch):
     profile = get_profile("l4", base_model=str(tmp_path / "nothing"))
     with pytest.raises(
         ValueError,
-        match=r"""can.t be loaded .* mirrors to try with -p run study_3 -p base_revision '' -p base_model: Manojb/""",
+        match=r"""can.t be loaded .* mirrors to try, with -p run of this run alone, -p base_revision '' and -p base_model: Manojb/""",
     ):
         models.load_base(profile.model)
 
@@ -98,7 +98,7 @@ def test_without_a_compiler_networks_stay_as_they_are(monkeypatch, capsys):
 
 
 def test_memory_layout_and_sampler_come_from_the_profile():
-    fields = {"controlnet": POCKET.initial_controlnet, "scheduler": "euler_trailing", "channels_last": True}
+    fields = {"controlnet": POCKET.training.initial_controlnet, "scheduler": "euler_trailing", "channels_last": True}
     pipeline = models.load_pipeline(get_profile("pocket", **fields))
     assert type(pipeline) is StableDiffusionControlNetPipeline
     assert type(pipeline.scheduler) is EulerDiscreteScheduler

@@ -59,7 +59,7 @@ def test_all_run_in_order_under_nbval(tmp_path):
     command = [sys.executable, "-m", "pytest", "-x", "--nbval-lax", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert result.returncode == 0, result.stdout[-6000:]
-    reports = get_profile("pocket", **folders).reports_dir
+    reports = get_profile("pocket", **folders).folders.reports_dir
     pictures = {path.name for path in reports.glob("*.png")}
     said = {
         name

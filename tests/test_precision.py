@@ -43,8 +43,8 @@ def test_the_table_says_what_a_plan_costs():
 
 def test_differences_are_detailed_less_vague_under_the_same_noise(pipeline, triples, profile, monkeypatch):
     rows = triples["test"].select(range(3))
-    found = precision.sample_differences(pipeline, rows, profile)
-    assert found.shape == (3, profile.study.n_seeds)
+    found = precision.sample_differences(pipeline, rows, profile.sampling)
+    assert found.shape == (3, precision.SEEDS)
     assert np.abs(found).max() > 0
-    monkeypatch.setattr(precision, "prompts_at", lambda level, rows: ["the same"] * len(rows))
-    assert (precision.sample_differences(pipeline, rows, profile) == 0).all()
+    monkeypatch.setattr("lib.colorize.prompts_at", lambda level, rows: ["the same"] * len(rows))
+    assert (precision.sample_differences(pipeline, rows, profile.sampling) == 0).all()

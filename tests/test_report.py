@@ -177,7 +177,7 @@ WRITERS = {  # by source: who wrote the captions
 }
 
 
-@pytest.mark.parametrize("source", ("folder", "coco", "flowers"))
+@pytest.mark.parametrize("source", ["folder", "coco", "flowers"])
 def test_every_source_of_photos_has_its_words(source, tmp_path):
     text = report_of(get_profile("pocket", source=source, reports=str(tmp_path)), ("vague", "detailed", "object"))
     assert [name for name, words in WRITERS.items() if words in text] == [source]

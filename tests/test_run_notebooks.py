@@ -142,14 +142,14 @@ from lib.files import write_text
 folder = Path(sys.argv.pop(1))
 
 def execute(path, output, values):
-    profile = run.get_profile(values["profile_name"], **values["overrides"])
+    profile = run_notebooks.get_profile(values["profile_name"], **values["overrides"])
     write_text("hello", profile.folders.reports_dir / "other.txt")
     (folder / "started").touch()
     while not (folder / "go").exists():
         time.sleep(0.1)
 
-run.run_notebook = execute
-run.main()"""
+run_notebooks.run_notebook = execute
+run_notebooks.main()"""
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ def test_two_builds_write_one_reports_folder_and_lose_nothing(place, started, ot
 
 def test_a_failure_keeps_the_reports_of_the_notebooks_that_passed_for_the_next_call(place, monkeypatch, capsys):
     def execute(path, output, values):
-        reports = run_notebooks.get_profile("pocket", **values["overrides"]).reports_dir
+        reports = run_notebooks.get_profile("pocket", **values["overrides"]).folders.reports_dir
         write_text(values["greeting"], reports / f"{path.stem[3:]}.txt")
         if path.stem == "02_two":
             shutil.copy(reports / "one.txt", reports / "copy.txt")
@@ -312,8 +312,8 @@ time.sleep(120)"""
 OTHER_NOTEBOOKS = """import sys
 from pathlib import Path
 from lib import run_notebooks
-run.NOTEBOOKS = [Path(sys.argv.pop(1))]
-run.main()"""
+run_notebooks.NOTEBOOKS = [Path(sys.argv.pop(1))]
+run_notebooks.main()"""
 
 
 def test_sigterm_waits_for_the_notebook_to_save(place):

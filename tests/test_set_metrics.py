@@ -41,15 +41,19 @@ def captioner(tokenizer, tmp_path_factory):
 def test_captioner_adds_two_rungs_and_keeps_its_captions(captioner, profile, triples, monkeypatch):
     profile = profile.replace(captioner=str(captioner))
     rows = dataset.pick_across_categories(triples["test"], 3)
-    prompts = captions.prompts_of(profile, rows)
+    with pytest.raises(ValueError, match="auto_captions.csv lacks captions by .*: run notebook 01_build_dataset again"):
+        dataset.read_auto_captions(profile, rows["image_id"])
+    captions.write_captions(profile)
+    prompts = ladder(rows) | dataset.read_auto_captions(profile, rows["image_id"])
     assert list(prompts)[:3] == list(ladder(rows))[:3]
     assert len(prompts["gray_caption"]) == len(prompts["auto_caption"]) == 3
     assert all(isinstance(text, str) for text in prompts["auto_caption"])
     monkeypatch.setattr(captions, "caption", None)  # kept captions need no network
-    assert captions.prompts_of(profile, rows) == prompts
+    assert list(captions.write_captions(profile)["auto_caption"]) == prompts["auto_caption"]
     with pytest.raises(TypeError):
-        captions.prompts_of(profile, rows.select([0, 1]))
-    assert captions.prompts_of(profile.replace(captioner=""), rows) == ladder(rows)
+        captions.write_captions(profile.replace(n_images=4))
+    assert dataset.read_auto_captions(profile.replace(captioner=""), rows["image_id"]) == {}
+    assert captions.write_captions(profile.replace(captioner="")) is None
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +126,9 @@ def test_sets_are_measured_level_by_level(clip, profile, triples, monkeypatch):
     images = pd.concat([images, images[first & (images["prompt_level"] == "vague")].assign(prompt_level="empty")])
     true = {name: to_float(image) for name, image in zip(rows["image_id"], rows["image"], strict=True)}
     read = lambda file: true[file.split()[0]] * (0.5 if file.endswith("vague") else 1)  # noqa: E731
-    table = set_metrics.measure_sets(rows, images, read, profile.replace(clip=str(clip))).set_index("prompt_level")
+    table = set_metrics.measure_sets(rows, images, read, profile.replace(clip=str(clip)).study).set_index(
+        "prompt_level"
+    )
     assert list(table.index) == ["vague", "detailed", "empty"]
     assert list(table["n"]) == [4, 4, 4]  # the photos that all levels have, since FID falls with their number
     assert table.loc["empty", "fid"] == table.loc["vague", "fid"]
@@ -133,17 +139,17 @@ def test_sets_are_measured_level_by_level(clip, profile, triples, monkeypatch):
 
 def test_missing_packages_are_named_before_work_starts(profile, monkeypatch):
     monkeypatch.setattr(set_metrics, "NEEDED", ("no_such_package",))
-    set_metrics.require_packages(profile)
+    set_metrics.require_packages(profile.study)
     with pytest.raises(ValueError, match="set_metrics needs no_such_package: pip install -r requirements-l4.txt"):
-        set_metrics.require_packages(profile.replace(set_metrics=True))
+        set_metrics.require_packages(profile.replace(set_metrics=True).study)
 
 
 def test_weights_that_come_as_bin_alone_load(captioner, tmp_path, profile):
-    model, tokenizer = captions.load_captioner(profile.replace(captioner=str(captioner)))
+    model, tokenizer = captions.load_captioner(profile.replace(captioner=str(captioner)).data)
     model.config.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    again, _ = captions.load_captioner(profile.replace(captioner=str(tmp_path)))
+    again, _ = captions.load_captioner(profile.replace(captioner=str(tmp_path)).data)
     assert all((a == b).all() for a, b in zip(model.parameters(), again.parameters(), strict=True))
     assert vision.os.environ["DISABLE_SAFETENSORS_CONVERSION"] == "1"
 
@@ -158,9 +164,9 @@ def test_networks_are_asked_for_at_their_revisions(profile, monkeypatch):
     for kind in (vision.AutoTokenizer, set_metrics.CLIPModel, captions.BlipForConditionalGeneration):
         monkeypatch.setattr(kind, "from_pretrained", note)
     l4 = get_profile("l4")
-    for load in (captions.load_captioner, set_metrics.load_clip):
+    for load, part in ((captions.load_captioner, l4.data), (set_metrics.load_clip, l4.study)):
         with pytest.raises(OSError, match="no route"):
-            load(l4)
+            load(part)
     assert asked == [(l4.data.captioner, l4.data.captioner_revision), (l4.study.clip, l4.study.clip_revision)]
     assert all(len(revision) == 40 for _, revision in asked)
     with pytest.raises(ValueError, match=r"blip-image-captioning-base can't be had \(no route to host\): try again"):
@@ -185,11 +191,11 @@ def test_the_real_networks(profile, triples):
     rows = triples["test"].select(range(4))
     l4 = get_profile("l4")
     names = ("captioner", "captioner_revision", "clip", "clip_revision", "set_metrics")
-    large = profile.replace(**{name: getattr(l4, name) for name in names})
-    assert len(captions.prompts_of(large, rows)["auto_caption"]) == 4
+    large = profile.replace(**l4.values(*names))
+    assert len(captions.write_captions(large.replace(n_images=4))) == 4
     images = pd.DataFrame({"image_id": rows["image_id"], "prompt_level": "vague", "prompt": "a photo", "seed": 0,
                            "after": rows["image_id"]})  # fmt: skip
     same = dict(zip(rows["image_id"], rows["image"], strict=True))
-    table = set_metrics.measure_sets(rows, images, lambda name: to_float(same[name]), large)
+    table = set_metrics.measure_sets(rows, images, lambda name: to_float(same[name]), large.study)
     assert table.loc[0, "lpips"] == pytest.approx(0, abs=1e-3)
     assert isinstance(same[rows["image_id"][0]], Image.Image)

@@ -141,9 +141,7 @@ def test_captions_without_color_words(caption, without):
 
 def test_gray_broken_and_missing_photos_are_listed(served, tmp_path):
     profile, _ = served
-    sources.prepare(
-        get_profile("l4", **{n: getattr(profile, n) for n in ("coco_url", "photos", "downloads")}, n_train=12)
-    )
+    sources.prepare(get_profile("l4", **profile.values("coco_url", "photos", "downloads"), n_train=12).data)
     left_out = pd.read_csv(tmp_path / "photos/coco/left_out.csv", dtype=str).set_index("image_id")["reason"]
     assert dict(left_out) == {"000000000001": "gray", "000000000002": "broken", "000000000003": "missing"}
     folder = profile.data.photos_dir

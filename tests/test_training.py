@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lib import ROOT, dataset, latents, models, training
-from lib.profiles import get_profile
+from lib.profiles import Training, get_profile
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_cache_is_made_once_and_latents_are_shared_by_other_prompts(base, triple
 
 
 def test_batches_are_made_ahead_and_are_what_they_would_be(cache, profile):
-    ahead = latents.Batches(cache, profile)
+    ahead = latents.Batches(cache, profile.training)
     for step in (3, 3, 4, 5, 9):
         batch, generator = ahead(step)
         own = latents.step_generator(profile.training.train_seed, step)
@@ -103,7 +103,7 @@ def test_loss_of_a_perfect_prediction_is_zero(cache, prediction_type):
 
     for snr_gamma in (0.0, 5.0):
         loss = training.diffusion_loss(
-            Oracle(1, 1), scheduler, batch, torch.Generator().manual_seed(1), get_profile("pocket", snr_gamma=snr_gamma)
+            Oracle(1, 1), scheduler, batch, torch.Generator().manual_seed(1), Training(snr_gamma=snr_gamma)
         )
         assert float(loss) < 1e-6
 
@@ -122,7 +122,7 @@ def test_timestep_bias_trains_more_at_high_noise(cache, bias, share):
     batch = cache.batch(np.arange(4), torch.Generator().manual_seed(0))
     profile, scheduler = get_profile("pocket", timestep_bias=bias), DDPMScheduler(prediction_type="v_prediction")
     for step in range(500):
-        training.diffusion_loss(Watcher(1, 1), scheduler, batch, torch.Generator().manual_seed(step), profile)
+        training.diffusion_loss(Watcher(1, 1), scheduler, batch, torch.Generator().manual_seed(step), profile.training)
     assert min(seen) >= 0
     assert max(seen) == 999
     assert np.mean(np.array(seen) >= 800) == pytest.approx(share, abs=0.04)
@@ -220,7 +220,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
 def test_what_a_killed_process_left_of_a_checkpoint_is_removed(tmp_path, profile):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/.0000001.pt.0123456789abcdef.part").write_bytes(bytes(1000))
-    training.keep_checkpoint(tmp_path, 2, {"model": torch.nn.Linear(1, 1)}, {}, profile)
+    training.keep_checkpoint(tmp_path, 2, {"model": torch.nn.Linear(1, 1)}, {}, profile.training)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0000002.pt"]
 
 
@@ -255,16 +255,16 @@ def test_too_little_memory_says_what_to_lower_and_keeps_the_checkpoint(profile, 
         return model.weight.sum() * huge
 
     with pytest.raises(ValueError, match="does not fit in memory: raise gradient_accumulation_steps, set gradient_che"):
-        training.train(torch.nn.Linear(1, 1), loss_of_step, profile, tmp_path, {})
+        training.train(torch.nn.Linear(1, 1), loss_of_step, profile.training, tmp_path, {})
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0000003.pt"]
 
 
 def test_a_fingerprint_is_of_the_weights_and_not_of_their_layout():
     model = torch.nn.Conv2d(3, 4, 3)
-    before = latents.fingerprint(model)
-    assert latents.fingerprint(model.to(memory_format=torch.channels_last)) == before
+    before = models.hash_of_weights(model)
+    assert models.hash_of_weights(model.to(memory_format=torch.channels_last)) == before
     model.bias.data[0] += 1
-    assert latents.fingerprint(model) != before
+    assert models.hash_of_weights(model) != before
 
 
 def test_other_errors_pass():
@@ -281,14 +281,16 @@ def test_nan_loss_stops_with_its_step_and_the_last_good_checkpoint(profile, tmp_
 
     message = r"loss is nan at step 5: lower learning_rate; last good checkpoint: .*0000003.pt"
     with pytest.raises(ValueError, match=message):
-        training.train(model, loss_of_step, profile.replace(log_every=log_every), tmp_path, {})
+        training.train(model, loss_of_step, profile.replace(log_every=log_every).training, tmp_path, {})
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0000003.pt"]
 
 
 def test_averaged_weights_follow_and_are_returned(profile, tmp_path):
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(model.weight, 1.0)
-    averaged = training.train(model, lambda m, *_: m.weight.sum(), profile.replace(ema_decay=0.5), tmp_path, {})
+    averaged = training.train(
+        model, lambda m, *_: m.weight.sum(), profile.replace(ema_decay=0.5).training, tmp_path, {}
+    )
     current = torch.load(tmp_path / "checkpoints/0000006.pt", weights_only=True)["model"]["weight"]
     assert 1.0 > float(averaged.weight) > float(current)
 
@@ -445,7 +447,7 @@ def test_controlnet_learns_a_few_photos(base, triples, profile, tmp_path):
         batches = [(cache.batch(range(4), generator), generator) for generator in generators]
         return np.mean(
             [
-                float(training.diffusion_loss(base.unet, scheduler, *batch, get_profile("pocket"), controlnet))
+                float(training.diffusion_loss(base.unet, scheduler, *batch, get_profile("pocket").training, controlnet))
                 for batch in batches
             ]
         )

@@ -163,7 +163,7 @@ def check_downloads(stand_ins, place):
         path for path in photos.ARCHIVES.values() if path.startswith("zips/")
     }  # the annotations are a chunk or less
     assert stand_ins.coco.resumed >= zips, f"resumed: {stand_ins.coco.resumed}"
-    left_out = pd.read_csv(place.profile(RUNS[-1]).photos_dir / "left_out.csv")["reason"].value_counts().to_dict()
+    left_out = pd.read_csv(place.profile(RUNS[-1]).data.photos_dir / "left_out.csv")["reason"].value_counts().to_dict()
     assert left_out == {"gray": 3, "broken": 1, "missing": 1}, f"left out: {left_out}"
 
 
@@ -183,8 +183,8 @@ def check_hub(stand_ins, place):
 
 def check_reports(place):
     """Each run has a report, and the comparison of the runs is there."""
-    needed = [place.profile(run).reports_dir / "report.md" for run in RUNS]
-    needed.append(place.profile(RUNS[-1]).reports_home / "runs.csv")
+    needed = [place.profile(run).folders.reports_dir / "report.md" for run in RUNS]
+    needed.append(place.profile(RUNS[-1]).folders.reports_home / "runs.csv")
     missing = [str(path) for path in needed if not path.exists()]
     assert not missing, f"not written: {missing}"
 
@@ -203,7 +203,7 @@ def check_pictures(whole, resumed):
         assert len(tables[0]), f"no picture in {name}"
         assert tables[0].index.equals(tables[1].index), f"{name}: not the same pictures were made"
         for files in zip(*(table.to_numpy().ravel() for table in tables), strict=True):
-            same_bytes(whole.run_dir / files[0], resumed.run_dir / files[1])
+            same_bytes(whole.folders.run_dir / files[0], resumed.folders.run_dir / files[1])
 
 
 def make_study(stand_ins, place):
@@ -250,9 +250,9 @@ def rehearse(folder):
     whole, resumed = (place.profile(RUNS[-1]) for place in (here, elsewhere))
     with stage("the same weights, pictures and measurements after the kills"):
         weights = "diffusion_pytorch_model.safetensors"
-        same_bytes(whole.controlnet_dir / weights, resumed.controlnet_dir / weights)
+        same_bytes(whole.folders.controlnet_dir / weights, resumed.folders.controlnet_dir / weights)
         check_pictures(whole, resumed)
-        same_bytes(whole.reports_dir / "metrics.csv", resumed.reports_dir / "metrics.csv")
+        same_bytes(whole.folders.reports_dir / "metrics.csv", resumed.folders.reports_dir / "metrics.csv")
 
 
 def main():
