@@ -1,12 +1,10 @@
 """From grayscale photos and sentences to colour: what a run needs, how it is sampled, the merge with the photo's L*."""
 
-import json
 import math
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
-from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -18,26 +16,22 @@ from tqdm import tqdm
 
 from lib.color import luminance, merge_luminance, srgb_to_lab, to_float, to_pil
 from lib.dataset import load_dataset_dict, pick_across_categories, read_auto_captions
-from lib.files import hash_of, new_file, new_folder, write_table, write_text
-from lib.metrics import chroma
+from lib.files import hash_of, new_file, new_folder
 from lib.models import hash_of_weights, is_out_of_memory, load_pipeline, process_state
 from lib.profiles import Sampling, check_settings, resolve, write_settings
 from lib.prompts import STEERING_WORDS, ladder, prompts_at, steering_prompt
 
 PLAN_COLUMNS = ("image_id", "category", "prompt_level", "prompt", "seed")
 LISTING_COLUMNS = (*PLAN_COLUMNS, "before", "after")
-MODEL_FIELDS = (
-    "base_model", "base_revision", "base_unet", "text_encoder", "max_tokens", "controlnet", "controlnet_revision",
-    "controlnet_subfolder", "adapter", "adapter_revision", "mixed_precision", "scheduler", "controlnet_conditioning_scale",
-    "resolution",
-)  # fmt: skip
+BASE_FIELDS = ("base_model", "base_revision", "base_unet", "text_encoder", "max_tokens", "adapter", "adapter_revision")
+CONTROLNET_FIELDS = ("controlnet", "controlnet_revision", "controlnet_subfolder", "controlnet_conditioning_scale")
+MODEL_FIELDS = (*BASE_FIELDS, *CONTROLNET_FIELDS, "mixed_precision", "scheduler", "resolution")
 SAMPLING_FIELDS = ("num_inference_steps", "guidance_scale", "guidance_share")
 DATA_FIELDS = ("source", "photos", "test_source")
 PLAN_FIELDS = ("n_images", "n_images_other", "n_images_all_seeds", "n_steered", "n_seeds", "prompt_levels")
 SETTINGS = (*DATA_FIELDS, *PLAN_FIELDS, *SAMPLING_FIELDS, *MODEL_FIELDS)
 ALWAYS = ("vague", "detailed")  # the levels that the study compares: under these, every photo
 DOUBLED = ("prompt_embeds", "image", "add_text_embeds", "add_time_ids")  # what a pipeline holds twice under guidance
-N_VALIDATION, CHROMA_RATIO = 24, (0.7, 1.3)  # photos that sampling is chosen on, and how colourful it must be
 
 
 def sample(pipeline, conditioning_images, prompts, seeds, **sampling):
@@ -314,38 +308,6 @@ def read_image(run_dir, name):
         ) from None
 
 
-def choose_sampling(profile):
-    """Try `steps_to_try` x `guidance_to_try` on validation photos, and keep the best, once for a ControlNet and grid.
-
-    Writes `sampling.csv`, a row a trial, and `sampling.json`, the choice, to the run's folder; nothing where there is
-    nothing to try. Under accelerate's launchers the main process does it, and the others wait.
-    """
-    state = process_state()
-    if state.is_main_process and _grid(profile) and not _read_choice(profile):
-        validation = load_dataset_dict(profile.for_test_photos)["validation"]
-        table = try_sampling(load_pipeline(profile), pick_across_categories(validation, N_VALIDATION), profile)
-        best = pick_sampling(table)
-        fields = {"num_inference_steps": int(best["steps"]), "guidance_scale": float(best["guidance"])}
-        write_table(table, profile.folders.run_dir / "sampling.csv")
-        made_from = _made_from(profile)
-        write_text(json.dumps({"made_from": made_from, "fields": fields}), profile.folders.run_dir / "sampling.json")
-    state.wait_for_everyone()
-
-
-def try_sampling(pipeline, rows, profile):
-    """A row for each number of steps and guidance scale: mean `ciede2000` over data-set rows, and their `chroma_ratio`.
-
-    Under the detailed prompt, with seed 0, after the merge; the chroma ratio is mean chroma over that of the photos.
-    """
-    truths, table = [srgb_to_lab(to_float(image)) for image in rows["image"]], []
-    for steps, scale in _grid(profile):
-        tried = replace(profile.sampling, num_inference_steps=steps, guidance_scale=scale)
-        labs = colorize_level(pipeline, rows, "detailed", 0, tried)
-        ratio = np.mean([chroma(lab) for lab in labs]) / np.mean([chroma(truth) for truth in truths])
-        table.append((steps, scale, np.mean(errors_of(labs, truths)), ratio))
-    return pd.DataFrame(table, columns=["steps", "guidance", "ciede2000", "chroma_ratio"]).round(2)
-
-
 def colorize_level(pipeline, rows, level, seed, sampling):
     """Data-set rows under a level of the ladder, with one seed, after the merge: CIELAB pictures (H, W, 3)."""
     gray, noise = list(rows["conditioning_image"]), [seed_of(name, seed) for name in rows["image_id"]]
@@ -356,50 +318,3 @@ def colorize_level(pipeline, rows, level, seed, sampling):
 def errors_of(labs, truths):
     """Mean CIEDE2000 of CIELAB pictures from the true ones, picture by picture."""
     return [float(deltaE_ciede2000(truth, lab).mean()) for truth, lab in zip(truths, labs, strict=True)]
-
-
-def pick_sampling(table):
-    """The row of `try_sampling` with the lowest CIEDE2000 of those whose chroma ratio is in `CHROMA_RATIO`.
-
-    Where none is, that of those nearest to it; of equal ones the one with fewer steps, then less guidance.
-    """
-    low, high = CHROMA_RATIO
-    away = np.maximum(low - table["chroma_ratio"], table["chroma_ratio"] - high).clip(lower=0)
-    return table[away == away.min()].sort_values(["ciede2000", "steps", "guidance"]).iloc[0]
-
-
-def with_chosen_sampling(profile):
-    """The profile with the steps and guidance that `choose_sampling` chose; itself where it names none to try.
-
-    Not chosen yet, or for another ControlNet or grid, is a ValueError that says to run 04.
-    """
-    if not _grid(profile):
-        return profile
-    choice = _read_choice(profile)
-    if not choice:
-        raise ValueError(
-            f"no steps and guidance chosen in {profile.folders.run_dir}: run notebook 04_colorize_photos first"
-        )
-    return profile.replace(**choice)
-
-
-def _grid(profile):
-    """The (steps, guidance scale) to try; none where the profile names neither."""
-    study, sampling = profile.study, profile.sampling
-    if not study.steps_to_try + study.guidance_to_try:
-        return []
-    steps, scales = (sampling.num_inference_steps,), (sampling.guidance_scale,)
-    return list(product(study.steps_to_try or steps, study.guidance_to_try or scales))
-
-
-def _made_from(profile):
-    """What a choice of sampling rests on, as a short text."""
-    fields = profile.values(*DATA_FIELDS, "guidance_share", *MODEL_FIELDS)
-    return hash_of([fields, _grid(profile), hash_of_controlnet(profile)])
-
-
-def _read_choice(profile):
-    """The fields that were chosen for this ControlNet and grid; None where they were not."""
-    path = profile.folders.run_dir / "sampling.json"
-    choice = json.loads(path.read_text()) if path.exists() else {}
-    return choice["fields"] if choice.get("made_from") == _made_from(profile) else None

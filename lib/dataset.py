@@ -14,7 +14,7 @@ from PIL import ImageOps
 from tqdm import tqdm
 
 from lib.color import make_conditioning_image
-from lib.files import hash_of, new_folder, one_line, write_text
+from lib.files import explained, hash_of, new_folder, write_text
 from lib.profiles import check_settings, resolve, write_settings
 from lib.prompts import CAPTIONS, draw_training_prompt
 
@@ -43,10 +43,8 @@ def read_manifest(photos):
     path = folder / "metadata.csv"
     if not path.exists():
         raise ValueError(f"no manifest {path}: the data set needs a metadata.csv, see data_cards/")
-    try:
+    with explained(f"{path} can't be read as CSV", "correct it", (ValueError, OSError)):
         manifest = pd.read_csv(path, keep_default_na=False, dtype=str)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} can't be read as CSV ({one_line(error)}): correct it") from None
     missing = [column for column in MANIFEST_COLUMNS if column not in manifest]
     if missing:
         raise ValueError(f"{path}: column {missing[0]!r} is missing: needed are {', '.join(MANIFEST_COLUMNS)}")
@@ -62,9 +60,8 @@ def read_manifest(photos):
     for problem, rows in problems.items():
         if np.any(rows):
             row = manifest[rows].iloc[0]
-            raise ValueError(
-                f"{path}: row {row['image_id']!r} ({row['file_name']}) {problem}: correct or remove the row"
-            )
+            which = f"row {row['image_id']!r} ({row['file_name']})"
+            raise ValueError(f"{path}: {which} {problem}: correct or remove the row")
     empty = set(SPLITS) - set(manifest["split"])
     if empty:
         raise ValueError(f"{path}: no row has the split {min(empty)!r}: needed are {', '.join(SPLITS)}")
@@ -76,20 +73,12 @@ def open_photo(path, size):
 
     A damaged or missing photo is a ValueError.
     """
-    try:
-        with PILImage.open(path) as photo:
-            photo = ImageOps.exif_transpose(photo).convert("RGB")
-    except (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError) as error:
-        raise ValueError(f"photo {path} can't be read ({one_line(error)}): replace it or remove its row") from None
+    errors = (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError)
+    with explained(f"photo {path} can't be read", "replace it or remove its row", errors), PILImage.open(path) as photo:
+        photo = ImageOps.exif_transpose(photo).convert("RGB")
     side = min(photo.size)
     left, top = (photo.width - side) // 2, (photo.height - side) // 2
     return photo.crop((left, top, left + side, top + side)).resize((size, size), PILImage.LANCZOS)
-
-
-def save_dataset(dataset, folder):
-    """Save a data set to a folder under a temporary name, then rename; replaces what was there."""
-    with new_folder(folder) as partial:
-        dataset.save_to_disk(str(partial))
 
 
 def build_dataset(profile):

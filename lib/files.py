@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import shutil
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -99,6 +100,24 @@ def hash_of_file(path, algorithm="sha256"):
     """The hash of a file's content in hexadecimal, as such hashes are published."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+@contextmanager
+def explained(problem, remedy, errors=Exception):
+    """Turn an error of the block into a ValueError of one line: the problem, the error's own text, and what to do."""
+    try:
+        yield
+    except errors as error:
+        raise ValueError(f"{problem} ({one_line(error)}): {remedy}") from None
+
+
+@contextmanager
+def exit_with_one_line():
+    """End a command with status 1 and one line where its block raises a ValueError, an OSError or a RuntimeError."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"error: {one_line(error, None)}")
 
 
 def one_line(error, limit=200):

@@ -1,5 +1,6 @@
 """Loading and checking the frozen base model and its ControlNet, all in diffusers' own classes and layout."""
 
+import json
 import math
 from contextlib import contextmanager
 from datetime import timedelta
@@ -23,7 +24,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-from lib.files import hash_of, one_line
+from lib.files import explained, hash_of, one_line
 from lib.profiles import resolve
 
 diffusers.utils.logging.disable_progress_bar()
@@ -105,15 +106,12 @@ def load_base(model, **loaded):
         if model.adapter:
             add_adapter(pipeline, model.adapter, model.adapter_revision)
     except (OSError, ValueError) as error:
-        mirrors = (
-            f"; mirrors to try, with -p run of this run alone, -p base_revision '' and -p base_model: {', '.join(model.base_mirrors)}"
-            if model.base_mirrors
-            else ""
-        )
+        remedy = "check base_model and base_revision"
+        if model.base_mirrors:
+            names = ", ".join(model.base_mirrors)
+            remedy += f"; mirrors to try, with -p run of this run alone, -p base_revision '' and -p base_model: {names}"
         reason = _root_cause(error)
-        raise ValueError(
-            f"base model {model.base_model!r} can't be loaded ({reason}): check base_model and base_revision{mirrors}"
-        ) from None
+        raise ValueError(f"base model {model.base_model!r} can't be loaded ({reason}): {remedy}") from None
     for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
         part.requires_grad_(False).eval()
     pipeline.set_progress_bar_config(disable=True)
@@ -166,23 +164,14 @@ def load_controlnet(source, unet, revision="", subfolder=""):
     folder = resolve(source)
     if not folder.is_dir() and str(source).count("/") != 1:
         raise ValueError(f"no ControlNet in {source}: train one with notebook 03")
-    try:
-        where = str(folder if folder.is_dir() else source)
-        controlnet = ControlNetModel.from_pretrained(
-            where, revision=revision or None, subfolder=subfolder, use_safetensors=True, dtype=torch.float32
-        )
-    except Exception as error:
-        raise ValueError(
-            f"ControlNet {source} can't be loaded ({one_line(error)}): train it anew with notebook 03"
-        ) from None
+    options = {"revision": revision or None, "subfolder": subfolder, "use_safetensors": True, "dtype": torch.float32}
+    with explained(f"ControlNet {source} can't be loaded", "train it anew with notebook 03"):
+        controlnet = ControlNetModel.from_pretrained(str(folder if folder.is_dir() else source), **options)
     for key in ("in_channels", "block_out_channels", "cross_attention_dim", "layers_per_block", "down_block_types"):
-        ours, bases = (
-            list(v) if isinstance(v, (list, tuple)) else v for v in (controlnet.config[key], unet.config[key])
-        )
+        ours, bases = json.dumps(controlnet.config[key]), json.dumps(unet.config[key])  # tuples and lists are alike
         if ours != bases:
-            raise ValueError(
-                f"ControlNet {source} is for another base: {key} {ours}, the base has {bases}: train one for this base"
-            )
+            said = f"{key} {ours}, the base has {bases}"
+            raise ValueError(f"ControlNet {source} is for another base: {said}: train one for this base")
     return controlnet
 
 
@@ -246,11 +235,9 @@ def hash_of_weights(model):
 
 def describe(base):
     """What a reader should know of a base model, by name."""
-    millions = {
-        name: sum(p.numel() for p in getattr(base, name).parameters()) / 1e6 for name in ("unet", "vae", "text_encoder")
-    }
+    parts = ("unet", "vae", "text_encoder")
     return {
-        **{f"{name} (M parameters)": f"{value:.1f}" for name, value in millions.items()},
+        **{f"{name} (M parameters)": f"{getattr(base, name).num_parameters() / 1e6:.1f}" for name in parts},
         "prediction type": base.scheduler.config.prediction_type,
         "text width": base.unet.config.cross_attention_dim,
         "longest prompt (tokens)": base.tokenizer.model_max_length,

@@ -4,6 +4,7 @@ A profile is made of parts, and functions take the part that they need. Names of
 that `-p NAME VALUE` and the notebooks' `overrides` need no part.
 """
 
+import argparse
 import difflib
 import json
 import math
@@ -339,10 +340,10 @@ def fields_of_run(name, run):
 
 def other_settings(profile):
     """What else shapes a run's colours, where it is not as in the profile's own run: one text, "" for nothing."""
-    names = ("resolution", "dataset_seed", "n_train", "lr_scheduler", "lr_warmup_steps", "timestep_bias", "snr_gamma",
-             "ema_decay", "optimizer", "mixed_precision", "max_tokens", "num_inference_steps", "guidance_scale",
-             "guidance_share", "steps_to_try", "guidance_to_try", "scheduler", "adapter",
-             "controlnet_conditioning_scale")  # fmt: skip
+    names = ["resolution", "dataset_seed", "n_train", "lr_scheduler", "lr_warmup_steps", "timestep_bias", "snr_gamma"]
+    names += ["ema_decay", "optimizer", "mixed_precision", "max_tokens", "num_inference_steps", "guidance_scale"]
+    names += ["guidance_share", "steps_to_try", "guidance_to_try", "scheduler", "adapter"]
+    names += ["controlnet_conditioning_scale"]
     ours, own = profile.values(*names), get_profile(profile.name).values(*names)
     return "; ".join(f"{name} {ours[name]}" for name in names if ours[name] != own[name])
 
@@ -361,11 +362,15 @@ def profiles_to_run(name, **overrides):
     return [get_profile(name, **{**overrides, "run": run}) for run in names]
 
 
+class _Fields(argparse.Action):
+    def __call__(self, parser, options, pair, option=None):
+        options.overrides = {**options.overrides, pair[0]: pair[1]}
+
+
 def add_field_option(parser, text):
-    """Give a command the option `-p FIELD VALUE`, which may come more than once: `overrides`, a list of pairs."""
-    parser.add_argument(
-        "-p", dest="overrides", nargs=2, action="append", default=[], metavar=("FIELD", "VALUE"), help=text
-    )
+    """Give a command the option `-p FIELD VALUE`, which may come more than once: `overrides`, {field: text}."""
+    name = {"dest": "overrides", "metavar": ("FIELD", "VALUE")}
+    parser.add_argument("-p", **name, nargs=2, action=_Fields, default={}, help=text)
 
 
 def write_settings(settings, folder):

@@ -21,13 +21,9 @@ PROMPT_LEVELS = ("empty", "vague", "gray_caption", "auto_caption", "object", "de
 PROMPT_POLICIES = ("generic", "captions", "mix")
 
 # CIELAB hue angles in degrees at which the eight chromatic words sit.
-HUES = {
-    "red": 32, "orange": 62, "yellow": 92, "green": 130, "turquoise": 195, "blue": 268, "purple": 315, "pink": 357,
-}  # fmt: skip
-HUES_OF_OTHER_WORDS = {
-    "golden": 84, "gold": 84, "blond": 85, "blonde": 85, "brown": 62, "tan": 75, "beige": 82, "cream": 88, "maroon": 25,
-    "teal": 195, "violet": 310,
-}  # fmt: skip
+HUES = dict(red=32, orange=62, yellow=92, green=130, turquoise=195, blue=268, purple=315, pink=357)
+HUES_OF_OTHER_WORDS = dict(golden=84, gold=84, blond=85, blonde=85, brown=62, tan=75, beige=82, cream=88, maroon=25)
+HUES_OF_OTHER_WORDS |= dict(teal=195, violet=310)
 NEUTRALS = ("white", "gray", "grey", "silver", "black")
 COLOR_WORDS = (*HUES, *HUES_OF_OTHER_WORDS, *NEUTRALS)
 TARGETS = {  # word: hue, chroma and the range of mean L* in which a thing can be called so

@@ -21,7 +21,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from lib import ROOT
-from lib.files import hash_of, new_file, write_text
+from lib.files import exit_with_one_line, hash_of, new_file, write_text
 from lib.l4 import hub, set_metrics
 from lib.profiles import PROFILE_FIELDS, add_field_option, get_profile, profiles_to_run
 
@@ -31,13 +31,11 @@ STAMP = "finished.json"  # below a run's folder: what its published reports were
 
 
 def parse_arguments(arguments=None):
-    """The command line: profile, parameters as (name, text) pairs, and which notebooks to run."""
+    """The command line: profile, parameters {name: text}, and which notebooks to run."""
     parser = argparse.ArgumentParser(prog="python -m lib.run_notebooks", description=__doc__)
     parser.add_argument("--profile", default="pocket", help="a profile's name (default: pocket)")
     add_field_option(parser, "a notebook's parameter or any profile field, e.g. -p n_images 12")
-    parser.add_argument(
-        "--only", nargs="+", default=[], metavar="NN", help="run these notebooks only, e.g. --only 05 06"
-    )
+    parser.add_argument("--only", nargs="+", default=[], metavar="NN", help="only these notebooks, e.g. --only 05 06")
     return parser.parse_args(arguments)
 
 
@@ -50,7 +48,7 @@ def pick_notebooks(numbers):
     return [path for number, path in known.items() if not numbers or number in numbers]
 
 
-def split_parameters(profile_name, pairs, notebooks):
+def split_parameters(profile_name, given, notebooks):
     """Check parameters before anything runs: ({notebook: its own parameters}, {profile field: value}).
 
     A name that is neither a parameter of a notebook nor a profile field is a ValueError that lists the known ones.
@@ -58,11 +56,11 @@ def split_parameters(profile_name, pairs, notebooks):
     of_profile = {"profile_name", "overrides", "run"}
     known = {path: set(papermill.inspect_notebook(str(path))) - of_profile for path in notebooks}
     names = sorted(set().union(*known.values()))
-    values = {name: yaml.safe_load(text) if name in names else text for name, text in pairs}
+    values = {name: yaml.safe_load(text) if name in names else text for name, text in given.items()}
     for name in values:
         if name not in names and name not in PROFILE_FIELDS:
-            raise ValueError(f"unknown parameter {name!r}: notebooks take {', '.join(names)}; "
-                             f"the profile has {', '.join(PROFILE_FIELDS)}")  # fmt: skip
+            known_names = f"notebooks take {', '.join(names)}; the profile has {', '.join(PROFILE_FIELDS)}"
+            raise ValueError(f"unknown parameter {name!r}: {known_names}")
     overrides = {name: value for name, value in values.items() if name not in names}
     profile = get_profile(profile_name, **overrides)
     overrides = profile.values(*overrides) if overrides else {}
@@ -134,25 +132,24 @@ def copy_files(paths, source, target):
             shutil.copy2(source / path, copies.enter_context(new_file(target / path)))
 
 
-def fingerprint(profile, parameters):
+def hash_of_run(profile, parameters):
     """A short text that changes with a run's fields, its notebooks, their parameters, and the code and templates in `lib`."""
     fields = {
         name: value for name, value in profile.values().items() if name != "runs"
     }  # what else is run is no matter
     given = {path.name: sorted(values.items()) for path, values in parameters.items() if values}
-    return hash_of(
-        [fields, given, *NOTEBOOKS, *sorted((ROOT / "lib").rglob("*.py")), *sorted((ROOT / "lib").rglob("*.j2"))]
-    )
+    code = sorted([*(ROOT / "lib").rglob("*.py"), *(ROOT / "lib").rglob("*.j2")])
+    return hash_of([fields, given, *NOTEBOOKS, *code])
 
 
 def finished_since(profile, mark):
-    """When a run was finished that has this fingerprint and whose reports are still there; "" for none."""
+    """When a run was finished that has this hash and whose reports are still there; "" for none."""
     path = profile.folders.run_dir / STAMP
     if not path.exists():
         return ""
     stamp = json.loads(path.read_text())
     there = all((profile.folders.reports_home / name).exists() for name in stamp["reports"])
-    return stamp["finished"] if there and stamp["fingerprint"] == mark else ""
+    return stamp["finished"] if there and stamp["hash"] == mark else ""
 
 
 def reason_of(error):
@@ -190,7 +187,7 @@ def run(arguments=None):
     """The notebooks in order, for one run of the profile after another.
 
     A run's reports appear in `reports/<profile>` when all its notebooks have passed. Of several runs, those that are
-    finished are passed over. A build folder that another process uses is a ValueError.
+    finished are skipped. A build folder that another process uses is a ValueError.
     """
     options = parse_arguments(arguments)
     notebooks = pick_notebooks(options.only)
@@ -203,11 +200,14 @@ def run(arguments=None):
         print(published, flush=True)
     with locked(profiles[0].folders.build_dir):
         for profile in profiles:
-            mark, several = fingerprint(profile, parameters), len(profiles) > 1
+            mark, several = hash_of_run(profile, parameters), len(profiles) > 1
             since = finished_since(profile, mark)
             if several and since and not options.only:
-                print(f"run {profile.folders.run}: finished {since} with these settings and this code; "
-                      f"to run it again: -p run {profile.folders.run}", flush=True)  # fmt: skip
+                again = f"to run it again: -p run {profile.folders.run}"
+                print(
+                    f"run {profile.folders.run}: finished {since} with these settings and this code; {again}",
+                    flush=True,
+                )
                 continue
             if several:
                 print(f"run {profile.folders.run}", flush=True)
@@ -256,7 +256,7 @@ def publish(profile, notebooks, mark):
     shutil.rmtree(unfinished, ignore_errors=True)
     if notebooks == NOTEBOOKS:
         now = f"{datetime.now():%Y-%m-%d %H:%M}"
-        stamp = {"fingerprint": mark, "finished": now, "reports": [str(name) for name in names]}
+        stamp = {"hash": mark, "finished": now, "reports": [str(name) for name in names]}
         write_text(json.dumps(stamp, indent=1), profile.folders.run_dir / STAMP)
 
 
@@ -273,10 +273,8 @@ def main():
     """The command: exit 0 when every notebook passed, 1 with one line otherwise."""
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
     signal.signal(signal.SIGTERM, pass_on_sigterm)
-    try:
+    with exit_with_one_line():
         run()
-    except (ValueError, RuntimeError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

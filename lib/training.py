@@ -6,7 +6,6 @@ uninterrupted one would have drawn.
 
 import argparse
 import copy
-import csv
 import gc
 import importlib
 import math
@@ -31,7 +30,7 @@ from tqdm import tqdm
 from lib.colorize import merge, sample
 from lib.dataset import draw_prompts, load_dataset_dict, pick_across_categories, training_rows
 from lib.figures import save_sheet
-from lib.files import new_file, new_folder, one_line, write_table
+from lib.files import exit_with_one_line, explained, new_file, new_folder, one_line, write_table
 from lib.latents import Batches, build_cache
 from lib.models import (
     add_controlnet,
@@ -83,9 +82,10 @@ def diffusion_loss(unet, noise_scheduler, batch, generator, training, controlnet
 
 def run_settings(profile, **data):
     """What must not change between a checkpoint and its continuation, as text by name."""
-    names = ("base_model", "initial_controlnet", "train_batch_size", "learning_rate", "lr_scheduler", "lr_warmup_steps",
-             "prompt_dropout", "timestep_bias", "snr_gamma", "ema_decay", "mixed_precision", "train_seed",
-             *(["train_steps"] if not profile.training.lr_scheduler.startswith("constant") else []))  # fmt: skip
+    names = ["base_model", "initial_controlnet", "train_batch_size", "learning_rate", "lr_scheduler", "lr_warmup_steps"]
+    names += ["prompt_dropout", "timestep_bias", "snr_gamma", "ema_decay", "mixed_precision", "train_seed"]
+    if not profile.training.lr_scheduler.startswith("constant"):
+        names.append("train_steps")
     return {name: str(value) for name, value in (profile.values(*names) | data).items()}
 
 
@@ -106,9 +106,8 @@ def train_run(profile):
         cache = build_cache(rows, draw_prompts(rows, profile.data), base, profile.folders.build_dir / "cache")
     base.vae = base.text_encoder = None  # training needs neither; the pictures of a checkpoint load them again
     watched = pick_across_categories(triples["validation"], 8)
-    train_controlnet(
-        base, cache, profile, profile.folders.run_dir, watched, lambda: load_base(profile.model, unet=base.unet)
-    )
+    run_dir = profile.folders.run_dir
+    train_controlnet(base, cache, profile, run_dir, watched, lambda: load_base(profile.model, unet=base.unet))
     if state.is_main_process:
         write_facts(run_facts(profile, len(rows)), profile)
 
@@ -120,33 +119,31 @@ def with_train_steps(profile, n):
 
 
 def run_facts(profile, n):
-    """What a finished run was, by name: a row of `run.csv`."""
-    kinds = f" ({', '.join(profile.data.train_categories)})" if profile.data.train_categories else ""
-    hours = float(read_losses(profile.folders.run_dir, profile.training.train_steps)[-1]["seconds"]) / 3600
-    return {
-        "run": profile.folders.run, "base": profile.model.base_model, "start": profile.training.initial_controlnet or "the frozen UNet",
-        "photos": f"{profile.data.source}{kinds}", "n": n, "epochs": round(profile.training.train_steps * profile.training.train_batch_size / n, 2),
-        "steps": profile.training.train_steps, "batch": profile.training.train_batch_size, "rate": profile.training.learning_rate,
-        "prompts": profile.data.prompt_policy, "dropout": profile.training.prompt_dropout, "seed": profile.training.train_seed,
-        "other": other_settings(profile), "hours": round(hours, 2),
-    }  # fmt: skip
+    """What a finished run on `n` photos was, by name: a row of `run.csv`."""
+    data, training = profile.data, profile.training
+    kinds = f" ({', '.join(data.train_categories)})" if data.train_categories else ""
+    epochs = round(training.train_steps * training.train_batch_size / n, 2)
+    hours = float(read_losses(profile.folders.run_dir, training.train_steps)[-1]["seconds"]) / 3600
+    facts = {"run": profile.folders.run, "base": profile.model.base_model}
+    facts |= {"start": training.initial_controlnet or "the frozen UNet", "photos": f"{data.source}{kinds}", "n": n}
+    facts |= {"epochs": epochs, "steps": training.train_steps, "batch": training.train_batch_size}
+    facts |= {"rate": training.learning_rate, "prompts": data.prompt_policy, "dropout": training.prompt_dropout}
+    return facts | {"seed": training.train_seed, "other": other_settings(profile), "hours": round(hours, 2)}
 
 
 def facts_of_finished(profile):
     """The row of `run.csv` of a run that takes a finished ControlNet: that of the run it is from, or what is known."""
-    if profile.model.controlnet not in RUNS:
-        unknown = dict.fromkeys(("n", "epochs", "steps", "batch", "rate"), 0)
-        return {
-            "run": profile.folders.run, "base": profile.model.base_model, "start": profile.model.controlnet, "photos": "not trained here",
-            **unknown, "prompts": "not told", "dropout": 0.0, "seed": 0, "other": other_settings(profile), "hours": 0.0,
-        }  # fmt: skip
-    source = profile.folders.build_dir / profile.model.controlnet / "run.csv"
-    if not source.exists():
-        raise ValueError(
-            f"run {profile.folders.run} takes the ControlNet of {profile.model.controlnet}: do that run first"
-        )
-    trained = pd.read_csv(source, keep_default_na=False).to_dict("records")[0]
-    return {**trained, "run": profile.folders.run, "other": other_settings(profile), "hours": 0.0}
+    run, taken = profile.folders.run, profile.model.controlnet
+    source = profile.folders.build_dir / taken / "run.csv"
+    if taken not in RUNS:
+        facts = {"run": run, "base": profile.model.base_model, "start": taken, "photos": "not trained here"}
+        facts |= dict.fromkeys(("n", "epochs", "steps", "batch", "rate"), 0)
+        facts |= {"prompts": "not told", "dropout": 0.0, "seed": 0}
+    elif source.exists():
+        facts = pd.read_csv(source, keep_default_na=False).to_dict("records")[0]
+    else:
+        raise ValueError(f"run {run} takes the ControlNet of {taken}: do that run first")
+    return {**facts, "run": run, "other": other_settings(profile), "hours": 0.0}
 
 
 def write_facts(facts, profile):
@@ -171,8 +168,8 @@ def loss_of_controlnet(base, cache, profile, controlnet):
         controlnet.enable_gradient_checkpointing()
         controlnet.controlnet_cond_embedding.__class__ = SparingEmbedding  # which diffusers leaves out
     if profile.model.channels_last:
-        base.unet.to(memory_format=torch.channels_last)
-        controlnet.to(memory_format=torch.channels_last)
+        for network in (base.unet, controlnet):
+            network.to(memory_format=torch.channels_last)
     if profile.model.torch_compile:
         compile_networks((base.unet, controlnet))
 
@@ -454,55 +451,51 @@ def rotate_checkpoints(folder, keep, gigabytes):
 def load_checkpoint(folder, state, settings):
     """Load the newest of `folder/checkpoints` that can be read into the state and return its step; 0 without any.
 
-    A damaged one is named and passed over. One of another model or run, or a folder that has only damaged ones, is a
-    ValueError that says what to remove.
+    A damaged one is named and the one before it taken. One of another model or run, or a folder that has only damaged
+    ones, is a ValueError that says what to remove.
     """
-    paths = sorted(folder.glob("checkpoints/*.pt"), reverse=True)
-    for path in paths:
+    damaged = []
+    for path in sorted(folder.glob("checkpoints/*.pt"), reverse=True):
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
-            break
         except Exception as error:  # of pickle, zip or torch
-            print(f"{path} is damaged ({one_line(error)}): passed over", file=sys.stderr)
-    else:
-        if paths:
-            names = ", ".join(path.name for path in paths)
-            raise ValueError(f"{folder}/checkpoints holds only damaged files ({names}): remove them to begin anew")
-        return 0
-    try:
-        old = saved["settings"]
-        changed = [f"{key} was {old.get(key)}, is {value}" for key, value in settings.items() if old.get(key) != value]
-        if changed:
-            raise ValueError(changed[0])
-        for name, part in state.items():
-            if part is not None:
-                part.load_state_dict(saved[name])
-    except Exception as error:
-        raise ValueError(
-            f"{path} does not fit this run ({one_line(error)}): remove it, or name another run with `run`"
-        ) from None
-    return saved["step"]
+            print(f"{path} is damaged ({one_line(error)}): taking the one before", file=sys.stderr)
+            damaged.append(path.name)
+            continue
+        with explained(f"{path} does not fit this run", "remove it, or name another run with `run`"):
+            restore(state, saved, settings)
+        return saved["step"]
+    if damaged:
+        names = ", ".join(damaged)
+        raise ValueError(f"{folder}/checkpoints holds only damaged files ({names}): remove them to begin anew")
+    return 0
+
+
+def restore(state, saved, settings):
+    """Load a checkpoint into the state; one with other settings is a ValueError."""
+    for key, value in settings.items():
+        if saved["settings"].get(key) != value:
+            raise ValueError(f"{key} was {saved['settings'].get(key)}, is {value}")
+    for name, part in state.items():
+        if part is not None:
+            part.load_state_dict(saved[name])
 
 
 def read_losses(folder, last_step):
     """The rows of `folder/losses.csv` up to a step."""
     path = folder / "losses.csv"
-    if not path.exists():
-        return []
-    with path.open() as file:
-        return [row for row in csv.DictReader(file) if int(row["step"]) <= last_step]
+    rows = pd.read_csv(path, dtype=str).to_dict("records") if path.exists() else []
+    return [row for row in rows if int(row["step"]) <= last_step]
 
 
 def main():
     """Notebook 03's training without the notebook: `accelerate launch -m lib.training`, on any number of processes."""
-    parser = argparse.ArgumentParser(prog="python -m lib.training", description="Train the ControlNet of a profile.")
+    parser = argparse.ArgumentParser(description="Train the ControlNet of a profile.")
     parser.add_argument("--profile", default="pocket", help="a profile's name (default: pocket)")
     add_field_option(parser, "a profile field, e.g. -p train_steps 500")
     options = parser.parse_args()
-    try:
-        train_run(get_profile(options.profile, **dict(options.overrides)))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    with exit_with_one_line():
+        train_run(get_profile(options.profile, **options.overrides))
 
 
 if __name__ == "__main__":

@@ -53,3 +53,11 @@ def pipeline(base):
     for block in [*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block]:
         torch.nn.init.normal_(block.weight, std=0.1)
     return models.add_controlnet(base, controlnet)
+
+
+@pytest.fixture
+def own_run(profile, pipeline, tmp_path):
+    """The profile in a folder of its own, whose run has saved the pipeline's ControlNet."""
+    profile = profile.replace(build=str(tmp_path / "build"))
+    pipeline.controlnet.save_pretrained(profile.folders.controlnet_dir)
+    return profile

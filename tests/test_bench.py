@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lib import latents, models
-from lib.l4 import forecast
+from lib.l4 import network_costs
 from lib.profiles import get_profile
 from tests.bench import training
 
@@ -27,7 +27,7 @@ def start(profile, base, triples):
 def test_both_ways_have_the_same_loss(start, tmp_path):
     cache = latents.build_cache(start.dataset, start.dataset["prompt"], start.base, tmp_path)
     assert training.loss_difference(start, cache) < 1e-6
-    other = replace(start.profile, timestep_bias=2.0)  # other timesteps
+    other = start.profile.replace(timestep_bias=2.0)  # other timesteps
     assert training.loss_difference(replace(start, profile=other), cache) > 1e-4
 
 
@@ -76,7 +76,7 @@ def test_the_full_size_start_trains_both_ways_in_small(tmp_path, monkeypatch):
     small = {"block_out_channels": (32, 32, 64, 64), "norm_num_groups": 8}
     kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
     shape = ({**small, "cross_attention_dim": 64, "attention_head_dim": 4}, {**small, **kinds})
-    monkeypatch.setitem(forecast.SHAPES, "SD 2.1-base", shape)
+    monkeypatch.setitem(network_costs.SHAPES, "SD 2.1-base", shape)
     narrow = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
     monkeypatch.setattr(training, "SD21_TEXT_ENCODER", narrow)
     monkeypatch.setattr(training, "get_profile", lambda name, **fields: get_profile(name, resolution=64, **fields))

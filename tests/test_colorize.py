@@ -6,14 +6,13 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLControlNetPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from lib import ROOT, colorize, dataset, models
-from lib.color import luminance, srgb_to_lab, to_float
+from lib.color import luminance, to_float
 from lib.profiles import get_profile
 from lib.prompts import STEERING_WORDS, ladder, prompts_at
 
@@ -256,14 +255,6 @@ def bytes_of(table, profile):
     return [(profile.folders.run_dir / name).read_bytes() for column in ("before", "after") for name in table[column]]
 
 
-@pytest.fixture
-def own_run(profile, pipeline, tmp_path):
-    """The profile in a folder of its own, whose run has saved the pipeline's ControlNet."""
-    profile = profile.replace(build=str(tmp_path / "build"))
-    pipeline.controlnet.save_pretrained(profile.folders.controlnet_dir)
-    return profile
-
-
 def test_rows_are_written_whole_with_their_table(pipeline, triples, own_run):
     profile, rows = own_run, dataset.pick_across_categories(triples["test"], 3)
     prompts = {level: prompts_at(level, rows) for level in ("vague", "detailed")}
@@ -446,53 +437,3 @@ def test_notebook_04_must_have_run(profile):
 
 
 # ---- steps and guidance, chosen on validation photos
-
-
-def trials(*rows):
-    return pd.DataFrame(rows, columns=["steps", "guidance", "ciede2000", "chroma_ratio"])
-
-
-def test_the_best_of_those_that_are_colourful_enough():
-    table = trials((10, 1.0, 9.0, 0.5), (20, 2.0, 10.5, 0.9), (10, 2.0, 10.0, 0.7), (10, 4.0, 9.5, 1.31))
-    assert tuple(colorize.pick_sampling(table)) == (10, 2.0, 10.0, 0.7)
-
-
-def test_of_equal_ones_the_one_with_fewer_steps():
-    table = trials((20, 1.0, 10.0, 0.9), (10, 4.0, 10.0, 1.0), (10, 2.0, 10.0, 0.8))
-    assert tuple(colorize.pick_sampling(table))[:2] == (10, 2.0)
-
-
-def test_the_nearest_where_none_is_colourful_enough():
-    table = trials((10, 1.0, 9.0, 0.4), (10, 2.0, 11.0, 0.6), (10, 4.0, 10.0, 1.5))
-    assert tuple(colorize.pick_sampling(table))[:2] == (10, 2.0)
-
-
-def test_sampling_is_chosen_once_for_a_controlnet_and_a_grid(pipeline, triples, own_run, monkeypatch):
-    profile = own_run.replace(steps_to_try=(1, 2), guidance_to_try=(1.0, 3.0))
-    dataset.build_dataset(profile)
-    loaded = []
-    monkeypatch.setattr(colorize, "load_pipeline", lambda _: loaded.append(1) or pipeline)
-    monkeypatch.setattr(colorize, "N_VALIDATION", 3)
-    with pytest.raises(ValueError, match="no steps and guidance chosen in .*: run notebook 04_colorize_photos first"):
-        colorize.with_chosen_sampling(profile)
-    colorize.choose_sampling(profile)
-    colorize.choose_sampling(profile)
-    assert len(loaded) == 1
-    table = pd.read_csv(profile.folders.run_dir / "sampling.csv")
-    assert [tuple(row) for row in table[["steps", "guidance"]].to_numpy()] == [(1, 1), (1, 3), (2, 1), (2, 3)]
-    best, chosen = colorize.pick_sampling(table), colorize.with_chosen_sampling(profile)
-    assert (chosen.sampling.num_inference_steps, chosen.sampling.guidance_scale) == (best["steps"], best["guidance"])
-    assert (type(chosen.sampling.num_inference_steps), type(chosen.sampling.guidance_scale)) == (int, float)
-    rows = dataset.pick_across_categories(triples["validation"], 3)
-    gray, noise = rows["conditioning_image"], [colorize.seed_of(name, 0) for name in rows["image_id"]]
-    merged = colorize.merge(
-        gray, colorize.sample(pipeline, gray, rows["detailed_caption"], noise, **vars(chosen.sampling))
-    )
-    chroma = [np.hypot(*srgb_to_lab(picture)[..., 1:].T).mean() for picture in (*merged, *map(to_float, rows["image"]))]
-    assert best["chroma_ratio"] == pytest.approx(np.mean(chroma[:3]) / np.mean(chroma[3:]), abs=0.006)
-    with pytest.raises(ValueError, match="run notebook 04_colorize_photos first"):
-        colorize.with_chosen_sampling(profile.replace(guidance_to_try=(1.0,)))
-    (profile.folders.controlnet_dir / "diffusion_pytorch_model.safetensors").write_bytes(b"others")
-    with pytest.raises(ValueError, match="run notebook 04_colorize_photos first"):
-        colorize.with_chosen_sampling(profile)
-    assert colorize.with_chosen_sampling(own_run) is own_run

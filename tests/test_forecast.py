@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 import torch
 
-from lib.l4 import forecast
+from lib.l4 import forecast, network_costs
 from lib.profiles import get_profile, profiles_to_run
 
 PUBLISHED = {"SD 2.1-base": (865.9, 364.2, 83.7), "SD 1.5": (859.5, 361.3, 83.7)}  # M parameters
-TINY_VAE = {**forecast.VAE, "block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4, "layers_per_block": 1}
+TINY_VAE = {**network_costs.VAE, "block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4, "layers_per_block": 1}
 TINY_UNET = {
     "block_out_channels": (16, 16, 16, 16),
     "cross_attention_dim": 8,
@@ -25,13 +25,13 @@ def shape(request):
 
 
 def test_shapes_have_the_published_parameters(shape):
-    unet, vae, controlnet = forecast.make_networks(shape, torch.device("meta"), torch.float32)
+    unet, vae, controlnet = network_costs.make_networks(shape, torch.device("meta"), torch.float32)
     counts = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (unet, controlnet, vae)]
     assert tuple(round(count, 1) for count in counts) == PUBLISHED[shape]
 
 
 def test_counted_work_is_that_of_the_literature(shape):
-    counted = forecast.count_works(shape, get_profile("l4"))
+    counted = network_costs.count_works(shape, get_profile("l4"))
     assert counted["encode"] == pytest.approx(1.12, abs=0.01)
     assert counted["plain"] == pytest.approx(0.80 + 0.28, abs=0.01)  # UNet, ControlNet
     assert counted["guided"] == pytest.approx(2 * counted["plain"])
@@ -41,22 +41,22 @@ def test_counted_work_is_that_of_the_literature(shape):
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_work_is_timed_with_the_true_classes(monkeypatch, precision):
-    monkeypatch.setitem(forecast.SHAPES, "SD 2.1-base", (TINY_UNET, TINY_VAE))
+    monkeypatch.setitem(network_costs.SHAPES, "SD 2.1-base", (TINY_UNET, TINY_VAE))
     profile = get_profile(
         "l4", resolution=64, train_batch_size=2, sample_batch_size=2, mixed_precision=precision, torch_compile=False
     )
-    seconds = forecast.time_works("SD 2.1-base", profile, torch.device("cpu"))
-    assert set(seconds) == set(forecast.WORKS)
+    seconds = network_costs.time_works("SD 2.1-base", profile, torch.device("cpu"))
+    assert set(seconds) == set(network_costs.WORKS)
     assert all(0 < value < 10 for value in seconds.values())
 
 
 def test_a_loss_that_is_not_finite_stops(monkeypatch):
-    monkeypatch.setitem(forecast.SHAPES, "SD 1.5", (TINY_UNET, TINY_VAE))
+    monkeypatch.setitem(network_costs.SHAPES, "SD 1.5", (TINY_UNET, TINY_VAE))
     profile = get_profile("l4", resolution=64)
-    unet, vae, controlnet = forecast.make_networks("SD 1.5", torch.device("cpu"), torch.float32)
+    unet, vae, controlnet = network_costs.make_networks("SD 1.5", torch.device("cpu"), torch.float32)
     unet.conv_out.bias.fill_(math.nan)
     with pytest.raises(ValueError, match="the loss of a training step with random weights is nan"):
-        forecast.works_of((unet, vae, controlnet), profile)["train"][0](1)
+        network_costs.works_of((unet, vae, controlnet), profile)["train"][0](1)
 
 
 def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
@@ -68,10 +68,10 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
             raise torch.OutOfMemoryError
 
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    forecast.time_work(work, 8, torch.device("cpu"), warm_up=0, repeats=1)
+    network_costs.time_work(work, 8, torch.device("cpu"), warm_up=0, repeats=1)
     assert tried == [8, 4, 2]
     with pytest.raises(ValueError, match="one sample does not fit"):
-        forecast.time_work(lambda n: work(9), 2, torch.device("cpu"))
+        network_costs.time_work(lambda n: work(9), 2, torch.device("cpu"))
 
 
 def test_pictures_planned():
@@ -114,7 +114,7 @@ def test_a_controlnet_of_somebody_else_is_not_trained():
 
 
 def test_hours_follow_from_costs_and_rates():
-    costs = {"SD 1.5": dict.fromkeys(forecast.WORKS, 1.0)}
+    costs = {"SD 1.5": dict.fromkeys(network_costs.WORKS, 1.0)}
     parts = [
         forecast.Part("a", "runs", 2.0, "SD 1.5", {"train": 3600, "decode": 3600}),
         forecast.Part("b", "runs", 1.0, prepared=7200, download=30e6 * 3600),
@@ -136,7 +136,7 @@ def test_the_saved_forecast_fills_the_guide(tmp_path, monkeypatch):
     guide.write_text(f"before\n\n{forecast.MARKS[0]}\n\nold\n\n{forecast.MARKS[1]}\n\nafter\n")
     monkeypatch.setattr(forecast, "GUIDE", guide)
     monkeypatch.setattr(forecast, "ROOT", tmp_path)
-    costs = {name: dict.fromkeys(forecast.WORKS, 1.0) for name in PUBLISHED}
+    costs = {name: dict.fromkeys(network_costs.WORKS, 1.0) for name in PUBLISHED}
     monkeypatch.setattr(forecast, "cost_of", lambda *_: (costs, forecast.RATES))
     monkeypatch.setattr(forecast, "time_processor", lambda size: {"prepared": 0.1, "measured": 0.1})
     said = forecast.report("l4", {}, 0.3, keep=True)
@@ -146,9 +146,9 @@ def test_the_saved_forecast_fills_the_guide(tmp_path, monkeypatch):
     assert "old" not in text
     table = pd.read_csv(tmp_path / "reports/forecast.csv").set_index("part")
     totals = table.loc["total"].set_index("plan")["hours at 25"]
-    assert totals["this plan, fewest steps"] < totals["this plan, most steps"] < totals["earlier plan"]
+    assert totals["fewest steps"] < totals["most steps"]
     assert table["machine"].nunique() == 1
-    assert f"{totals['this plan, most steps']:.2f}"[:-1] in said
+    assert f"{totals['most steps']:.2f}"[:-1] in said
     assert "study_3: training" in text
 
 

@@ -4,7 +4,6 @@ classification: class rebalancing as in Zhang, Isola, Efros 2016; gan: a patch d
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import cv2
@@ -17,26 +16,19 @@ from tqdm import tqdm
 from lib import ROOT
 from lib.baselines import AB_SCALE, FOLDER, bins, look, make_network
 from lib.color import srgb_to_lab, to_float
-from lib.files import write_text
+from lib.files import exit_with_one_line, write_text
 from lib.latents import batch_rows, step_generator
 from lib.models import pick_device
 from lib.pocket_model.training_pictures import make_dataset
 from lib.profiles import add_field_option, get_profile
+from lib.report import render
 from lib.training import read_losses, run_settings, save_model, train
 
 NEIGHBOURS, SIGMA = 5, 5.0  # how many bins share a colour, width of their weights
 REBALANCE = 0.5
 L1_WEIGHT = 100.0
-STAGE = {
-    "train_steps": 1500,
-    "train_batch_size": 16,
-    "learning_rate": 3e-4,
-    "lr_scheduler": "cosine",
-    "lr_warmup_steps": 100,
-    "ema_decay": 0.995,
-    "checkpoint_every": 250,
-    "log_every": 10,
-}
+STAGE = dict(train_steps=1500, train_batch_size=16, learning_rate=3e-4, lr_scheduler="cosine", lr_warmup_steps=100)
+STAGE |= dict(ema_decay=0.995, checkpoint_every=250, log_every=10)
 N_PICTURES = 3000
 
 
@@ -72,11 +64,9 @@ class Pix2Pix(nn.Module):
         super().__init__()
         self.generator = make_network(size, 2)
         widths = (18, 64, 128, 256)
-        layers = [
-            part
-            for n, (before, after) in enumerate(zip(widths, widths[1:], strict=False))
-            for part in (nn.Conv2d(before, after, 4, 2 if n < 2 else 1, 1), nn.GroupNorm(8, after), nn.LeakyReLU(0.2))
-        ]
+        layers = []
+        for before, after, stride in zip(widths, widths[1:], (2, 2, 1), strict=False):
+            layers += [nn.Conv2d(before, after, 4, stride, 1), nn.GroupNorm(8, after), nn.LeakyReLU(0.2)]
         self.discriminator = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, 1, 1))
 
     def judge(self, planes, ab, frozen=False):
@@ -116,10 +106,8 @@ def train_baselines(pictures, overrides, folder=ROOT / "build/baselines", target
     torch.manual_seed(profile.training.train_seed)
     rarity = rarity_weights(colors.permute(0, 2, 3, 1).reshape(-1, 2)[::37].float())
     losses = {"classification": lambda network, *batch: classification_loss(network, *batch, rarity), "gan": gan_loss}
-    models = {
-        "classification": make_network(profile.data.resolution, len(bins())),
-        "gan": Pix2Pix(profile.data.resolution),
-    }
+    size = profile.data.resolution
+    models = {"classification": make_network(size, len(bins())), "gan": Pix2Pix(size)}
     for system, model in models.items():
 
         def loss_of_step(model, step, part, system=system):
@@ -133,54 +121,18 @@ def train_baselines(pictures, overrides, folder=ROOT / "build/baselines", target
         network = trained.generator if system == "gan" else trained
         save_model(network.half().cpu(), Path(target) / system)
         hours = float(read_losses(folder / system, profile.training.train_steps)[-1]["seconds"]) / 3600
-        card = CARD[system].format(
-            steps=profile.training.train_steps, batch=profile.training.train_batch_size, hours=f"{hours:.2f}"
-        )
-        write_text(card, Path(target) / system / "README.md")
-
-
-COMMON = """
-Trained by `make baselines` on random crops of the training photos ({steps} steps of {batch}, {hours} hours), without cut-outs or
-recolouring, since it takes no prompt and can learn natural colours only. A UNet2DModel of diffusers, half precision: in: L*/100 of
-128 px, folded by 4 to 16 planes. Small and trained briefly: it stands for its kind in the pocket study, and says
-nothing about the published models of that kind.
-"""
-CARD = {
-    "classification": f"""---
-license: apache-2.0
-tags: [colorization]
----
-
-# Colour as classification
-
-After Zhang, Isola, Efros 2016: a class for each a*b* bin of 10 x 10 that sRGB holds, five neighbours sharing a colour,
-rare colours weighing more, and the annealed mean (T = 0.38) of the classes as the answer.
-{COMMON}""",
-    "gan": f"""---
-license: apache-2.0
-tags: [colorization, gan]
----
-
-# Colour by a GAN
-
-After pix2pix (Isola, Zhu, Zhou, Efros 2017): a U-Net from L* to a*b* against a patch discriminator, least-squares loss plus 100
-times the L1 error.
-{COMMON}""",
-}
+        facts = {"steps": profile.training.train_steps, "batch": profile.training.train_batch_size, "hours": hours}
+        write_text(render("baseline_card", system=system, **facts), Path(target) / system / "README.md")
 
 
 def main():
     """The command behind `make baselines`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lib.baselines_model.recipe", description="Train the systems that take no prompt."
-    )
+    parser = argparse.ArgumentParser(description="Train the systems that take no prompt.")
     parser.add_argument("--pictures", default="", help="folder with the pictures of data_cards/training_pictures")
     add_field_option(parser, "a profile field for both, e.g. -p mixed_precision bf16")
     options = parser.parse_args()
-    try:
-        train_baselines(options.pictures, dict(options.overrides))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    with exit_with_one_line():
+        train_baselines(options.pictures, options.overrides)
 
 
 if __name__ == "__main__":

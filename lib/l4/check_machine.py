@@ -16,7 +16,7 @@ import requests
 import torch
 
 from lib import ROOT
-from lib.files import one_line
+from lib.files import exit_with_one_line, explained, one_line
 from lib.l4 import coco, downloads, flowers, forecast, hub
 from lib.l4.captioner import load_captioner
 from lib.l4.set_metrics import load_clip, make_lpips, require_packages, set_distances
@@ -121,18 +121,13 @@ def check_coco(profiles):
 
 def check_size(url, size):
     """Refuse a file that a server doesn't offer in the size that is known: ValueError."""
-    try:
+    copy = "-p coco_hub_id detection-datasets/coco"
+    with explained(f"{url} can't be reached", f"try again, or {copy}", requests.RequestException):
         answer = requests.head(url, allow_redirects=True, timeout=20)
         answer.raise_for_status()
-    except requests.RequestException as error:
-        raise ValueError(
-            f"{url} can't be reached ({one_line(error)}): try again, or -p coco_hub_id detection-datasets/coco"
-        ) from None
     offered = int(answer.headers.get("Content-Length", 0))
     if offered != size:
-        raise ValueError(
-            f"{url} offers {offered} bytes, published are {size}: try -p coco_hub_id detection-datasets/coco"
-        )
+        raise ValueError(f"{url} offers {offered} bytes, published are {size}: try {copy}")
 
 
 def check_flowers(profiles):
@@ -148,9 +143,8 @@ def check_flowers(profiles):
 def check_models(profiles):
     """Whether base models, other people's ControlNets and adapters can be reached at their revisions."""
     said = {p.model.base_model: check_base(p) for p in profiles}
-    asked = [(p.model.controlnet, p.model.controlnet_revision) for p in profiles] + [
-        (p.model.adapter, p.model.adapter_revision) for p in profiles
-    ]
+    asked = [(p.model.controlnet, p.model.controlnet_revision) for p in profiles]
+    asked += [(p.model.adapter, p.model.adapter_revision) for p in profiles]
     asked += [p.model.base_unet[:2] for p in profiles if p.model.base_unet]
     for name, revision in asked:
         if name.count("/") == 1 and not resolve(name).is_dir():
@@ -213,42 +207,31 @@ def fetch_networks(profile):
         wanted |= {("Inception", ""): lambda: set_distances(2), ("AlexNet", ""): make_lpips}
     said = []
     for (source, revision), load in wanted.items():
-        try:
+        with explained(f"{source} can't be had", f"try again, or leave it out with {WITHOUT}"):
             load()
-        except Exception as error:  # of several clients
-            raise ValueError(
-                f"{source} can't be had ({one_line(error)}): try again, or leave it out with {WITHOUT}"
-            ) from None
         said.append(f"{source} at revision {revision}" if revision else source)
     return ", ".join(said) or "not needed"
 
 
-CHECKS = {
-    "packages": check_packages, "GPU": check_gpu, "disk": check_disk, "Hub token": check_token, "COCO": check_coco,
-    "flowers": check_flowers, "models": check_models, "networks": check_networks,
-}  # fmt: skip
+CHECKS = {"packages": check_packages, "GPU": check_gpu, "disk": check_disk, "Hub token": check_token}
+CHECKS |= {"COCO": check_coco, "flowers": check_flowers, "models": check_models, "networks": check_networks}
 
 
 def main(arguments=None):
     """The command: one line a check, then the forecast; exits with 1 where one fails."""
-    parser = argparse.ArgumentParser(prog="python -m lib.l4.check_machine", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     forecast.add_options(parser)
-    options = parser.parse_args(arguments)
-    failed, overrides = False, dict(options.overrides)
-    try:
-        profiles = profiles_to_run(options.profile, **overrides)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    checks = {
-        **CHECKS,
-        "forecast": lambda _: "\n\n" + forecast.report(options.profile, overrides, options.price, options.save),
-    }
-    for name, check in checks.items():
+    options, failed = parser.parse_args(arguments), False
+    with exit_with_one_line():
+        profiles = profiles_to_run(options.profile, **options.overrides)
+    for name, check in CHECKS.items():
         try:
             print(f"ok      {name}: {check(profiles)}", flush=True)
         except ValueError as error:
             failed = True
             print(f"FAILED  {name}: {error}", flush=True)
+    with exit_with_one_line():
+        print(f"\n{forecast.report(options.profile, options.overrides, options.price, options.save)}")
     sys.exit(1 if failed else 0)
 
 

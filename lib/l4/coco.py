@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from pyarrow.parquet import ParquetFile
 from tqdm import tqdm
 
-from lib.files import one_line, write_bytes
+from lib.files import explained, write_bytes
 from lib.l4.downloads import check_disk, download, extract
 from lib.profiles import resolve
 from lib.prompts import COLOR_PATTERN
@@ -20,9 +20,11 @@ COCO = {  # archive: path below the profile's coco_url, bytes, MD5; as the serve
     "train2017.zip": ("zips/train2017.zip", 19_336_861_798, "cced6f7f71b7629ddf16f17bbcfab6b2"),
     "val2017.zip": ("zips/val2017.zip", 815_585_330, "442b8da7639aecaf257c1dceb8ba8c80"),
     "annotations_trainval2017.zip": (
-        "annotations/annotations_trainval2017.zip", 252_907_541, "f4bbac642086de4f52a3fdda2de5fa2c",
+        "annotations/annotations_trainval2017.zip",
+        252_907_541,
+        "f4bbac642086de4f52a3fdda2de5fa2c",
     ),
-}  # fmt: skip
+}
 PHOTO_BYTES = 170_000  # about what a COCO photo takes
 NO_THING = {"category": "other", "thing": "", "thing_box": ""}
 
@@ -35,48 +37,53 @@ def prepare_coco(data, folder):
     downloads, copy = resolve(data.downloads), data.coco_hub_id
     parquet = list_parquet(copy) if copy else {}
     archives = {name: facts for name, facts in COCO.items() if not copy or name.startswith("annotations")}
-    sizes = {name: size for name, (_, size, _) in archives.items()} | {
-        f"{copy}/{n}": size for n, size in parquet.items()
-    }
+    sizes = {f"{copy}/{name}": size for name, size in parquet.items()}
+    sizes |= {name: size for name, (_, size, _) in archives.items()}
     check_disk(folder, downloads, sizes, (data.n_train + data.n_validation + 5000) * PHOTO_BYTES)
     with ThreadPoolExecutor(len(archives)) as pool:
-        coming = [
-            pool.submit(download, f"{data.coco_url}/{path}", downloads / name, size, md5)
-            for name, (path, size, md5) in archives.items()
-        ]
-        for done in coming:
-            done.result()
+        list(pool.map(lambda name: download_archive(name, data.coco_url, downloads), archives))
     with zipfile.ZipFile(downloads / "annotations_trainval2017.zip") as archive:
         captions = {part: read_captions(archive, part) for part in ("train2017", "val2017")}
         things = read_things(archive, "val2017")
-    rng = np.random.default_rng(data.dataset_seed)
-    order = rng.permutation(sorted(captions["train2017"]))
-    splits = {
-        "train": ("train2017", order[: data.n_train]),
-        "validation": ("train2017", order[data.n_train :][: data.n_validation]),
-        "test": ("val2017", sorted(captions["val2017"])),
-    }
-    rows = [
-        {"file_name": f"{part}/{name}", "image_id": Path(name).stem, "split": split, "subject": Path(name).stem,
-         **(things.get(name, NO_THING) if split == "test" else {**NO_THING, "category": "coco"}), **captions[part][name]}
-        for split, (part, names) in splits.items() for name in names
-    ]  # fmt: skip
+    rows = make_rows(captions, things, data.n_train, data.n_validation, data.dataset_seed)
     names = [row["file_name"] for row in rows]
-    for part in () if copy else ("train2017", "val2017"):
-        extract([name for name in names if name.startswith(part)], downloads / f"{part}.zip", folder)
     if copy:
         extract_parquet(names, copy, parquet, downloads / copy, folder)
+    else:
+        for part in ("train2017", "val2017"):
+            extract([name for name in names if name.startswith(part)], downloads / f"{part}.zip", folder)
+    return rows
+
+
+def download_archive(name, url, downloads):
+    """Fetch one of `COCO`'s archives."""
+    path, size, md5 = COCO[name]
+    download(f"{url}/{path}", downloads / name, size, md5)
+
+
+def make_rows(captions, things, n_train, n_validation, seed):
+    """The manifest's rows of COCO: split, file, captions by file name, and the things of the test photos."""
+    order = np.random.default_rng(seed).permutation(sorted(captions["train2017"]))
+    splits = {
+        "train": ("train2017", order[:n_train]),
+        "validation": ("train2017", order[n_train:][:n_validation]),
+        "test": ("val2017", sorted(captions["val2017"])),
+    }
+    rows = []
+    for split, (part, names) in splits.items():
+        for name in names:
+            image_id, thing = Path(name).stem, NO_THING | {"category": "coco"}
+            if split == "test":
+                thing = things.get(name, NO_THING)
+            row = {"file_name": f"{part}/{name}", "image_id": image_id, "split": split, "subject": image_id}
+            rows.append(row | thing | captions[part][name])
     return rows
 
 
 def list_parquet(hub_id):
     """{file: bytes} of the parquet files of a Hub data set; one that can't be reached or has none is a ValueError."""
-    try:
+    with explained(f"coco_hub_id {hub_id!r} can't be reached", "check it, or leave it empty"):
         facts = HfApi().dataset_info(hub_id, files_metadata=True)
-    except Exception as error:  # of several clients
-        raise ValueError(
-            f"coco_hub_id {hub_id!r} can't be reached ({one_line(error)}): check it, or leave it empty"
-        ) from None
     files = {file.rfilename: file.size for file in facts.siblings if file.rfilename.endswith(".parquet")}
     if not files:
         raise ValueError(
@@ -86,40 +93,35 @@ def list_parquet(hub_id):
 
 
 def extract_parquet(names, hub_id, files, downloads, folder):
-    """Take the named photos out of a Hub copy with columns `image_id` and `image`; those that are there are passed over."""
+    """Take the named photos, where they are missing, out of a Hub copy with columns `image_id` and `image`."""
     missing = {int(Path(name).stem): name for name in names if not (folder / name).exists()}
     for file in tqdm(sorted(files) if missing else [], desc=f"{hub_id} files"):
-        try:
+        with explained(f"{hub_id}/{file} can't be read", "run it again, it goes on there"):
             path = hf_hub_download(hub_id, file, repo_type="dataset", local_dir=downloads)
-            batches = ParquetFile(path).iter_batches(64, columns=["image_id", "image"])
-            for row in (row for batch in batches for row in batch.to_pylist() if row["image_id"] in missing):
-                write_bytes(row["image"]["bytes"], folder / missing[row["image_id"]])
-        except Exception as error:  # of several clients
-            raise ValueError(
-                f"{hub_id}/{file} can't be read ({one_line(error)}): run it again, it goes on there"
-            ) from None
+            for batch in ParquetFile(path).iter_batches(64, columns=["image_id", "image"]):
+                for row in batch.to_pylist():
+                    if row["image_id"] in missing:
+                        write_bytes(row["image"]["bytes"], folder / missing[row["image_id"]])
 
 
 def read_captions(archive, part):
-    """By file name, the captions of one part of COCO: the human one with most colour words, and of these the longest; the
-    same without colour words; none in gray.
+    """By file name, the captions of those photos in one part of COCO that have any.
 
-    Photos without a caption are passed over.
+    `detailed_caption`: the human one with most colour words, and of these the longest; `object_caption`: the same without
+    colour words.
     """
-    try:
+    with explained(f"{archive.filename}: no captions of {part} in it", "download it again", (KeyError, ValueError)):
         said = json.loads(archive.read(f"annotations/captions_{part}.json"))
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{archive.filename}: no captions of {part} in it ({error}): download it again") from None
     names = {image["id"]: image["file_name"] for image in said["images"]}
     best = {}
     for note in said["annotations"]:
         name, caption = names.get(note["image_id"]), " ".join(note["caption"].split())
         if name and richness(caption) > richness(best.get(name, "")):
             best[name] = caption
-    return {
-        name: {"object_caption": without_color_words(text), "detailed_caption": text, "gray_caption": ""}
-        for name, text in best.items()
-    }
+    captions = {}
+    for name, text in best.items():
+        captions[name] = {"object_caption": without_color_words(text), "detailed_caption": text, "gray_caption": ""}
+    return captions
 
 
 def richness(caption):

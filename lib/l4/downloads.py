@@ -29,8 +29,8 @@ def check_disk(folder, downloads, sizes, extracted):
     for disk in disks.values():
         free = shutil.disk_usage(disk["place"]).free
         if free < disk["needed"]:
-            raise ValueError(f"{disk['place']}: {free / 1e9:.0f} GB free, but {disk['needed'] / 1e9:.0f} GB are to come: "
-                             f"free some, or pass {' '.join(disk['fields'])}")  # fmt: skip
+            said = f"{free / 1e9:.0f} GB free, but {disk['needed'] / 1e9:.0f} GB are to come"
+            raise ValueError(f"{disk['place']}: {said}: free some, or pass {' '.join(disk['fields'])}")
 
 
 def bytes_of(path):
@@ -57,9 +57,8 @@ def download(url, path, size, md5):
             time.sleep(PAUSE * 2**attempt)
     have = partial.stat().st_size if partial.exists() else 0
     if have != size:
-        raise ValueError(
-            f"{url}: {have} of {size} bytes came ({trouble or 'broken off'}): run it again, it goes on there"
-        )
+        said = f"{have} of {size} bytes came ({trouble or 'broken off'})"
+        raise ValueError(f"{url}: {said}: run it again, it goes on there")
     if hash_of_file(partial, "md5") != md5:
         partial.unlink()
         raise ValueError(f"{url}: the file is not the published one (MD5): run it again, it starts anew")
@@ -79,7 +78,7 @@ def fetch_rest(url, partial, have, size):
 
 
 def extract(names, archive, folder):
-    """Take the named photos out of an archive into a folder; those that are there whole are passed over."""
+    """Take the named photos out of an archive into a folder; those that are there whole are left as they are."""
     with zipfile.ZipFile(archive) as file:
         sizes = {info.filename: info.file_size for info in file.infolist()}
         for name in tqdm(names, desc=f"{archive.stem} photos"):

@@ -6,7 +6,7 @@ from pathlib import Path
 import kagglehub
 import numpy as np
 
-from lib.files import hash_of_file, one_line
+from lib.files import explained, hash_of_file
 from lib.profiles import resolve
 
 FLOWERS = "alxmamaev/flowers-recognition"
@@ -26,26 +26,21 @@ def prepare_flowers(data, folder):
     rows = []
     for kind in sorted({path.parent.name for path in files}):
         ours = rng.permutation([path for path in files if path.parent.name == kind])
-        held_out = max(1, len(ours) // 20)
+        held_out, text = max(1, len(ours) // 20), f"a photo of a {kind} flower"
+        captions = {"object_caption": text, "detailed_caption": text, "gray_caption": ""}
+        (folder / kind).mkdir(parents=True, exist_ok=True)
         for index, path in enumerate(ours):
             split = "test" if index < held_out else "validation" if index < 2 * held_out else "train"
-            name = f"{kind}/{path.name}"
-            (folder / kind).mkdir(parents=True, exist_ok=True)
+            name, image_id = f"{kind}/{path.name}", f"{kind}-{path.stem}"
             if not (folder / name).exists():
                 shutil.copy(path, folder / name)
-            text = f"a photo of a {kind} flower"
-            rows.append({"file_name": name, "image_id": f"{kind}-{path.stem}", "split": split, "category": kind,
-                         "subject": f"{kind}-{path.stem}", "object_caption": text, "detailed_caption": text,
-                         "gray_caption": ""})  # fmt: skip
+            row = {"file_name": name, "image_id": image_id, "split": split, "category": kind, "subject": image_id}
+            rows.append(row | captions)
     return rows
 
 
 def download_flowers():
     """The folder that `kagglehub` keeps the data set in; needs Kaggle's credentials in one of their usual places."""
-    try:
+    remedy = "put your key in ~/.kaggle/kaggle.json, or name a folder that has the photos with -p flowers_folder"
+    with explained(f"Kaggle's {FLOWERS} can't be downloaded", remedy):
         return Path(kagglehub.dataset_download(FLOWERS))
-    except Exception as error:
-        raise ValueError(
-            f"Kaggle's {FLOWERS} can't be downloaded ({one_line(error)}): put your key in ~/.kaggle/kaggle.json or KAGGLE_USERNAME "
-            "and KAGGLE_KEY, or name a folder that has the photos with -p flowers_folder"
-        ) from None

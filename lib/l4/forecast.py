@@ -1,57 +1,38 @@
 """`make forecast`: hours, dollars and disk of the chosen runs, part by part, before the first of them starts.
 
-On a GPU a few steps of the true shapes with random weights are timed; elsewhere their TFLOP are counted on tensors
-without data, and turned into hours at stated rates. What falls to the processor is timed on the machine at hand.
+On a GPU a few steps are timed; elsewhere their TFLOP are counted and turned into hours at stated rates
+(`lib.l4.network_costs`). The processor's share is timed on the machine at hand.
 """
 
 import argparse
-import functools
 import io
 import math
 import os
 import platform
-import sys
 import time
 from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from torch.utils.flop_counter import FlopCounterMode
 
 from lib import ROOT
 from lib.color import make_conditioning_image, to_float
-from lib.colorize import ALWAYS, N_VALIDATION
+from lib.colorize import plan_pictures
 from lib.dataset import open_photo, read_manifest
-from lib.files import write_text
+from lib.files import exit_with_one_line, write_table, write_text
 from lib.l4.coco import COCO, PHOTO_BYTES
+from lib.l4.network_costs import SHAPES, WORKS, count_works, time_works
 from lib.metrics import measure
-from lib.models import compile_networks, make_controlnet, pick_device
+from lib.models import pick_device
 from lib.profiles import add_field_option, own_run, profiles_to_run
 from lib.prompts import PROMPT_LEVELS, STEERING_WORDS
 from lib.report import markdown_table
+from lib.sampling_choice import N_VALIDATION
 from lib.study import RUNS
-from lib.training import diffusion_loss, make_optimizer, with_train_steps
+from lib.training import with_train_steps
 
-VAE = {
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2,
-}
-UNET = {"block_out_channels": (320, 640, 1280, 1280)}
-SHAPES = {  # the published configurations of a run's base: UNet and autoencoder
-    "SD 2.1-base": (
-        {**UNET, "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True},
-        VAE,
-    ),
-    "SD 1.5": ({**UNET, "cross_attention_dim": 768, "attention_head_dim": 8}, VAE),
-}
-WORKS = ("encode", "train", "plain", "guided", "decode")  # a photo, a photo, a sampling step of each kind, a picture
 RATES = (15, 25, 33)  # TFLOP/s that an L4 may sustain in bfloat16
-ENCODED = 16  # photos at once, as latents are made
 BYTES_PER_SECOND = 30e6  # of COCO's servers, about
-
 TEST_PHOTOS, FLOWERS, FLOWERS_TRAINED = 5_000, 4_242, 3_818  # of val2017; of Kaggle's flowers, and 9 in 10 of them
 WATCHED_PHOTOS = 8  # validation photos colorized at each checkpoint
 REFERENCES = 8  # pictures a test photo that no prompt touched: six references and two systems without a prompt
@@ -59,12 +40,6 @@ JPEG_BYTES, GRAY_BYTES, PNG_BYTES = 117_000, 135_000, 376_000  # mean of 60 phot
 PROMPT_BYTES = 2 * 77  # of a caption's token vectors in half precision, times their width
 CHECKPOINT_GB, CONTROLNET_GB = 4.4, 1.5  # 364 M parameters with AdamW's two moments, and alone
 BASE_GB, NETWORKS_GB = 5.2, 2.0  # a base model; BLIP, CLIP, Inception and AlexNet
-
-EARLIER = {  # the plan before photos, levels, steps and guidance were chosen with care
-    "n_images": 500, "n_images_other": 0, "n_images_all_seeds": 0, "n_steered": 0, "prompt_levels": (),
-    "num_inference_steps": 20, "steps_to_try": (), "guidance_to_try": (), "guidance_share": 1.0,
-}  # fmt: skip
-
 GUIDE = ROOT / "notebooks/L4.md"
 MARKS = ("<!-- written by `make forecast ARGS=--save` -->", "<!-- end -->")
 
@@ -94,22 +69,16 @@ def pictures_planned(profile, n_photos):
 
     Prompts that are equal at two levels are counted twice, and every photo is taken to have a thing.
     """
-
-    def at_most(limit, n):
-        return min(limit or n, n)
-
-    photos = at_most(profile.study.n_images, n_photos)
-    absent = (
-        ()
-        if profile.data.captioner
-        else ("auto_caption", *(["gray_caption"] if profile.data.source != "folder" else []))
-    )
-    levels = profile.study.prompt_levels or [level for level in PROMPT_LEVELS if level not in absent]
-    other, planned = at_most(profile.study.n_images_other, photos), {}
-    for level in levels:
-        n = photos if level in ALWAYS else other
-        planned[level] = n + (profile.study.n_seeds - 1) * at_most(profile.study.n_images_all_seeds, n)
-    return {**planned, "steering": at_most(profile.study.n_steered, photos) * len(STEERING_WORDS)}
+    study, n = profile.study, min(profile.study.n_images or n_photos, n_photos)
+    absent = set() if profile.data.captioner else {"auto_caption"}
+    if not profile.data.captioner and profile.data.source != "folder":
+        absent.add("gray_caption")
+    levels = study.prompt_levels or [level for level in PROMPT_LEVELS if level not in absent]
+    photos = pd.DataFrame({"image_id": range(n), "category": ""})
+    prompts = {level: [""] * n for level in levels}
+    plan = plan_pictures(photos, prompts, study.n_seeds, study.n_images_other, study.n_images_all_seeds)
+    things = min(study.n_steered or n, n)
+    return {**plan["prompt_level"].value_counts(sort=False), "steering": things * len(STEERING_WORDS)}
 
 
 def sampling(pictures, steps, guidance, share):
@@ -176,32 +145,29 @@ def plan_prompts(profile):
 
 def plan_run(profile, choose):
     """The parts of one run: training, choosing how to sample, pictures, measuring; the strongest guidance is taken."""
-    shape, run, n = shape_of(profile), profile.folders.run, photos_trained(profile)
-    tried = [(steps, guidance) for steps in profile.study.steps_to_try for guidance in profile.study.guidance_to_try]
-    steps = choose(profile.study.steps_to_try or (profile.sampling.num_inference_steps,))
-    guidance, share = (
-        max(profile.study.guidance_to_try, default=profile.sampling.guidance_scale),
-        profile.sampling.guidance_share,
-    )
-    choosing = [sampling(N_VALIDATION, *settings, share) for settings in tried]
+    study, settings = profile.study, profile.sampling
+    shape, run, share = shape_of(profile), profile.folders.run, settings.guidance_share
+    steps = choose(study.steps_to_try or (settings.num_inference_steps,))
+    guidance = max(study.guidance_to_try, default=settings.guidance_scale)
+    tried = [(steps, scale) for steps in study.steps_to_try for scale in study.guidance_to_try]
+    choosing = [sampling(N_VALIDATION, steps, scale, share) for steps, scale in tried]
     planned = pictures_planned(profile, TEST_PHOTOS)
     unguided, pictures = planned.get("empty", 0), sum(planned.values())
     colorizing = add(sampling(unguided, steps, 1, share), sampling(pictures - unguided, steps, guidance, share))
-    photos = min(profile.study.n_images or TEST_PHOTOS, TEST_PHOTOS)
+    photos = min(study.n_images or TEST_PHOTOS, TEST_PHOTOS)
     measured = 2 * (pictures - planned["steering"]) + (REFERENCES + len(planned) - 1) * photos
-    trained = with_train_steps(profile, n)
-    checkpoints = math.ceil(trained.training.train_steps / profile.training.checkpoint_every)
-    training = sampling(
-        WATCHED_PHOTOS * checkpoints, profile.sampling.num_inference_steps, profile.sampling.guidance_scale, share
-    )
-    training["train"] = trained.training.train_steps * profile.training.train_batch_size
     parts = [
-        Part(f"{run}: training", "runs", CHECKPOINT_GB + CONTROLNET_GB, shape, training),
         Part(f"{run}: choosing steps and guidance", "runs", 0, shape, add(*choosing)),
         Part(f"{run}: {pictures:,} pictures", "runs", 2 * pictures * PNG_BYTES / 1e9, shape, colorizing),
         Part(f"{run}: measuring", "runs", 0, shape, {"encode": photos, "decode": photos}, measured=measured),
     ]
-    return parts[1:] if profile.model.controlnet else parts
+    if profile.model.controlnet:
+        return parts
+    training = with_train_steps(profile, photos_trained(profile)).training
+    checkpoints = math.ceil(training.train_steps / training.checkpoint_every)
+    works = sampling(WATCHED_PHOTOS * checkpoints, settings.num_inference_steps, settings.guidance_scale, share)
+    works["train"] = training.train_steps * training.train_batch_size
+    return [Part(f"{run}: training", "runs", CHECKPOINT_GB + CONTROLNET_GB, shape, works), *parts]
 
 
 def disk_needed(profiles):
@@ -210,130 +176,6 @@ def disk_needed(profiles):
     for part in plan(profiles):
         needed[part.kind] = needed.get(part.kind, 0) + part.gb
     return needed
-
-
-def make_networks(shape, device, dtype):
-    """A base's UNet and autoencoder in `dtype` and their ControlNet in single precision, with random weights."""
-    of_unet, of_vae = SHAPES[shape]
-    with torch.device(device):
-        unet = UNet2DConditionModel(**of_unet).to(dtype)
-        vae = AutoencoderKL(**of_vae).to(dtype)
-        controlnet = make_controlnet(unet, 2 ** (len(of_vae["block_out_channels"]) - 1))
-    for part in (unet, vae):
-        part.eval().requires_grad_(False)
-    return unet, vae, controlnet
-
-
-def works_of(networks, profile):
-    """{work: (function of a batch size that does it once, batch size)}, as training and sampling do it."""
-    unet, vae, controlnet = networks
-    side, sampled = profile.data.resolution, profile.sampling.sample_batch_size
-    small = side // 2 ** (len(vae.config.block_out_channels) - 1)
-    step = sampling_step(unet, controlnet, small, side)
-
-    @torch.no_grad()
-    def code(function, *shape):
-        function(torch.zeros(shape, device=vae.device, dtype=vae.dtype))
-
-    return {
-        "encode": (lambda n: code(vae.encode, n, 3, side, side), ENCODED),
-        "train": (training_step(unet, controlnet, small, profile), profile.training.train_batch_size),
-        "plain": (step, sampled),
-        "guided": (lambda n: step(2 * n), sampled),  # with the prompt and without, in one batch
-        "decode": (lambda n: code(vae.decode, n, 4, small, small), sampled),
-    }
-
-
-def training_step(unet, controlnet, small, profile):
-    """A function of a batch size that trains a step on latents of `small` px; a loss that is not finite is a ValueError."""
-    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    meta, side, width = unet.device.type == "meta", profile.data.resolution, unet.config.cross_attention_dim
-    optimizer = None if meta else make_optimizer(controlnet, profile.training)
-    mixed = {"device_type": "cpu" if meta else unet.device.type, "dtype": torch.bfloat16}
-    if profile.training.gradient_checkpointing:
-        for part in (unet, controlnet):
-            part.enable_gradient_checkpointing()
-
-    @functools.cache  # in training a thread makes the batches
-    def make_batch(n):
-        return torch.randn(n, 4, small, small), torch.randn(n, 77, width), torch.rand(n, 3, side, side)
-
-    def train(n):
-        with torch.autocast(**mixed, enabled=unet.dtype == torch.bfloat16):
-            generator = torch.Generator().manual_seed(0)
-            loss = diffusion_loss(unet, scheduler, make_batch(n), generator, profile.training, controlnet)
-        loss.backward()
-        if meta:
-            return
-        optimizer.step()
-        optimizer.zero_grad()
-        if not math.isfinite(loss.item()):
-            raise ValueError(
-                f"the loss of a training step with random weights is {loss.item()}: this machine computes wrongly"
-            )
-
-    return train
-
-
-def sampling_step(unet, controlnet, small, side):
-    """A function of a batch size: what ControlNet and UNet do in a step for that many latents, without their sampler."""
-    width, options = unet.config.cross_attention_dim, {"device": unet.device, "dtype": unet.dtype}
-
-    @torch.no_grad()
-    def step(n):
-        latents, words = torch.zeros(n, 4, small, small, **options), torch.zeros(n, 77, width, **options)
-        gray, time_of_step = torch.zeros(n, 3, side, side, **options), torch.ones((), device=unet.device)
-        down, mid = controlnet(latents, time_of_step, words, gray, return_dict=False)
-        unet(latents, time_of_step, words, down_block_additional_residuals=down, mid_block_additional_residual=mid)
-
-    return step
-
-
-def count_works(shape, profile):
-    """{work: TFLOP a sample} of a base's shape, counted on tensors without data."""
-    counted = {}
-    for name, (work, _) in works_of(make_networks(shape, torch.device("meta"), torch.float32), profile).items():
-        with FlopCounterMode(display=False) as counter:
-            work(1)
-        counted[name] = counter.get_total_flops() / 1e12
-    return counted
-
-
-def time_works(shape, profile, device):
-    """{work: seconds a sample} of a base's shape on a device, in the profile's precision, batches and layout."""
-    dtype = torch.bfloat16 if profile.model.mixed_precision == "bf16" else torch.float32
-    unet, vae, controlnet = networks = make_networks(shape, device, dtype)
-    for part in networks if profile.model.channels_last else ():
-        part.to(memory_format=torch.channels_last)
-    if profile.model.torch_compile:
-        compile_networks((unet, controlnet))
-    works = works_of(networks, profile)
-    seconds = {"train": time_work(*works.pop("train"), device)}
-    controlnet.requires_grad_(False).eval().to(dtype)  # as it samples
-    return seconds | {name: time_work(*work, device) for name, work in works.items()}
-
-
-def time_work(work, n, device, warm_up=2, repeats=3):
-    """Seconds a sample of a batch, halved where it does not fit in memory."""
-    try:
-        for turn in range(warm_up + repeats):
-            if turn == warm_up:
-                wait(device)
-                started = time.perf_counter()
-            work(n)
-        wait(device)
-        return (time.perf_counter() - started) / repeats / n
-    except torch.OutOfMemoryError:
-        if n == 1:
-            raise ValueError("one sample does not fit in the GPU's memory: a larger GPU is needed") from None
-    torch.cuda.empty_cache()
-    return time_work(work, n // 2, device, warm_up, repeats)
-
-
-def wait(device):
-    """Wait for what a GPU was given to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def time_processor(size, repeats=3):
@@ -372,13 +214,6 @@ def forecast(parts, costs, processor, rates, workers):
     return pd.concat([table, pd.DataFrame([total])], ignore_index=True)
 
 
-def describe_machine(device):
-    """What the figures come from."""
-    if device.type == "cuda":
-        return f"timed on {torch.cuda.get_device_name()} with CUDA {torch.version.cuda} and torch {torch.__version__}"
-    return f"TFLOP counted; the processor's share timed on {os.cpu_count()} x {platform.machine()}, without a GPU"
-
-
 def cost_of(profiles, device):
     """{shape: {work: cost}} of the profiles' bases, and the rates to divide it by: seconds and 1, or TFLOP and `RATES`."""
     shapes = {shape: profile for profile in profiles if (shape := shape_of(profile))}
@@ -388,18 +223,14 @@ def cost_of(profiles, device):
 
 
 def compare_plans(name, overrides, device):
-    """The forecast of the chosen runs, and beside its total those of other plans, all for the same machine."""
+    """The forecast of the chosen runs, and its total beside that with the fewest steps that they try."""
     profiles = profiles_to_run(name, **overrides)
     workers = max(1, profiles[0].data.workers)
     (costs, rates), processor = cost_of(profiles, device), time_processor(profiles[0].data.resolution)
-    plans = {
-        "earlier plan": plan(profiles_to_run(name, **{**overrides, **EARLIER})),
-        "this plan, fewest steps": plan(profiles, choose=min),
-        "this plan, most steps": plan(profiles),
-    }
+    plans = {"fewest steps": plan(profiles, choose=min), "most steps": plan(profiles)}
     tables = {name: forecast(parts, costs, processor, rates, workers) for name, parts in plans.items()}
     totals = pd.concat([table.tail(1).assign(part=name) for name, table in tables.items()], ignore_index=True)
-    return tables["this plan, most steps"], totals.rename(columns={"part": "plan"})
+    return tables["most steps"], totals.rename(columns={"part": "plan"})
 
 
 def with_dollars(table, price):
@@ -411,10 +242,8 @@ def with_dollars(table, price):
 
 def save(now, totals, source):
     """Write `reports/forecast.csv`, and its two tables between the marks of notebooks/L4.md."""
-    rows = pd.concat(
-        [totals.assign(part="total"), now.assign(plan="this plan, most steps").iloc[:-1]], ignore_index=True
-    )
-    write_text(rows.assign(machine=source).round(2).to_csv(index=False), ROOT / "reports/forecast.csv")
+    rows = pd.concat([totals.assign(part="total"), now.assign(plan="most steps").iloc[:-1]], ignore_index=True)
+    write_table(rows.assign(machine=source).round(2), ROOT / "reports/forecast.csv")
     before, _, rest = GUIDE.read_text().partition(MARKS[0])
     tables = "\n\n".join(markdown_table(table.round(2)) for table in (totals, now))
     written = f"{MARKS[0]}\n\n{tables}\n\n*{source[0].upper()}{source[1:]}.*\n\n{MARKS[1]}"
@@ -425,7 +254,10 @@ def report(name, overrides, price, keep=False):
     """The forecast of a profile's runs and the totals of the plans as a text; with `keep`, they are written too."""
     device = pick_device()
     now, totals = (with_dollars(table, price) for table in compare_plans(name, overrides, device))
-    source = f"{describe_machine(device)}; {price:.2f} dollars an hour"
+    source = f"TFLOP counted; the processor's share timed on {os.cpu_count()} x {platform.machine()}, without a GPU"
+    if device.type == "cuda":
+        source = f"timed on {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, torch {torch.__version__}"
+    source += f"; {price:.2f} dollars an hour"
     if keep:
         save(now, totals, source)
     unknown = [profile.folders.run for profile in profiles_to_run(name, **overrides) if not shape_of(profile)]
@@ -437,21 +269,17 @@ def add_options(parser):
     """The options of this command and of `lib.l4.check_machine`."""
     parser.add_argument("--profile", default="l4")
     parser.add_argument("--price", type=float, default=0.30, help="dollars an hour of the machine (default: 0.30)")
-    parser.add_argument(
-        "--save", action="store_true", help="write the forecast to reports/forecast.csv and notebooks/L4.md"
-    )
+    parser.add_argument("--save", action="store_true", help="write reports/forecast.csv and notebooks/L4.md")
     add_field_option(parser, "a profile field, e.g. -p runs all")
 
 
 def main(arguments=None):
     """The command: prints the forecast."""
-    parser = argparse.ArgumentParser(prog="python -m lib.l4.forecast", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     add_options(parser)
     options = parser.parse_args(arguments)
-    try:
-        print(report(options.profile, dict(options.overrides), options.price, options.save))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    with exit_with_one_line():
+        print(report(options.profile, options.overrides, options.price, options.save))
 
 
 if __name__ == "__main__":

@@ -59,25 +59,18 @@ def push_dataset(triples, profile, notes=""):
     card, train = dataset_card(triples, profile, notes), triples["train"]
     train = train.remove_columns("prompt").add_column("prompt", draw_prompts(train, profile.data))
     policy = profile.data.prompt_policy  # where it isn't the profile's own, it is another data set
-    repo = f"{profile.study.hub_repo_id}-{profile.data.source}" + f"-{policy}" * (
-        policy != get_profile(profile.name).data.prompt_policy
-    )
+    own, private = get_profile(profile.name).data.prompt_policy, profile.study.hub_private
+    repo = f"{profile.study.hub_repo_id}-{profile.data.source}" + (f"-{policy}" if policy != own else "")
     triples = DatasetDict({**triples, "train": train})
-    return _published(
-        repo,
-        "dataset",
-        profile.study.hub_private,
-        lambda: _push_dataset(triples, repo, card, profile.study.hub_private),
-    )
+    return _published(repo, "dataset", private, lambda: _push_dataset(triples, repo, card, private))
 
 
 def _push_dataset(triples, repo, card, private):
     triples.push_to_hub(repo, private=private)
     pushed = DatasetCard.load(repo)  # its metadata lists the splits' files
     own = DatasetCard(card)
-    pushed.data.license, pushed.data.tags, pushed.data.task_categories = (
-        own.data.license, own.data.tags, own.data.task_categories,
-    )  # fmt: skip
+    for name in ("license", "tags", "task_categories"):
+        setattr(pushed.data, name, getattr(own.data, name))
     pushed.text = own.text
     pushed.push_to_hub(repo, repo_type="dataset")
 

@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lib.dataset import MANIFEST_COLUMNS, THING_COLUMNS
-from lib.files import write_text
+from lib.files import write_table
 from lib.l4.coco import prepare_coco
 from lib.l4.flowers import prepare_flowers
 from lib.profiles import check_settings, resolve, write_settings
@@ -52,14 +52,10 @@ def write_manifest(rows, folder):
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         files = [folder / row["file_name"] for row in rows]
         reasons = list(tqdm(pool.map(flaw_of, files), total=len(files), desc="checking photos"))
-    left_out = [
-        {"image_id": row["image_id"], "split": row["split"], "reason": reason}
-        for row, reason in zip(rows, reasons, strict=True) if reason
-    ]  # fmt: skip
-    pd.DataFrame(left_out, columns=["image_id", "split", "reason"]).to_csv(folder / "left_out.csv", index=False)
-    kept = [row for row, reason in zip(rows, reasons, strict=True) if not reason]
-    table = pd.DataFrame(kept, columns=[*MANIFEST_COLUMNS, *THING_COLUMNS])
-    write_text(table.to_csv(index=False), folder / "metadata.csv")
+    table = pd.DataFrame(rows, columns=[*MANIFEST_COLUMNS, *THING_COLUMNS]).assign(reason=reasons)
+    flawed = table["reason"] != ""
+    write_table(table[flawed][["image_id", "split", "reason"]], folder / "left_out.csv")
+    write_table(table[~flawed].drop(columns="reason"), folder / "metadata.csv")
 
 
 def describe_photos(data, manifest):

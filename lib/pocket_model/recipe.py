@@ -5,7 +5,6 @@ import copy
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +14,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNe
 from lib import ROOT
 from lib.dataset import build_dataset, pick_across_categories
 from lib.figures import save_sheet
-from lib.files import write_text
+from lib.files import exit_with_one_line, write_table, write_text
 from lib.latents import Batches, build_cache
 from lib.models import load_text_encoder, pick_device
 from lib.pocket_model.autoencoder import set_scaling_factor, train_autoencoder
@@ -57,10 +56,8 @@ def make_base(vae, unet, model):
         timestep_spacing="trailing",
     )
     parts = load_text_encoder(model.text_encoder, model.max_tokens)
-    pipeline = StableDiffusionPipeline(
-        vae=vae, unet=unet, scheduler=scheduler, **parts, safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False,
-    )  # fmt: skip
+    parts |= {"vae": vae, "unet": unet, "scheduler": scheduler, "safety_checker": None, "feature_extractor": None}
+    pipeline = StableDiffusionPipeline(**parts, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(pick_device())
 
@@ -68,8 +65,8 @@ def make_base(vae, unet, model):
 def train_base(base, cache, profile, folder):
     """Train a base's UNet: text-to-image on all training pictures with their captions."""
     noise_scheduler, batches = DDPMScheduler.from_config(base.scheduler.config), Batches(cache, profile.training)
-    prompts = ["a red apple in front of a plain white background", "a blue bird in front of green leaves",
-               "a white windmill, blue sky, green grass", "a purple flower in front of dark green leaves"]  # fmt: skip
+    prompts = ["a red apple in front of a plain white background", "a blue bird in front of green leaves"]
+    prompts += ["a white windmill, blue sky, green grass", "a purple flower in front of dark green leaves"]
 
     def loss_of_step(unet, step, part):
         return diffusion_loss(unet, noise_scheduler, *batches(step), profile.training, part=part)
@@ -95,44 +92,15 @@ def ship(base, folder, **more):
         save_model(copy.deepcopy(model).half().cpu(), folder / name)
 
 
-STAGES = {  # what differs from the pocket profile, stage by stage
-    "autoencoder": {
-        "train_steps": 1200,
-        "train_batch_size": 8,
-        "learning_rate": 1e-4,
-        "ema_decay": 0.995,
-        "checkpoint_every": 200,
-        "log_every": 20,
-    },
-    "base": {
-        "train_steps": 2000,
-        "train_batch_size": 16,
-        "learning_rate": 4e-4,
-        "ema_decay": 0.998,
-        "checkpoint_every": 200,
-        "log_every": 10,
-    },
-    "controlnet": {
-        "train_steps": 3200,
-        "train_batch_size": 16,
-        "learning_rate": 4e-4,
-        "ema_decay": 0.998,
-        "checkpoint_every": 200,
-        "log_every": 10,
-        "initial_controlnet": "",
-    },
-    "restart": {  # the ControlNet again, from where it stood, nearer to the noise that one-step sampling starts from
-        "train_steps": 3600,
-        "train_batch_size": 16,
-        "learning_rate": 3e-4,
-        "ema_decay": 0.998,
-        "timestep_bias": 4.0,
-        "checkpoint_every": 250,
-        "log_every": 10,
-    },
+SHARED = dict(lr_scheduler="cosine", lr_warmup_steps=100, prompt_dropout=0.1, checkpoint_every=200, log_every=10)
+STAGES = {  # what else differs from the pocket profile, stage by stage
+    "autoencoder": dict(train_steps=1200, train_batch_size=8, learning_rate=1e-4, ema_decay=0.995, log_every=20),
+    "base": dict(train_steps=2000, learning_rate=4e-4, ema_decay=0.998),
+    "controlnet": dict(train_steps=3200, learning_rate=4e-4, ema_decay=0.998, initial_controlnet=""),
+    # the ControlNet again, from where it stood, nearer to the noise that one-step sampling starts from
+    "restart": dict(train_steps=3600, learning_rate=3e-4, ema_decay=0.998, timestep_bias=4.0, checkpoint_every=250),
 }
 STAGES["narrow_base"] = STAGES["base"]  # the other base of the runs, half as wide
-SHARED = {"lr_scheduler": "cosine", "lr_warmup_steps": 100, "snr_gamma": 0.0, "prompt_dropout": 0.1}
 N_PICTURES = 12_000
 
 
@@ -178,26 +146,22 @@ def write_logs(profiles, folder, target):
     for stage, profile in profiles.items():
         log = pd.DataFrame(read_losses(folder / stage, profile.training.train_steps))
         losses.append(log.assign(stage=stage))
-        rows.append({
-            "stage": stage, "steps": profile.training.train_steps, "batch": profile.training.train_batch_size,
-            "learning rate": profile.training.learning_rate, "seed": profile.training.train_seed,
-            "hours": round(float(log["seconds"].iloc[-1]) / 3600, 2), "machine": machine,
-            "precision": {"no": "float32", "bf16": "bfloat16"}[profile.model.mixed_precision],
-            "data": "{pictures} pictures of {photos} photos and {cutouts} cut-outs".format(**made),
-        })  # fmt: skip
+        training, precision = profile.training, {"no": "float32", "bf16": "bfloat16"}[profile.model.mixed_precision]
+        row = {"stage": stage, "steps": training.train_steps, "batch": training.train_batch_size}
+        row |= {"learning rate": training.learning_rate, "seed": training.train_seed}
+        row |= {"hours": round(float(log["seconds"].iloc[-1]) / 3600, 2), "machine": machine, "precision": precision}
+        rows.append(row | {"data": "{pictures} pictures of {photos} photos and {cutouts} cut-outs".format(**made)})
         for sheet in sorted((folder / stage / "samples").glob("*.png"))[-1:]:
             shutil.copy(sheet, target / f"{stage}.png")
-    write_text(pd.DataFrame(rows).to_csv(index=False), target / "stages.csv")
-    write_text(pd.concat(losses).to_csv(index=False), target / "losses.csv")
+    write_table(pd.DataFrame(rows), target / "stages.csv")
+    write_table(pd.concat(losses), target / "losses.csv")
 
 
 def write_card(target):
     """The model card, from the tables that the recipe (`stages.csv`) and the trials left beside the weights."""
     tables = {name: read_table(target / f"{name}.csv") for name in ("stages", "sampling", "trials")}
     tables["goals"] = read_table(ROOT / "reports/pocket/goals.csv")
-    narrow = sum(
-        p.numel() for p in make_unet(get_profile("pocket").data.resolution, WIDTHS["narrow_base"]).parameters()
-    )
+    narrow = make_unet(get_profile("pocket").data.resolution, WIDTHS["narrow_base"]).num_parameters()
     fields = {"dropout": SHARED["prompt_dropout"], "schedule": SHARED["lr_scheduler"], "narrow": narrow / 1e6}
     write_text(render("pocket_card", **fields, **tables), target / "README.md")
 
@@ -209,16 +173,12 @@ def read_table(path):
 
 def main():
     """The command behind `make pocket-model`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lib.pocket_model.recipe", description="Rebuild lib/pocket_model from the photos."
-    )
+    parser = argparse.ArgumentParser(description="Rebuild lib/pocket_model from the photos.")
     parser.add_argument("--pictures", default="", help="folder with the pictures of data_cards/training_pictures")
     add_field_option(parser, "a profile field for all stages, e.g. -p mixed_precision bf16")
     options = parser.parse_args()
-    try:
-        build_pocket_model(options.pictures, dict(options.overrides))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    with exit_with_one_line():
+        build_pocket_model(options.pictures, options.overrides)
 
 
 if __name__ == "__main__":

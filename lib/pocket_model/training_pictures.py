@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from lib import ROOT
 from lib.color import fit_gamut, lab_to_srgb, make_conditioning_image, srgb_to_lab, to_float, to_pil
-from lib.dataset import FEATURES, read_manifest, save_dataset
-from lib.files import hash_of_file, write_text
+from lib.dataset import FEATURES, read_manifest
+from lib.files import hash_of_file, new_folder, write_text
 from lib.prompts import TARGETS, draw_training_prompt, fix_articles, rotate_color_words
 
 
@@ -157,7 +157,9 @@ def make_dataset(pictures, folder, n, size, seed=0, cutouts=True, recolor=True):
                 conditioning_image = make_conditioning_image(record["image"])
                 yield {"prompt": prompt, "image": record["image"], "conditioning_image": conditioning_image}
 
-        save_dataset(Dataset.from_generator(rows, features=FEATURES, cache_dir=str(folder.parent / "arrow")), folder)
+        dataset = Dataset.from_generator(rows, features=FEATURES, cache_dir=str(folder.parent / "arrow"))
+        with new_folder(folder) as partial:
+            dataset.save_to_disk(str(partial))
         write_text(json.dumps({**wanted, "photos": len(scenes), "cutouts": len(things)}), stamp)
     made = json.loads(stamp.read_text())
     if wanted.items() - made.items():

@@ -1,7 +1,6 @@
 """What was tried for the pocket model, and what each gave on the validation photos: `make pocket-trials`."""
 
 import argparse
-import sys
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,7 @@ from lib import ROOT
 from lib.color import srgb_to_lab, to_float
 from lib.colorize import colorize_level, errors_of
 from lib.dataset import build_dataset, pick_across_categories
-from lib.files import write_text
+from lib.files import exit_with_one_line, write_table
 from lib.latents import build_cache
 from lib.metrics import chroma
 from lib.models import add_controlnet, load_base, load_controlnet
@@ -65,7 +64,7 @@ def run_trials(pictures, overrides, folder=ROOT / "build/pocket_trials", target=
         profile = pocket.replace(**fields)
         row = {"steps": profile.sampling.num_inference_steps, "guidance": profile.sampling.guidance_scale}
         sampling.append(row | score(shipped, rows, profile.sampling))
-        write_text(pd.DataFrame(sampling).to_csv(index=False), target / "sampling.csv")
+        write_table(pd.DataFrame(sampling), target / "sampling.csv")
     trials = []
     known = pick_across_categories(triples["train"], KNOWN_PHOTOS)
     for name, part in (("", rows), (", photos it was trained on", known)):
@@ -80,22 +79,18 @@ def run_trials(pictures, overrides, folder=ROOT / "build/pocket_trials", target=
         profile = stage_profile("controlnet", **{**short, **fields, **overrides})
         controlnet = train_controlnet(base, cache, profile, place, rows.select(range(4)))
         trials.append({"trial": name} | score(add_controlnet(base, controlnet), rows, pocket.sampling))
-        write_text(pd.DataFrame(trials).to_csv(index=False), target / "trials.csv")
+        write_table(pd.DataFrame(trials), target / "trials.csv")
     write_card(target)
 
 
 def main():
     """The command behind `make pocket-trials`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lib.pocket_model.trials", description="Fill the tables of the model card."
-    )
+    parser = argparse.ArgumentParser(description="Fill the tables of the model card.")
     parser.add_argument("--pictures", default="", help="folder with the pictures of data_cards/training_pictures")
     add_field_option(parser, "a profile field for all trials, e.g. -p mixed_precision bf16")
     options = parser.parse_args()
-    try:
-        run_trials(options.pictures, dict(options.overrides))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    with exit_with_one_line():
+        run_trials(options.pictures, options.overrides)
 
 
 if __name__ == "__main__":

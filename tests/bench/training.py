@@ -25,7 +25,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from lib.color import make_conditioning_image
 from lib.dataset import open_photo, read_manifest
-from lib.l4.forecast import make_networks
+from lib.l4.network_costs import make_networks
 from lib.latents import batch_rows, build_cache, step_generator
 from lib.models import encode_prompts, load_base, load_controlnet, load_text_encoder, pick_device
 from lib.profiles import Profile, get_profile
