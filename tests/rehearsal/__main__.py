@@ -143,7 +143,8 @@ def pinned_revisions(profiles):
     """The commits at which profiles want what they load from the Hub: {id: commit}."""
     names = {"base_model": "base_revision", "controlnet": "controlnet_revision", "adapter": "adapter_revision",
              "captioner": "captioner_revision", "clip": "clip_revision"}  # fmt: skip
-    pairs = [(getattr(profile, name), getattr(profile, names[name])) for profile in profiles for name in names]
+    values = [profile.values(*names, *names.values()) for profile in profiles]
+    pairs = [(value[name], value[names[name]]) for value in values for name in names]
     pairs += [profile.model.base_unet[:2] for profile in profiles if profile.model.base_unet]
     return {name: revision for name, revision in pairs if revision}
 
