@@ -36,8 +36,8 @@ ROW_FEATURES = Features(
 def read_manifest(photos):
     """The rows of `metadata.csv` in a folder of photos (below the repository, if relative), with a column `path`.
 
-    All columns are text; `THING_COLUMNS` are empty where the file has none. A missing folder, column, caption or photo, an unknown or empty split, a subject in two splits,
-    or an `image_id` used twice is a ValueError.
+    All columns are text; `THING_COLUMNS` are empty where the file has none. A ValueError names what is wrong: a missing
+    folder, column, caption or photo, an unknown or empty split, a subject in two splits, or an `image_id` used twice.
     """
     folder = resolve(photos)
     path = folder / "metadata.csv"
@@ -84,12 +84,11 @@ def open_photo(path, size):
 def build_dataset(profile):
     """The `DatasetDict` of a profile: the study's three columns plus who, what and the captions; square photos.
 
-    Training prompts are drawn under `profile.prompt_policy`; validation and test prompts are the detailed captions.
-    Saved to `profile.dataset_dir` beside `prompts.json`, which lists prompt, image path and conditioning-image path,
-    and the files that it names: whole or not at all. While the photos and the fields are the same, only `prompts.json` is
-    written again: runs with other policies share the data set, and draw their own training prompts (`draw_prompts`).
-    Photos are opened one by one, in `profile.workers` processes. The data set of `profile.test_source` is built too, and
-    is another.
+    Training prompts are drawn under `prompt_policy`; validation and test prompts are the detailed captions. Saved to
+    `profile.dataset_dir` beside `prompts.json`, which lists prompt, image path and conditioning-image path, and the files
+    that it names: whole or not at all. While photos and fields are the same, only `prompts.json` is written again: runs
+    with other policies share the data set and draw their own training prompts (`draw_prompts`). Photos are opened one by
+    one, in `workers` processes. The data set of `test_source`, where one is named, is built too.
     """
     if profile.data.test_source:
         build_dataset(profile.for_test_photos)
@@ -211,7 +210,7 @@ def load_dataset_dict(profile):
 
 
 def read_auto_captions(profile, image_ids):
-    """{"gray_caption": texts, "auto_caption": texts} that the profile's captioner wrote for test photos; {} without one.
+    """The captions that the profile's captioner wrote for test photos, {level: texts}; {} without a captioner.
 
     Notebook 01 writes them beside the data set that has the photos; where one is missing, a ValueError says so.
     """

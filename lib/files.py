@@ -79,8 +79,8 @@ def write_table(table, path):
 def hash_of(facts):
     """A short text that changes with any of several facts.
 
-    A fact is a text, a number, a list or mapping of them, bytes, an array (with its shape and type), or the Path of a file
-    (its name and content); another is a TypeError.
+    A fact is a text, a number, a list or mapping of them, bytes, an array (with its shape and type), or the Path of a
+    file (its name and content); another is a TypeError.
     """
     hashed = hashlib.blake2b(digest_size=8)
     for fact in facts:
@@ -121,5 +121,5 @@ def exit_with_one_line():
 
 
 def one_line(error, limit=200):
-    """An exception's text in one line of at most `limit` characters (None: any number); its type where it has no text."""
+    """An exception's text in one line of at most `limit` characters (None: any number); without text, its type."""
     return " ".join(str(error).split())[:limit] or type(error).__name__

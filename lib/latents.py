@@ -148,7 +148,7 @@ def step_generator(seed, step):
 
 
 class Batches:
-    """A step's batch by its number, made in a thread while the step before it is trained; pinned where there is a GPU."""
+    """A step's batch by its number, made in a thread while the step before it is trained; pinned for a GPU."""
 
     def __init__(self, cache, training):
         self.cache, self.training = cache, training

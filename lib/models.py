@@ -82,7 +82,7 @@ def load_text_encoder(package, max_tokens):
 
 
 def load_base(model, **loaded):
-    """The frozen text-to-image pipeline of a profile's `model`; ValueError that names the mirrors where it can't be loaded.
+    """The frozen text-to-image pipeline of a profile's `model`; where it can't be loaded, a ValueError names mirrors.
 
     Its class is the one that `model_index.json` names. Parts that are `loaded` already, by name, are taken as they are.
     """
@@ -178,7 +178,7 @@ def load_controlnet(source, unet, revision="", subfolder=""):
 def add_controlnet(base, controlnet, scheduler="unipc"):
     """The colorizing pipeline: the frozen base with a ControlNet and a sampler of `SCHEDULERS`.
 
-    Its class is diffusers' ControlNet pipeline for the base's class; the sampler predicts what the base's scheduler says.
+    Its class is diffusers' ControlNet pipeline for the base's class. What it predicts, the base's scheduler says.
     """
     controlnet = controlnet.to(base.device, base.unet.dtype).eval()
     embed_once(controlnet.controlnet_cond_embedding)
@@ -217,7 +217,7 @@ def compile_networks(networks):
 
 
 def embed_once(embedding):
-    """Let a ControlNet's embedding of its picture be computed once, not at every step: each gives it the same tensor."""
+    """Compute a ControlNet's embedding of its picture once, not at every step: each step gives it the same tensor."""
     forward, last = embedding.forward, {"conditioning": None}
 
     def embed(conditioning):

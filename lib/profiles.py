@@ -126,8 +126,9 @@ class Study:
     hub_repo_id: str = ""  # name/repository: publish <this>-<source> (data set) and <this>-<run>; "": don't
     hub_private: bool = True  # whether what is published for the first time can be seen by its owner only
     stand_ins: str = (  # what a reader of the runs must know of this profile's
-        "No Stable Diffusion was run here: `sd15` and `sd21` name a narrow and a wide base that differ in width only, animals stand for "
-        "flowers, and steps and rates are not the study's. What they show says nothing of Stable Diffusion 1.5 against 2.1-base."
+        "No Stable Diffusion was run here. Two small bases that differ only in width take the places of 1.5 and "
+        "2.1-base, animals those of flowers, and steps and rates are not the study's: nothing here tells how "
+        "Stable Diffusion 1.5 and 2.1-base compare."
     )
 
 
@@ -189,7 +190,7 @@ class Profile:
 
     @property
     def controlnet_source(self):
-        """Where the run's ControlNet is: its own folder, that of the run that `controlnet` names, or a folder or Hub id."""
+        """Where the run's ControlNet is: in its own folder or another run's, or what `controlnet` names."""
         named = self.model.controlnet
         if not named:
             return self.folders.controlnet_dir

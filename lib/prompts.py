@@ -56,8 +56,8 @@ def prompts_at(level, rows, seed=0):
     """The prompts of records (mappings with `image_id`, `category` and captions) at one level of the ladder.
 
     `empty`: ""; `vague`: the study's sentence; `gray_caption`, `object`, `detailed`: the photo's own captions;
-    `wrong_color`: the detailed one with every colour word changed; `other_photo`: the detailed one of a photo of another
-    category. The last two are drawn from the seed and the photo. An unknown level is a ValueError.
+    `wrong_color`: the detailed one with every colour word changed; `other_photo`: the detailed one of a photo of
+    another category. The last two are drawn from the seed and the photo. An unknown level is a ValueError.
     """
     captions = {"gray_caption": "gray_caption", "object": "object_caption", "detailed": "detailed_caption"}
     if level in captions:

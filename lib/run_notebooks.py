@@ -1,4 +1,4 @@
-"""Run the numbered notebooks headless through papermill: `python -m lib.run_notebooks --profile pocket -p n_images 12`."""
+"""Run the numbered notebooks headless through papermill, e.g. `python -m lib.run_notebooks -p n_images 12`."""
 
 import argparse
 import json
@@ -100,7 +100,7 @@ def _not_writable(error):
 def stage_reports(profile):
     """A copy of the reports to write into, below the run's own folder; the old reports stay as they are until the end.
 
-    It also has what an earlier call left in `UNFINISHED`. A reports or build folder that can't be written is a ValueError.
+    It also has what an earlier call left in `UNFINISHED`. A folder that can't be written is a ValueError.
     """
     home, staging = profile.folders.reports_home, profile.folders.run_dir / "reports.part"
     try:
@@ -126,14 +126,14 @@ def state_of(folder):
 
 
 def copy_files(paths, source, target):
-    """Copy files, by their paths below a folder, to another: all under temporary names first, so that a full disk changes none."""
+    """Copy files to another folder by their paths; all get temporary names first, so that a full disk changes none."""
     with ExitStack() as copies:
         for path in paths:
             shutil.copy2(source / path, copies.enter_context(new_file(target / path)))
 
 
 def hash_of_run(profile, parameters):
-    """A short text that changes with a run's fields, its notebooks, their parameters, and the code and templates in `lib`."""
+    """A short text that changes with a run's fields, notebooks and parameters, and with the code in `lib`."""
     fields = {
         name: value for name, value in profile.values().items() if name != "runs"
     }  # what else is run is no matter
@@ -249,7 +249,7 @@ def run_notebooks(profile, notebooks, parameters, overrides, mark):
 
 
 def publish(profile, notebooks, mark):
-    """Move what a run's notebooks wrote to the reports; after all notebooks, with a stamp that says what they were made from."""
+    """Move what a run's notebooks wrote to the reports; a stamp says what it was made from, if all notebooks ran."""
     unfinished = profile.folders.run_dir / UNFINISHED
     names = sorted(state_of(unfinished))
     copy_files(names, unfinished, profile.folders.reports_home)

@@ -303,7 +303,7 @@ def make_accelerator(training, mixed_precision):
 
 
 def make_step(model, loss_of_step, step, accelerator, state, shares, mixed_precision):
-    """One step of the optimizer on this process's part of the batch, share by share; returns the mean loss, detached."""
+    """One optimizer step on this process's part of the batch, share by share; returns the mean loss, detached."""
     parts, loss = shares * accelerator.num_processes, 0.0
     with memory_advice("raise gradient_accumulation_steps, set gradient_checkpointing, or lower train_batch_size"):
         for share in range(shares):
@@ -416,7 +416,7 @@ def with_averaged_weights(state, action, step):
 
 
 def check_finite(values, done, folder):
-    """Refuse to go on after a loss that is not finite among those of the steps up to `done`: ValueError with its step."""
+    """Refuse a loss that is not finite among those of the steps up to `done`: ValueError with its step."""
     for step, value in enumerate(values, done - len(values) + 1):
         if not math.isfinite(value):
             good = max(folder.glob("checkpoints/*.pt"), default="none yet")

@@ -107,8 +107,8 @@ def extract_parquet(names, hub_id, files, downloads, folder):
 def read_captions(archive, part):
     """By file name, the captions of those photos in one part of COCO that have any.
 
-    `detailed_caption`: the human one with most colour words, and of these the longest; `object_caption`: the same without
-    colour words.
+    `detailed_caption`: the human one with most colour words, and of these the longest; `object_caption`: the same
+    without colour words.
     """
     with explained(f"{archive.filename}: no captions of {part} in it", "download it again", (KeyError, ValueError)):
         said = json.loads(archive.read(f"annotations/captions_{part}.json"))
@@ -138,9 +138,9 @@ def without_color_words(caption):
 
 
 def read_things(archive, part):
-    """By file name, the largest thing marked in a photo of one part of COCO: its supercategory, name and a box inside it.
+    """By file name, the largest thing marked in photos of one part of COCO: its supercategory, name and a box inside it.
 
-    The box is the middle half of the marked one, in fractions of the photo's central square; "" where that is too small.
+    The box is the middle half of the marked one, in fractions of the central square; "" where that is too small.
     """
     marked = json.loads(archive.read(f"annotations/instances_{part}.json"))
     images = {image["id"]: image for image in marked["images"]}

@@ -15,7 +15,7 @@ CHUNK = 1 << 16  # bytes
 
 
 def check_disk(folder, downloads, sizes, extracted):
-    """Refuse to start where a disk can't hold what will come, {download: bytes} and photos: ValueError with both numbers."""
+    """Refuse to start where a disk can't hold what will come, {download: bytes} and photos: ValueError."""
     missing = sum(size - bytes_of(downloads / name) for name, size in sizes.items())
     have = sum(path.stat().st_size for path in folder.rglob("*.jpg"))
     needs = {"photos": (folder, max(extracted - have, 0)), "downloads": (downloads, missing)}
@@ -40,7 +40,7 @@ def bytes_of(path):
 
 
 def download(url, path, size, md5):
-    """Fetch a file of known size and MD5; goes on where it was broken off. Trouble is a ValueError that keeps the part."""
+    """Fetch a file of known size and MD5, from where it was broken off. Trouble is a ValueError that keeps the part."""
     if path.exists() and path.stat().st_size == size:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

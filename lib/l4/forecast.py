@@ -215,7 +215,7 @@ def forecast(parts, costs, processor, rates, workers):
 
 
 def cost_of(profiles, device):
-    """{shape: {work: cost}} of the profiles' bases, and the rates to divide it by: seconds and 1, or TFLOP and `RATES`."""
+    """{shape: {work: cost}} of the profiles' bases, and the rates to divide by: seconds and 1, or TFLOP and `RATES`."""
     shapes = {shape: profile for profile in profiles if (shape := shape_of(profile))}
     if device.type == "cuda":
         return {shape: time_works(shape, profile, device) for shape, profile in shapes.items()}, (1,)

@@ -115,7 +115,7 @@ def _push_folder(folder, repo, private):
 
 
 def _published(repo, kind, wanted, push):
-    """Run a push and say where it went and whether it is private; trouble is said too, and does not undo the work that came before."""
+    """Run a push and say where it went and whether it is private; trouble is said too, and is no error."""
     place = f"datasets/{repo}" if kind == "dataset" else repo
     try:
         push()

@@ -65,7 +65,7 @@ def works_of(networks, profile):
 
 
 def training_step(unet, controlnet, small, profile):
-    """A function of a batch size that trains a step on latents of `small` px; a loss that is not finite is a ValueError."""
+    """A function of a batch size that trains a step on latents of `small` px; refuses a loss that is not finite."""
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     meta, side, width = unet.device.type == "meta", profile.data.resolution, unet.config.cross_attention_dim
     optimizer = None if meta else make_optimizer(controlnet, profile.training)
@@ -96,7 +96,7 @@ def training_step(unet, controlnet, small, profile):
 
 
 def sampling_step(unet, controlnet, small, side):
-    """A function of a batch size: what ControlNet and UNet do in a step for that many latents, without their sampler."""
+    """A function of a batch size: what ControlNet and UNet do in a sampling step for that many latents."""
     width, options = unet.config.cross_attention_dim, {"device": unet.device, "dtype": unet.dtype}
 
     @torch.no_grad()

@@ -25,7 +25,7 @@ GRAY_BELOW = 2.0  # a photo whose channels differ by less (of 255, on the mean) 
 
 
 def prepare(data):
-    """Bring the photos of `data.source`, and those of its test photos, to their folders, once; "folder": they are there.
+    """Bring the photos of `data.source`, and of `test_source`, to their folders, once; "folder": they are there.
 
     Writes `metadata.csv` last, and `left_out.csv` with what was left out and why. A folder that was made with other
     fields is a ValueError.

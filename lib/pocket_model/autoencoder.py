@@ -37,10 +37,10 @@ OPPONENT = torch.tensor(
 def start_linear(vae):
     """Set an autoencoder's weights so that it reduces and enlarges the picture linearly; training adds the rest.
 
-    From random weights, hours go by before red and green are told apart: a* is a small difference of large numbers. Here
+    From random weights, it takes hours to tell red from green: a* is a small difference of large numbers. Here
     the first latents are opponent signals (light, red-green, blue-yellow) of 4x4 px, scaled alike, so that a diffusion
     model's squared error weighs colour as much as light. The first 16 channels hold (x, -x, LEVEL, -LEVEL) for each
-    of four signals, so that group normalisation, ruled by LEVEL, scales x by a constant; residual branches start at zero.
+    of four signals, so that group normalisation, ruled by LEVEL, scales x by a constant. Residual branches start at 0.
     """
     smooth = torch.outer(torch.tensor([1.0, 2, 1]), torch.tensor([1.0, 2, 1])) / 16
     mean = torch.zeros(3, 3)

@@ -84,7 +84,7 @@ def train_base(base, cache, profile, folder):
 
 
 def ship(base, folder, **more):
-    """Write a base, and models beside it, to a folder in diffusers' layout: half precision, safetensors, MiniLM left out."""
+    """Write a base and models beside it in diffusers' layout: half precision, safetensors, without MiniLM."""
     folder = Path(folder)
     base.save_config(folder)  # model_index.json
     base.scheduler.save_pretrained(folder / "scheduler")
