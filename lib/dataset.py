@@ -84,11 +84,11 @@ def open_photo(path, size):
 def build_dataset(profile):
     """The `DatasetDict` of a profile: the study's three columns plus who, what and the captions; square photos.
 
-    Training prompts are drawn under `prompt_policy`; validation and test prompts are the detailed captions. Saved to
-    `profile.dataset_dir` beside `prompts.json`, which lists prompt, image path and conditioning-image path, and the files
-    that it names: whole or not at all. While photos and fields are the same, only `prompts.json` is written again: runs
-    with other policies share the data set and draw their own training prompts (`draw_prompts`). Photos are opened one by
-    one, in `workers` processes. The data set of `test_source`, where one is named, is built too.
+    Training prompts are drawn under `prompt_policy`; validation and test prompts are the detailed captions. It is saved
+    whole or not at all to `profile.dataset_dir`, beside picture files and `prompts.json`, which lists prompts and paths.
+    While photos and fields are the same, only `prompts.json` is written again: runs with other policies share the data
+    set and draw their own training prompts (`draw_prompts`). Photos are opened one by one, in `workers` processes. The
+    data set of `test_source`, where one is named, is built too.
     """
     if profile.data.test_source:
         build_dataset(profile.for_test_photos)

@@ -138,7 +138,7 @@ def without_color_words(caption):
 
 
 def read_things(archive, part):
-    """By file name, the largest thing marked in photos of one part of COCO: its supercategory, name and a box inside it.
+    """By file name, the largest thing marked in photos of one part of COCO: supercategory, name and a box inside it.
 
     The box is the middle half of the marked one, in fractions of the central square; "" where that is too small.
     """

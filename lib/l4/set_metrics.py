@@ -44,7 +44,7 @@ def clip_score(pictures, prompts, model, tokenizer):
 
 
 def set_distances(n, inception=2048):
-    """FID (Heusel et al. 2017) and KID (Binkowski et al. 2018) of n pictures; `inception`: a layer's width, or a network."""
+    """FID (Heusel et al. 2017) and KID (Binkowski et al. 2018) of n pictures; `inception`: a layer's width or a net."""
     # imported here, since it takes a second that few need
     fid, kid = (importlib.import_module(f"torchmetrics.image.{name}") for name in ("fid", "kid"))
     distances = {

@@ -90,4 +90,4 @@ class AfterImport(importlib.abc.MetaPathFinder):
         return spec
 
 
-sys.meta_path.insert(0, AfterImport({"torch": follow_cuda, "lib.l4.sources": name_stand_in_archives}))
+sys.meta_path.insert(0, AfterImport({"torch": follow_cuda, "lib.l4.coco": name_stand_in_archives}))
