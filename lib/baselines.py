@@ -1,4 +1,4 @@
-"""Two colorizers that take no prompt, `classification` and `gan`, as they are run; lib/baselines_model has their recipe.
+"""Two colorizers that take no prompt, `classification` and `gan`; their recipe is in lib/baselines_model.
 
 classification: Zhang, Isola, Efros 2016 (quantized a*b*, annealed mean); gan: pix2pix (Isola, Zhu, Zhou, Efros 2017).
 Both see L* at the photo's size and give a*, b* at a quarter of it.
@@ -24,7 +24,7 @@ AB_SCALE = 110.0
 
 
 def make_network(size, channels):
-    """UNet2DModel of 3.6 M parameters: from L* in [0, 1] of `size` px, folded by 4, to `channels` planes of size / 4."""
+    """UNet2DModel of 3.6 M parameters: L* in [0, 1] of `size` px, folded by 4, to `channels` planes of size / 4."""
     return UNet2DModel(
         sample_size=size // 4,
         in_channels=16,

@@ -188,8 +188,8 @@ def colorize_rows(pipeline, rows, plans, profile):
     """Colorize data-set rows as plans say, {folder: a table of `PLAN_COLUMNS`}; equal pictures are made once.
 
     8-bit PNGs before and after the merge go to `pictures` in the run's folder, under names that say what they were made
-    from, so those that are there stay. Then each plan's folder gets an `images.csv` (`LISTING_COLUMNS`), and pictures of no
-    plan are removed. Returns these tables by folder. Under accelerate's launchers the processes share the work.
+    from, so those that are there stay. Then each plan's folder gets an `images.csv` (`LISTING_COLUMNS`), and pictures
+    of no plan are removed. Returns these tables by folder. Under accelerate's launchers the processes share the work.
     """
     state, sampling, folder = process_state(), profile.sampling, profile.folders.run_dir / "pictures"
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,10 @@
 """From a folder of photos and its manifest to the study's triples: prompt, image, conditioning_image."""
 
 import json
+import os
 import shutil
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from PIL import ImageOps
 from tqdm import tqdm
 
 from lib.color import make_conditioning_image
-from lib.files import explained, hash_of, new_folder, write_text
+from lib.files import explained, hash_of, hash_of_file, is_plain_name, new_folder, open_picture, write_text
 from lib.profiles import check_settings, resolve, write_settings
 from lib.prompts import CAPTIONS, draw_training_prompt
 
@@ -53,6 +55,7 @@ def read_manifest(photos):
     problems = {
         "has an unknown split": ~manifest["split"].isin(SPLITS),
         "has an image_id used before": manifest["image_id"].duplicated(),
+        "has an image_id that is no plain name": ~manifest["image_id"].map(is_plain_name),
         "has an empty caption": (manifest[["object_caption", "detailed_caption"]] == "").any(axis=1),
         "has no file": [not file.is_file() for file in manifest["path"]],
         "has a subject that another split has": manifest.groupby("subject")["split"].transform("nunique") > 1,
@@ -74,7 +77,7 @@ def open_photo(path, size):
     A damaged or missing photo is a ValueError.
     """
     errors = (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError)
-    with explained(f"photo {path} can't be read", "replace it or remove its row", errors), PILImage.open(path) as photo:
+    with explained(f"photo {path} can't be read", "replace it or remove its row", errors), open_picture(path) as photo:
         photo = ImageOps.exif_transpose(photo).convert("RGB")
     side = min(photo.size)
     left, top = (photo.width - side) // 2, (photo.height - side) // 2
@@ -88,13 +91,15 @@ def build_dataset(profile):
     whole or not at all to `profile.dataset_dir`, beside picture files and `prompts.json`, which lists prompts and paths.
     While photos and fields are the same, only `prompts.json` is written again: runs with other policies share the data
     set and draw their own training prompts (`draw_prompts`). Photos are opened one by one, in `workers` processes. The
-    data set of `test_source`, where one is named, is built too.
+    data set of `test_source` is built too.
     """
     if profile.data.test_source:
         build_dataset(profile.for_test_photos)
     data = profile.data
     manifest = read_manifest(data.photos_dir)
     folder = profile.dataset_dir
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        manifest["content"] = list(pool.map(hash_of_file, manifest["path"]))
     made_from = _hash_of_photos(manifest.to_dict("records"), data)
     if (folder / "made_from.txt").exists() and (folder / "made_from.txt").read_text() == made_from:
         dataset = load_from_disk(str(folder))
@@ -142,12 +147,10 @@ def _listing(dataset, data):
 
 
 def _hash_of_photos(records, data):
-    """A short text that changes with the photos' files, their rows, and what is made of them."""
+    """A short text that changes with the photos' content, their rows and what is made of them, not with their place."""
     facts = [getattr(data, name) for name in DATASET_FIELDS]
-    for record in records:
-        file = record["path"].stat()
-        facts.append([*(str(value) for value in record.values()), file.st_size, file.st_mtime_ns])
-    return hash_of(facts)
+    rows = [{name: value for name, value in record.items() if name != "path"} for record in records]
+    return hash_of([*facts, *rows])
 
 
 def _make_rows(records, data, folder, done):

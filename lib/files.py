@@ -9,6 +9,10 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+from PIL import Image
+
+PICTURE_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP")
+
 
 @contextmanager
 def new_file(path, sync=False):
@@ -76,6 +80,11 @@ def write_table(table, path):
     write_text(table.to_csv(index=False), path)
 
 
+def open_picture(path):
+    """Open a picture file as PIL does, but only of formats that can't hold a program, as PostScript can."""
+    return Image.open(path, formats=PICTURE_FORMATS)
+
+
 def hash_of(facts):
     """A short text that changes with any of several facts.
 
@@ -100,6 +109,11 @@ def hash_of_file(path, algorithm="sha256"):
     """The hash of a file's content in hexadecimal, as such hashes are published."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def is_plain_name(name):
+    """Whether a text can name a file or folder without leading to another place."""
+    return name.isprintable() and not name.startswith(".") and not set(name) & set('/\\:*?"<>|') and name != ""
 
 
 @contextmanager

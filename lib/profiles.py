@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 from lib import ROOT
+from lib.files import is_plain_name
 from lib.study import RUNS, SCALED_BY, STANDS_FOR
 
 Source = Literal["folder", "coco", "flowers"]
@@ -276,6 +277,8 @@ def get_profile(name, **overrides):
         raise ValueError(f"unknown profile field {unknown[0]!r}: known are {', '.join(PROFILE_FIELDS)}")
     given = {field: convert(field, value) for field, value in overrides.items()}
     given["run"] = given.get("run") or own_run(name)
+    if not is_plain_name(given["run"]):
+        raise ValueError(f"run {given['run']!r} is no plain name: it names a folder")
     of_run = fields_of_run(name, given["run"])
     if "train_steps" in given:
         of_run["train_epochs"] = 0.0

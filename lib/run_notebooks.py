@@ -54,9 +54,11 @@ def split_parameters(profile_name, given, notebooks):
     A name that is neither a parameter of a notebook nor a profile field is a ValueError that lists the known ones.
     """
     of_profile = {"profile_name", "overrides", "run"}
-    known = {path: set(papermill.inspect_notebook(str(path))) - of_profile for path in notebooks}
+    inspected = {path: papermill.inspect_notebook(str(path)) for path in notebooks}
+    known = {path: set(parameters) - of_profile for path, parameters in inspected.items()}
     names = sorted(set().union(*known.values()))
-    values = {name: yaml.safe_load(text) if name in names else text for name, text in given.items()}
+    kinds = {name: of_one[name]["inferred_type_name"] for of_one in inspected.values() for name in of_one}
+    values = {name: read_value(name, text, kinds[name]) if name in names else text for name, text in given.items()}
     for name in values:
         if name not in names and name not in PROFILE_FIELDS:
             known_names = f"notebooks take {', '.join(names)}; the profile has {', '.join(PROFILE_FIELDS)}"
@@ -66,6 +68,14 @@ def split_parameters(profile_name, given, notebooks):
     overrides = profile.values(*overrides) if overrides else {}
     overrides = {name: list(value) if isinstance(value, tuple) else value for name, value in overrides.items()}
     return {path: {n: v for n, v in values.items() if n in known[path]} for path in notebooks}, overrides
+
+
+def read_value(name, text, kind):
+    """The value of a notebook's parameter of a kind ("str", "list", ...), read from a text as YAML; else ValueError."""
+    value = text if kind == "str" else yaml.safe_load(text)
+    if type(value).__name__ != kind:
+        raise ValueError(f"parameter {name!r} takes {kind}, not {text!r}")
+    return value
 
 
 @contextmanager

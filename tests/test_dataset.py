@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import os
 import re
 import shutil
 
@@ -11,10 +12,11 @@ import imagehash
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from lib import dataset
 from lib.color import make_conditioning_image
+from lib.l4 import sources
 from lib.profiles import get_profile, resolve
 from lib.prompts import COLOR_PATTERN, GENERIC_PROMPTS
 
@@ -141,11 +143,31 @@ def test_a_changed_photo_or_field_builds_anew(small):
     dataset.build_dataset(small)
     before = (small.dataset_dir / "made_from.txt").read_text()
     photo = dataset.read_manifest(small.data.photos)["path"][0]
-    photo.touch()
+    os.utime(photo, (0, 0))  # as in a copied checkout
+    dataset.build_dataset(small)
+    assert (small.dataset_dir / "made_from.txt").read_text() == before
+    Image.open(photo).rotate(180).save(photo)
     dataset.build_dataset(small)
     after = (small.dataset_dir / "made_from.txt").read_text()
     assert after != before
     assert len({dataset.build_dataset(small.replace(resolution=32))["train"][0]["image"].size, (32, 32)}) == 1
+
+
+@pytest.mark.parametrize("name", ["../../outside", "a/b", "a\\b", "..", ".hidden", "a\nb"])
+def test_an_image_id_that_leads_elsewhere_is_refused(small, name):
+    edit(small, lambda rows: rows.assign(image_id=[name, *rows["image_id"][1:]]))
+    with pytest.raises(ValueError, match="has an image_id that is no plain name: correct or remove the row"):
+        dataset.build_dataset(small)
+
+
+def test_a_program_in_the_place_of_a_photo_is_not_run(small, monkeypatch):
+    photo = dataset.read_manifest(small.data.photos)["path"][0]
+    photo.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("it was run"))
+    with pytest.raises(ValueError, match="photo .* can't be read .*: replace it or remove its row"):
+        dataset.open_photo(photo, 64)
+    assert sources.flaw_of(photo) == "broken"
+    assert sources.short_side(photo) == 0
 
 
 def test_crop_is_central_and_square(tmp_path):

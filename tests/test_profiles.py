@@ -28,6 +28,8 @@ def test_overrides_are_converted_to_the_type_of_the_field():
         ("pocket", {"n_images": -1}, "'n_images' takes int"),
         ("pocket", {"guidance_scale": "inf"}, "'guidance_scale' takes float"),
         ("pocket", {"run": None}, "'run' takes str, not None"),
+        ("pocket", {"run": "../mine"}, "run '../mine' is no plain name"),
+        ("pocket", {"run": "a/b"}, "run 'a/b' is no plain name"),
         ("pocket", {"prompt_policy": "loud"}, "'prompt_policy' is one of generic, captions, mix"),
     ],
 )

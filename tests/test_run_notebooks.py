@@ -13,7 +13,7 @@ import pytest
 from lib import ROOT, run_notebooks
 from lib.files import write_text
 
-PARAMETERS = 'profile_name: str = "pocket"\noverrides: dict = {}\ngreeting: str = "hello"'
+PARAMETERS = 'profile_name: str = "pocket"\noverrides: dict = {}\ngreeting: str = "hello"\nwords: list = []'
 REPORT = """from lib.profiles import get_profile
 from lib.files import write_text
 profile = get_profile(profile_name, **overrides)
@@ -68,11 +68,12 @@ def test_only_some_notebooks_keep_the_other_reports(place):
     [
         (
             ["-p", "n_imgs", "3"],
-            "unknown parameter 'n_imgs': notebooks take greeting; the profile has source, photos, .*n_images",
+            "unknown parameter 'n_imgs': notebooks take greeting, words; the profile has source, photos, .*n_images",
         ),
         (["--profile", "phone"], "unknown profile 'phone': known are pocket, l4"),
         (["-p", "n_images", "few"], "'n_images' takes int, not 'few'"),
         (["--only", "09"], "no notebook '09': known are 01, 02"),
+        (["-p", "words", "no list"], "parameter 'words' takes list, not 'no list'"),
     ],
 )
 def test_unknown_things_stop_before_anything_runs(place, more, message):
@@ -85,7 +86,7 @@ def test_unknown_things_stop_before_anything_runs(place, more, message):
 def test_fields_are_read_as_text_of_their_own_type(place):
     fields = ["-p", "initial_controlnet", "", "-p", "mixed_precision", "no", "-p", "run", "01"]
     _, overrides = run_notebooks.split_parameters(
-        "pocket", list(zip(fields[1::3], fields[2::3], strict=True)), run_notebooks.NOTEBOOKS
+        "pocket", dict(zip(fields[1::3], fields[2::3], strict=True)), run_notebooks.NOTEBOOKS
     )
     profile = run_notebooks.get_profile("pocket", **overrides)
     assert (profile.training.initial_controlnet, profile.model.mixed_precision, profile.folders.run) == ("", "no", "01")

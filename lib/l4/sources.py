@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lib.dataset import MANIFEST_COLUMNS, THING_COLUMNS
-from lib.files import write_table
+from lib.files import open_picture, write_table
 from lib.l4.coco import prepare_coco
 from lib.l4.flowers import prepare_flowers
 from lib.profiles import check_settings, resolve, write_settings
@@ -76,7 +76,7 @@ def describe_photos(data, manifest):
 def short_side(path):
     """The shorter side of a photo in px, from its header; 0 where it can't be read."""
     try:
-        with Image.open(path) as photo:
+        with open_picture(path) as photo:
             return min(photo.size)
     except (OSError, SyntaxError, ValueError):
         return 0
@@ -87,7 +87,7 @@ def flaw_of(path):
     if not path.exists():
         return "missing"
     try:
-        with Image.open(path) as photo:
+        with open_picture(path) as photo:
             photo.draft("RGB", (128, 128))
             pixels = np.asarray(photo.convert("RGB"), np.int16)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from lib import ROOT
 from lib.color import fit_gamut, lab_to_srgb, make_conditioning_image, srgb_to_lab, to_float, to_pil
 from lib.dataset import FEATURES, read_manifest
-from lib.files import hash_of_file, new_folder, write_text
+from lib.files import hash_of_file, new_folder, open_picture, write_text
 from lib.prompts import TARGETS, draw_training_prompt, fix_articles, rotate_color_words
 
 
@@ -120,7 +120,7 @@ def load_training_pictures(pictures):
     """
     manifest = read_manifest("data_cards/pocket_photos")
     scenes = [
-        {**record, "image": Image.open(record["path"]).convert("RGB")}
+        {**record, "image": open_picture(record["path"]).convert("RGB")}
         for record in manifest[manifest["split"] == "train"].to_dict("records")
     ]
     cutouts = []
@@ -130,7 +130,7 @@ def load_training_pictures(pictures):
             path = Path(pictures) / record["file"]
             if not path.is_file() or hash_of_file(path) != record["sha256"]:
                 raise ValueError(f"{path} is missing or not the file of data_cards/training_pictures/metadata.csv")
-            image = Image.open(path)
+            image = open_picture(path)
             image.thumbnail((512, 512), Image.LANCZOS)
             if record["kind"] == "photo":
                 scenes.append({**record, "image": image.convert("RGB")})
