@@ -88,7 +88,7 @@ def build_dataset(profile):
     """The `DatasetDict` of a profile: the study's three columns plus who, what and the captions; square photos.
 
     Training prompts are drawn under `prompt_policy`; validation and test prompts are the detailed captions. It is saved
-    whole or not at all to `profile.dataset_dir`, beside picture files and `prompts.json`, which lists prompts and paths.
+    set and draw their own training prompts (`draw_prompts`). Photos are opened one by one, in `workers` processes; the
     While photos and fields are the same, only `prompts.json` is written again: runs with other policies share the data
     set and draw their own training prompts (`draw_prompts`). Photos are opened one by one, in `workers` processes. The
     data set of `test_source` is built too.
