@@ -88,9 +88,9 @@ def build_dataset(profile):
     """The `DatasetDict` of a profile: the study's three columns plus who, what and the captions; square photos.
 
     Training prompts are drawn under `prompt_policy`; validation and test prompts are the detailed captions. It is saved
-    set and draw their own training prompts (`draw_prompts`). Photos are opened one by one, in `workers` processes; the
+    whole or not at all to `profile.dataset_dir`, beside picture files and `prompts.json`, which lists prompts and paths.
     While photos and fields are the same, only `prompts.json` is written again: runs with other policies share the data
-    set and draw their own training prompts (`draw_prompts`). Photos are opened one by one, in `workers` processes. The
+    set and draw their own training prompts (`draw_prompts`). Photos are opened one by one, in `workers` processes; the
     data set of `test_source` is built too.
     """
     if profile.data.test_source:
