@@ -74,16 +74,25 @@ def test_effects_are_paired_and_signed_second_less_first(tmp_path):
     facts, metrics = compare_runs.read_runs(profile)
     assert list(facts["run"]) == ["study_1", "sd15_high_rate"]
     assert {len(set(table["image_id"])) for table in metrics.values()} == {10}  # those of both
-    effects = compare_runs.effects_of_factors(facts, metrics).set_index("prompt")
+    effects = compare_runs.effects_of_changes(facts, metrics).set_index(["first", "second"])
     assert set(effects["changed"]) == {"learning rate"}
-    assert set(effects["runs"]) == {"sd15_high_rate - study_1"}
-    assert effects.loc["detailed", "mean"] == pytest.approx(-2 * np.mean(1 + 0.1 * np.arange(10)))
-    assert effects.loc["detailed", "high"] < 0
-    assert effects.loc["detailed - vague", "mean"] == pytest.approx(0)
+    assert set(effects["first_run"]) == {"sd15_high_rate"}
+    assert set(effects["second_run"]) == {"study_1"}
+    assert list(effects.index) == [("vague", ""), ("detailed", ""), ("detailed", "vague")]
+    assert effects.loc[("detailed", ""), "mean"] == pytest.approx(-2 * np.mean(1 + 0.1 * np.arange(10)))
+    assert effects.loc[("detailed", ""), "high"] < 0
+    assert effects.loc[("detailed", "vague"), "mean"] == pytest.approx(0)
     assert (effects["p_holm"] >= effects["p"]).all()
+    contrasts = compare_runs.contrasts_of_runs(metrics)
+    assert list(contrasts.columns) == ["run", "first", "second", "n", "mean", "low", "high"]
+    assert set(contrasts["n"]) == {10}
+    contrasts = contrasts.set_index(["run", "first", "second"])
+    assert contrasts.loc[("study_1", "detailed", "vague"), "mean"] == pytest.approx(-1.09)
+    vague = contrasts.loc[("study_1", "vague", "gray")]
+    assert vague["mean"] == pytest.approx(-3.135)
+    assert vague["low"] < vague["mean"] < vague["high"] < 0
     table = compare_runs.table_of_runs(facts, metrics).set_index("run")
-    assert table.loc["study_1", "detailed - vague"] == pytest.approx(-1.09)
-    assert table.loc["study_1", "vague - gray"] == pytest.approx(-3.135)
+    assert table.loc["study_1", "gray"] == pytest.approx(12.135)
     assert table.loc["sd15_high_rate", "detailed"] < table.loc["study_1", "detailed"]
 
 
@@ -99,9 +108,9 @@ def test_runs_are_compared_on_the_same_photos_and_things(tmp_path):
         steering = pd.DataFrame({"image_id": list(things), "word": "red", "named": "red", "allowed": True})
         steering.assign(reached=steering["image_id"] == "a").to_csv(folder / "steering.csv", index=False)
     table = compare_runs.table_of_runs(*compare_runs.read_runs(profile)).set_index("run")
-    assert list(table["photos measured"]) == [10, 10]
+    assert list(table["photos_measured"]) == [10, 10]
     assert list(table["chroma_ratio"]) == [1.7, 1.7]  # whatever photos the empty prompt has
-    assert list(table["things measured"]) == [2, 2]
+    assert list(table["things_measured"]) == [2, 2]
     assert list(table["obeyed"]) == [0.5, 0.5]
 
 
@@ -110,7 +119,7 @@ def test_one_run_is_compared_with_nothing(tmp_path):
     write_run(profile.folders.reports_home, "study_1", 0.0)
     facts, metrics = compare_runs.read_runs(profile)
     assert len(facts) == len(metrics) == 1
-    assert compare_runs.effects_of_factors(facts, metrics).empty
+    assert compare_runs.effects_of_changes(facts, metrics).empty
 
 
 @pytest.mark.parametrize(
