@@ -35,17 +35,17 @@ def read_runs(profile):
     for name, notebook in FILES.items():
         if not (profile.folders.reports_dir / name).exists():
             raise ValueError(f"the reports of run {profile.folders.run} hold no {name}: run notebook {notebook} first")
-    photos = set(read_metrics(profile.folders.reports_dir / "metrics.csv")["image_id"])
-    facts, metrics = [], {}
+    photos, runs = set(read_metrics(profile.folders.reports_dir / "metrics.csv")["image_id"]), {}
     for folder in sorted(path.parent for path in profile.folders.reports_home.glob("**/run.csv")):
         if all((folder / name).exists() for name in FILES):
-            fact = pd.read_csv(folder / "run.csv", keep_default_na=False, dtype={"run": str}).assign(folder=folder)
-            table = read_metrics(folder / "metrics.csv")
-            if photos <= set(table["image_id"]):
-                facts.append(fact)
-                metrics[fact["run"][0]] = table[table["image_id"].isin(photos)]
-    facts = sorted(facts, key=lambda fact: ([*RUNS, fact["run"][0]].index(fact["run"][0]), fact["run"][0]))
-    return pd.concat(facts, ignore_index=True) if facts else pd.DataFrame(columns=["run"]), metrics
+            facts = pd.read_csv(folder / "run.csv", keep_default_na=False, dtype={"run": str}).assign(folder=folder)
+            metrics = read_metrics(folder / "metrics.csv")
+            if photos <= set(metrics["image_id"]):
+                runs[facts["run"][0]] = facts, metrics[metrics["image_id"].isin(photos)]
+    names = [run for run in RUNS if run in runs] + sorted(set(runs) - set(RUNS))
+    facts = [runs[name][0] for name in names]
+    table = pd.concat(facts, ignore_index=True) if facts else pd.DataFrame(columns=["run"])
+    return table, {name: runs[name][1] for name in names}
 
 
 def values_of(metrics, first, second=""):

@@ -92,7 +92,7 @@ def write_report(profile, metrics, tables, rows, runs=False):
     `runs`: whether there is a `runs.md` to point to.
     """
     summary, effects, steering = tables["summary"], tables["effects"], tables["steering"]
-    folder, page = profile.folders.reports_dir, profile.folders.reports_home / "runs.md"
+    folder, home = profile.folders.reports_dir, profile.folders.reports_home
     text = render(
         "report",
         profile=profile,
@@ -111,8 +111,10 @@ def write_report(profile, metrics, tables, rows, runs=False):
         merge=before_and_after(summary),
         luck=seed_share(metrics, len(rows)),
         claims=claims(summary, effects),
-        definitions=os.path.relpath(ROOT / "notebooks/05_evaluate.ipynb", folder),
-        runs_page=os.path.relpath(page, folder) if runs else "",
+        definitions=os.path.relpath(
+            home / "../../notebooks/05_evaluate.ipynb", folder
+        ),  # where reports/ is their folder
+        runs_page=os.path.relpath(home / "runs.md", folder) if runs else "",
     )
     write_text(text, folder / "report.md")
 

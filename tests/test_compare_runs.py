@@ -72,7 +72,7 @@ def test_effects_are_paired_and_signed_second_less_first(tmp_path):
     write_run(home, "study_3", -2.0)
     (home / "study_3/strip.jpg").unlink()  # of a run that was not finished
     facts, metrics = compare_runs.read_runs(profile)
-    assert list(facts["run"]) == ["study_1", "sd15_high_rate"]
+    assert list(facts["run"]) == list(metrics) == ["study_1", "sd15_high_rate"]  # not in the order of folders
     assert {len(set(table["image_id"])) for table in metrics.values()} == {10}  # those of both
     effects = compare_runs.effects_of_changes(facts, metrics).set_index(["first", "second"])
     assert set(effects["changed"]) == {"learning rate"}

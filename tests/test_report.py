@@ -148,6 +148,7 @@ def test_the_pocket_report_says_who_wrote_its_captions(tmp_path):
     assert re.search(r"\(CIEDE2000\): 2 seeds for all 9 photos would make its interval \d\.\d\d times as wide\.", text)
     assert "COCO" not in text
     assert "auto_caption" not in text
+    assert "defined in [notebook 05](../../notebooks/05_evaluate.ipynb)" in text
 
 
 def test_the_l4_report_says_what_the_captioner_wrote_and_what_people_did(tmp_path):
