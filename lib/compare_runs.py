@@ -43,9 +43,8 @@ def read_runs(profile):
             if photos <= set(metrics["image_id"]):
                 runs[facts["run"][0]] = facts, metrics[metrics["image_id"].isin(photos)]
     names = [run for run in RUNS if run in runs] + sorted(set(runs) - set(RUNS))
-    facts = [runs[name][0] for name in names]
-    table = pd.concat(facts, ignore_index=True) if facts else pd.DataFrame(columns=["run"])
-    return table, {name: runs[name][1] for name in names}
+    facts = pd.concat([runs[name][0] for name in names], ignore_index=True)
+    return facts, {name: runs[name][1] for name in names}
 
 
 def values_of(metrics, first, second=""):

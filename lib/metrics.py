@@ -29,10 +29,8 @@ from lib.color import lab_to_srgb, luminance, merge_luminance, srgb_to_lab, to_f
 from lib.files import hash_of, new_file
 from lib.prompts import STEERING_WORDS, TARGETS
 
-METRICS = (
-    *("psnr", "ssim", "ssim_luma", "ciede2000", "ab_error", "hue_error", "hue_share"),
-    *("colorfulness", "true_colorfulness", "chroma", "true_chroma"),
-)
+ERRORS = ("psnr", "ssim", "ssim_luma", "ciede2000", "ab_error", "hue_error", "hue_share")
+METRICS = (*ERRORS, "colorfulness", "true_colorfulness", "chroma", "true_chroma")
 COLUMNS = ("image_id", "category", "system", "prompt_level", "prompt", "seed", "merged", *METRICS)
 STEERING_COLUMNS = ("image_id", "thing", "word", "lightness", "hue", "chroma", "named", "allowed", "reached")
 REFERENCES = ("gray", "mean_color", "true_mean_color", "half_chroma", "autoencoder")
@@ -114,7 +112,7 @@ class Photo(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A picture to measure: `make` makes it from its `Photo` and the arguments; the rest is said of it in the table."""
+    """A picture to measure: `make(Photo, *arguments)` gives it, the rest is said of it in the table."""
 
     image_id: str
     system: str
@@ -152,14 +150,16 @@ def measure_pictures(rows, pictures, read_picture=None, cache=None, workers=0):
 
 
 def _measure_missing(missing, known, cache, workers):
-    """`known` with the missing measurements, photo by photo; what is known so far goes to the cache now and again."""
+    """`known` with the missing measurements; the cache is written after every `PHOTOS_PER_SAVE` photos."""
     bar = tqdm(total=len(missing), desc="measuring photos", leave=False)
     with bar, ProcessPoolExecutor(workers) if workers else nullcontext() as pool:
         for start in range(0, len(missing), PHOTOS_PER_SAVE):
             for measured in (pool.map if pool else map)(_measure_photo, missing[start : start + PHOTOS_PER_SAVE]):
                 known |= measured
                 bar.update()
-            write_cache(known, cache)
+            if cache:
+                with new_file(cache) as partial:  # parquet keeps every bit
+                    pd.DataFrame.from_dict(known, orient="index", columns=METRICS).to_parquet(partial)
     return known
 
 
@@ -184,18 +184,11 @@ def _measured_by():
 
 
 def read_cache(path):
-    """{key: metrics} of a file that `write_cache` wrote; nothing where there is no such file or it is damaged."""
+    """{key: metrics} of a file of measurements; nothing where there is no such file or it is damaged."""
     try:
         return pd.read_parquet(path).to_dict("index") if path else {}
     except (OSError, ValueError):  # pyarrow's errors are among them
         return {}
-
-
-def write_cache(known, path):
-    """Write measurements by key to a parquet file, which keeps every bit, whole or not at all; nowhere for None."""
-    if path:
-        with new_file(path) as partial:
-            pd.DataFrame.from_dict(known, orient="index", columns=METRICS).to_parquet(partial)
 
 
 def with_ab(photo, ab):

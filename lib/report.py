@@ -102,8 +102,8 @@ def write_report(profile, metrics, tables, rows, runs=False):
         **{name: tables.get(name) for name in ("goals", "sets")},
         answer=answer(effects),
         questions=CONTRASTS,
-        found=rows_by_contrast(effects),
-        before_merge=rows_by_contrast(tables["before_merge"]),
+        found=rows_by(effects, "first", "second"),
+        before_merge=rows_by(tables["before_merge"], "first", "second"),
         obeyed=obedience(steering) if len(steering) else {},
         systems=summary.query("merged").drop(columns="merged"),
         baselines="gan" in set(summary["system"]),
@@ -111,9 +111,7 @@ def write_report(profile, metrics, tables, rows, runs=False):
         merge=before_and_after(summary),
         luck=seed_share(metrics, len(rows)),
         claims=claims(summary, effects),
-        definitions=os.path.relpath(
-            home / "../../notebooks/05_evaluate.ipynb", folder
-        ),  # where reports/ is their folder
+        definitions=os.path.relpath(home / "../../notebooks/05_evaluate.ipynb", folder),
         runs_page=os.path.relpath(home / "runs.md", folder) if runs else "",
     )
     write_text(text, folder / "report.md")
@@ -122,8 +120,9 @@ def write_report(profile, metrics, tables, rows, runs=False):
 def facts_of_samples(metrics, rows):
     """What a report says of its photos, prompts and seeds, by name; `rows`: the test photos."""
     ours = metrics[metrics["system"] == "controlnet"]
-    by_level = ours.drop_duplicates(["prompt_level", "image_id"]).groupby("prompt_level")
-    prompts = {level: list(part["prompt"]) for level, part in by_level}
+    by_level = ours.drop_duplicates(["prompt_level", "image_id"]).groupby("prompt_level")["prompt"]
+    prompts, counts = {level: list(part) for level, part in by_level}, by_level.size()
+    seeds = ours.groupby("image_id")["seed"].nunique()
     first = ours[ours["image_id"] == rows["image_id"][0]].drop_duplicates("prompt_level")
     return {
         "photos": len(rows),
@@ -131,20 +130,12 @@ def facts_of_samples(metrics, rows):
         "prompts": prompts,
         "colorless": sum(not COLOR_PATTERN.search(text) for text in prompts["detailed"]),
         "ladder": list(first.itertuples()),
-        "samples": count_samples(ours),
+        "most_seeds": seeds.max(),
+        "fewest_seeds": seeds.min(),
+        "photos_with_most": (seeds == seeds.max()).sum(),
+        "photos_of_rarer": counts[counts < counts.max()].to_dict(),  # by level
         "shared": side_by_side(metrics)["image_id"].nunique(),
         "seeded": with_all_seeds(metrics)["image_id"].nunique(),
-    }
-
-
-def count_samples(ours):
-    """The most and the fewest seeds of a photo, how many photos have the most, and {level that lacks photos: its photos}."""
-    seeds, photos = ours.groupby("image_id")["seed"].nunique(), ours.groupby("prompt_level")["image_id"].nunique()
-    return {
-        "most": seeds.max(),
-        "fewest": seeds.min(),
-        "photos_with_most": (seeds == seeds.max()).sum(),
-        "photos_of_rarer": photos[photos < photos.max()].to_dict(),
     }
 
 
@@ -163,19 +154,10 @@ def write_runs(profile, table, contrasts, effects):
         facts=table[["run", *FACTORS]].drop(columns=["batch", "seed"]),
         results=results.assign(chroma_ratio=table["chroma_ratio"], obeyed=table["obeyed"]),
         beside_gray={prompt: beside_gray(contrasts, prompt) for prompt in ("vague", "detailed")},
-        changes=rows_by_change(effects),
+        changes=rows_by(effects, "changed", "first_run", "second_run"),
         effects=effects.drop(columns="metric"),
     )
     write_text(text, profile.folders.reports_home / "runs.md")
-
-
-def rows_by_change(effects):
-    """{(what changed, label of the runs): the rows of its effects}, each with `label`, `verdict` and `estimate`."""
-    rows = list(effects.itertuples())
-    labels = [label(row.first, row.second) for row in rows]
-    told = effects.assign(label=labels, verdict=list(map(word_for, rows)), estimate=list(map(estimate, rows)))
-    changes = told.groupby(["changed", "first_run", "second_run"], sort=False)
-    return {(changed, label(*runs)): list(part.itertuples()) for (changed, *runs), part in changes}
 
 
 def estimate(row, form="+.2f"):
@@ -216,13 +198,16 @@ def answer(effects):
     """The answer to the study's question, and to whether colour was worth adding, as the intervals allow to say."""
     main = effects[(effects["first"] == "detailed") & (effects["second"] == "vague")].set_index("metric")
     facts = dict(photos=main["n"].min(), improved=main.loc["ciede2000", "improved"], enough=main["low"].notna().all())
-    return render("answer", found=rows_by_contrast(effects), **facts).strip()
+    return render("answer", found=rows_by(effects, "first", "second"), **facts).strip()
 
 
-def rows_by_contrast(effects):
-    """{(first, second): the rows of its effects}, each with the metric's `name` and its `verdict`."""
-    told = effects.assign(name=effects["metric"].map(NAMES), verdict=list(map(word_for, effects.itertuples())))
-    return {contrast: list(part.itertuples()) for contrast, part in told.groupby(["first", "second"], sort=False)}
+def rows_by(effects, *columns):
+    """{values of the columns: rows of these effects}, each with `name` (its metric), `label`, `verdict`, `estimate`."""
+    rows = list(effects.itertuples())
+    labels = [label(row.first, row.second) for row in rows]
+    verdicts, estimates = [word_for(row) for row in rows], [estimate(row) for row in rows]
+    told = effects.assign(name=effects["metric"].map(NAMES), label=labels, verdict=verdicts, estimate=estimates)
+    return {values: list(part.itertuples()) for values, part in told.groupby(list(columns), sort=False)}
 
 
 def word_for(row):
@@ -235,7 +220,7 @@ def word_for(row):
 def claims(summary, effects):
     """The study's claims beside what was found here, and beside the photos left gray."""
     rows = []
-    for row in rows_by_contrast(effects)["detailed", "vague"]:
+    for row in rows_by(effects, "first", "second")["detailed", "vague"]:
         stands = {"better": "yes", "worse": "no, the reverse"}.get(row.verdict, "not shown")
         rows.append((f"detailed prompts colorize better, in {row.name}", estimate(row, "+.3f"), "", "", stands))
     by_name = summary.set_index(["system", "prompt_level", "merged"])
