@@ -9,11 +9,11 @@ import pytest
 from datasets import Dataset
 from jinja2 import UndefinedError
 
-from lib import report, stats
+from lib import ROOT, report, stats
 from lib.compare_runs import CONTRASTS_OF_RUNS, EFFECTS_OF_CHANGES, FACTORS
 from lib.metrics import COLUMNS, METRICS
 from lib.profiles import get_profile
-from lib.stats import CONTRASTS
+from lib.stats import CONTRASTS, HIGHER_IS_BETTER
 
 
 def effects(low, high):
@@ -62,6 +62,17 @@ def test_goals_say_what_was_wanted_and_found():
     assert table.loc["detailed - vague, psnr", "reached"] == "no"
     assert table.loc["wrong_color - vague, ciede2000", "found"] == "+1.50 [+1.00, +2.00]"
     assert table.loc["things that took the named colour", ["reached", "found"]].tolist() == ["yes", "1.00"]
+
+
+def test_notebook_06_says_of_pocket_what_its_effects_allow():
+    """The bullets below "What we learned", which are about the shipped model."""
+    effects = pd.read_csv(ROOT / "reports/pocket/effects.csv").itertuples()
+    found = {(row.first, row.second, row.metric): report.word_for(row) for row in effects}
+    assert {found["detailed", "vague", metric] for metric in HIGHER_IS_BETTER} == {"better"}
+    assert {found["wrong_color", "vague", metric] for metric in HIGHER_IS_BETTER} == {"worse"}
+    assert {found["gray_caption", "vague", metric] for metric in HIGHER_IS_BETTER} == {"not told apart"}
+    assert found["detailed", "gray", "psnr"] == "better"
+    assert found["detailed", "gray", "ciede2000"] == "not told apart"
 
 
 def test_what_more_seeds_would_give():
