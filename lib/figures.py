@@ -100,7 +100,7 @@ def legend_handles(axis):
 
 
 def three_panels(names, height):
-    """A figure with a panel for each metric of `LABELS` over shared rows, and {metric: its axis}; `height`: of a row."""
+    """A figure with a panel for each metric of `LABELS` over shared rows, and {metric: axis}; `height`: of a row."""
     figure, axes = plt.subplots(1, 3, figsize=(11, height * len(names) + 1.2), sharey=True)
     name_rows(axes[0], names)
     for axis, title in zip(axes, LABELS.values(), strict=True):
@@ -227,7 +227,8 @@ def draw_prompt_sheet(rows, pictures, columns):
     index = {name: row for row, name in enumerate(rows["image_id"])}
     chosen = rows.select([index[name] for name in columns])
     sheet = {"gray": chosen["conditioning_image"]}
-    sheet |= {level.replace("_", " "): [named[name] for name in columns] for level, named in pictures.items()}
+    for level, by_name in pictures.items():
+        sheet[level.replace("_", " ")] = [by_name[name] for name in columns]
     sheet["photo"] = chosen["image"]
     figure = draw_sheet(list(sheet.values()), list(sheet), list(columns.values()), cell=1.5)
     for caption, axis in zip(chosen["detailed_caption"], figure.axes[-len(columns) :], strict=True):
@@ -281,8 +282,8 @@ def draw_runs(metrics, references):
 def draw_run_effects(contrasts, effects):
     """Left: what detail adds in every run. Right: what changed between two runs did, under each prompt; CIEDE2000.
 
-    `contrasts`, `effects`: of `contrasts_of_runs` and `effects_of_changes`. Filled: p < 0.05 after Holm's correction over
-    the right panel; 95 % intervals.
+    `contrasts`, `effects`: of `contrasts_of_runs` and `effects_of_changes`. Filled: p < 0.05 after Holm's correction
+    over the right panel; 95 % intervals.
     """
     details = contrasts[(contrasts["first"] == "detailed") & (contrasts["second"] == "vague")]
     changes = effects.drop_duplicates(["first_run", "second_run"])

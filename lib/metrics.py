@@ -127,9 +127,9 @@ class Picture(NamedTuple):
 def measure_pictures(rows, pictures, read_picture=None, cache=None, workers=0):
     """A table with one row of `COLUMNS` for each `Picture` of these data-set rows, in their order, measured in 8 bits.
 
-    `read_picture` reads a file by its name, which must change with whatever makes the picture. `cache`: a file of earlier
-    measurements (None: none), to which the new ones are added; a measurement is known again by the photo's pixels, the
-    function, its arguments and the code that measures. `workers`: how many processes (0: this one).
+    `read_picture` reads a file by its name, which must change with whatever makes the picture. `cache`: a file of
+    earlier measurements (None: none), to which the new ones are added; a measurement is known again by the photo's
+    pixels, the function, its arguments and the code that measures. `workers`: how many processes (0: this one).
     """
     known, listed, missing = read_cache(cache), defaultdict(list), []
     for position, picture in enumerate(pictures):
@@ -268,8 +268,8 @@ def seed_mean_pictures(images):
 def measure_steering(rows, images, read_picture):
     """What colour a thing took: one row a picture of `images`, whose level is the word of its prompt.
 
-    `lightness`, `hue`, `chroma`: of the mean colour in the thing's box; `named`: the word of that colour; `allowed`: the
-    word's range of L* in `TARGETS` holds the thing's; `reached`: it took the colour of its prompt.
+    `lightness`, `hue`, `chroma`: of the mean colour in the thing's box; `named`: the word of that colour; `allowed`:
+    the word's range of L* in `TARGETS` holds the thing's; `reached`: it took the colour of its prompt.
     """
     by_id, table = {row["image_id"]: row for row in rows}, []
     for record in images.to_dict("records"):
@@ -292,7 +292,7 @@ def color_in_box(picture, box):
 
 
 def name_color(hue, chroma):
-    """The steering word of a colour: `white` below a chroma of 8, none below 10, else the nearest hue (brown is orange's)."""
+    """The steering word of a colour: `white` below a chroma of 8, none below 10, else the nearest hue (not brown)."""
     if chroma < HUE_NEEDS_CHROMA:
         return "white" if chroma < 8 else ""
     words = [word for word in STEERING_WORDS if word != "white" and word not in SAME_HUE]

@@ -166,7 +166,7 @@ def estimate(row, form="+.2f"):
 
 
 def beside_gray(contrasts, prompt):
-    """How many runs are clearly `better` or `worse` than the photos left gray under a prompt, and how many there are."""
+    """How many runs are clearly `better` or `worse` than the photos left gray under a prompt, of how many `runs`."""
     part = contrasts[(contrasts["first"] == prompt) & (contrasts["second"] == "gray")]
     return {"better": (part["high"] < 0).sum(), "worse": (part["low"] > 0).sum(), "runs": len(part)}
 
@@ -240,7 +240,7 @@ def claims(summary, effects):
 
 
 def goals(summary, effects, steering):
-    """What a model must reach for the question to have an answer on it: a table `goal`, `wanted`, `reached`, `found`."""
+    """What a model must reach for the question to have an answer: a table `goal`, `wanted`, `reached`, `found`."""
     merged = summary[summary["merged"]].set_index(["system", "prompt_level"])
     floor, chroma = merged["ciede2000"]["autoencoder", ""], merged["chroma_ratio"]["controlnet", "detailed"]
     obeyed, rows = obedience(steering)["reached"], []

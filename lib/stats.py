@@ -65,9 +65,9 @@ def complete_photos(rows, keys):
 def by_photo(metrics, metric, name, merged=True):
     """One value a photo (a Series by image_id): the metric of a prompt level or system, averaged over its seeds.
 
-    Photos weigh alike in what follows, whether they have one seed or several: the photo is the unit that is sampled, and
-    weights by seeds would gain little, since most of the variance lies between photos (`reports/precision.csv`). A name
-    without rows is a ValueError.
+    Photos weigh alike in what follows, whatever their seeds: the photo is the unit that is sampled, and weights would
+    gain little, since most of the variance lies between photos (`reports/precision.csv`). A name without rows is a
+    ValueError.
     """
     names = metrics["prompt_level"].where(metrics["system"] == "controlnet", metrics["system"])
     rows = metrics[(names == name) & (metrics["merged"] == merged)]
@@ -146,7 +146,7 @@ def effects_by_category(metrics, metric, first, second):
 
 
 def variance_shares(metrics, metric, levels):
-    """A table `part`, `share` of a metric's variance: components of photo, prompt, their interaction, seed, and the rest.
+    """A table `part`, `share` of a metric's variance: photo, prompt, their interaction, seed, and the rest.
 
     From the mean squares of the balanced table photo x seed x prompt of the merged pictures, where seeds are nested in
     photos, over the photos that have every seed under these prompts; an estimate below zero counts as zero.

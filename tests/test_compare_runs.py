@@ -1,4 +1,4 @@
-"""Runs beside each other: which pairs part one thing, what they tell, and all of them on l4's path from COCO on."""
+"""Runs beside each other: which pairs differ in one thing, what that shows, and two runs on l4's path from COCO on."""
 
 import json
 import shutil
@@ -20,15 +20,16 @@ FACTS = {"start": "", "n": 10, "epochs": 10.0, "batch": 8, "seed": 0, "steps": 5
 
 def facts_of(names):
     """The rows of `run.csv` that runs of the table would leave."""
-    rows = [
-        {"run": name, "base": run.base, "photos": run.photos, "rate": run.learning_rate, "prompts": run.prompt_policy,
-         "dropout": run.prompt_dropout, **FACTS, "epochs": run.train_epochs}
-        for name, run in RUNS.items() if name in names
-    ]  # fmt: skip
+    rows = []
+    for name in RUNS:
+        if name in names:
+            run = RUNS[name]
+            facts = dict(run=name, base=run.base, photos=run.photos, rate=run.learning_rate, prompts=run.prompt_policy)
+            rows.append({**facts, "dropout": run.prompt_dropout, **FACTS, "epochs": run.train_epochs})
     return pd.DataFrame(rows)
 
 
-def test_pairs_part_what_the_study_changed_together():
+def test_pairs_separate_what_the_study_changed_together():
     pairs = {(first, second): changed for changed, first, second in compare_runs.pairs_of_runs(facts_of(RUNS))}
     assert pairs["study_1", "sd15_high_rate"] == "learning rate"
     assert pairs["sd21_low_rate", "study_2"] == "learning rate"  # from low to high, as above

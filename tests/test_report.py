@@ -224,7 +224,7 @@ def test_the_page_of_runs_says_what_the_intervals_allow(tmp_path):
     )
     assert "- Under the vague prompt 0 of 2 runs are clearly better than gray and 0 clearly worse.\n" in text
     assert "- Under the detailed prompt 2 of 2 runs are clearly better than gray and 0 clearly worse.\n" in text
-    assert "allows it (4 things that all runs coloured). Rows" in text
+    assert "allows it (4 things that all runs coloured)\n\nRows: `runs.csv`" in text
     assert (
         "| one | 1 | 11.0 | 10.0 | -1.00 [-2.50, +0.50] | -1.00 [-2.50, +0.50] | -2.00 [-3.50, -0.50] | 0.50 | 25% |"
         in text

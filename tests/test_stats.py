@@ -159,7 +159,7 @@ def test_effects_by_category():
 
 
 def unbalanced(error=lambda level, photo, seed: 10.0):
-    """Six photos under vague and detailed, the first four also under empty, the first two with three seeds; and gray."""
+    """Six photos under vague and detailed, the first four also under empty, the first two with three seeds; gray."""
     values = {}
     for level, k, seed in product(("empty", "vague", "detailed"), range(6), range(3)):
         if (k < 4 or level != "empty") and (k < 2 or seed == 0):

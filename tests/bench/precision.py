@@ -2,7 +2,7 @@
 
 A photo's difference in CIEDE2000 varies between photos, and with the seed around each photo's own mean. Pictures of the
 pocket model show how much of both there is. That gives the width of the 95 % interval of each plan, and how many photos
-are `needed` for an interval no wider than that of 500 photos with three seeds: 60 with three seeds, the others with one.
+are `needed`, 60 with three seeds and the others with one, for an interval as narrow as that of 500 with three seeds.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def draw_study(rng, plan, effects, noise):
 
 
 def simulate(plan, differences, studies=STUDIES):
-    """`simulated width` and `coverage` of `stats.interval` over studies that are drawn with the components' variances."""
+    """`simulated width` and `coverage` of `stats.interval` over studies drawn with the components' variances."""
     between, within = components(differences)
     effects, noise = differences.mean(axis=1), (differences - differences.mean(axis=1, keepdims=True)).ravel()
     effects = effects.mean() + (effects - effects.mean()) * np.sqrt(between) / effects.std()
@@ -67,7 +67,7 @@ def simulate(plan, differences, studies=STUDIES):
 
 
 def photos_needed(differences, seeds=3, with_all=60):
-    """The smallest number of photos, `with_all` of them with every seed, whose interval is no wider than the old plan's."""
+    """The smallest number of photos, `with_all` with every seed, whose interval is no wider than the old plan's."""
     parts = components(differences)
     old, counts = interval_width(*parts, *OLD_PLAN), range(with_all, 10 * OLD_PLAN[0])
     return next(n for n in counts if interval_width(*parts, n, seeds, with_all) <= old)
