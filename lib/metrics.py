@@ -1,12 +1,16 @@
 """How far a colorized photo is from the true one: one dictionary of numbers a picture.
 
-Conventions: pictures are float sRGB (H, W, 3) in [0, 1]; PSNR and SSIM are taken on the three sRGB channels, `ssim_luma`
-on L*/100; CIEDE2000 is the mean over pixels (Sharma, Wu, Dalal 2005), as is `ab_error`, the distance in (a*, b*);
-`hue_error` is the mean absolute difference of hue in degrees where both pictures have a C*ab of at least 10, empty where
-no pixel has, and `hue_share` the share of the photo's such pixels on which it could be taken; colourfulness is that of Hasler and Suesstrunk 2003 with signed opponent channels on the 0-255 scale;
-`chroma` is mean C*ab. `true_colorfulness` and `true_chroma` are the photo's own.
+Pictures are float sRGB (H, W, 3) in [0, 1]. The metrics, by column of the table:
+
+- `psnr`, `ssim`: on the three sRGB channels; `ssim_luma`: SSIM on L*/100
+- `ciede2000` (Sharma, Wu, Dalal 2005), `ab_error` (distance in a*b*): means over pixels
+- `hue_error`: mean absolute difference of hue in degrees, over the pixels where both pictures have a chroma of at least
+  10, empty where there are none; `hue_share`: these pixels as a share of those where the true photo has such a chroma
+- `colorfulness`: Hasler and Suesstrunk 2003, with signed opponent channels on the 0-255 scale
+- `chroma`: mean C*ab; `true_colorfulness`, `true_chroma`: those of the true photo
 """
 
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
@@ -25,12 +29,12 @@ from lib.color import lab_to_srgb, luminance, merge_luminance, srgb_to_lab, to_f
 from lib.files import hash_of, new_file
 from lib.prompts import STEERING_WORDS, TARGETS
 
-METRICS = ("psnr", "ssim", "ssim_luma", "ciede2000", "ab_error", "hue_error", "hue_share", "colorfulness", "true_colorfulness",
-           "chroma", "true_chroma")  # fmt: skip
+ERRORS = ("psnr", "ssim", "ssim_luma", "ciede2000", "ab_error", "hue_error", "hue_share")
+METRICS = (*ERRORS, "colorfulness", "true_colorfulness", "chroma", "true_chroma")
 COLUMNS = ("image_id", "category", "system", "prompt_level", "prompt", "seed", "merged", *METRICS)
+STEERING_COLUMNS = ("image_id", "thing", "word", "lightness", "hue", "chroma", "named", "allowed", "reached")
 REFERENCES = ("gray", "mean_color", "true_mean_color", "half_chroma", "autoencoder")
-SAME_HUE = {"brown": "orange"}  # told apart by lightness and chroma, not by hue
-NO_PROMPT = {"prompt_level": "", "prompt": "", "seed": 0}
+SAME_HUE = {"brown": "orange"}  # they differ in lightness and chroma, not in hue
 HUE_NEEDS_CHROMA = 10  # C*ab below which a hue says little
 CODE, PACKAGES = ("metrics.py", "color.py"), ("numpy", "scipy", "scikit-image")  # that measurements depend on
 PHOTOS_PER_SAVE = 64  # after how many photos the cache is written: what a stopped machine loses at most
@@ -45,17 +49,8 @@ def psnr(truth, output):
 
 def ssim(truth, output):
     """Structural similarity with the Gaussian window of Wang et al. 2004, mean over channels (H, W, C) in [0, 1]."""
-    return float(
-        structural_similarity(
-            truth,
-            output,
-            channel_axis=-1,
-            data_range=1.0,
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-        )
-    )
+    window = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
+    return float(structural_similarity(truth, output, channel_axis=-1, data_range=1.0, **window))
 
 
 def colorfulness(image):
@@ -72,8 +67,7 @@ def chroma(lab):
 
 
 def hue_error(truth_lab, output_lab):
-    """Mean absolute hue difference in degrees, [0, 180], where both have hue enough (NaN without any such pixel), and
-    the share of such pixels among those where the truth has."""
+    """(`hue_error` in [0, 180], NaN where no pixel has chroma enough; `hue_share` in [0, 1]) of two CIELAB images."""
     truth_ab, output_ab = (lab[..., 1] + 1j * lab[..., 2] for lab in (truth_lab, output_lab))
     colored = np.abs(truth_ab) >= HUE_NEEDS_CHROMA
     both = colored & (np.abs(output_ab) >= HUE_NEEDS_CHROMA)
@@ -84,27 +78,24 @@ def hue_error(truth_lab, output_lab):
 
 
 def measure(truth, output, truth_lab=None):
-    """All metrics of one output against its truth, by the names in `METRICS`; shapes must agree.
+    """All metrics of one output against its truth, by the names in `METRICS`; two shapes are a ValueError.
 
     `truth_lab`: the truth in CIELAB, where it is at hand.
     """
     if truth.shape != output.shape:
         raise ValueError(f"truth is {truth.shape}, output is {output.shape}: they must be of one size")
     truth_lab, output_lab = srgb_to_lab(truth) if truth_lab is None else truth_lab, srgb_to_lab(output)
-    hue, hue_share = hue_error(truth_lab, output_lab)
-    return {
-        "psnr": psnr(truth, output),
-        "ssim": ssim(truth, output),
-        "ssim_luma": ssim(truth_lab[..., :1] / 100, output_lab[..., :1] / 100),
-        "ciede2000": float(deltaE_ciede2000(truth_lab, output_lab).mean()),
-        "ab_error": float(np.linalg.norm(truth_lab[..., 1:] - output_lab[..., 1:], axis=-1).mean()),
-        "hue_error": hue,
-        "hue_share": hue_share,
-        "colorfulness": colorfulness(output),
-        "true_colorfulness": colorfulness(truth),
-        "chroma": chroma(output_lab),
-        "true_chroma": chroma(truth_lab),
-    }
+    values = [
+        psnr(truth, output),
+        ssim(truth, output),
+        ssim(truth_lab[..., :1] / 100, output_lab[..., :1] / 100),
+        float(deltaE_ciede2000(truth_lab, output_lab).mean()),
+        float(np.linalg.norm(truth_lab[..., 1:] - output_lab[..., 1:], axis=-1).mean()),
+        *hue_error(truth_lab, output_lab),
+        *(colorfulness(output), colorfulness(truth)),
+        *(chroma(output_lab), chroma(truth_lab)),
+    ]
+    return dict(zip(METRICS, values, strict=True))
 
 
 def mean_ab(images):
@@ -120,40 +111,66 @@ class Photo(NamedTuple):
     read: Callable
 
 
-def measure_pictures(rows, pictures_of, read_picture=None, cache=None, workers=0):
-    """One row of `COLUMNS` for each picture that `pictures_of(index, row)` lists, in 8 bits, photo by photo.
+class Picture(NamedTuple):
+    """A picture to measure: `make(Photo, *arguments)` gives it, the rest is said of it in the table."""
 
-    A picture is (columns beside the metrics, function, *arguments): the function makes it from a `Photo` and the arguments.
-    `cache`: a file of earlier measurements (None: none), to which the new ones are added. What tells them apart is the
-    photo's pixels, the function, its arguments and the code that measures. `workers`: how many processes (0: this one).
+    image_id: str
+    system: str
+    make: Callable
+    arguments: tuple = ()
+    merged: bool = True
+    prompt_level: str = ""
+    prompt: str = ""
+    seed: int = 0
+
+
+def measure_pictures(rows, pictures, read_picture=None, cache=None, workers=0):
+    """A table with one row of `COLUMNS` for each `Picture` of these data-set rows, in their order, measured in 8 bits.
+
+    `read_picture` reads a file by its name, which must change with whatever makes the picture. `cache`: a file of
+    earlier measurements (None: none), to which the new ones are added; a measurement is known again by the photo's
+    pixels, the function, its arguments and the code that measures. `workers`: how many processes (0: this one).
     """
-    known, table, missing = read_cache(cache), [], []
-    for index, row in enumerate(rows):
+    known, listed, missing = read_cache(cache), defaultdict(list), []
+    for position, picture in enumerate(pictures):
+        listed[picture.image_id].append((position, picture))
+    table = {}
+    for row in rows:
         photo = [np.asarray(row[column].convert("RGB")) for column in ("image", "conditioning_image")]
-        photo_key, makers = key_of(*photo), {}
-        for who, make, *arguments in pictures_of(index, row):
-            key = key_of(photo_key, make.__name__, *arguments)
-            table.append(({"image_id": row["image_id"], "category": row["category"], **who}, key))
+        photo_key, new = key_of(*photo), {}
+        for position, picture in listed[row["image_id"]]:
+            key = key_of(photo_key, picture.make.__name__, *picture.arguments)
+            table[position] = (key, {**picture._asdict(), "category": row["category"]})
             if key not in known:
-                makers[key] = (make, arguments)
-        if makers:
-            missing.append((*photo, read_picture, makers))
+                new[key] = picture
+        if new:
+            missing.append((*photo, read_picture, new))
+    known = _measure_missing(missing, known, cache, workers)
+    return pd.DataFrame([known[key] | facts for _, (key, facts) in sorted(table.items())], columns=COLUMNS)
+
+
+def _measure_missing(missing, known, cache, workers):
+    """`known` with the missing measurements; the cache is written after every `PHOTOS_PER_SAVE` photos."""
     bar = tqdm(total=len(missing), desc="measuring photos", leave=False)
     with bar, ProcessPoolExecutor(workers) if workers else nullcontext() as pool:
         for start in range(0, len(missing), PHOTOS_PER_SAVE):
             for measured in (pool.map if pool else map)(_measure_photo, missing[start : start + PHOTOS_PER_SAVE]):
                 known |= measured
                 bar.update()
-            write_cache(known, cache)
-    return pd.DataFrame([{**who, **known[key]} for who, key in table], columns=COLUMNS)
+            if cache:
+                with new_file(cache) as partial:  # parquet keeps every bit
+                    pd.DataFrame.from_dict(known, orient="index", columns=METRICS).to_parquet(partial)
+    return known
 
 
 def _measure_photo(part):
-    image, conditioning, read_picture, makers = part
+    image, conditioning, read_picture, pictures = part
     photo = Photo(to_float(image), luminance(to_float(conditioning)), read_picture)
-    lab = srgb_to_lab(photo.truth)
-    pictures = ((key, to_float(to_pil(make(photo, *arguments)))) for key, (make, arguments) in makers.items())
-    return {key: measure(photo.truth, picture, lab) for key, picture in pictures}
+    lab, measured = srgb_to_lab(photo.truth), {}
+    for key, picture in pictures.items():
+        output = to_float(to_pil(picture.make(photo, *picture.arguments)))
+        measured[key] = measure(photo.truth, output, lab)
+    return measured
 
 
 def key_of(*facts):
@@ -167,53 +184,26 @@ def _measured_by():
 
 
 def read_cache(path):
-    """{key: metrics} of a file that `write_cache` wrote; nothing where there is no such file or it is damaged."""
+    """{key: metrics} of a file of measurements; nothing where there is no such file or it is damaged."""
     try:
         return pd.read_parquet(path).to_dict("index") if path else {}
     except (OSError, ValueError):  # pyarrow's errors are among them
         return {}
 
 
-def write_cache(known, path):
-    """Write measurements by key to a parquet file, which keeps every bit, whole or not at all; nowhere for None."""
-    if path:
-        with new_file(path) as partial:
-            pd.DataFrame.from_dict(known, orient="index", columns=METRICS).to_parquet(partial)
-
-
-def reference_pictures(training_ab, round_trip):
-    """The pictures that no prompt touched, by (system, merged), each as a function of `Photo` and its arguments.
-
-    `training_ab`: mean (a*, b*) of the training photos; `round_trip`: the autoencoder's picture of the truth.
-    """
-    return {
-        ("gray", True): (in_one_color, (0, 0)),
-        ("mean_color", True): (in_one_color, training_ab),
-        ("true_mean_color", True): (in_own_mean_color,),
-        ("half_chroma", True): (in_half_chroma,),
-        ("autoencoder", False): (as_it_is, round_trip),
-        ("autoencoder", True): (merged, round_trip),
-    }
-
-
-def in_one_color(photo, ab):
-    """The photo in one colour (a*, b*)."""
-    return flat_color(photo.plane, ab)
+def with_ab(photo, ab):
+    """The photo with these a*, b*: (H, W, 2), or one colour (2,) everywhere."""
+    return lab_to_srgb(np.dstack([photo.plane, np.broadcast_to(ab, (*photo.plane.shape, 2))]))
 
 
 def in_own_mean_color(photo):
     """The photo in the mean of its own colours."""
-    return flat_color(photo.plane, mean_ab([photo.truth]))
+    return with_ab(photo, mean_ab([photo.truth]))
 
 
 def in_half_chroma(photo):
     """The photo with its true a*, b* halved."""
     return with_ab(photo, srgb_to_lab(photo.truth)[..., 1:] / 2)
-
-
-def with_ab(photo, ab):
-    """The photo with these a*, b* (H, W, 2)."""
-    return lab_to_srgb(np.dstack([photo.plane, ab]))
 
 
 def as_it_is(photo, picture):
@@ -236,97 +226,73 @@ def mean_over_seeds(photo, *names):
     return with_ab(photo, np.mean([srgb_to_lab(photo.read(name))[..., 1:] for name in names], axis=0))
 
 
-def flat_color(plane, ab):
-    """The L* plane (H, W) in one colour (a*, b*): float sRGB."""
-    return lab_to_srgb(np.dstack([plane, *(np.full_like(plane, value) for value in ab)]))
+def reference_pictures(image_ids, training_ab, round_trips):
+    """The pictures that need no model, of the systems in `REFERENCES`, photo by photo.
 
-
-def measure_references(rows, training_ab, round_trips, **options):
-    """`measure_pictures` of the reference pictures of each data-set row."""
-
-    def pictures_of(index, row):
-        return [
-            ({**NO_PROMPT, "system": system, "merged": is_merged}, *recipe)
-            for (system, is_merged), recipe in reference_pictures(training_ab, round_trips[index]).items()
-        ]
-
-    return measure_pictures(rows, pictures_of, **options)
-
-
-def measure_ab(rows, predicted, **options):
-    """`measure_pictures` of systems that give a*, b* alone: `predicted` is {system: [(H, W, 2) a row]}."""
-
-    def pictures_of(index, row):
-        return [
-            ({**NO_PROMPT, "system": system, "merged": True}, with_ab, planes[index])
-            for system, planes in predicted.items()
-        ]
-
-    return measure_pictures(rows, pictures_of, **options)
-
-
-def measure_images(rows, images, read_picture, **options):
-    """`measure_pictures` of the colorized pictures that `images` lists, before and after the merge.
-
-    `read_picture` reads a file name of the table; names must change with whatever makes the pictures.
+    `training_ab`: mean (a*, b*) of the training photos; `round_trips`: the autoencoder's pictures of the true photos.
     """
+    for name, round_trip in zip(image_ids, round_trips, strict=True):
+        yield Picture(name, "gray", with_ab, ((0, 0),))
+        yield Picture(name, "mean_color", with_ab, (training_ab,))
+        yield Picture(name, "true_mean_color", in_own_mean_color)
+        yield Picture(name, "half_chroma", in_half_chroma)
+        yield Picture(name, "autoencoder", as_it_is, (round_trip,), merged=False)
+        yield Picture(name, "autoencoder", merged, (round_trip,))
+
+
+def ab_pictures(image_ids, predicted):
+    """The pictures of systems that give a*, b* alone: `predicted` is {system: [(H, W, 2) a photo]}."""
+    for index, name in enumerate(image_ids):
+        for system, planes in predicted.items():
+            yield Picture(name, system, with_ab, (planes[index],))
+
+
+def model_pictures(image_ids, images):
+    """The colorized pictures that the table `images` lists, before and after the merge, photo by photo."""
     by_photo = dict(list(images.groupby("image_id")))
-
-    def pictures_of(index, row):
-        return [
-            ({**record, "system": "controlnet", "merged": is_merged}, from_file, record[column])
-            for record in by_photo[row["image_id"]].to_dict("records")
-            for is_merged, column in ((False, "before"), (True, "after"))
-        ]
-
-    return measure_pictures(rows, pictures_of, read_picture, **options)
+    for name in image_ids:
+        for row in by_photo[name].itertuples():
+            said = dict(prompt_level=row.prompt_level, prompt=row.prompt, seed=row.seed)
+            yield Picture(name, "controlnet", from_file, (row.before,), merged=False, **said)
+            yield Picture(name, "controlnet", from_file, (row.after,), **said)
 
 
-def measure_seed_means(rows, images, read_picture, **options):
-    """`measure_pictures` of the system `seed_mean`: a*, b* averaged over the seeds of each photo and level.
-
-    Only where the photo has every seed at that level; in the order of `images`.
-    """
-    groups, keys = {}, ["image_id", "prompt_level", "prompt"]
-    for who, group in images.groupby(keys, sort=False):
-        if group["seed"].nunique() == images["seed"].nunique():
-            who = {**NO_PROMPT, **dict(zip(keys, who, strict=True)), "system": "seed_mean", "merged": True}
-            groups.setdefault(who["image_id"], []).append((who, mean_over_seeds, *group["after"]))
-    table = measure_pictures(rows, lambda index, row: groups.get(row["image_id"], []), read_picture, **options)
-    order = {name: position for position, name in enumerate(groups)}
-    return table.sort_values("image_id", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+def seed_mean_pictures(images):
+    """a*, b* averaged over the seeds of each photo and level that have every seed, in the order of `images`."""
+    seeds = images["seed"].nunique()
+    for (name, level, prompt), group in images.groupby(["image_id", "prompt_level", "prompt"], sort=False):
+        if group["seed"].nunique() == seeds:
+            yield Picture(name, "seed_mean", mean_over_seeds, tuple(group["after"]), prompt_level=level, prompt=prompt)
 
 
 def measure_steering(rows, images, read_picture):
     """What colour a thing took: one row a picture of `images`, whose level is the word of its prompt.
 
-    `lightness`, `hue`, `chroma`: of the mean colour in the thing's box; `named`: the word of that colour; `allowed`: the
-    word's range of L* in `TARGETS` holds the thing's; `reached`: it took the colour of its prompt.
+    `lightness`, `hue`, `chroma`: of the mean colour in the thing's box; `named`: the word of that colour; `allowed`:
+    the word's range of L* in `TARGETS` holds the thing's; `reached`: it took the colour of its prompt.
     """
-    by_id = {row["image_id"]: row for row in rows}
-    columns = ("image_id", "thing", "word", "lightness", "hue", "chroma", "named", "allowed", "reached")
-    table = []
+    by_id, table = {row["image_id"]: row for row in rows}, []
     for record in images.to_dict("records"):
         row, word = by_id[record["image_id"]], record["prompt_level"]
         color = color_in_box(read_picture(record["after"]), row["thing_box"])
         named, (low, high) = name_color(color["hue"], color["chroma"]), TARGETS[word][2]
-        table.append({"image_id": row["image_id"], "thing": row["thing"], "word": word, **color, "named": named,
-                      "allowed": low <= color["lightness"] <= high, "reached": named == SAME_HUE.get(word, word)})  # fmt: skip
-    return pd.DataFrame(table, columns=columns)
+        facts = dict(image_id=row["image_id"], thing=row["thing"], word=word, **color, named=named)
+        facts |= dict(allowed=low <= color["lightness"] <= high, reached=named == SAME_HUE.get(word, word))
+        table.append(facts)
+    return pd.DataFrame(table, columns=STEERING_COLUMNS)
 
 
 def color_in_box(picture, box):
     """`lightness`, `hue` in degrees and `chroma` of the mean colour in a box ("left top right bottom", fractions)."""
     height, width = picture.shape[:2]
-    left, top, right, bottom = (
-        round(float(v) * side) for v, side in zip(box.split(), [width, height] * 2, strict=True)
-    )
+    sides = zip(box.split(), [width, height] * 2, strict=True)
+    left, top, right, bottom = (round(float(fraction) * side) for fraction, side in sides)
     lightness, a, b = (float(v) for v in srgb_to_lab(picture)[top:bottom, left:right].mean(axis=(0, 1)))
     return {"lightness": lightness, "hue": float(np.degrees(np.arctan2(b, a))) % 360, "chroma": float(np.hypot(a, b))}
 
 
 def name_color(hue, chroma):
-    """The steering word of a colour: `white` below a chroma of 8, none below 10, else the nearest hue (brown is orange's)."""
+    """The steering word of a colour: `white` below a chroma of 8, none below 10, else the nearest hue (not brown)."""
     if chroma < HUE_NEEDS_CHROMA:
         return "white" if chroma < 8 else ""
     words = [word for word in STEERING_WORDS if word != "white" and word not in SAME_HUE]

@@ -11,47 +11,48 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lib import ROOT
-from lib.compare_runs import DIFFERENCES, FACTORS
+from lib.compare_runs import FACTORS
 from lib.files import write_table, write_text
 from lib.profiles import get_profile
 from lib.prompts import COLOR_PATTERN, PROMPT_LEVELS
 from lib.stats import (
+    CONTRASTS,
     HIGHER_IS_BETTER,
     components,
     differences_by_seed,
     interval_width,
+    label,
     obedience,
     side_by_side,
     with_all_seeds,
 )
 
 NAMES = {"psnr": "PSNR", "ssim": "SSIM", "ciede2000": "CIEDE2000"}
-FORMATS = {
-    **dict.fromkeys(("psnr", "ciede2000", "ab_error", "chroma_ratio", "effect_size", "power_of_five"), "{:.2f}"),
-    **dict.fromkeys(("ssim", "ssim_luma"), "{:.3f}"),
-    **dict.fromkeys(("hue_error", "colorfulness", "colorfulness_difference", "colorfulness_error"), "{:.1f}"),
-    **dict.fromkeys(("mean", "low", "high"), "{:+.3f}"),
-    **dict.fromkeys(("p", "p_holm"), "{:.2g}"),
-    **dict.fromkeys(("improved", "share", "hue_share", "obeyed"), "{:.0%}"),
-    **dict.fromkeys(("single sample", "mean of seeds", "best seed (oracle)"), "{:.2f}"),
-    **dict.fromkeys(("chroma ratio, single", "chroma ratio, mean"), "{:.2f}"),
-    **dict.fromkeys(("fid", "clip_score"), "{:.1f}"),
-    **dict.fromkeys(("kid", "lpips"), "{:.4f}"),
-    **dict.fromkeys(("photos_needed", "steps"), "{:.0f}"),
+FORMATS = {  # of a column's numbers
+    **dict.fromkeys(("psnr", "ciede2000", "ab_error", "chroma_ratio", "effect_size", "power_of_five"), ".2f"),
+    **dict.fromkeys(("single sample", "mean of seeds", "best seed (oracle)"), ".2f"),
+    **dict.fromkeys(("chroma ratio, single", "chroma ratio, mean"), ".2f"),
+    **dict.fromkeys(("hue_error", "colorfulness", "colorfulness_difference", "colorfulness_error"), ".1f"),
+    **dict.fromkeys(("fid", "clip_score"), ".1f"),
+    **dict.fromkeys(("ssim", "ssim_luma"), ".3f"),
+    **dict.fromkeys(("kid", "lpips"), ".4f"),
+    **dict.fromkeys(("mean", "low", "high"), "+.3f"),
+    **dict.fromkeys(("p", "p_holm"), ".2g"),
+    **dict.fromkeys(("improved", "share", "hue_share", "obeyed"), ".0%"),
+    **dict.fromkeys(("photos_needed", "steps"), ".0f"),
 }
 
 
 def provenance(profile):
     """Versions, device and revision that a result rests on, by name."""
-    packages = ("torch", "diffusers", "transformers", "datasets", "scikit-image", "lib")
-    versions = {name: version("prompted-colorization" if name == "lib" else name) for name in packages}
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    packages = ("torch", "diffusers", "transformers", "datasets", "scikit-image")
+    revision = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(revision, cwd=ROOT, capture_output=True, text=True, check=False)
     return {
         "profile": profile.name,
         "python": platform.python_version(),
-        **versions,
+        **{name: version(name) for name in packages},
+        "lib": version("prompted-colorization"),
         "device": "cuda" if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores",
         "commit": commit.stdout.strip() or "unknown",
     }
@@ -66,18 +67,13 @@ def markdown_table(table):
     """A table in Markdown; numbers as `FORMATS` says for their column, a missing one as a dash."""
     lines = ["| " + " | ".join(name.replace("_", " ") for name in table) + " |", "|" + "---|" * len(table.columns)]
     for _, row in table.iterrows():
-        cells = ("-" if value != value else FORMATS.get(name, "{}").format(value) for name, value in row.items())
+        cells = ("-" if value != value else format(value, FORMATS.get(name, "")) for name, value in row.items())
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-TEMPLATES = Environment(
-    loader=PackageLoader("lib"),
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-)
+SETTINGS = dict(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+TEMPLATES = Environment(loader=PackageLoader("lib"), **SETTINGS)
 TEMPLATES.filters |= {"fmt": format, "one_line": lambda text: " ".join(text.split()), "table": markdown_table}
 
 
@@ -96,48 +92,37 @@ def write_report(profile, metrics, tables, rows, runs=False):
     `runs`: whether there is a `runs.md` to point to.
     """
     summary, effects, steering = tables["summary"], tables["effects"], tables["steering"]
+    folder, home = profile.folders.reports_dir, profile.folders.reports_home
     text = render(
         "report",
-        **settings_of_report(profile),
+        profile=profile,
+        provenance=provenance(profile),
         **facts_of_samples(metrics, rows),
         **{name: tables[name] for name in ("effects", "seeds", "variance")},
         **{name: tables.get(name) for name in ("goals", "sets")},
         answer=answer(effects),
-        found=rows_by_contrast(effects),
-        before_merge=rows_by_contrast(tables["before_merge"]),
+        questions=CONTRASTS,
+        found=rows_by(effects, "first", "second"),
+        before_merge=rows_by(tables["before_merge"], "first", "second"),
         obeyed=obedience(steering) if len(steering) else {},
         systems=summary.query("merged").drop(columns="merged"),
         baselines="gan" in set(summary["system"]),
+        baselines_resolution=get_profile("pocket").data.resolution,  # whatever the profile: they ship with the code
         merge=before_and_after(summary),
         luck=seed_share(metrics, len(rows)),
         claims=claims(summary, effects),
-        runs_page=os.path.relpath(profile.folders.reports_home / "runs.md", profile.folders.reports_dir)
-        if runs
-        else "",
+        definitions=os.path.relpath(home / "../../notebooks/05_evaluate.ipynb", folder),
+        runs_page=os.path.relpath(home / "runs.md", folder) if runs else "",
     )
-    write_text(text, profile.folders.reports_dir / "report.md")
-
-
-def settings_of_report(profile):
-    """What a report says of the settings that its pictures were made with, by name."""
-    return {
-        "profile": profile.name,
-        "source": profile.data.of_test_photos.source,
-        "captioner": profile.data.captioner,
-        "resolution": profile.data.resolution,
-        "steps": profile.sampling.num_inference_steps,
-        "guidance": profile.sampling.guidance_scale,
-        "guidance_share": profile.sampling.guidance_share,
-        "baselines_resolution": get_profile("pocket").data.resolution,  # whatever the profile: they ship with the code
-        "provenance": provenance(profile),
-    }
+    write_text(text, folder / "report.md")
 
 
 def facts_of_samples(metrics, rows):
     """What a report says of its photos, prompts and seeds, by name; `rows`: the test photos."""
     ours = metrics[metrics["system"] == "controlnet"]
-    by_level = ours.drop_duplicates(["prompt_level", "image_id"]).groupby("prompt_level")
-    prompts = {level: list(part["prompt"]) for level, part in by_level}
+    by_level = ours.drop_duplicates(["prompt_level", "image_id"]).groupby("prompt_level")["prompt"]
+    prompts, counts = {level: list(part) for level, part in by_level}, by_level.size()
+    seeds = ours.groupby("image_id")["seed"].nunique()
     first = ours[ours["image_id"] == rows["image_id"][0]].drop_duplicates("prompt_level")
     return {
         "photos": len(rows),
@@ -145,63 +130,45 @@ def facts_of_samples(metrics, rows):
         "prompts": prompts,
         "colorless": sum(not COLOR_PATTERN.search(text) for text in prompts["detailed"]),
         "ladder": list(first.itertuples()),
-        "samples": count_samples(ours),
+        "most_seeds": seeds.max(),
+        "fewest_seeds": seeds.min(),
+        "photos_with_most": (seeds == seeds.max()).sum(),
+        "photos_of_rarer": counts[counts < counts.max()].to_dict(),  # by level
         "shared": side_by_side(metrics)["image_id"].nunique(),
         "seeded": with_all_seeds(metrics)["image_id"].nunique(),
     }
 
 
-def count_samples(ours):
-    """The most and the fewest seeds of a photo, how many photos have the most, and {level that lacks photos: its photos}."""
-    seeds, photos = ours.groupby("image_id")["seed"].nunique(), ours.groupby("prompt_level")["image_id"].nunique()
-    return {
-        "most": seeds.max(),
-        "fewest": seeds.min(),
-        "photos_with_most": (seeds == seeds.max()).sum(),
-        "photos_of_rarer": photos[photos < photos.max()].to_dict(),
-    }
-
-
-def write_runs(profile, table, effects):
-    """Write `runs.md` at the profile's home, from `compare_runs.table_of_runs` and `effects_of_factors`."""
+def write_runs(profile, table, contrasts, effects):
+    """Write `runs.md` at the profile's home, from the tables of `compare_runs`: of runs, contrasts and effects."""
     results = table[["run", "seeds", "vague", "detailed"]].round(2)
-    for name in DIFFERENCES:
-        ends = table[[name, f"{name}, low", f"{name}, high"]].itertuples(index=False)
-        results[name] = [estimate(*row) for row in ends]
+    for (first, second), part in contrasts.groupby(["first", "second"], sort=False):
+        by_run = {row.run: estimate(row) for row in part.itertuples()}
+        results = results.assign(**{label(first, second): table["run"].map(by_run)})
     text = render(
         "runs",
-        profile=profile.name,
-        stand_ins=profile.study.stand_ins,
-        photos=table["photos measured"].min(),
-        things=table["things measured"].max(),
-        gray=(table["vague"] - table["vague - gray"]).mean(),
+        profile=profile,
+        photos=table["photos_measured"].min(),
+        things=table["things_measured"].max(),
+        gray=table["gray"].mean(),
         facts=table[["run", *FACTORS]].drop(columns=["batch", "seed"]),
         results=results.assign(chroma_ratio=table["chroma_ratio"], obeyed=table["obeyed"]),
-        beside_gray={prompt: beside_gray(table, prompt) for prompt in ("vague", "detailed")},
-        changes=rows_by_change(effects),
+        beside_gray={prompt: beside_gray(contrasts, prompt) for prompt in ("vague", "detailed")},
+        changes=rows_by(effects, "changed", "first_run", "second_run"),
         effects=effects.drop(columns="metric"),
     )
     write_text(text, profile.folders.reports_home / "runs.md")
 
 
-def rows_by_change(effects):
-    """{(what changed, which runs): the rows of its effects, each with its `verdict` and its `estimate`}."""
-    told = effects.assign(
-        verdict=[word_for(row) for row in effects.itertuples()],
-        estimate=[estimate(row.mean, row.low, row.high) for row in effects.itertuples()],
-    )
-    return {change: list(part.itertuples()) for change, part in told.groupby(["changed", "runs"], sort=False)}
-
-
-def estimate(mean, low, high):
+def estimate(row, form="+.2f"):
     """A difference with its interval, as text."""
-    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+    return f"{row.mean:{form}} [{row.low:{form}}, {row.high:{form}}]"
 
 
-def beside_gray(table, prompt):
-    """How many runs are clearly `better` or `worse` than the photos left gray under a prompt, and how many there are."""
-    better, worse = (table[f"{prompt} - gray, high"] < 0).sum(), (table[f"{prompt} - gray, low"] > 0).sum()
-    return {"better": better, "worse": worse, "runs": len(table)}
+def beside_gray(contrasts, prompt):
+    """How many runs are clearly `better` or `worse` than the photos left gray under a prompt, of how many `runs`."""
+    part = contrasts[(contrasts["first"] == prompt) & (contrasts["second"] == "gray")]
+    return {"better": (part["high"] < 0).sum(), "worse": (part["low"] > 0).sum(), "runs": len(part)}
 
 
 def seed_share(metrics, photos):
@@ -223,26 +190,24 @@ def seed_share(metrics, photos):
 def before_and_after(summary):
     """The metrics of every prompt before and after the merge, side by side."""
     ours = summary[summary["system"] == "controlnet"].pivot(index="prompt_level", columns="merged", values=list(NAMES))
-    ours = ours.loc[[level for level in PROMPT_LEVELS if level in ours.index]].reset_index()
-    names = {False: "before", True: "after"}
-    ours.columns = [" ".join([metric, names[merged]]) if metric in NAMES else metric for metric, merged in ours.columns]
-    return ours.round(3)
+    ours.columns = [f"{metric} {'after' if merged else 'before'}" for metric, merged in ours.columns]
+    return ours.loc[[level for level in PROMPT_LEVELS if level in ours.index]].reset_index().round(3)
 
 
 def answer(effects):
-    """What answers the study's question: how many `photos`, whether that is `enough` for intervals, the share that `improved`."""
-    main = effects[effects["contrast"] == "detailed - vague"].set_index("metric")
-    return {
-        "photos": main["n"].min(),
-        "improved": main.loc["ciede2000", "improved"],
-        "enough": main["low"].notna().all(),
-    }
+    """The answer to the study's question, and to whether colour was worth adding, as the intervals allow to say."""
+    main = effects[(effects["first"] == "detailed") & (effects["second"] == "vague")].set_index("metric")
+    facts = dict(photos=main["n"].min(), improved=main.loc["ciede2000", "improved"], enough=main["low"].notna().all())
+    return render("answer", found=rows_by(effects, "first", "second"), **facts).strip()
 
 
-def rows_by_contrast(effects):
-    """{contrast: the rows of its effects}, each with the metric's `name` and its `verdict`."""
-    told = effects.assign(name=effects["metric"].map(NAMES), verdict=[word_for(row) for row in effects.itertuples()])
-    return {contrast: list(part.itertuples()) for contrast, part in told.groupby("contrast", sort=False)}
+def rows_by(effects, *columns):
+    """{values of the columns: rows of these effects}, each with `name` (its metric), `label`, `verdict`, `estimate`."""
+    rows = list(effects.itertuples())
+    labels = [label(row.first, row.second) for row in rows]
+    verdicts, estimates = [word_for(row) for row in rows], [estimate(row) for row in rows]
+    told = effects.assign(name=effects["metric"].map(NAMES), label=labels, verdict=verdicts, estimate=estimates)
+    return {values: list(part.itertuples()) for values, part in told.groupby(list(columns), sort=False)}
 
 
 def word_for(row):
@@ -254,26 +219,47 @@ def word_for(row):
 
 def claims(summary, effects):
     """The study's claims beside what was found here, and beside the photos left gray."""
-    by_row = summary.set_index(["system", "prompt_level", "merged"])
-    gray = by_row.loc[("gray", "", True)]
-    rows = [
-        {"the study": f"detailed prompts colorize better, in {NAMES[row.metric]}",
-         "here": f"{row.mean:+.3f} [{row.low:+.3f}, {row.high:+.3f}]", "before the merge": "", "left gray": "",
-         "stands": {"better": "yes", "worse": "no, the reverse"}.get(word_for(row), "not shown")}
-        for row in effects[effects["contrast"] == "detailed - vague"].itertuples()
-    ]  # fmt: skip
-    ranges = {
-        "vague: PSNR 15 to 20 dB": ("vague", "psnr", 15, 20),
-        "vague: SSIM 0.6 to 0.8": ("vague", "ssim", 0.6, 0.8),
-        "vague: CIEDE2000 over 10": ("vague", "ciede2000", 10, math.inf),
-        "detailed: PSNR over 20 dB": ("detailed", "psnr", 20, math.inf),
-        "detailed: SSIM over 0.8": ("detailed", "ssim", 0.8, math.inf),
-        "detailed: CIEDE2000 about 8 (within 1)": ("detailed", "ciede2000", 7, 9),
-    }
-    for text, (level, metric, low, high) in ranges.items():
-        before, ours = (by_row.loc[("controlnet", level, merged), metric] for merged in (False, True))
-        holds, gray_too = low <= ours <= high, low <= gray[metric] <= high
-        rows.append({"the study": text, "here": f"{ours:.2f}", "before the merge": f"{before:.2f}",
-                     "left gray": f"{gray[metric]:.2f}",
-                     "stands": ("yes, but so does gray" if gray_too else "yes") if holds else "no"})  # fmt: skip
-    return pd.DataFrame(rows)
+    rows = []
+    for row in rows_by(effects, "first", "second")["detailed", "vague"]:
+        stands = {"better": "yes", "worse": "no, the reverse"}.get(row.verdict, "not shown")
+        rows.append((f"detailed prompts colorize better, in {row.name}", estimate(row, "+.3f"), "", "", stands))
+    by_name = summary.set_index(["system", "prompt_level", "merged"])
+    for text, level, metric, low, high in (
+        ("vague: PSNR 15 to 20 dB", "vague", "psnr", 15, 20),
+        ("vague: SSIM 0.6 to 0.8", "vague", "ssim", 0.6, 0.8),
+        ("vague: CIEDE2000 over 10", "vague", "ciede2000", 10, math.inf),
+        ("detailed: PSNR over 20 dB", "detailed", "psnr", 20, math.inf),
+        ("detailed: SSIM over 0.8", "detailed", "ssim", 0.8, math.inf),
+        ("detailed: CIEDE2000 about 8 (within 1)", "detailed", "ciede2000", 7, 9),
+    ):
+        before, ours = (by_name.loc[("controlnet", level, merged), metric] for merged in (False, True))
+        gray = by_name.loc[("gray", "", True), metric]
+        stands = ("yes, but so does gray" if low <= gray <= high else "yes") if low <= ours <= high else "no"
+        rows.append((text, f"{ours:.2f}", f"{before:.2f}", f"{gray:.2f}", stands))
+    return pd.DataFrame(rows, columns=["the study", "here", "before the merge", "left gray", "stands"])
+
+
+def goals(summary, effects, steering):
+    """What a model must reach for the question to have an answer: a table `goal`, `wanted`, `reached`, `found`."""
+    merged = summary[summary["merged"]].set_index(["system", "prompt_level"])
+    floor, chroma = merged["ciede2000"]["autoencoder", ""], merged["chroma_ratio"]["controlnet", "detailed"]
+    obeyed, rows = obedience(steering)["reached"], []
+    found = {(row.first, row.second, row.metric): row for row in effects.itertuples()}
+    rows.append(("autoencoder, CIEDE2000", "at most 3.0", floor <= 3, f"{floor:.2f}"))
+    for contrast, metric, wanted, holds in (
+        (
+            ("detailed", "vague"),
+            "ciede2000",
+            "at most -1.5, clear of zero",
+            lambda row: row.mean <= -1.5 and row.high < 0,
+        ),
+        (("detailed", "vague"), "psnr", "above zero, clear of it", lambda row: row.low > 0),
+        (("detailed", "gray"), "ciede2000", "below zero, clear of it", lambda row: row.high < 0),
+        (("wrong_color", "vague"), "ciede2000", "above zero, clear of it", lambda row: row.low > 0),
+    ):
+        effect = found[*contrast, metric]
+        rows.append((f"{label(*contrast)}, {metric}", wanted, holds(effect), estimate(effect)))
+    rows.append(("chroma ratio, detailed", "0.7 to 1.3", 0.7 <= chroma <= 1.3, f"{chroma:.2f}"))
+    rows.append(("things that took the named colour", "at least 70 %", obeyed >= 0.7, f"{obeyed:.2f}"))
+    table = pd.DataFrame(rows, columns=["goal", "wanted", "reached", "found"])
+    return table.assign(reached=table["reached"].map({True: "yes", False: "no"}))

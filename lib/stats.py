@@ -1,4 +1,8 @@
-"""Paired effects: differences by photo, their intervals, tests and power; where the variance and the luck lie."""
+"""Paired effects: differences by photo, their intervals, tests and power; where the variance and the luck lie.
+
+What is compared goes by one name: a prompt level, whose pictures are the model's, or a system without a prompt, such as
+`gray`. A contrast is a pair (first, second) of such names, and always means first - second.
+"""
 
 import numpy as np
 import pandas as pd
@@ -6,20 +10,28 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from lib.metrics import SAME_HUE
+from lib.metrics import METRICS, SAME_HUE
 from lib.prompts import PROMPT_LEVELS
 
 HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "ciede2000": False}
-CONTRASTS = {  # name: what it asks
-    "detailed - vague": "the study's question",
-    "detailed - object": "what a description with colours adds to one without",
-    "detailed - wrong_color": "what the colour words alone do, in the same sentence",
-    "detailed - gray_caption": "what the writer gains by seeing the colours",
-    "gray_caption - vague": "what can be had without looking at the answer",
-    "auto_caption - vague": "what a captioner gives that sees the colours",
-    "wrong_color - vague": "does it obey",
-    "other_photo - vague": "does any long prompt do",
+CONTRASTS = {  # (first, second): what first - second answers
+    ("detailed", "vague"): "Do detailed prompts colorize better than vague ones?",
+    ("detailed", "object"): "What does a description with colours add to one without?",
+    ("detailed", "wrong_color"): "How much depends on the colour words?",
+    ("detailed", "gray_caption"): "What does the writer gain by seeing the colours?",
+    ("gray_caption", "vague"): "What can be had without looking at the answer?",
+    ("auto_caption", "vague"): "What does a captioner give that sees the colours?",
+    ("wrong_color", "vague"): "Does the model follow wrong words too?",
+    ("other_photo", "vague"): "Does any long prompt help?",
+    ("vague", "gray"): "Is a vague prompt better than no colour?",
+    ("gray_caption", "gray"): "Is a caption of the gray photo better than no colour?",
+    ("detailed", "gray"): "Is a detailed prompt better than no colour?",
 }
+
+
+def label(first, second):
+    """A contrast as it is printed; the first name alone where there is no second."""
+    return f"{first} - {second}" if second else first
 
 
 def side_by_side(metrics):
@@ -31,6 +43,11 @@ def side_by_side(metrics):
     photos = complete_photos(metrics[~of_means], ["system", "prompt_level", "merged"])
     averaged = complete_photos(metrics[of_means], ["prompt_level"])
     return metrics[metrics["image_id"].isin(photos) & ~(of_means & (not set(photos) <= set(averaged)))]
+
+
+def of_model(metrics):
+    """The rows of the model's pictures after the merge."""
+    return metrics[(metrics["system"] == "controlnet") & metrics["merged"]]
 
 
 def with_all_seeds(metrics):
@@ -45,15 +62,17 @@ def complete_photos(rows, keys):
     return found.index[found == len(rows.drop_duplicates(keys))]
 
 
-def by_photo(metrics, metric, system, level="", merged=True):
-    """One value a photo (a Series by image_id): the metric of a system and prompt level, averaged over its seeds.
+def by_photo(metrics, metric, name, merged=True):
+    """One value a photo (a Series by image_id): the metric of a prompt level or system, averaged over its seeds.
 
-    Photos weigh alike in what follows, whether they have one seed or several: the photo is the unit that is sampled, and
-    weights by seeds would gain little, since most of the variance lies between photos (`reports/precision.csv`).
+    Photos weigh alike in what follows, whatever their seeds: the photo is the unit that is sampled, and weights would
+    gain little, since most of the variance lies between photos (`reports/precision.csv`). A name without rows is a
+    ValueError.
     """
-    rows = metrics[(metrics["system"] == system) & (metrics["prompt_level"] == level) & (metrics["merged"] == merged)]
+    names = metrics["prompt_level"].where(metrics["system"] == "controlnet", metrics["system"])
+    rows = metrics[(names == name) & (metrics["merged"] == merged)]
     if rows.empty:
-        raise ValueError(f"no rows for system {system!r}, prompt level {level!r}, merged {merged}")
+        raise ValueError(f"no rows for {name!r}, merged {merged}: known are {', '.join(names.unique())}")
     return rows.groupby("image_id")[metric].mean()
 
 
@@ -68,10 +87,9 @@ def interval(values, confidence=0.95, n_resamples=5000, seed=0):
     if len(values) < 8:
         bounds = stats.t.interval(confidence, len(values) - 1, values.mean(), stats.sem(values))
         return float(values.mean()), *(float(bound) for bound in bounds)
-    result = stats.bootstrap(
-        (values,), np.mean, confidence_level=confidence, n_resamples=n_resamples, method="BCa", rng=seed
-    )
-    return float(values.mean()), *(float(bound) for bound in result.confidence_interval)
+    options = dict(confidence_level=confidence, n_resamples=n_resamples, method="BCa", rng=seed)
+    bounds = stats.bootstrap((values,), np.mean, **options).confidence_interval
+    return float(values.mean()), *(float(bound) for bound in bounds)
 
 
 def contrast(first, second, metric):
@@ -87,9 +105,9 @@ def contrast(first, second, metric):
     better = difference > 0 if HIGHER_IS_BETTER[metric] else difference < 0
     p = stats.wilcoxon(difference).pvalue if (difference != 0).any() else 1.0
     size = mean / difference.std() if difference.std() > 0 else float("nan")
-    shown = power(abs(size)) if low > 0 or high < 0 else {"photos_needed": float("nan"), "power_of_five": float("nan")}
-    return {"metric": metric, "n": len(difference), "mean": mean, "low": low, "high": high, "p": p,
-            "effect_size": size, "improved": float(better.mean()), **shown}  # fmt: skip
+    shown = power(abs(size)) if low > 0 or high < 0 else dict.fromkeys(("photos_needed", "power_of_five"), float("nan"))
+    effect = dict(metric=metric, n=len(difference), mean=mean, low=low, high=high, p=p)
+    return {**effect, "effect_size": size, "improved": float(better.mean()), **shown}
 
 
 def power(effect_size):
@@ -99,16 +117,15 @@ def power(effect_size):
 
 
 def contrasts(metrics, pairs, merged=True):
-    """A table of `contrast` rows for named pairs {name: ((system, level), (system, level))} in every metric.
+    """A table of `contrast` rows in every metric, for pairs (first, second) of names, which are its first columns.
 
     `p_holm` is p corrected by Holm's method over all rows of the table.
     """
-    rows = [
-        {"contrast": name}
-        | contrast(by_photo(metrics, metric, *first, merged), by_photo(metrics, metric, *second, merged), metric)
-        for name, (first, second) in pairs.items()
-        for metric in HIGHER_IS_BETTER
-    ]
+    rows = []
+    for first, second in pairs:
+        for metric in HIGHER_IS_BETTER:
+            values = [by_photo(metrics, metric, name, merged) for name in (first, second)]
+            rows.append({"first": first, "second": second, **contrast(*values, metric)})
     return corrected(pd.DataFrame(rows))
 
 
@@ -119,24 +136,23 @@ def corrected(table):
 
 
 def effects_by_category(metrics, metric, first, second):
-    """The contrast of two (system, level) in each category of photos, the one with most photos first."""
-    names = metrics.drop_duplicates("image_id")["category"].value_counts().index
-    parts = {name: metrics[metrics["category"] == name] for name in names}
-    rows = [
-        {"category": name} | contrast(by_photo(part, metric, *first), by_photo(part, metric, *second), metric)
-        for name, part in parts.items()
-    ]
+    """The contrast of two names in each category of photos, the one with most photos first."""
+    rows = []
+    for category in metrics.drop_duplicates("image_id")["category"].value_counts().index:
+        part = metrics[metrics["category"] == category]
+        effect = contrast(by_photo(part, metric, first), by_photo(part, metric, second), metric)
+        rows.append({"category": category, **effect})
     return pd.DataFrame(rows)[["category", "n", "mean", "low", "high", "improved"]]
 
 
 def variance_shares(metrics, metric, levels):
-    """A table `part`, `share` of a metric's variance: components of photo, prompt, their interaction, seed, and the rest.
+    """A table `part`, `share` of a metric's variance: photo, prompt, their interaction, seed, and the rest.
 
     From the mean squares of the balanced table photo x seed x prompt of the merged pictures, where seeds are nested in
     photos, over the photos that have every seed under these prompts; an estimate below zero counts as zero.
     """
-    rows = metrics[(metrics["system"] == "controlnet") & metrics["merged"] & metrics["prompt_level"].isin(levels)]
-    rows = with_all_seeds(rows)
+    rows = of_model(metrics)
+    rows = with_all_seeds(rows[rows["prompt_level"].isin(levels)])
     cube = rows.set_index(["image_id", "prompt_level", "seed"])[metric].unstack("seed").unstack("prompt_level")
     seeds, prompts = rows["seed"].nunique(), len(levels)
     values = cube.to_numpy().reshape(-1, seeds, prompts)
@@ -165,11 +181,8 @@ def variance_shares(metrics, metric, levels):
 
 def differences_by_seed(metrics, first, second, metric="ciede2000"):
     """The metric under one prompt level less that under another with the same noise: (photos, seeds), for all seeds."""
-    rows = with_all_seeds(metrics)
-    rows = rows[(rows["system"] == "controlnet") & rows["merged"]].set_index(["prompt_level", "image_id", "seed"])[
-        metric
-    ]
-    return (rows[first] - rows[second]).unstack("seed").to_numpy()
+    values = of_model(with_all_seeds(metrics)).set_index(["prompt_level", "image_id", "seed"])[metric]
+    return (values[first] - values[second]).unstack("seed").to_numpy()
 
 
 def components(differences):
@@ -193,9 +206,7 @@ def seed_gain(metrics, metric="ciede2000"):
     Over the photos that have every seed under every prompt.
     """
     metrics = with_all_seeds(metrics)
-    single = metrics[(metrics["system"] == "controlnet") & metrics["merged"]].groupby(["prompt_level", "image_id"])[
-        metric
-    ]
+    single = of_model(metrics).groupby(["prompt_level", "image_id"])[metric]
     best = single.max() if HIGHER_IS_BETTER[metric] else single.min()
     mean = metrics[metrics["system"] == "seed_mean"].set_index(["prompt_level", "image_id"])[metric]
     table = pd.DataFrame({"single sample": single.mean(), "mean of seeds": mean, "best seed (oracle)": best})
@@ -217,33 +228,8 @@ def obedience(steering):
     pairs = allowed.merge(allowed[["image_id", "word", "named"]], on="image_id", suffixes=("", "_other"))
     others = pairs[pairs["word"].replace(SAME_HUE) != pairs["word_other"].replace(SAME_HUE)]
     chance = (others["named_other"] == others["word"].replace(SAME_HUE)).mean()
-    return {"reached": mean, "low": low, "high": high, "chance": float(chance), "cases": len(allowed),
-            "photos": allowed["image_id"].nunique()}  # fmt: skip
-
-
-def goals(summary, effects, steering):
-    """What a model must reach for the question to have an answer on it: a table `goal`, `wanted`, `found`, `reached`."""
-    merged = summary[summary["merged"]].set_index(["system", "prompt_level"])
-    found = effects.set_index(["contrast", "metric"])
-    rows = [("autoencoder, CIEDE2000", "at most 3.0", merged.loc[("autoencoder", ""), "ciede2000"], lambda v: v <= 3)]
-    for contrast, metric, wanted, holds in (
-        ("detailed - vague", "ciede2000", "at most -1.5, clear of zero", lambda e: e["mean"] <= -1.5 and e["high"] < 0),
-        ("detailed - vague", "psnr", "above zero, clear of it", lambda e: e["low"] > 0),
-        ("detailed - gray", "ciede2000", "below zero, clear of it", lambda e: e["high"] < 0),
-        ("wrong_color - vague", "ciede2000", "above zero, clear of it", lambda e: e["low"] > 0),
-    ):
-        rows.append((f"{contrast}, {metric}", wanted, found.loc[(contrast, metric)], holds))
-    rows.append(("chroma ratio, detailed", "0.7 to 1.3", merged.loc[("controlnet", "detailed"), "chroma_ratio"],
-                 lambda v: 0.7 <= v <= 1.3))  # fmt: skip
-    rows.append(
-        ("things that took the named colour", "at least 70 %", obedience(steering)["reached"], lambda v: v >= 0.7)
-    )
-    return pd.DataFrame([
-        {"goal": goal, "wanted": wanted, "reached": "yes" if holds(value) else "no",
-         "found": f"{value['mean']:+.2f} [{value['low']:+.2f}, {value['high']:+.2f}]" if isinstance(value, pd.Series)
-         else f"{value:.2f}"}
-        for goal, wanted, value, holds in rows
-    ])  # fmt: skip
+    counts = dict(cases=len(allowed), photos=allowed["image_id"].nunique())
+    return {"reached": mean, "low": low, "high": high, "chance": float(chance), **counts}
 
 
 def summary(metrics):
@@ -253,20 +239,9 @@ def summary(metrics):
     the absolute differences (both are in use); `chroma_ratio`: mean chroma of the outputs over that of the photos.
     """
     metrics, keys = side_by_side(metrics), ["system", "prompt_level", "merged"]
-    names = [
-        "psnr",
-        "ssim",
-        "ssim_luma",
-        "ciede2000",
-        "ab_error",
-        "hue_error",
-        "hue_share",
-        "colorfulness",
-        "true_colorfulness",
-    ]
     error = (metrics["colorfulness"] - metrics["true_colorfulness"]).abs()
     photos = metrics.assign(colorfulness_error=error).groupby([*keys, "image_id"], sort=False)
-    photos = photos[[*names, "colorfulness_error", "chroma", "true_chroma"]].mean()
+    photos = photos[[*METRICS, "colorfulness_error"]].mean()
     table = photos.groupby(level=keys, sort=False).mean().reset_index()
     table["colorfulness_difference"] = table["colorfulness"] - table["true_colorfulness"]
     table["chroma_ratio"] = table["chroma"] / table["true_chroma"]

@@ -1,4 +1,4 @@
-"""Runs beside each other: which pairs part one thing, what they tell, and all of them on l4's path from COCO on."""
+"""Runs beside each other: which pairs differ in one thing, what that shows, and two runs on l4's path from COCO on."""
 
 import json
 import shutil
@@ -20,15 +20,16 @@ FACTS = {"start": "", "n": 10, "epochs": 10.0, "batch": 8, "seed": 0, "steps": 5
 
 def facts_of(names):
     """The rows of `run.csv` that runs of the table would leave."""
-    rows = [
-        {"run": name, "base": run.base, "photos": run.photos, "rate": run.learning_rate, "prompts": run.prompt_policy,
-         "dropout": run.prompt_dropout, **FACTS, "epochs": run.train_epochs}
-        for name, run in RUNS.items() if name in names
-    ]  # fmt: skip
+    rows = []
+    for name in RUNS:
+        if name in names:
+            run = RUNS[name]
+            facts = dict(run=name, base=run.base, photos=run.photos, rate=run.learning_rate, prompts=run.prompt_policy)
+            rows.append({**facts, "dropout": run.prompt_dropout, **FACTS, "epochs": run.train_epochs})
     return pd.DataFrame(rows)
 
 
-def test_pairs_part_what_the_study_changed_together():
+def test_pairs_separate_what_the_study_changed_together():
     pairs = {(first, second): changed for changed, first, second in compare_runs.pairs_of_runs(facts_of(RUNS))}
     assert pairs["study_1", "sd15_high_rate"] == "learning rate"
     assert pairs["sd21_low_rate", "study_2"] == "learning rate"  # from low to high, as above
@@ -72,18 +73,27 @@ def test_effects_are_paired_and_signed_second_less_first(tmp_path):
     write_run(home, "study_3", -2.0)
     (home / "study_3/strip.jpg").unlink()  # of a run that was not finished
     facts, metrics = compare_runs.read_runs(profile)
-    assert list(facts["run"]) == ["study_1", "sd15_high_rate"]
+    assert list(facts["run"]) == list(metrics) == ["study_1", "sd15_high_rate"]  # not in the order of folders
     assert {len(set(table["image_id"])) for table in metrics.values()} == {10}  # those of both
-    effects = compare_runs.effects_of_factors(facts, metrics).set_index("prompt")
+    effects = compare_runs.effects_of_changes(facts, metrics).set_index(["first", "second"])
     assert set(effects["changed"]) == {"learning rate"}
-    assert set(effects["runs"]) == {"sd15_high_rate - study_1"}
-    assert effects.loc["detailed", "mean"] == pytest.approx(-2 * np.mean(1 + 0.1 * np.arange(10)))
-    assert effects.loc["detailed", "high"] < 0
-    assert effects.loc["detailed - vague", "mean"] == pytest.approx(0)
+    assert set(effects["first_run"]) == {"sd15_high_rate"}
+    assert set(effects["second_run"]) == {"study_1"}
+    assert list(effects.index) == [("vague", ""), ("detailed", ""), ("detailed", "vague")]
+    assert effects.loc[("detailed", ""), "mean"] == pytest.approx(-2 * np.mean(1 + 0.1 * np.arange(10)))
+    assert effects.loc[("detailed", ""), "high"] < 0
+    assert effects.loc[("detailed", "vague"), "mean"] == pytest.approx(0)
     assert (effects["p_holm"] >= effects["p"]).all()
+    contrasts = compare_runs.contrasts_of_runs(metrics)
+    assert list(contrasts.columns) == ["run", "first", "second", "n", "mean", "low", "high"]
+    assert set(contrasts["n"]) == {10}
+    contrasts = contrasts.set_index(["run", "first", "second"])
+    assert contrasts.loc[("study_1", "detailed", "vague"), "mean"] == pytest.approx(-1.09)
+    vague = contrasts.loc[("study_1", "vague", "gray")]
+    assert vague["mean"] == pytest.approx(-3.135)
+    assert vague["low"] < vague["mean"] < vague["high"] < 0
     table = compare_runs.table_of_runs(facts, metrics).set_index("run")
-    assert table.loc["study_1", "detailed - vague"] == pytest.approx(-1.09)
-    assert table.loc["study_1", "vague - gray"] == pytest.approx(-3.135)
+    assert table.loc["study_1", "gray"] == pytest.approx(12.135)
     assert table.loc["sd15_high_rate", "detailed"] < table.loc["study_1", "detailed"]
 
 
@@ -99,9 +109,9 @@ def test_runs_are_compared_on_the_same_photos_and_things(tmp_path):
         steering = pd.DataFrame({"image_id": list(things), "word": "red", "named": "red", "allowed": True})
         steering.assign(reached=steering["image_id"] == "a").to_csv(folder / "steering.csv", index=False)
     table = compare_runs.table_of_runs(*compare_runs.read_runs(profile)).set_index("run")
-    assert list(table["photos measured"]) == [10, 10]
+    assert list(table["photos_measured"]) == [10, 10]
     assert list(table["chroma_ratio"]) == [1.7, 1.7]  # whatever photos the empty prompt has
-    assert list(table["things measured"]) == [2, 2]
+    assert list(table["things_measured"]) == [2, 2]
     assert list(table["obeyed"]) == [0.5, 0.5]
 
 
@@ -110,7 +120,7 @@ def test_one_run_is_compared_with_nothing(tmp_path):
     write_run(profile.folders.reports_home, "study_1", 0.0)
     facts, metrics = compare_runs.read_runs(profile)
     assert len(facts) == len(metrics) == 1
-    assert compare_runs.effects_of_factors(facts, metrics).empty
+    assert compare_runs.effects_of_changes(facts, metrics).empty
 
 
 @pytest.mark.parametrize(

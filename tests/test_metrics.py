@@ -38,8 +38,13 @@ def test_colorfulness_closed_forms():
     assert metrics.colorfulness(stripes) == pytest.approx(255 + 0.3 * 127.5, abs=0.01)
 
 
+def in_color(picture, ab):
+    """A picture's L* in one colour (a*, b*)."""
+    return metrics.with_ab(metrics.Photo(picture, luminance(picture), None), ab)
+
+
 def test_measure_of_a_gray_copy():
-    scores = metrics.measure(PHOTO, metrics.flat_color(metrics.luminance(PHOTO), (0, 0)))
+    scores = metrics.measure(PHOTO, in_color(PHOTO, (0, 0)))
     assert scores["chroma"] < 0.01 * scores["true_chroma"]
     assert scores["ssim_luma"] == pytest.approx(1, abs=1e-6)
     assert scores["ab_error"] == pytest.approx(scores["true_chroma"], rel=0.01)
@@ -52,9 +57,10 @@ def test_measure_of_a_gray_copy():
 
 def test_true_mean_color_is_nearer_than_gray_and_mean_color_of_others():
     tinted = np.clip(PHOTO * [1.2, 0.9, 0.5], 0, 1)
-    photo, recipes = metrics.Photo(tinted, luminance(tinted), None), metrics.reference_pictures((-20, -20), tinted)
-    pictures = {system: make(photo, *arguments) for (system, _), (make, *arguments) in recipes.items()}
-    errors = {system: metrics.measure(tinted, picture)["ciede2000"] for system, picture in pictures.items()}
+    photo, errors = metrics.Photo(tinted, luminance(tinted), None), {}
+    for picture in metrics.reference_pictures(["a"], (-20, -20), [tinted]):
+        errors[picture.system] = metrics.measure(tinted, picture.make(photo, *picture.arguments))["ciede2000"]
+    assert tuple(errors) == metrics.REFERENCES
     assert errors["autoencoder"] < 0.1 < errors["true_mean_color"] < errors["gray"] < errors["mean_color"]
 
 
@@ -83,19 +89,17 @@ def test_ssim_agrees_with_its_definition_on_one_window():
 def rows_and_pictures():
     """One data-set row with a thing at its left, and two merged pictures of it."""
     truth = np.clip(PHOTO * [1.2, 0.9, 0.5], 0, 1)
-    row = {"image_id": "a", "category": "c", "image": to_pil(truth), "thing": "cup", "thing_box": "0 0 0.5 1",
-           "conditioning_image": make_conditioning_image(to_pil(truth))}  # fmt: skip
-    plane = luminance(to_float(row["conditioning_image"]))
-    return row, {"warm": metrics.flat_color(plane, (20, 14)), "cold": metrics.flat_color(plane, (-20, -14))}
+    row = {"image_id": "a", "category": "c", "image": to_pil(truth), "thing": "cup", "thing_box": "0 0 0.5 1"}
+    row["conditioning_image"] = make_conditioning_image(row["image"])
+    gray = to_float(row["conditioning_image"])
+    return row, {"warm": in_color(gray, (20, 14)), "cold": in_color(gray, (-20, -14))}
 
 
 def test_mean_over_seeds_averages_ab():
     row, pictures = rows_and_pictures()
-    images = pd.DataFrame([
-        {"image_id": "a", "category": "c", "prompt_level": "vague", "prompt": "p", "seed": seed, "after": name}
-        for seed, name in enumerate(pictures)
-    ])  # fmt: skip
-    table = metrics.measure_seed_means([row], images, pictures.get)
+    facts = {"image_id": "a", "category": "c", "prompt_level": "vague", "prompt": "p"}
+    images = pd.DataFrame([{**facts, "seed": seed, "after": name} for seed, name in enumerate(pictures)])
+    table = metrics.measure_pictures([row], metrics.seed_mean_pictures(images), pictures.get)
     assert list(table.columns) == list(metrics.COLUMNS)
     assert table["system"].item() == "seed_mean"
     assert table["chroma"].item() < 1  # opposite colours cancel
@@ -105,7 +109,7 @@ def test_steering_looks_at_the_thing_alone():
     row, pictures = rows_and_pictures()
     warm_thing = np.concatenate([pictures["warm"][:, :16], pictures["cold"][:, 16:]], axis=1)
     names = {"red": "thing", "blue": "thing", "white": "gray", "yellow": "gray"}
-    shown = {"thing": warm_thing, "gray": metrics.flat_color(luminance(warm_thing), (0, 0))}
+    shown = {"thing": warm_thing, "gray": in_color(warm_thing, (0, 0))}
     images = pd.DataFrame([{"image_id": "a", "prompt_level": w, "after": n} for w, n in names.items()])
     table = metrics.measure_steering([row], images, shown.get).set_index("word")
     assert dict(table["reached"]) == {"red": True, "blue": False, "white": True, "yellow": False}
@@ -114,19 +118,18 @@ def test_steering_looks_at_the_thing_alone():
     assert not table.loc["white", "allowed"]  # L* of about 50
 
 
-@pytest.mark.parametrize(
-    ("hue", "chroma", "word"),
-    [(40, 30, "red"), (62, 30, "orange"), (80, 30, "yellow"), (150, 11, "green"), (240, 30, "blue"), (300, 30, "purple"),
-     (10, 30, "red"), (40, 7, "white"), (40, 9, "")],
-)  # fmt: skip
-def test_colors_have_one_name(hue, chroma, word):
-    assert metrics.name_color(hue, chroma) == word
+def test_colors_have_one_name():
+    words = {10: "red", 40: "red", 62: "orange", 80: "yellow", 240: "blue", 300: "purple"}
+    assert {hue: metrics.name_color(hue, 30) for hue in words} == words
+    assert metrics.name_color(150, 11) == "green"
+    assert [metrics.name_color(40, chroma) for chroma in (7, 9)] == ["white", ""]
 
 
 def test_systems_that_give_ab_alone():
     row, _ = rows_and_pictures()
     truth = metrics.srgb_to_lab(to_float(row["image"]))[..., 1:]
-    table = metrics.measure_ab([row], {"right": [truth], "gray": [np.zeros_like(truth)]}).set_index("system")
+    predicted = {"right": [truth], "gray": [np.zeros_like(truth)]}
+    table = metrics.measure_pictures([row], metrics.ab_pictures(["a"], predicted)).set_index("system")
     assert table.loc["right", "ciede2000"] < 1 < table.loc["gray", "ciede2000"]
     assert table["merged"].all()
 
@@ -134,14 +137,14 @@ def test_systems_that_give_ab_alone():
 def listing(read):
     """A row of the data set, a table of its two seeds under two prompts, and how to read their pictures."""
     row, pictures = rows_and_pictures()
-    names = [(level, seed, f"{level}{seed}") for level in ("vague", "detailed") for seed in (0, 1)]
-    images = pd.DataFrame([
-        {"image_id": "a", "category": "c", "prompt_level": level, "prompt": "p", "seed": seed, "before": f"{name}.before",
-         "after": f"{name}.after"} for level, seed, name in names
-    ])  # fmt: skip
-    files = {f"{name}.{when}": pictures["warm" if seed else "cold"] * (0.9 if when == "before" else 1)
-             for _, seed, name in names for when in ("before", "after")}  # fmt: skip
-    return row, images, read(files)
+    records, files = [], {}
+    for level in ("vague", "detailed"):
+        for seed, color in enumerate(("cold", "warm")):
+            before, after = f"{level}{seed}.before", f"{level}{seed}.after"
+            files |= {before: pictures[color] * 0.9, after: pictures[color]}
+            facts = dict(image_id="a", category="c", prompt_level=level, prompt="p", seed=seed)
+            records.append({**facts, "before": before, "after": after})
+    return row, pd.DataFrame(records), read(files)
 
 
 @pytest.fixture
@@ -156,12 +159,13 @@ def all_tables(row, images, read_picture, training_ab=(5, 5), **options):
     """What notebook 05 measures, of one photo."""
     truth = to_float(row["image"])
     predicted = {"gan": [metrics.srgb_to_lab(truth)[..., 1:] * np.float32(0.3)]}
-    return pd.concat([
-        metrics.measure_references([row], np.array(training_ab), [truth * np.float32(0.9)], **options),
-        metrics.measure_ab([row], predicted, **options),
-        metrics.measure_images([row], images, read_picture, **options),
-        metrics.measure_seed_means([row], images, read_picture, **options),
-    ], ignore_index=True)  # fmt: skip
+    pictures = [
+        *metrics.reference_pictures(["a"], np.array(training_ab), [truth * np.float32(0.9)]),
+        *metrics.ab_pictures(["a"], predicted),
+        *metrics.model_pictures(["a"], images),
+        *metrics.seed_mean_pictures(images),
+    ]
+    return metrics.measure_pictures([row], pictures, read_picture, **options)
 
 
 def test_nothing_is_measured_twice_and_kept_numbers_are_the_same_to_the_bit(tmp_path, measured):
@@ -211,12 +215,14 @@ def test_only_the_references_that_depend_on_it_are_measured_anew(tmp_path, measu
 def test_new_code_or_a_damaged_cache_measures_all_anew(tmp_path, measured, monkeypatch):
     row, images, read = listing(lambda files: files.get)
     cache = tmp_path / "measured.parquet"
-    table = metrics.measure_images([row], images, read, cache=cache)
+    pictures = list(metrics.model_pictures(["a"], images))
+    table = metrics.measure_pictures([row], pictures, read, cache=cache)
     cache.write_bytes(cache.read_bytes()[:100])
-    pd.testing.assert_frame_equal(metrics.measure_images([row], images, read, cache=cache), table, check_exact=True)
+    again = metrics.measure_pictures([row], pictures, read, cache=cache)
+    pd.testing.assert_frame_equal(again, table, check_exact=True)
     assert len(measured) == 16
     monkeypatch.setattr(metrics, "_measured_by", lambda: b"other code")
-    metrics.measure_images([row], images, read, cache=cache)
+    metrics.measure_pictures([row], pictures, read, cache=cache)
     assert len(measured) == 24
 
 
@@ -226,10 +232,11 @@ def test_a_stopped_measurement_keeps_what_was_saved(tmp_path, measured, monkeypa
     rows[1]["image"] = rows[1]["conditioning_image"]
     images = pd.concat([images, images.assign(image_id="b", after="damaged")])
     monkeypatch.setattr(metrics, "PHOTOS_PER_SAVE", 1)
+    pictures = list(metrics.model_pictures("ab", images))
     with pytest.raises(TypeError):
-        metrics.measure_images(rows, images, read, cache=tmp_path / "measured.parquet")
+        metrics.measure_pictures(rows, pictures, read, cache=tmp_path / "measured.parquet")
     done = len(measured)
-    metrics.measure_images(rows[:1], images, read, cache=tmp_path / "measured.parquet")
+    metrics.measure_pictures(rows[:1], pictures, read, cache=tmp_path / "measured.parquet")
     assert len(measured) == done
 
 
@@ -241,5 +248,14 @@ def test_processes_measure_the_same(tmp_path):
 
 def test_means_are_of_photos_with_every_seed():
     row, images, read = listing(lambda files: files.get)
-    table = metrics.measure_seed_means([row], images.iloc[:3], read)  # one seed of the detailed prompt
-    assert list(table["prompt_level"]) == ["vague"]
+    means = metrics.seed_mean_pictures(images.iloc[:3])  # one seed of the detailed prompt
+    assert [picture.prompt_level for picture in means] == ["vague"]
+
+
+def test_the_table_is_in_the_order_of_the_pictures(tmp_path):
+    row, images, read = listing(lambda files: files.get)
+    pictures = list(metrics.model_pictures(["a"], images))[::-1]
+    table = metrics.measure_pictures([row], pictures, read)
+    assert list(table["seed"]) == [picture.seed for picture in pictures]
+    assert list(table["merged"]) == [True, False] * 4
+    assert set(table["category"]) == {"c"}

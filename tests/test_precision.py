@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lib import colorize
 from lib.stats import components, interval_width
 from tests.bench import precision
 
@@ -29,7 +30,7 @@ def test_seeds_count_only_as_far_as_they_matter():
     assert widths[0] > interval_width(*components(loud), *precision.OLD_PLAN) >= widths[1]
     assert needed > 1000
     found = precision.range_of_photos_needed(loud[:40], resamples=40)
-    assert found["needed, low"] < needed < found["needed, high"] < 1600  # with noise alone it would be three times 500
+    assert found["needed_low"] < needed < found["needed_high"] < 1600  # with noise alone it would be three times 500
 
 
 def test_the_table_says_what_a_plan_costs():
@@ -46,5 +47,5 @@ def test_differences_are_detailed_less_vague_under_the_same_noise(pipeline, trip
     found = precision.sample_differences(pipeline, rows, profile.sampling)
     assert found.shape == (3, precision.SEEDS)
     assert np.abs(found).max() > 0
-    monkeypatch.setattr("lib.colorize.prompts_at", lambda level, rows: ["the same"] * len(rows))
+    monkeypatch.setattr(colorize, "prompts_at", lambda level, rows: ["the same"] * len(rows))
     assert (precision.sample_differences(pipeline, rows, profile.sampling) == 0).all()

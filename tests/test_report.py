@@ -1,6 +1,7 @@
 """The answer in words says what the intervals allow, and no more."""
 
 import re
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -8,29 +9,20 @@ import pytest
 from datasets import Dataset
 from jinja2 import UndefinedError
 
-from lib import report, stats
-from lib.compare_runs import DIFFERENCES, FACTORS
+from lib import ROOT, report, stats
+from lib.compare_runs import CONTRASTS_OF_RUNS, EFFECTS_OF_CHANGES, FACTORS
 from lib.metrics import COLUMNS, METRICS
 from lib.profiles import get_profile
-from lib.stats import CONTRASTS
+from lib.stats import CONTRASTS, HIGHER_IS_BETTER
 
 
 def effects(low, high):
     """Effects of both contrasts: CIEDE2000 as given, PSNR with an interval across zero."""
-    rows = [
-        {
-            "contrast": contrast,
-            "metric": metric,
-            "n": 9,
-            "mean": (a + b) / 2,
-            "low": a,
-            "high": b,
-            "improved": 0.5,
-            "p_holm": 0.01,
-        }
-        for contrast in ("detailed - vague", "detailed - gray")
-        for metric, a, b in (("psnr", -1.0, 1.0), ("ciede2000", low, high))
-    ]
+    rows = []
+    for second in ("vague", "gray"):
+        for metric, a, b in (("psnr", -1.0, 1.0), ("ciede2000", low, high)):
+            ends = dict(mean=(a + b) / 2, low=a, high=b, p_holm=0.01)
+            rows.append(dict(first="detailed", second=second, metric=metric, n=9, improved=0.5, **ends))
     return pd.DataFrame(rows)
 
 
@@ -44,11 +36,9 @@ def test_answer_and_claims_follow_the_interval(low, high, word, stands, tmp_path
     assert "50% of the photos improved in CIEDE2000. Detailed against the same photo left gray: **" in text
     assert text.count(f"**{word}** in CIEDE2000") == 2
     assert text.count("**not told apart** in PSNR") == 2
-    summary = pd.DataFrame([
-        {"system": system, "prompt_level": level, "merged": merged, "psnr": 21.0, "ssim": 0.9, "ciede2000": 8.5}
-        for system, level in (("controlnet", "vague"), ("controlnet", "detailed"), ("gray", ""))
-        for merged in (False, True)
-    ])  # fmt: skip
+    names = [("controlnet", "vague"), ("controlnet", "detailed"), ("gray", "")]
+    summary = pd.DataFrame([(*name, merged) for name, merged in product(names, (False, True))], columns=KEYS)
+    summary = summary.assign(psnr=21.0, ssim=0.9, ciede2000=8.5)
     claims = report.claims(summary, effects(low, high)).set_index("the study")["stands"]
     assert claims["detailed prompts colorize better, in CIEDE2000"] == stands
     assert claims["detailed prompts colorize better, in PSNR"] == "not shown"
@@ -56,19 +46,48 @@ def test_answer_and_claims_follow_the_interval(low, high, word, stands, tmp_path
     assert claims["detailed: CIEDE2000 about 8 (within 1)"] == "yes, but so does gray"
 
 
+def test_the_answer_of_the_notebook_is_that_of_the_report(tmp_path):
+    found = effects(-2, -1)
+    assert " ".join(report.answer(found).split()) == answer_of(found, tmp_path)
+
+
+def test_goals_say_what_was_wanted_and_found():
+    names = [("autoencoder", "", True), ("controlnet", "detailed", True)]
+    summary = pd.DataFrame(names, columns=KEYS).assign(ciede2000=[3.5, 9.0], chroma_ratio=[0.9, 0.8])
+    wrong = effects(1, 2).query("second == 'vague'").assign(first="wrong_color")
+    steering = pd.DataFrame({"image_id": list("abc"), "word": "red", "named": "red", "allowed": True, "reached": True})
+    table = report.goals(summary, pd.concat([effects(-2, -1), wrong]), steering).set_index("goal")
+    assert table.loc["autoencoder, CIEDE2000"].tolist() == ["at most 3.0", "no", "3.50"]
+    assert table.loc["detailed - vague, ciede2000", ["reached", "found"]].tolist() == ["yes", "-1.50 [-2.00, -1.00]"]
+    assert table.loc["detailed - vague, psnr", "reached"] == "no"
+    assert table.loc["wrong_color - vague, ciede2000", "found"] == "+1.50 [+1.00, +2.00]"
+    assert table.loc["things that took the named colour", ["reached", "found"]].tolist() == ["yes", "1.00"]
+
+
+def test_notebook_06_says_of_pocket_what_its_effects_allow():
+    """The bullets below "What we learned", which are about the shipped model."""
+    effects = pd.read_csv(ROOT / "reports/pocket/effects.csv").itertuples()
+    found = {(row.first, row.second, row.metric): report.word_for(row) for row in effects}
+    assert {found["detailed", "vague", metric] for metric in HIGHER_IS_BETTER} == {"better"}
+    assert {found["wrong_color", "vague", metric] for metric in HIGHER_IS_BETTER} == {"worse"}
+    assert {found["gray_caption", "vague", metric] for metric in HIGHER_IS_BETTER} == {"not told apart"}
+    assert found["detailed", "gray", "psnr"] == "better"
+    assert found["detailed", "gray", "ciede2000"] == "not told apart"
+
+
 def test_what_more_seeds_would_give():
-    rng = np.random.default_rng(0)
-    rows = [
-        {"system": "controlnet", "merged": True, "image_id": f"p{k}", "prompt_level": level, "seed": seed,
-         "ciede2000": 10 - (level == "detailed") * (k + 6 * rng.normal())}
-        for k in range(12) for seed in range(3) for level in ("vague", "detailed") if k < 6 or seed == 0
-    ]  # fmt: skip
-    luck = report.seed_share(pd.DataFrame(rows), 12)
+    rng, rows = np.random.default_rng(0), []
+    for k, seed, level in product(range(12), range(3), ("vague", "detailed")):
+        if k < 6 or seed == 0:
+            error = 10 - (level == "detailed") * (k + 6 * rng.normal())
+            rows.append(("controlnet", True, f"p{k}", level, seed, error))
+    rows = pd.DataFrame(rows, columns=["system", "merged", "image_id", "prompt_level", "seed", "ciede2000"])
+    luck = report.seed_share(rows, 12)
     assert 0.5 < luck["share"] < 1  # the noise has a variance of 36, the photos' own differences one of 3
     assert luck["seeds"] == 3
     assert 0.6 < luck["width"] < 1
-    assert report.seed_share(pd.DataFrame(rows).query("seed == 0"), 12) == {}
-    assert report.seed_share(pd.DataFrame(rows[:36]), 6)["width"] is None
+    assert report.seed_share(rows.query("seed == 0"), 12) == {}
+    assert report.seed_share(rows[:36], 6)["width"] is None
 
 
 def test_an_interval_alone_does_not_make_an_effect(tmp_path):
@@ -88,8 +107,7 @@ def test_tables_show_a_missing_number_as_a_dash():
 
 
 LEVELS = ("empty", "vague", "gray_caption", "object", "detailed", "wrong_color")
-NAMED = {name: tuple(("controlnet", level) for level in name.split(" - ")) for name in CONTRASTS}
-NAMED["detailed - gray"] = (("controlnet", "detailed"), ("gray", ""))
+KEYS = ["system", "prompt_level", "merged"]
 
 
 def measured(levels, photos=9):
@@ -102,15 +120,15 @@ def measured(levels, photos=9):
             for seed in range(2 if system == "controlnet" and k < 3 else 1):
                 values = dict.fromkeys(METRICS, 1.0) | {"ciede2000": rng.uniform(5, 9), "psnr": rng.uniform(20, 25)}
                 prompt = "a red cup" if k else "a cup"
-                rows.append({"image_id": f"p{k}", "category": "ab"[k % 2], "system": system, "prompt_level": level,
-                             "prompt": prompt, "seed": seed, "merged": merged, **values})  # fmt: skip
+                facts = dict(image_id=f"p{k}", category="ab"[k % 2], system=system, prompt_level=level, merged=merged)
+                rows.append({**facts, "prompt": prompt, "seed": seed, **values})
     return pd.DataFrame(rows)[list(COLUMNS)]
 
 
 def report_of(profile, levels, **others):
     """The written report, on one line, of a run on photos that were measured under some levels; `others`: tables."""
     metrics = measured(levels)
-    known = {name: pair for name, pair in NAMED.items() if {level for _, level in pair} <= {"", *levels}}
+    known = [pair for pair in CONTRASTS if set(pair) <= {"gray", *levels}]
     tables = {"effects": stats.contrasts(metrics, known), "summary": stats.summary(metrics)}
     tables["before_merge"] = tables["effects"]
     tables["seeds"] = stats.seed_gain(metrics)
@@ -141,6 +159,7 @@ def test_the_pocket_report_says_who_wrote_its_captions(tmp_path):
     assert re.search(r"\(CIEDE2000\): 2 seeds for all 9 photos would make its interval \d\.\d\d times as wide\.", text)
     assert "COCO" not in text
     assert "auto_caption" not in text
+    assert "defined in [notebook 05](../../notebooks/05_evaluate.ipynb)" in text
 
 
 def test_the_l4_report_says_what_the_captioner_wrote_and_what_people_did(tmp_path):
@@ -185,25 +204,31 @@ def test_every_source_of_photos_has_its_words(source, tmp_path):
 
 
 def test_the_page_of_runs_says_what_the_intervals_allow(tmp_path):
-    row = dict.fromkeys(FACTORS, "a") | {"seeds": 1, "photos measured": 9, "things measured": 4, "vague": 11.0}
-    row |= {"detailed": 10.0, "vague - gray": -1.0, "detailed - gray": -2.0, "detailed - vague": -1.0}
-    row |= {f"{name}, low": row[name] - 1.5 for name in DIFFERENCES} | {
-        f"{name}, high": row[name] + 1.5 for name in DIFFERENCES
-    }
-    table = pd.DataFrame([row | {"run": run, "chroma_ratio": 0.5, "obeyed": 0.25} for run in ("one", "two")])
-    pair = {"changed": "learning rate", "runs": "two - one", "metric": "ciede2000", "p_holm": 0.01}
-    ends = {"vague": (-3.0, -1.0), "detailed": (-1.0, 1.0), "detailed - vague": (1.0, 3.0)}
-    rows = [pair | {"prompt": name, "mean": (a + b) / 2, "low": a, "high": b} for name, (a, b) in ends.items()]
+    row = dict.fromkeys(FACTORS, "a") | {"seeds": 1, "photos_measured": 9, "things_measured": 4}
+    row |= {"vague": 11.0, "detailed": 10.0, "gray": 12.0, "chroma_ratio": 0.5, "obeyed": 0.25}
+    table = pd.DataFrame([row | {"run": run} for run in ("one", "two")])
+    contrasts = []
+    for run, (pair, mean) in product(("one", "two"), zip(CONTRASTS_OF_RUNS, (-1.0, -1.0, -2.0), strict=True)):
+        contrasts.append((run, *pair, 9, mean, mean - 1.5, mean + 1.5))
+    contrasts = pd.DataFrame(contrasts, columns=["run", "first", "second", "n", "mean", "low", "high"])
+    ends = zip(EFFECTS_OF_CHANGES, (-2.0, 0.0, 2.0), strict=True)
+    effects = pd.DataFrame([(*pair, mean, mean - 1, mean + 1) for pair, mean in ends])
+    effects.columns = ["first", "second", "mean", "low", "high"]
+    facts = dict(changed="learning rate", first_run="two", second_run="one", metric="ciede2000", p_holm=0.01)
     profile = get_profile("pocket", reports=str(tmp_path))
-    report.write_runs(profile, table, pd.DataFrame(rows))
+    report.write_runs(profile, table, contrasts, effects.assign(**facts))
     text = (profile.folders.reports_home / "runs.md").read_text()
     assert (
         "\n\n- learning rate (two - one): vague -2.00 [-3.00, -1.00] **better**; detailed +0.00 [-1.00, +1.00] "
         "**not told apart**; detailed - vague +2.00 [+1.00, +3.00] **smaller gain**\n\n" in text
     )
-    assert "Under the vague prompt 0 of 2 runs are clearly better than gray and 0 clearly worse, under" in text
-    assert "under the detailed prompt 2 of 2 runs are clearly better than gray and 0 clearly worse." in text
-    assert "allows it (4 things that all runs coloured). Rows" in text
+    assert "- Under the vague prompt 0 of 2 runs are clearly better than gray and 0 clearly worse.\n" in text
+    assert "- Under the detailed prompt 2 of 2 runs are clearly better than gray and 0 clearly worse.\n" in text
+    assert "allows it (4 things that all runs coloured)\n\nRows: `runs.csv`" in text
+    assert (
+        "| one | 1 | 11.0 | 10.0 | -1.00 [-2.50, +0.50] | -1.00 [-2.50, +0.50] | -2.00 [-3.50, -0.50] | 0.50 | 25% |"
+        in text
+    )
     assert "(left gray: 12.00)" in text
 
 

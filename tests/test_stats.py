@@ -1,5 +1,7 @@
 """Paired effects against values worked out by hand or by scipy."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,18 +11,34 @@ from lib import stats
 
 def table(values):
     """A metrics table from {(system, level, photo, seed): ciede2000}."""
-    rows = [
-        {"system": s, "prompt_level": level, "image_id": photo, "seed": seed, "merged": True, "ciede2000": v,
-         "psnr": 30 - v, "ssim": 1 - v / 100} for (s, level, photo, seed), v in values.items()
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
+    rows = pd.DataFrame(list(values), columns=["system", "prompt_level", "image_id", "seed"])
+    error = np.array(list(values.values()))
+    return rows.assign(merged=True, ciede2000=error, psnr=30 - error, ssim=1 - error / 100)
+
+
+def two_photos():
+    """One photo with two seeds, and one with one."""
+    errors = {("a", 0): 2.0, ("a", 1): 4.0, ("b", 0): 7.0}
+    return table({("controlnet", "vague", *key): error for key, error in errors.items()})
 
 
 def test_seeds_are_averaged_within_photos():
-    metrics = table({("m", "vague", "a", 0): 2.0, ("m", "vague", "a", 1): 4.0, ("m", "vague", "b", 0): 7.0})
-    assert dict(stats.by_photo(metrics, "ciede2000", "m", "vague")) == {"a": 3.0, "b": 7.0}
-    with pytest.raises(ValueError, match="no rows for system 'm', prompt level 'loud'"):
-        stats.by_photo(metrics, "ciede2000", "m", "loud")
+    metrics = two_photos()
+    assert dict(stats.by_photo(metrics, "ciede2000", "vague")) == {"a": 3.0, "b": 7.0}
+    with pytest.raises(ValueError, match="no rows for 'loud', merged True: known are vague"):
+        stats.by_photo(metrics, "ciede2000", "loud")
+
+
+def test_a_name_is_a_prompt_level_or_a_system():
+    values = {("gray", "", "a", 0): 5.0, ("controlnet", "vague", "a", 0): 4.0, ("seed_mean", "vague", "a", 0): 3.0}
+    metrics = table(values)
+    found = {name: stats.by_photo(metrics, "ciede2000", name)["a"] for name in ("gray", "vague", "seed_mean")}
+    assert found == {"gray": 5.0, "vague": 4.0, "seed_mean": 3.0}
+
+
+def test_labels_of_contrasts():
+    assert stats.label("detailed", "vague") == "detailed - vague"
+    assert stats.label("detailed", "") == "detailed"
 
 
 def test_interval_covers_the_true_mean_about_95_times_in_100():
@@ -34,9 +52,9 @@ def test_interval_covers_the_true_mean_about_95_times_in_100():
 
 def test_contrast_signs_follow_the_direction_of_the_metric():
     photos = [f"p{k}" for k in range(20)]
-    values = {("m", level, p, 0): 10 + k - (3 + k % 3) * (level == "detailed") for k, p in enumerate(photos)
-              for level in ("vague", "detailed")}  # fmt: skip
-    effects = stats.contrasts(table(values), {"d - v": (("m", "detailed"), ("m", "vague"))}).set_index("metric")
+    values = {("controlnet", "vague", p, 0): 10 + k for k, p in enumerate(photos)}
+    values |= {("controlnet", "detailed", p, 0): 7 + k - k % 3 for k, p in enumerate(photos)}
+    effects = stats.contrasts(table(values), [("detailed", "vague")]).set_index("metric")
     shifts = [3 + k % 3 for k in range(20)]
     assert effects.loc["ciede2000", "mean"] == pytest.approx(-np.mean(shifts))
     assert effects.loc["psnr", "mean"] == pytest.approx(np.mean(shifts))
@@ -47,15 +65,15 @@ def test_contrast_signs_follow_the_direction_of_the_metric():
 
 
 def test_no_difference_is_no_effect():
-    values = {("m", level, f"p{k}", 0): float(k) for k in range(6) for level in ("vague", "detailed")}
-    effect = stats.contrasts(table(values), {"d - v": (("m", "detailed"), ("m", "vague"))}).iloc[0]
+    values = {("controlnet", level, f"p{k}", 0): float(k) for k in range(6) for level in ("vague", "detailed")}
+    effect = stats.contrasts(table(values), [("detailed", "vague")]).iloc[0]
     assert effect["mean"] == 0
     assert effect["p"] == 1
     assert effect["improved"] == 0
 
 
 def test_summary_weighs_photos_alike():
-    metrics = table({("m", "vague", "a", 0): 2.0, ("m", "vague", "a", 1): 4.0, ("m", "vague", "b", 0): 7.0})
+    metrics = two_photos()
     for name in ("ssim_luma", "ab_error", "hue_error", "hue_share"):
         metrics[name] = 1.0
     metrics = metrics.assign(chroma=[10, 20, 30], true_chroma=20, colorfulness=[10, 20, 45], true_colorfulness=20)
@@ -68,10 +86,10 @@ def test_summary_weighs_photos_alike():
 
 def test_holm_is_stricter_than_wilcoxon_alone_and_only_by_the_number_of_questions():
     rng = np.random.default_rng(1)
-    values = {("m", level, f"p{k}", 0): 10 + rng.normal() - shift for k in range(30)
-              for level, shift in (("vague", 0), ("object", 0.3), ("detailed", 3))}  # fmt: skip
-    pairs = {f"{a} - vague": (("m", a), ("m", "vague")) for a in ("object", "detailed")}
-    effects = stats.contrasts(table(values), pairs)
+    values = {}
+    for level, shift in (("vague", 0), ("object", 0.3), ("detailed", 3)):
+        values |= {("controlnet", level, f"p{k}", 0): 10 + rng.normal() - shift for k in range(30)}
+    effects = stats.contrasts(table(values), [("object", "vague"), ("detailed", "vague")])
     smallest = effects.loc[effects["p"].idxmin()]
     assert smallest["p_holm"] == pytest.approx(len(effects) * smallest["p"])  # six questions
     assert (effects["p_holm"] >= effects["p"]).all()
@@ -109,8 +127,9 @@ def test_variance_goes_where_it_was_put():
 
 
 def test_obedience_counts_allowed_cases_and_chance():
-    rows = [("a", "red", "red", True), ("a", "blue", "blue", True), ("a", "white", "red", False), ("b", "red", "red", True),
-            ("b", "blue", "red", True), ("b", "brown", "orange", True), ("b", "orange", "orange", True)]  # fmt: skip
+    rows = [("a", "red", "red", True), ("a", "blue", "blue", True), ("a", "white", "red", False)]
+    rows += [("b", "red", "red", True), ("b", "blue", "red", True)]
+    rows += [("b", "brown", "orange", True), ("b", "orange", "orange", True)]
     steering = pd.DataFrame(rows, columns=["image_id", "word", "named", "allowed"])
     steering["reached"] = steering["named"] == steering["word"].replace({"brown": "orange"})
     found = stats.obedience(steering)
@@ -131,21 +150,20 @@ def test_seed_gain_compares_one_the_mean_and_the_best():
 
 
 def test_effects_by_category():
-    values = {("m", level, f"p{k}", 0): 5.0 + k - 2 * (level == "detailed") * (k < 4) for k in range(7)
-              for level in ("vague", "detailed")}  # fmt: skip
+    values = {("controlnet", "vague", f"p{k}", 0): 5.0 + k for k in range(7)}
+    values |= {("controlnet", "detailed", f"p{k}", 0): 5.0 + k - 2 * (k < 4) for k in range(7)}
     metrics = table(values).assign(category=lambda t: np.where(t["image_id"].isin(["p4", "p5", "p6"]), "few", "many"))
-    effects = stats.effects_by_category(metrics, "ciede2000", ("m", "detailed"), ("m", "vague"))
+    effects = stats.effects_by_category(metrics, "ciede2000", "detailed", "vague")
     assert list(effects["category"]) == ["many", "few"]
     assert list(effects["mean"]) == [-2, 0]
 
 
 def unbalanced(error=lambda level, photo, seed: 10.0):
-    """Six photos under vague and detailed, the first four also under empty, the first two with three seeds; and gray."""
-    values = {
-        ("controlnet", level, f"p{k}", seed): error(level, k, seed)
-        for k in range(6) for level in ("empty", "vague", "detailed") for seed in range(3)
-        if (k < 4 or level != "empty") and (k < 2 or seed == 0)
-    }  # fmt: skip
+    """Six photos under vague and detailed, the first four also under empty, the first two with three seeds; gray."""
+    values = {}
+    for level, k, seed in product(("empty", "vague", "detailed"), range(6), range(3)):
+        if (k < 4 or level != "empty") and (k < 2 or seed == 0):
+            values["controlnet", level, f"p{k}", seed] = error(level, k, seed)
     values |= {("gray", "", f"p{k}", 0): 12.0 + k for k in range(6)}
     means = {("seed_mean", level, f"p{k}", 0): 9.0 for k in range(2) for level in ("empty", "vague", "detailed")}
     metrics = table(values | means).assign(chroma=8.0, true_chroma=10.0, colorfulness=1.0, true_colorfulness=1.0)
@@ -154,11 +172,12 @@ def unbalanced(error=lambda level, photo, seed: 10.0):
 
 def test_contrasts_use_every_photo_that_both_have_and_its_seeds():
     metrics = unbalanced(lambda level, k, seed: 10 - (level == "detailed") * (1 + k + (k < 2) * (seed - 1)))
-    pairs = {"d - v": (("controlnet", "detailed"), ("controlnet", "vague")),
-             "v - e": (("controlnet", "vague"), ("controlnet", "empty"))}  # fmt: skip
-    effects = stats.contrasts(metrics, pairs).set_index(["contrast", "metric"])
-    assert effects.loc[("d - v", "ciede2000"), ["n", "mean"]].tolist() == [6, -np.mean([1, 2, 3, 4, 5, 6])]
-    assert effects.loc[("v - e", "ciede2000"), "n"] == 4
+    effects = stats.contrasts(metrics, [("detailed", "vague"), ("vague", "empty"), ("vague", "gray")])
+    assert list(effects.columns[:3]) == ["first", "second", "metric"]
+    effects = effects.set_index(["first", "second", "metric"])
+    assert effects.loc[("detailed", "vague", "ciede2000"), ["n", "mean"]].tolist() == [6, -np.mean([1, 2, 3, 4, 5, 6])]
+    assert effects.loc[("vague", "empty", "ciede2000"), "n"] == 4
+    assert effects.loc[("vague", "gray", "ciede2000"), "mean"] == 10 - np.mean(range(12, 18))
 
 
 def test_levels_are_set_side_by_side_on_the_photos_that_all_have():
@@ -187,7 +206,7 @@ def test_seeds_are_compared_on_the_photos_that_have_all():
 
 def test_the_largest_category_is_that_of_most_photos():
     metrics = unbalanced().assign(category=lambda t: np.where(t["image_id"].isin(["p0", "p1"]), "seeds", "photos"))
-    effects = stats.effects_by_category(metrics, "ciede2000", ("controlnet", "detailed"), ("controlnet", "vague"))
+    effects = stats.effects_by_category(metrics, "ciede2000", "detailed", "vague")
     assert dict(zip(effects["category"], effects["n"], strict=True)) == {"photos": 4, "seeds": 2}
     assert list(effects["category"]) == ["photos", "seeds"]
 

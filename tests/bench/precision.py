@@ -1,8 +1,8 @@
 """How many photos and seeds the interval of detailed - vague needs: `make precision` writes `reports/precision.csv`.
 
-A photo's difference in CIEDE2000 varies between photos, and around each photo's own with the seed. Pictures of the pocket
-model tell how much of both there is; from that follows how wide the 95 % interval of a plan would be, and how many photos,
-60 with three seeds and the others with one, are `needed` for an interval no wider than that of 500 photos with three.
+A photo's difference in CIEDE2000 varies between photos, and with the seed around each photo's own mean. Pictures of the
+pocket model show how much of both there is. That gives the width of the 95 % interval of each plan, and how many photos
+are `needed`, 60 with three seeds and the others with one, for an interval as narrow as that of 500 with three seeds.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from lib.stats import components, interval, interval_width
 
 TEST_PHOTOS, SEEDS = 20, 2  # that are sampled, beside the validation photos
 SAMPLING = {  # as the pocket model samples, and with several steps and guidance, as Stable Diffusion does
-    "1 step": {"num_inference_steps": 1, "guidance_scale": 1.0},
-    "10 steps, guidance 2": {"num_inference_steps": 10, "guidance_scale": 2.0},
+    "1 step": dict(num_inference_steps=1, guidance_scale=1.0),
+    "10 steps, guidance 2": dict(num_inference_steps=10, guidance_scale=2.0),
 }
 OLD_PLAN = (500, 3, 500)  # photos, seeds, and how many photos have every seed; the others have one
 PLANS = (OLD_PLAN, (500, 1, 0), (600, 1, 0), (600, 3, 60), (650, 1, 0), (650, 3, 60), (700, 3, 60), (800, 3, 60))
@@ -52,7 +52,7 @@ def draw_study(rng, plan, effects, noise):
 
 
 def simulate(plan, differences, studies=STUDIES):
-    """`simulated width` and `coverage` of `statistics.interval` over studies that are drawn with the components' variances."""
+    """`simulated width` and `coverage` of `stats.interval` over studies drawn with the components' variances."""
     between, within = components(differences)
     effects, noise = differences.mean(axis=1), (differences - differences.mean(axis=1, keepdims=True)).ravel()
     effects = effects.mean() + (effects - effects.mean()) * np.sqrt(between) / effects.std()
@@ -67,18 +67,18 @@ def simulate(plan, differences, studies=STUDIES):
 
 
 def photos_needed(differences, seeds=3, with_all=60):
-    """The smallest number of photos, `with_all` of them with every seed, whose interval is no wider than the old plan's."""
+    """The smallest number of photos, `with_all` with every seed, whose interval is no wider than the old plan's."""
     parts = components(differences)
     old, counts = interval_width(*parts, *OLD_PLAN), range(with_all, 10 * OLD_PLAN[0])
     return next(n for n in counts if interval_width(*parts, n, seeds, with_all) <= old)
 
 
 def range_of_photos_needed(differences, resamples=500):
-    """`needed` photos and their 95 % interval, `needed, low` and `needed, high`: percentiles over resampled photos."""
+    """`needed` photos and their 95 % interval, `needed_low` and `needed_high`: percentiles over resampled photos."""
     rng, n = np.random.default_rng(0), len(differences)
     found = [photos_needed(differences[rng.integers(0, n, n)]) for _ in range(resamples)]
     low, high = np.percentile(found, [2.5, 97.5])
-    return {"needed": photos_needed(differences), "needed, low": low, "needed, high": high}
+    return {"needed": photos_needed(differences), "needed_low": low, "needed_high": high}
 
 
 def table_of_plans(sampling, differences, studies=STUDIES):
@@ -87,8 +87,7 @@ def table_of_plans(sampling, differences, studies=STUDIES):
     old, needed = interval_width(between, within, *OLD_PLAN), range_of_photos_needed(differences)
     rows = []
     for plan in PLANS:
-        photos, seeds, with_all = plan
-        wide = interval_width(between, within, *plan)
+        (photos, seeds, with_all), wide = plan, interval_width(between, within, *plan)
         row = {"sampling": sampling, "between photos": between, "between seeds": within, **needed}
         row |= {"photos": photos, "seeds": seeds, "with every seed": with_all}
         row |= {"pictures": 2 * (photos + with_all * (seeds - 1)), "width": wide, "of the old": wide / old}
