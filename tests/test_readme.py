@@ -1,12 +1,14 @@
 """The two READMEs say what the reports and the code say."""
 
 import re
+import shlex
 
 import pandas as pd
 import pytest
 from PIL import Image
 
-from lib import ROOT
+from lib import ROOT, run_notebooks
+from lib.profiles import profiles_to_run
 from lib.study import RUNS
 
 README, GUIDE = ROOT / "README.md", ROOT / "notebooks/README.md"
@@ -81,3 +83,15 @@ def test_the_table_of_runs_is_that_of_the_code():
         rate = f"{run.learning_rate:.0e}".replace("e-0", "e-")
         trained = f"| `{name}` | {run.base} | {run.photos} | {rate} | {run.train_epochs} | {run.prompt_policy} "
         assert f"{trained}| {run.prompt_dropout:.0%} | {run.seen or '-'} |" in guide
+
+
+@pytest.mark.parametrize("path", [GUIDE, ROOT / "notebooks/L4.md"], ids=["README", "L4"])
+def test_the_commands_shown_are_accepted(path):
+    text = path.read_text().replace("\\\n", " ")
+    commands = re.findall(r'^make reports(?: PROFILE=(\w+))?(?: ARGS="(.*?)")?', text, re.M)
+    assert len(commands) > 1
+    for profile, words in commands:
+        options = run_notebooks.parse_arguments(["--profile", profile or "pocket", *shlex.split(words)])
+        notebooks = run_notebooks.pick_notebooks(options.only)
+        _, overrides = run_notebooks.split_parameters(options.profile, options.overrides, notebooks)
+        assert profiles_to_run(options.profile, **overrides)
