@@ -6,7 +6,7 @@ PICTURES ?=
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help reports test rehearse lab lint format pocket-model pocket-trials baselines bench precision check-gpu forecast clean
+.PHONY: help reports book test rehearse lab lint format pocket-model pocket-trials baselines bench precision check-gpu forecast clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -22,44 +22,47 @@ help:  ## list the commands
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-l4.txt
 	@touch $@
 
-reports: .venv/installed  ## run notebooks 01-06 and write reports/<profile>; PROFILE=l4, ARGS="-p n_images 12"
+reports: .venv/installed  ## run the six notebooks and write reports/PROFILE: PROFILE=l4, ARGS="-p n_images 12"
 	@$(PY) -m lib.run_notebooks --profile $(PROFILE) $(ARGS)
 
-test: .venv/installed  ## run all tests, the notebooks among them
+book: .venv/installed  ## turn the executed notebooks into web pages: build/book/index.html
+	@$(PY) -m lib.run_notebooks --book --profile $(PROFILE) $(ARGS)
+
+test: .venv/installed  ## run all tests, the notebooks among them: ARGS="-k color"
 	@$(PY) -m pytest $(ARGS)
 
-rehearse: .venv/installed  ## rehearse the l4 study in minutes, with stand-ins for all that it downloads
+rehearse: .venv/installed  ## run the l4 study in minutes on a CPU, with small stand-ins for what it downloads
 	@$(PY) -m tests.rehearsal
 
-lab: .venv/installed  ## open JupyterLab on the notebooks
+lab: .venv/installed  ## open the notebooks in JupyterLab
 	@$(PY) -m jupyterlab --notebook-dir notebooks $(ARGS)
 
-lint: .venv/installed  ## check style of code and notebooks, and that no outputs are kept
+lint: .venv/installed  ## check the style of code and notebooks, and that notebooks keep no outputs
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb
 
-format: .venv/installed  ## put code and notebooks in style and strip outputs
+format: .venv/installed  ## put code and notebooks in style, and strip outputs
 	@$(PY) -m ruff check --fix . ; $(PY) -m ruff format . && $(PY) -m nbstripout --keep-id notebooks/*.ipynb
 
-pocket-model: .venv/installed  ## rebuild lib/pocket_model; goes on where it was stopped; PICTURES=folder of training-only pictures
+pocket-model: .venv/installed  ## train lib/pocket_model again, about three hours: PICTURES=FOLDER adds training pictures
 	@$(PY) -m lib.pocket_model.recipe --pictures "$(PICTURES)" $(ARGS)
 
-pocket-trials: .venv/installed  ## score sampling and short trainings on the validation photos, for the model card; PICTURES= as above
+pocket-trials: .venv/installed  ## compare settings on the validation photos, for the model card: PICTURES= as above
 	@$(PY) -m lib.pocket_model.trials --pictures "$(PICTURES)" $(ARGS)
 
-baselines: .venv/installed  ## train the systems that take no prompt, lib/baselines_model; PICTURES= as above
+baselines: .venv/installed  ## train the two systems without a prompt, lib/baselines_model: PICTURES= as above
 	@$(PY) -m lib.baselines_model.recipe --pictures "$(PICTURES)" $(ARGS)
 
-bench: .venv/installed  ## measure speed against the usual way, as ratios: reports/benchmark.csv
+bench: .venv/installed  ## measure speed and memory against the usual way: reports/benchmark.csv, ARGS=--sd21
 	@$(PY) -m tests.bench $(ARGS)
 
-precision: .venv/installed  ## how many photos and seeds the interval of detailed - vague needs: reports/precision.csv
+precision: .venv/installed  ## find how many photos and seeds an interval needs: reports/precision.csv, 10 minutes
 	@$(PY) -m tests.bench.precision
 
-check-gpu: .venv/installed-l4  ## can this machine run the l4 profile? fetches what is asked for late, then forecasts; ARGS="--price 0.30"
+check-gpu: .venv/installed-l4  ## check a machine for the l4 profile, download, and forecast: ARGS="--price 0.30"
 	@$(PY) -m lib.l4.check_machine $(ARGS)
 
-forecast: .venv/installed  ## hours, dollars and disk of the l4 profile's runs, without a GPU from TFLOP; ARGS=--save keeps it
+forecast: .venv/installed  ## print hours, dollars and disk of the l4 runs, on any machine: ARGS=--save keeps it
 	@$(PY) -m lib.l4.forecast $(ARGS)
 
-clean:  ## remove build/, not the environment
+clean:  ## remove build/: data sets, caches, checkpoints, executed notebooks
 	rm -rf build

@@ -2,7 +2,6 @@
 
 import pytest
 
-from lib import ROOT
 from lib.profiles import get_profile, profiles_to_run
 from lib.study import RUNS
 
@@ -111,23 +110,3 @@ def test_own_run_reports_at_home_and_others_below():
     home = get_profile("l4").folders.reports_dir
     assert home.name == "l4"
     assert get_profile("l4", run="study_1").folders.reports_dir == home / "study_1"
-
-
-def test_the_readme_s_table_is_that_of_the_code():
-    readme = (ROOT / "README.md").read_text()
-    for name, run in RUNS.items():
-        if run.controlnet:
-            assert f"| `{name}` | {run.base} | {run.photos} | `{run.controlnet}` |" in readme
-            continue
-        rate = f"{run.learning_rate:.0e}".replace("e-0", "e-")
-        row = (
-            f"`{name}`",
-            run.base,
-            run.photos,
-            rate,
-            run.train_epochs,
-            run.prompt_policy,
-            f"{run.prompt_dropout:.0%}",
-            run.seen or "-",
-        )
-        assert f"| {' | '.join(map(str, row))} |" in readme
