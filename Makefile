@@ -23,10 +23,10 @@ help:  ## list the commands
 	@touch $@
 
 reports: .venv/installed  ## run the six notebooks and write reports/PROFILE: PROFILE=l4, ARGS="-p n_images 12"
-	@$(PY) -m lib.run_notebooks --profile $(PROFILE) $(ARGS)
+	@$(PY) -m lib.headless.run_notebooks --profile $(PROFILE) $(ARGS)
 
 book: .venv/installed  ## turn the executed notebooks into web pages: build/book/index.html
-	@$(PY) -m lib.run_notebooks --book --profile $(PROFILE) $(ARGS)
+	@$(PY) -m lib.headless.book --profile $(PROFILE) $(ARGS)
 
 test: .venv/installed  ## run all tests, the notebooks among them: ARGS="-k color"
 	@$(PY) -m pytest $(ARGS)

@@ -6,7 +6,9 @@ import shutil
 import nbformat
 import pytest
 
-from lib import ROOT, run_notebooks
+from lib import ROOT
+from lib.headless import book as book_pages
+from lib.headless import run_notebooks
 from lib.profiles import get_profile
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -34,7 +36,7 @@ def book(tmp_path_factory):
         ]
         notebook.cells.append(nbformat.v4.new_code_cell("show()", outputs=outputs))
         nbformat.write(notebook, profile.folders.run_dir / "notebooks" / path.name)
-    index = run_notebooks.make_book(profile)
+    index = book_pages.make_book(profile)
     assert index == build / "book/index.html"
     return index.parent
 
@@ -81,13 +83,11 @@ def test_a_reader_without_a_network_sees_the_figures(book):
     assert [url[:80] for url in requests if not url.startswith(("file:", "data:"))] == []
 
 
-def test_a_run_that_is_missing_says_what_to_type(tmp_path, monkeypatch, capsys):
-    command = ["run_notebooks", "--book", "-p", "run", "study_1", "-p", "build", str(tmp_path)]
-    monkeypatch.setattr("sys.argv", command)
+def test_a_run_that_is_missing_says_what_to_type(tmp_path):
     with pytest.raises(
         SystemExit, match=re.escape(f'run make reports ARGS="-p run study_1 -p build {tmp_path}" first')
     ):
-        run_notebooks.main()
+        book_pages.main(["-p", "run", "study_1", "-p", "build", str(tmp_path)])
     assert not (tmp_path / "book").exists()
     assert run_notebooks.make_command("book", get_profile("pocket")) == "make book"
     assert run_notebooks.make_command("book", get_profile("l4", run="study_1")) == (

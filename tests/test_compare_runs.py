@@ -166,7 +166,7 @@ def test_the_l4_runs_from_coco_and_flowers_to_their_comparison(served, tmp_path)
               "set_metrics": "false", "torch_compile": "false", "runs": "study_2,study_3"}  # fmt: skip
     sources.prepare(coco.data)  # its server is known in this process only
     options = [text for name, value in fields.items() for text in ("-p", name, str(value))]
-    command = [sys.executable, "-m", "lib.run_notebooks", "--profile", "l4", *options]
+    command = [sys.executable, "-m", "lib.headless.run_notebooks", "--profile", "l4", *options]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     home = tmp_path / "reports/l4"

@@ -76,7 +76,7 @@ def test_notebook_run_out_of_order_says_what_to_run_first(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "lib.run_notebooks",
+        "lib.headless.run_notebooks",
         "--only",
         "05",
         "-p",

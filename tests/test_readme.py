@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from lib import ROOT, run_notebooks
+from lib import ROOT
+from lib.headless import run_notebooks
 from lib.profiles import profiles_to_run
 from lib.study import RUNS
 

@@ -10,8 +10,9 @@ import time
 import nbformat
 import pytest
 
-from lib import ROOT, run_notebooks
+from lib import ROOT
 from lib.files import write_text
+from lib.headless import run_notebooks
 
 PARAMETERS = 'profile_name: str = "pocket"\noverrides: dict = {}\ngreeting: str = "hello"\nwords: list = []'
 REPORT = """from lib.profiles import get_profile
@@ -126,7 +127,7 @@ def test_reports_folder_that_cannot_be_written(place):
 
 
 def test_command_exits_non_zero_with_one_line():
-    command = [sys.executable, "-m", "lib.run_notebooks", "-p", "n_imgs", "3"]
+    command = [sys.executable, "-m", "lib.headless.run_notebooks", "-p", "n_imgs", "3"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1].startswith("error: unknown parameter 'n_imgs'")
@@ -137,7 +138,7 @@ COMMAND = """
 import sys
 import time
 from pathlib import Path
-from lib import run_notebooks
+from lib.headless import run_notebooks
 from lib.files import write_text
 
 folder = Path(sys.argv.pop(1))
@@ -312,7 +313,7 @@ Path(greeting).write_text("ready")
 time.sleep(120)"""
 OTHER_NOTEBOOKS = """import sys
 from pathlib import Path
-from lib import run_notebooks
+from lib.headless import run_notebooks
 run_notebooks.NOTEBOOKS = [Path(sys.argv.pop(1))]
 run_notebooks.main()"""
 

@@ -136,7 +136,7 @@ class Place:
     def notebooks(self, *options, kill_when=None):
         """What `make reports PROFILE=l4` calls, with more options."""
         fields = [part for name, value in self.fields.items() for part in ("-p", name, str(value))]
-        self.python("-m", "lib.run_notebooks", "--profile", "l4", *fields, *options, kill_when=kill_when)
+        self.python("-m", "lib.headless.run_notebooks", "--profile", "l4", *fields, *options, kill_when=kill_when)
 
 
 def pinned_revisions(profiles):

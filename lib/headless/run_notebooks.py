@@ -1,7 +1,4 @@
-"""Run the numbered notebooks headless through papermill, e.g. `python -m lib.run_notebooks -p n_images 12`.
-
-With `--book`, the executed notebooks of the last run become web pages instead.
-"""
+"""Run the numbered notebooks headless through papermill, e.g. `python -m lib.headless.run_notebooks -p n_images 12`."""
 
 import argparse
 import json
@@ -14,10 +11,8 @@ import sys
 import time
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
-from pathlib import Path
 from tempfile import TemporaryFile
 
-import nbformat
 import papermill
 import psutil
 import yaml
@@ -26,7 +21,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from lib import ROOT
-from lib.files import exit_with_one_line, hash_of, new_file, new_folder, write_text
+from lib.files import exit_with_one_line, hash_of, new_file, write_text
 from lib.l4 import hub, set_metrics
 from lib.profiles import PROFILE_FIELDS, add_field_option, get_profile, profiles_to_run
 
@@ -37,11 +32,10 @@ STAMP = "finished.json"  # below a run's folder: what its published reports were
 
 def parse_arguments(arguments=None):
     """The command line: profile, parameters {name: text}, and which notebooks to run."""
-    parser = argparse.ArgumentParser(prog="python -m lib.run_notebooks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m lib.headless.run_notebooks", description=__doc__)
     parser.add_argument("--profile", default="pocket", help="a profile's name (default: pocket)")
     add_field_option(parser, "a notebook's parameter or any profile field, e.g. -p n_images 12")
     parser.add_argument("--only", nargs="+", default=[], metavar="NN", help="only these notebooks, e.g. --only 05 06")
-    parser.add_argument("--book", action="store_true", help="run nothing: make web pages of what ran last")
     return parser.parse_args(arguments)
 
 
@@ -209,9 +203,6 @@ def run(arguments=None):
     notebooks = pick_notebooks(options.only)
     parameters, overrides = split_parameters(options.profile, options.overrides, notebooks)
     profiles = profiles_to_run(options.profile, **overrides)
-    if options.book:
-        print(f"book: {make_book(profiles[-1])}")
-        return
     for profile in profiles:
         hub.require_token(profile.study)
         set_metrics.require_packages(profile.study)
@@ -235,6 +226,18 @@ def run(arguments=None):
             run_notebooks(profile, notebooks, parameters, overrides, mark)
             print(f"charts and tables: {profile.folders.reports_dir}")
     print(f"to read the notebooks in a browser: {make_command('book', profiles[-1])}")
+
+
+def make_command(target, profile):
+    """What to type for a target of the Makefile, for a profile and its run."""
+    words = ["make", target]
+    if profile.name != "pocket":
+        words.append(f"PROFILE={profile.name}")
+    usual, given = get_profile(profile.name).values("run", "build"), profile.values("run", "build")
+    fields = [f"-p {name} {value}" for name, value in given.items() if value != usual[name]]
+    if fields:
+        words.append(f'ARGS="{" ".join(fields)}"')
+    return " ".join(words)
 
 
 def run_notebooks(profile, notebooks, parameters, overrides, mark):
@@ -278,64 +281,6 @@ def publish(profile, notebooks, mark):
         now = f"{datetime.now():%Y-%m-%d %H:%M}"
         stamp = {"hash": mark, "finished": now, "reports": [str(name) for name in names]}
         write_text(json.dumps(stamp, indent=1), profile.folders.run_dir / STAMP)
-
-
-def make_command(target, profile):
-    """What to type for a target of the Makefile, for a profile and its run."""
-    words = ["make", target]
-    if profile.name != "pocket":
-        words.append(f"PROFILE={profile.name}")
-    usual, given = get_profile(profile.name).values("run", "build"), profile.values("run", "build")
-    fields = [f"-p {name} {value}" for name, value in given.items() if value != usual[name]]
-    if fields:
-        words.append(f'ARGS="{" ".join(fields)}"')
-    return " ".join(words)
-
-
-def make_book(profile):
-    """Make web pages of a run's executed notebooks, with an index, in `build/book`; the path of the index.
-
-    A run without executed notebooks is a ValueError that says what to type.
-    """
-    from nbconvert import HTMLExporter  # takes seconds, for which no other command should wait
-
-    executed, build = profile.folders.run_dir / "notebooks", profile.folders.build_dir.parent
-    paths = [executed / path.name for path in NOTEBOOKS if (executed / path.name).exists()]
-    if not paths:
-        raise ValueError(f"no executed notebooks in {executed}: run {make_command('reports', profile)} first")
-    pages = {path.stem: read_executed(path, build) for path in paths}
-    openings = {name: re.match("# (.*)\n\n> (.*)", page.cells[0].source).groups() for name, page in pages.items()}
-    titles = {"index": "Contents"} | {name: title for name, (title, _) in openings.items()}
-    lines = [f"# Prompted colorization: run `{profile.folders.run}` of profile `{profile.name}`\n"]
-    lines += [f"- [{title}]({name}.html): {question}" for name, (title, question) in openings.items()]
-    pages["index"] = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("\n".join(lines))])
-    exporter = HTMLExporter(template_file=str(ROOT / "lib/templates/book.html.j2"))
-    with new_folder(build / "book") as folder:
-        for name, page in pages.items():
-            html, _ = exporter.from_notebook_node(page, {"titles": titles, "metadata": {"name": titles[name]}})
-            write_text(html, folder / f"{name}.html")
-    return build / "book/index.html"
-
-
-def read_executed(path, build):
-    """An executed notebook as a page of the book: its links lead to pages; no progress bars, widgets or local paths."""
-    text = path.read_text()
-    repository = Path(json.loads(text)["metadata"]["papermill"]["input_path"]).parents[1]  # where it ran
-    for folder, name in ((build, "build/"), (repository, "")):
-        text = re.sub(rf"(?<![\w+/]){re.escape(str(folder))}/", name, text)  # never inside an image's base64
-    notebook = nbformat.reads(text, 4)
-    notebook.metadata.pop("widgets", None)
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            cell.source = re.sub(r"\]\((\d\d_\w+)\.ipynb", r"](\1.html", cell.source)
-            outside = r"\[([^]]+)\]\((?:\.\./)?([\w/.-]+\.(?:md|csv))\)"  # of the book: its path in place of a link
-            cell.source = re.sub(outside, r"\1 (`\2`)", cell.source)
-            continue
-        cell.outputs = [output for output in cell.get("outputs", []) if output.get("name") != "stderr"]
-        for output in cell.outputs:
-            if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
-                output.data = {"text/plain": "(a panel that works in JupyterLab: make lab)"}
-    return notebook
 
 
 def pass_on_sigterm(*_):
