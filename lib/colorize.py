@@ -167,7 +167,9 @@ def plan_test_photos(rows, prompts, study):
     photos = rows.select_columns(["image_id", "category", "thing"]).to_pandas()
     ladder = {level: prompts[level] for level in prompts if level in (study.prompt_levels or prompts)}
     things = photos[photos["thing"].astype(bool)][: study.n_steered or None]
-    words = {word: [steering_prompt(thing, word) for thing in things["thing"]] for word in STEERING_WORDS}
+    words = {}
+    for word in STEERING_WORDS:
+        words[word] = [steering_prompt(thing, word) for thing in things["thing"]]
     images = plan_pictures(photos, ladder, study.n_seeds, study.n_images_other, study.n_images_all_seeds)
     return {"images": images, "steering": plan_pictures(things, words)}
 
@@ -241,11 +243,12 @@ def make_pictures(pipeline, table, gray_of, profile, full):
     pictures = list(table.itertuples())
     jobs = [(picture.image_id, picture.prompt, seed_of(picture.image_id, picture.seed)) for picture in pictures]
     bar = tqdm(total=len(jobs), desc="colorizing", unit="picture", disable=not jobs)
+    run_dir = profile.folders.run_dir
     with bar, ThreadPoolExecutor(max(profile.data.workers, 1)) as threads:
         start, writing = threads.map if profile.data.workers else _at_once, ()
         for part, outputs in sample_batches(pipeline, jobs, gray_of, profile.sampling, full):
             bar.update(len(list(writing)))  # waits for the batch before, and raises what went wrong in it
-            targets = [[profile.folders.run_dir / name for name in (p.before, p.after)] for p in pictures[part]]
+            targets = [(run_dir / picture.before, run_dir / picture.after) for picture in pictures[part]]
             writing = start(write_pictures, [gray_of(image_id) for image_id, *_ in jobs[part]], outputs, targets)
         bar.update(len(list(writing)))
 
@@ -271,7 +274,9 @@ def write_listings(tables, profile):
             write_settings(profile.values(*SETTINGS), partial)
             (partial / "controlnet.txt").write_text(hash_of_controlnet(profile))
             table.to_csv(partial / "images.csv", index=False)
-    named = {name for table in tables.values() for column in ("before", "after") for name in table[column]}
+    named = set()
+    for table in tables.values():
+        named |= {*table["before"], *table["after"]}
     for path in (profile.folders.run_dir / "pictures").iterdir():
         if f"pictures/{path.name}" not in named:
             path.unlink()

@@ -88,10 +88,10 @@ def build_dataset(profile):
     """The `DatasetDict` of a profile: the study's three columns plus who, what and the captions; square photos.
 
     Training prompts are drawn under `prompt_policy`; validation and test prompts are the detailed captions. It is saved
-    whole or not at all to `profile.dataset_dir`, beside picture files and `prompts.json`, which lists prompts and paths.
+    whole or not at all to `profile.dataset_dir`, beside its files and `prompts.json`, which lists prompts and paths.
     While photos and fields are the same, only `prompts.json` is written again: runs with other policies share the data
-    set and draw their own training prompts (`draw_prompts`). Photos are opened one by one, in `workers` processes; the
-    data set of `test_source` is built too.
+    set and draw their own training prompts (`draw_prompts`). Photos are opened one by one, in `workers` processes.
+    The data set of `test_source` is built too.
     """
     if profile.data.test_source:
         build_dataset(profile.for_test_photos)
@@ -141,16 +141,19 @@ def _listing(dataset, data):
     listing = {}
     for split, rows in dataset.items():
         prompts = draw_prompts(rows, data) if split == "train" else rows["prompt"]
-        files = ({c: _file_of(c, split, name, data.image_format) for c in PICTURES} for name in rows["image_id"])
-        listing[split] = [{"prompt": prompt, **named} for prompt, named in zip(prompts, files, strict=True)]
+        listing[split] = []
+        for name, prompt in zip(rows["image_id"], prompts, strict=True):
+            files = {column: _file_of(column, split, name, data.image_format) for column in PICTURES}
+            listing[split].append({"prompt": prompt, **files})
     return json.dumps(listing, indent=1)
 
 
 def _hash_of_photos(records, data):
     """A short text that changes with the photos' content, their rows and what is made of them, not with their place."""
     facts = [getattr(data, name) for name in DATASET_FIELDS]
-    rows = [{name: value for name, value in record.items() if name != "path"} for record in records]
-    return hash_of([*facts, *rows])
+    for record in records:
+        facts.append({name: value for name, value in record.items() if name != "path"})
+    return hash_of(facts)
 
 
 def _make_rows(records, data, folder, done):

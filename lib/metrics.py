@@ -112,7 +112,7 @@ class Truth(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A picture to measure: `make(Photo, *arguments)` gives it, the rest is said of it in the table."""
+    """A picture to measure: `make(Truth, *arguments)` gives it, the rest is said of it in the table."""
 
     image_id: str
     system: str

@@ -44,7 +44,7 @@ COLOR_PATTERN = re.compile(rf"\b({'|'.join(COLOR_WORDS)})\b", re.I)
 def ladder(rows, seed=0):
     """{level: prompts} of the whole ladder for records; `gray_caption` is left out where a photo has none.
 
-    `auto_caption` is no photo's own: `lib.l4.set_metrics` adds it.
+    `auto_caption` is no photo's own: `lib.l4.captioner` writes it.
     """
     rows = [{name: row[name] for name in ("image_id", "category", *CAPTIONS)} for row in rows]
     own = [level for level in PROMPT_LEVELS if level != "auto_caption"]
@@ -83,11 +83,8 @@ def _prompts_of_others(rows, seed):
         raise ValueError("prompt level 'other_photo' needs photos of two categories: raise n_images")
     prompts = []
     for row in rows:
-        rng, others = (
-            _rng_of(row, seed),
-            [c for name, part in by_category.items() if name != row["category"] for c in part],
-        )
-        prompts.append(others[rng.integers(len(others))])
+        others = [text for name, part in by_category.items() if name != row["category"] for text in part]
+        prompts.append(others[_rng_of(row, seed).integers(len(others))])
     return prompts
 
 

@@ -55,7 +55,7 @@ def split_parameters(profile_name, given, notebooks):
     """
     of_profile = {"profile_name", "overrides", "run"}
     inspected = {path: papermill.inspect_notebook(str(path)) for path in notebooks}
-    known = {path: set(parameters) - of_profile for path, parameters in inspected.items()}
+    known = {path: set(found) - of_profile for path, found in inspected.items()}
     names = sorted(set().union(*known.values()))
     kinds = {name: of_one[name]["inferred_type_name"] for of_one in inspected.values() for name in of_one}
     values = {name: read_value(name, text, kinds[name]) if name in names else text for name, text in given.items()}
@@ -67,7 +67,9 @@ def split_parameters(profile_name, given, notebooks):
     profile = get_profile(profile_name, **overrides)
     overrides = profile.values(*overrides) if overrides else {}
     overrides = {name: list(value) if isinstance(value, tuple) else value for name, value in overrides.items()}
-    return {path: {n: v for n, v in values.items() if n in known[path]} for path in notebooks}, overrides
+    for path in notebooks:
+        known[path] = {name: value for name, value in values.items() if name in known[path]}
+    return known, overrides
 
 
 def read_value(name, text, kind):

@@ -97,12 +97,15 @@ def plan(profiles, choose=max):
 
     `choose` takes the number of steps that pictures are sampled with out of those that a run tries.
     """
-    of_sources = {p.data.source: p for p in [*(p.for_test_photos for p in profiles), *profiles]}
+    with_photos = [profile.for_test_photos for profile in profiles] + profiles
+    of_sources = {profile.data.source: profile for profile in with_photos}
     parts = [part for profile in of_sources.values() for part in plan_source(profile)]
     parts.append(Part("networks of captions and measures", "models", NETWORKS_GB))
-    parts += [Part(f"base {name}", "models", BASE_GB) for name in {p.model.base_model: 0 for p in profiles}]
+    bases = dict.fromkeys(profile.model.base_model for profile in profiles)
+    parts += [Part(f"base {name}", "models", BASE_GB) for name in bases]
     trained = [profile for profile in profiles if not profile.model.controlnet]
-    parts += [plan_latents(p) for p in {(p.data.source, p.model.base_model): p for p in trained}.values()]
+    encoded = {(p.data.source, p.model.base_model): p for p in trained}
+    parts += [plan_latents(profile) for profile in encoded.values()]
     captioned = {(p.data.source, p.model.base_model): p for p in trained if p.data.prompt_policy != "generic"}
     parts += [plan_prompts(p) for p in captioned.values()]
     parts += [part for profile in profiles for part in plan_run(profile, choose)]

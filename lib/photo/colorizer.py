@@ -23,7 +23,8 @@ class Colorizer:
     - `controlnet`: a folder or Hub id of another ControlNet, e.g. "build/l4/study_1/controlnet".
     - `base_model`: a folder or Hub id of the base that it was trained for; by default the one that `run.csv` beside the
       ControlNet's folder names, or the profile's.
-    - `num_inference_steps`, `guidance_scale`, `controlnet_conditioning_scale`: as in diffusers, by default the profile's.
+    - `num_inference_steps`, `guidance_scale`, `controlnet_conditioning_scale`: as in diffusers; by default the
+      profile's.
 
     What does not fit together is a ValueError.
     """

@@ -1,4 +1,4 @@
-"""Photo files: any that people have, as lightness at full resolution; and colour pictures written with what made them."""
+"""Photo files that people have, read as lightness at full resolution; colour pictures that say how they were made."""
 
 import json
 import warnings
@@ -112,8 +112,8 @@ def to_photo(path, image, notes):
 def deep_gray(path, values, info, notes):
     """Gray of more than 8 bits as uint16 sRGB, and alpha where one gray is transparent.
 
-    16-bit codes stay; integers of 32 bits and floats are scaled so that 1, 255, 65535, or their maximum where it is larger,
-    is white. What is no number is a ValueError.
+    16-bit codes stay; integers of 32 bits and floats are scaled so that 1, 255, 65535, or their maximum where it is
+    larger, is white. What is no number is a ValueError.
     """
     alpha = None
     if isinstance(info.get("transparency"), int):
@@ -121,7 +121,7 @@ def deep_gray(path, values, info, notes):
     if values.dtype != np.uint16:
         values = values.astype(np.float64)
         if not np.isfinite(values).all():
-            raise ValueError(f"{path}: holds values that are no numbers (NaN or infinite): mend it first")
+            raise ValueError(f"{path}: holds values that are no numbers (NaN or infinite): correct it first")
         top = next((top for top in (1, 255, 65535) if values.max() <= top), values.max())
         values = (np.clip(values / top, 0, 1) * 65535).round().astype(np.uint16)
     if info.get("icc_profile"):
@@ -132,7 +132,7 @@ def deep_gray(path, values, info, notes):
 
 
 def to_srgb(image, icc, notes):
-    """A PIL image of any 8-bit mode as L or RGB in sRGB; a colour profile that does not fit is passed over, with a note."""
+    """A PIL image of any 8-bit mode as L or RGB in sRGB; a colour profile that does not fit is ignored, with a note."""
     if image.mode == "1":
         image = image.convert("L")
     elif image.mode in ("P", "PA"):

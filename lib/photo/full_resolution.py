@@ -1,7 +1,7 @@
 """Colour at a photo's full resolution: small a*, b* planes, enlarged under the photo's own L* and joined to it.
 
-The enlargement is a guided filter (He, Sun, Tang 2013; its fast form: He and Sun 2015): in every small window a* and b* are
-fitted as linear functions of L*; the functions are enlarged, not the colours, so that colour edges follow the photo's.
+The enlargement is a guided filter (He, Sun, Tang 2013; its fast form: He and Sun 2015): in every small window a* and b*
+are fitted as linear functions of L*. The functions are enlarged, not the colours, so colour edges follow the photo's.
 """
 
 from functools import lru_cache
@@ -90,7 +90,7 @@ def paint(pixels, plane, ab, saturation=1.0):
     """Join small a*, b* planes to a photo's own lightness.
 
     `pixels`: uint8 or uint16 sRGB (H, W) or (H, W, 3); `plane`: L* (h, w) and `ab` (h, w, 2), what the network saw and
-    gave. Returns uint8 sRGB (H, W, 3) and the share of pixels that lost chroma, because sRGB does not hold it at their L*.
+    gave. Returns uint8 sRGB (H, W, 3) and the share of pixels that lost chroma, as sRGB does not hold it at their L*.
     """
     functions = guided_functions(plane, ab * saturation)
     # a* = s L* + o and fx = f + a*/500 give fx = (1 + 116 s / 500) f + (o - 16 s) / 500, and the like for fz
@@ -154,7 +154,7 @@ def fit_strip(f, functions):
 
 @lru_cache
 def gamut_table():
-    """The largest C*ab that sRGB holds, float32 (201, 721): by L* in halves up to 100, and hue in halves of a degree."""
+    """The largest C*ab that sRGB holds, float32 (201, 721): by L* in halves up to 100 and by hue in half degrees."""
     plane, hue = np.meshgrid(np.arange(201) / 2, np.deg2rad(np.arange(721) / 2), indexing="ij")
     lab = fit_gamut(np.stack([plane, 150 * np.cos(hue), 150 * np.sin(hue)], axis=-1))
     return np.hypot(lab[..., 1], lab[..., 2]).astype(np.float32)

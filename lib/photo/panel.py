@@ -16,7 +16,7 @@ SHOWN = 640  # px, the longer side on the screen
 
 
 class Panel:
-    """The panel of a `Colorizer`; `box` is what a notebook shows. Pictures are saved to `folder`, uploads beside them."""
+    """The panel of a `Colorizer`; `box` is what a notebook shows. Pictures and uploads are kept in `folder`."""
 
     def __init__(self, colorizer, photos, folder):
         self.colorizer, self.folder = colorizer, Path(folder)
@@ -36,14 +36,9 @@ class Panel:
         self.save.on_click(lambda _: self.write())
         self.choose.observe(lambda _: setattr(self.upload, "value", ()), "value")  # the last choice counts
         self.split.observe(lambda _: self.show(), "value")
-        self.box = widgets.VBox([
-            widgets.HBox([self.choose, self.upload]),
-            self.prompt,
-            widgets.HBox([self.seed, self.saturation, self.button, self.progress]),
-            self.split,
-            self.picture,
-            widgets.HBox([self.save, self.message]),
-        ])  # fmt: skip
+        rows = [[self.choose, self.upload], [self.prompt], [self.seed, self.saturation, self.button, self.progress]]
+        rows += [[self.split], [self.picture], [self.save, self.message]]
+        self.box = widgets.VBox([widgets.HBox(row) for row in rows])
 
     def path(self):
         """The chosen photo, or the uploaded one, which is kept beside the results."""
