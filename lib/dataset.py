@@ -71,7 +71,7 @@ def read_manifest(photos):
     return manifest
 
 
-def open_photo(path, size):
+def open_square(path, size):
     """A photo as RGB, turned as its EXIF says, centre-cropped to a square and resized with Lanczos.
 
     A damaged or missing photo is a ValueError.
@@ -156,7 +156,7 @@ def _hash_of_photos(records, data):
 def _make_rows(records, data, folder, done):
     """The rows of the data set; their two pictures are written below `folder`, and kept as bytes in the row."""
     for record in records:
-        photo = open_photo(record["path"], data.resolution)
+        photo = open_square(record["path"], data.resolution)
         row = {"prompt": draw_prompt(record, data) if record["split"] == "train" else record["detailed_caption"]}
         row |= {key: record[key] for key in ROW_FEATURES if key in record}
         path, gray = (folder / _file_of(c, record["split"], record["image_id"], data.image_format) for c in PICTURES)
@@ -236,7 +236,7 @@ def find_gray(rows, photo, size):
         return row["image_id"], row["conditioning_image"]
     if not Path(photo).is_file():
         raise ValueError(f"photo {photo!r} is no file, and none of the image_ids {', '.join(names)}")
-    return Path(photo).stem, make_conditioning_image(open_photo(photo, size))
+    return Path(photo).stem, make_conditioning_image(open_square(photo, size))
 
 
 def pick_across_categories(split, n):

@@ -103,7 +103,7 @@ def mean_ab(images):
     return np.mean([srgb_to_lab(image)[..., 1:].mean(axis=(0, 1)) for image in images], axis=0)
 
 
-class Photo(NamedTuple):
+class Truth(NamedTuple):
     """What a picture is made from: the true photo, L* of its conditioning image, and how to read a picture's file."""
 
     truth: np.ndarray
@@ -165,7 +165,7 @@ def _measure_missing(missing, known, cache, workers):
 
 def _measure_photo(part):
     image, conditioning, read_picture, pictures = part
-    photo = Photo(to_float(image), luminance(to_float(conditioning)), read_picture)
+    photo = Truth(to_float(image), luminance(to_float(conditioning)), read_picture)
     lab, measured = srgb_to_lab(photo.truth), {}
     for key, picture in pictures.items():
         output = to_float(to_pil(picture.make(photo, *picture.arguments)))

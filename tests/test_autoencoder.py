@@ -11,7 +11,7 @@ from lib.pocket_model import autoencoder
 
 def photos():
     manifest = dataset.read_manifest("data_cards/pocket_photos")
-    return [dataset.open_photo(path, 128) for path in manifest["path"][:6]]
+    return [dataset.open_square(path, 128) for path in manifest["path"][:6]]
 
 
 def test_autoencoder_starts_as_a_linear_reduction():

@@ -16,14 +16,10 @@ from PIL import Image
 from lib.photo.formats import read_metadata
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-CELL = """from lib import models
+CELL = """from lib.photo import Colorizer
 from lib.photo.panel import Panel
-from lib.profiles import get_profile
 
-profile = get_profile("pocket")
-base = models.load_base(profile.model)
-pipeline = models.add_controlnet(base, models.load_controlnet(profile.training.initial_controlnet, base.unet))
-Panel(pipeline, profile, profile.training.initial_controlnet, ["photo.png"], "saved").box"""
+Panel(Colorizer("pocket"), ["photo.png"], "saved").box"""
 
 
 MEAN_COLOR = """async image => {

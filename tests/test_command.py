@@ -368,7 +368,7 @@ def narrow(tmp_path_factory):
     """A run's folder with a ControlNet of the narrow base and its `run.csv`."""
     from lib.models import load_base, make_controlnet
 
-    base = load_base(get_profile("pocket", base_model="lib/pocket_model/narrow"))
+    base = load_base(get_profile("pocket", base_model="lib/pocket_model/narrow").model)
     folder = tmp_path_factory.mktemp("narrow")
     make_controlnet(base.unet, base.vae_scale_factor).save_pretrained(folder / "controlnet")
     (folder / "run.csv").write_text("run,base,start\nstudy_1,lib/pocket_model/narrow,the frozen UNet\n")
@@ -400,11 +400,11 @@ def test_the_base_of_a_controlnet_is_named_and_kept(tmp_path, narrow, capsys):
 def test_a_base_is_loaded_at_the_revision_that_the_study_pins(monkeypatch, tmp_path):
     asked = []
 
-    def load_base(profile):
-        asked.append((profile.model.base_model, profile.model.base_revision))
+    def load_base(model):
+        asked.append((model.base_model, model.base_revision))
         raise ValueError("not now")
 
-    monkeypatch.setattr("lib.models.load_base", load_base)
+    monkeypatch.setattr("lib.photo.colorizer.load_base", load_base)
     study_1, own = get_profile("l4", run="study_1"), get_profile("l4")
     for base in (study_1.model.base_model, own.model.base_model, "me/mine", None):
         with pytest.raises(ValueError, match="not now"):
@@ -420,7 +420,7 @@ def test_a_base_is_loaded_at_the_revision_that_the_study_pins(monkeypatch, tmp_p
 def test_a_base_that_does_not_fit_the_text_encoder(tmp_path, monkeypatch):
     base = SimpleNamespace(unet=SimpleNamespace(config=SimpleNamespace(cross_attention_dim=768)),
                            text_encoder=SimpleNamespace(config=SimpleNamespace(hidden_size=384)))  # fmt: skip
-    monkeypatch.setattr("lib.models.load_base", lambda profile: base)
+    monkeypatch.setattr("lib.photo.colorizer.load_base", lambda profile: base)
     with pytest.raises(
         ValueError, match="base you/base needs a text encoder of width 768, that of the profile pocket has 384"
     ):

@@ -165,7 +165,7 @@ def test_a_program_in_the_place_of_a_photo_is_not_run(small, monkeypatch):
     photo.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n")
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("it was run"))
     with pytest.raises(ValueError, match="photo .* can't be read .*: replace it or remove its row"):
-        dataset.open_photo(photo, 64)
+        dataset.open_square(photo, 64)
     assert sources.flaw_of(photo) == "broken"
     assert sources.short_side(photo) == 0
 
@@ -174,7 +174,7 @@ def test_crop_is_central_and_square(tmp_path):
     photo = Image.new("RGB", (300, 100), "blue")
     photo.paste("red", (100, 0, 200, 100))
     photo.save(tmp_path / "wide.png")
-    assert dataset.open_photo(tmp_path / "wide.png", 50).getcolors() == [(2500, (255, 0, 0))]
+    assert dataset.open_square(tmp_path / "wide.png", 50).getcolors() == [(2500, (255, 0, 0))]
 
 
 @pytest.mark.parametrize(

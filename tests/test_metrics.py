@@ -40,7 +40,7 @@ def test_colorfulness_closed_forms():
 
 def in_color(picture, ab):
     """A picture's L* in one colour (a*, b*)."""
-    return metrics.with_ab(metrics.Photo(picture, luminance(picture), None), ab)
+    return metrics.with_ab(metrics.Truth(picture, luminance(picture), None), ab)
 
 
 def test_measure_of_a_gray_copy():
@@ -57,7 +57,7 @@ def test_measure_of_a_gray_copy():
 
 def test_true_mean_color_is_nearer_than_gray_and_mean_color_of_others():
     tinted = np.clip(PHOTO * [1.2, 0.9, 0.5], 0, 1)
-    photo, errors = metrics.Photo(tinted, luminance(tinted), None), {}
+    photo, errors = metrics.Truth(tinted, luminance(tinted), None), {}
     for picture in metrics.reference_pictures(["a"], (-20, -20), [tinted]):
         errors[picture.system] = metrics.measure(tinted, picture.make(photo, *picture.arguments))["ciede2000"]
     assert tuple(errors) == metrics.REFERENCES

@@ -19,7 +19,7 @@ def test_stock_diffusers_colorizes_with_the_shipped_folder():
     pipeline = StableDiffusionControlNetPipeline.from_pretrained(
         SHIPPED, controlnet=controlnet, safety_checker=None, **text
     )
-    photo = dataset.open_photo(resolve(POCKET.data.photos) / "photos/world-animals-scarlet-macaw.jpg", 128)
+    photo = dataset.open_square(resolve(POCKET.data.photos) / "photos/world-animals-scarlet-macaw.jpg", 128)
     gray = photo.convert("L").convert("RGB")
     generator = torch.Generator().manual_seed(0)
     output = pipeline("a red parrot", image=gray, num_inference_steps=4, generator=generator, output_type="np").images[

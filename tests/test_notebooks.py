@@ -61,12 +61,10 @@ def test_all_run_in_order_under_nbval(tmp_path):
     assert result.returncode == 0, result.stdout[-6000:]
     reports = get_profile("pocket", **folders).folders.reports_dir
     pictures = {path.name for path in reports.glob("*.png")}
-    said = {
-        name
-        for path in NOTEBOOKS
-        for name in re.findall(r'reports_dir / "(\w+\.png)"', path.read_text().replace('\\"', '"'))
-    }
-    assert said <= pictures
+    sources = "".join(path.read_text().replace('\\"', '"') for path in NOTEBOOKS)
+    saved = {f"{name}.png" for name in re.findall(r'figures\.save\(figure, profile, "(\w+)"\)', sources)}
+    assert len(saved) > 12
+    assert saved <= pictures
     text = (reports / "report.md").read_text()
     assert set(re.findall(r"\((\w+\.png)\)", text)) <= pictures
     assert not re.search(r"\bnan\b", text)

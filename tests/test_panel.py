@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lib.photo import Colorizer
 from lib.photo.formats import read_metadata
 from lib.photo.panel import Panel
 
 
 @pytest.fixture
-def panel(pipeline, profile, tmp_path):
+def panel(pipeline, profile, tmp_path, monkeypatch):
     values = np.linspace(0, 255, 96 * 64).reshape(64, 96).astype(np.uint8)
     Image.fromarray(values).save(tmp_path / "photo.png")
-    return Panel(pipeline, profile, "mine", [tmp_path / "photo.png"], tmp_path / "saved")
+    monkeypatch.setattr("lib.photo.colorizer.load_pipeline", lambda _: pipeline)
+    return Panel(Colorizer(profile), [tmp_path / "photo.png"], tmp_path / "saved")
 
 
 def test_colorize_compare_and_save(panel, tmp_path):
@@ -39,7 +41,7 @@ def test_an_upload_comes_first_and_a_bad_one_is_named(panel, tmp_path):
     sent = {"type": "image/png", "size": len(photo), "last_modified": datetime.now()}
     panel.upload.value = [{**sent, "name": "../mine.png", "content": photo}]
     panel.button.click()
-    assert panel.result[0] == "mine"
+    assert panel.result.photo.path.stem == "mine"
     panel.upload.value = [{**sent, "name": "torn.png", "content": photo[:200]}]
     panel.button.click()
     assert "torn.png: can't be read" in panel.message.value

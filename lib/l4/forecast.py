@@ -18,7 +18,7 @@ import torch
 from lib import ROOT
 from lib.color import make_conditioning_image, to_float
 from lib.colorize import plan_pictures
-from lib.dataset import open_photo, read_manifest
+from lib.dataset import open_square, read_manifest
 from lib.files import exit_with_one_line, write_table, write_text
 from lib.l4.coco import COCO, PHOTO_BYTES
 from lib.l4.network_costs import SHAPES, WORKS, count_works, time_works
@@ -184,7 +184,7 @@ def time_processor(size, repeats=3):
     best = {"prepared": math.inf, "measured": math.inf}
     for _ in range(repeats):
         started = time.process_time()
-        photo = open_photo(path, size)
+        photo = open_square(path, size)
         gray = make_conditioning_image(photo)
         photo.save(io.BytesIO(), format="jpeg", quality=95)
         gray.convert("L").save(io.BytesIO(), format="png")

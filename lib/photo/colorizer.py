@@ -1,16 +1,96 @@
-"""A photo of any size in colour: the network sees a reduced copy, and its a*, b* are enlarged under the photo's own L*."""
+"""`Colorizer`: a photo of any size in colour, by a network that sees a reduced copy of it."""
+
+import csv
+from pathlib import Path
 
 from lib.color import gray_from_luminance, srgb_to_lab, to_pil
 from lib.colorize import sample
+from lib.models import add_controlnet, load_base, load_controlnet, load_pipeline
+from lib.photo.formats import ColorPicture, Photo, folder_or_id, made_with, open_photo
 from lib.photo.full_resolution import network_size, paint, reduce_lightness
+from lib.profiles import Profile, get_profile
+from lib.prompts import VAGUE_PROMPT
+from lib.study import STANDS_FOR
 
 
-def colorize_photo(photo, prompt, seed, pipeline, profile, saturation=1.0):
-    """A `Photo` of any size in colour: uint8 sRGB (H, W, 3), and the share of its pixels that lost chroma to fit sRGB.
+class Colorizer:
+    """Colorizes photos with one model, which is loaded once.
 
-    The network sees a reduced copy; its a*, b* (times `saturation`) are enlarged under the photo's own L*.
+        colorizer = Colorizer("pocket")
+        colorizer("photo.jpg", "a red tram in a gray street").save("photo.color.png")
+
+    - `profile`: "pocket" (CPU), "l4" (GPU), or a `Profile`, whose run's ControlNet is then taken.
+    - `controlnet`: a folder or Hub id of another ControlNet, e.g. "build/l4/study_1/controlnet".
+    - `base_model`: a folder or Hub id of the base that it was trained for; by default the one that `run.csv` beside the
+      ControlNet's folder names, or the profile's.
+    - `num_inference_steps`, `guidance_scale`, `controlnet_conditioning_scale`: as in diffusers, by default the profile's.
+
+    What does not fit together is a ValueError.
     """
-    multiple = pipeline.vae_scale_factor * 2 ** (len(pipeline.unet.config.block_out_channels) - 1)
-    plane = reduce_lightness(photo.pixels, network_size(*photo.pixels.shape[:2], profile.data.resolution, multiple))
-    output = sample(pipeline, [to_pil(gray_from_luminance(plane))], [prompt], [seed], **vars(profile.sampling))[0]
-    return paint(photo.pixels, plane, srgb_to_lab(output)[..., 1:], saturation)
+
+    def __init__(self, profile="pocket", controlnet="", base_model="", **sampling):
+        if isinstance(profile, Profile):
+            self.profile, self.controlnet = profile, str(profile.controlnet_source)
+            self.pipeline = load_pipeline(profile)
+            return
+        profile = get_profile(profile, **sampling)
+        source = folder_or_id(controlnet or profile.training.initial_controlnet or profile.folders.controlnet_dir)
+        base_model = base_model or base_of_run(source) or profile.model.base_model
+        profile = profile.replace(base_model=base_model, base_revision=pinned_revision(profile.name, base_model))
+        base = load_base(profile.model)
+        check_text_encoder(base, profile)
+        self.profile, self.controlnet = profile, source
+        self.pipeline = add_controlnet(base, load_controlnet(source, base.unet))
+
+    def __call__(self, photo, prompt=VAGUE_PROMPT, seed=0, saturation=1.0):
+        """The photo in colour, a `ColorPicture`: a PIL image at the photo's own size, whose `save` writes its metadata.
+
+        - `photo`: a path, a PIL image, or an opened `Photo`.
+        - `prompt`: what is in the photo, with its colours.
+        - `seed`: another number gives other colours.
+        - `saturation`: 0 is gray, 1 as the network says, 2 twice as much.
+
+        A photo that can't be read, or is too small or too large, is a ValueError that names it.
+        """
+        photo = photo if isinstance(photo, Photo) else open_photo(photo)
+        height, width = photo.pixels.shape[:2]
+        multiple = self.pipeline.vae_scale_factor * 2 ** (len(self.pipeline.unet.config.block_out_channels) - 1)
+        plane = reduce_lightness(photo.pixels, network_size(height, width, self.profile.data.resolution, multiple))
+        gray = to_pil(gray_from_luminance(plane))
+        output = sample(self.pipeline, [gray], [prompt], [seed], **vars(self.profile.sampling))[0]
+        pixels, lost = paint(photo.pixels, plane, srgb_to_lab(output)[..., 1:], saturation)
+        made = made_with(photo.path, prompt, seed, saturation, self.profile, self.controlnet)
+        return ColorPicture(pixels, photo, made, lost)
+
+    def unread(self, prompt):
+        """The end of a prompt that the text encoder does not read, or ""."""
+        tokenizer = self.pipeline.tokenizer
+        ids = tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
+        longest = tokenizer.model_max_length
+        return tokenizer.decode(ids[longest - 1 : -1]) if len(ids) > longest else ""
+
+
+def base_of_run(controlnet):
+    """The base that a run's `run.csv` names beside its ControlNet's folder; "" where there is none."""
+    path = Path(controlnet).parent / "run.csv"
+    if not Path(controlnet).is_dir() or not path.is_file():
+        return ""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return next(csv.DictReader(file))["base"]
+    except (OSError, UnicodeError, csv.Error, StopIteration, KeyError):
+        raise ValueError(f"{path} names no base: name one with --base") from None
+
+
+def pinned_revision(profile, base):
+    """The commit of a base that a profile or one of its runs pins; "", the newest, where none does."""
+    known = [get_profile(profile).values("base_model", "base_revision"), *STANDS_FOR[profile].values()]
+    return next((row["base_revision"] for row in known if row.get("base_model") == base and "base_revision" in row), "")
+
+
+def check_text_encoder(base, profile):
+    """Refuse a base that needs another text encoder than the profile's: ValueError."""
+    width, needed = base.text_encoder.config.hidden_size, base.unet.config.cross_attention_dim
+    if width != needed:
+        said = f"base {profile.model.base_model} needs a text encoder of width {needed}"
+        raise ValueError(f"{said}, that of the profile {profile.name} has {width}: name another --profile or --base")

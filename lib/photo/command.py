@@ -5,22 +5,14 @@ import csv
 import math
 import re
 import sys
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
-from lib.files import hash_of_file, one_line
-from lib.photo.formats import (
-    MAX_MEGAPIXELS,
-    SAMPLING_FIELDS,
-    SUFFIXES,
-    made_with,
-    open_photo_file,
-    read_metadata,
-    save_picture,
-)
-from lib.profiles import PROFILES, get_profile
+from lib.files import exit_with_one_line, hash_of_file, one_line
+from lib.photo.formats import MAX_MEGAPIXELS, SAMPLING_FIELDS, SUFFIXES, folder_or_id, open_photo, read_metadata
+from lib.profiles import PROFILES
 from lib.prompts import VAGUE_PROMPT
-from lib.study import STANDS_FOR
 
 EXAMPLES = f"""examples:
   colorize photo.jpg
@@ -30,30 +22,19 @@ EXAMPLES = f"""examples:
 
 Photos of up to {MAX_MEGAPIXELS} megapixels. Exit status: 0 all done, 1 some failed (a line each), 2 wrong usage.
 """
-OUTPUT = re.compile(
-    r"\.color(\.(-?\d+|sheet))?\.png$"
-)  # the names that outputs have by default: passed over in folders
-ALONE = (
-    "prompt",
-    "prompts",
-    "seed",
-    "samples",
-    "saturation",
-    "controlnet",
-    "base_model",
-    *SAMPLING_FIELDS,
-)  # not beside --again
+OUTPUT = re.compile(r"\.color(\.(-?\d+|sheet))?\.png$")  # the names of outputs, which are no photos of a folder
+MODEL_OPTIONS = ("controlnet", "base_model", *SAMPLING_FIELDS)
+ALONE = ("prompt", "prompts", "seed", "samples", "saturation", *MODEL_OPTIONS)  # not beside --again
 SHEET_PX = 600  # of the longer side of a picture in a contact sheet
 
 
 @dataclass
 class Job:
-    """One photo to colorize: where it is, what to say, where to put it, and which files are photos too."""
+    """One photo to colorize: where it is, what to say, and where to put the picture."""
 
     photo: Path
     prompt: str
     output: Path
-    inputs: set = field(default_factory=set)
 
 
 def number(kind, low, high=math.inf):
@@ -69,18 +50,11 @@ def number(kind, low, high=math.inf):
     return read
 
 
-def folder_or_id(text):
-    """A folder as an absolute path; any other text, such as a Hub id, as it is."""
-    return str(Path(text).resolve()) if Path(text).is_dir() else text
-
-
-def parse_arguments(arguments=None):
-    """The command line; wrong usage exits with status 2."""
-    parser = argparse.ArgumentParser(
-        prog="colorize", description="Colorize grayscale photos with a sentence, at their own size.",
-        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    add = parser.add_argument
+def make_parser():
+    """The options of the command."""
+    about = {"prog": "colorize", "description": "Colorize grayscale photos with a sentence, at their own size."}
+    parser = argparse.ArgumentParser(**about, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add, x, model = parser.add_argument, {"metavar": "X"}, {"metavar": "PATH_OR_HUB_ID"}
     add("photos", nargs="*", metavar="PHOTO_OR_FOLDER", help="photos, or folders whose photos are taken, e.g. album/")
     add("--prompt", help='what is in the photo, with its colours, e.g. --prompt "a red bus, blue sky"')
     add(
@@ -90,52 +64,31 @@ def parse_arguments(arguments=None):
     )
     add("--output", metavar="PATH", help="a folder, or for one picture a .png file, e.g. --output colored/")
     add("--profile", choices=tuple(PROFILES), default="pocket", help="pocket (CPU) or l4 (GPU), e.g. --profile l4")
-    add(
-        "--controlnet",
-        metavar="PATH_OR_HUB_ID",
-        help="a ControlNet of your own, e.g. --controlnet build/pocket/mine/controlnet",
-    )
-    add(
-        "--base",
-        dest="base_model",
-        type=folder_or_id,
-        metavar="PATH_OR_HUB_ID",
-        help="the base that the ControlNet was trained for, where it is not the profile's and no run.csv lies beside the ControlNet, "
-        "e.g. --base stable-diffusion-v1-5/stable-diffusion-v1-5",
-    )
+    add("--controlnet", **model, help="a ControlNet of your own, e.g. --controlnet build/pocket/mine/controlnet")
+    text = "the base that the ControlNet was trained for, where it is not the profile's and no run.csv lies beside the "
+    text += "ControlNet, e.g. --base stable-diffusion-v1-5/stable-diffusion-v1-5"
+    add("--base", dest="base_model", type=folder_or_id, **model, help=text)
     add("--seed", type=number(int, 0, 2**62), help="another number gives other colours, e.g. --seed 7")
-    add(
-        "--samples",
-        type=number(int, 1, 100),
-        metavar="K",
-        help="K pictures with seeds SEED, SEED+1, ... and a sheet of them, e.g. --samples 4",
-    )
-    add(
-        "--steps",
-        dest="num_inference_steps",
-        type=number(int, 1, 1000),
-        metavar="N",
-        help="sampling steps, e.g. --steps 5",
-    )
-    add(
-        "--guidance-scale",
-        type=number(float, 0, 100),
-        metavar="X",
-        help="how much the prompt counts, e.g. --guidance-scale 3",
-    )
-    add(
-        "--controlnet-conditioning-scale",
-        type=number(float, 0, 10),
-        metavar="X",
-        help="how much the photo's shapes count, e.g. --controlnet-conditioning-scale 0.8",
-    )
-    add("--saturation", type=number(float, 0, 5), metavar="X", help="less or more colour, e.g. --saturation 1.3")
+    text = "K pictures with seeds SEED, SEED+1, ... and a sheet of them, e.g. --samples 4"
+    add("--samples", type=number(int, 1, 100), metavar="K", help=text)
+    text = "sampling steps, e.g. --steps 5"
+    add("--steps", dest="num_inference_steps", type=number(int, 1, 1000), metavar="N", help=text)
+    text = "how much the prompt counts, e.g. --guidance-scale 3"
+    add("--guidance-scale", type=number(float, 0, 100), **x, help=text)
+    text = "how much the photo's shapes count, e.g. --controlnet-conditioning-scale 0.8"
+    add("--controlnet-conditioning-scale", type=number(float, 0, 10), **x, help=text)
+    add("--saturation", type=number(float, 0, 5), **x, help="less or more colour, e.g. --saturation 1.3")
     add("--overwrite", action="store_true", help="replace pictures that are there, e.g. colorize photo.jpg --overwrite")
-    add(
-        "--again",
-        metavar="FILE",
-        help="make a picture again from what it says of itself, e.g. --again photo.color.png; its photo may be named too, where it has moved",
+    text = (
+        "make a picture again from what it says of itself, e.g. --again photo.color.png; its photo may be named too, "
     )
+    add("--again", metavar="FILE", help=text + "where it has moved")
+    return parser
+
+
+def parse_arguments(arguments=None):
+    """The command line; wrong usage exits with status 2."""
+    parser = make_parser()
     options = parser.parse_args(arguments)
     if not options.photos and not options.again:
         parser.error("name photos or folders, or one picture with --again")
@@ -143,8 +96,10 @@ def parse_arguments(arguments=None):
         parser.error("beside --again, only its photo, --output and --overwrite")
     if options.prompt is not None and options.prompts:
         parser.error("--prompt or --prompts, not both")
-    defaults = {"seed": 0, "samples": 1, "saturation": 1.0}
-    return argparse.Namespace(**{**vars(options), **{n: v for n, v in defaults.items() if getattr(options, n) is None}})
+    for name, default in (("seed", 0), ("samples", 1), ("saturation", 1.0)):
+        if getattr(options, name) is None:
+            setattr(options, name, default)
+    return options
 
 
 def read_prompts(path):
@@ -164,7 +119,7 @@ def read_prompts(path):
 
 
 def find_photos(name):
-    """The photo files that the name of a file or folder stands for; a folder without photos is a ValueError."""
+    """The photo files that the name of a file or folder means; a folder without photos is a ValueError."""
     path = Path(name)
     if not path.is_dir():
         return [path]
@@ -175,39 +130,38 @@ def find_photos(name):
 
 
 def make_jobs(options):
-    """The jobs of a command line, and one line for each thing that it names in vain."""
+    """The jobs of a command line, one line for each thing that it names in vain, and all photos that it names."""
     prompts, photos, problems = read_prompts(options.prompts) if options.prompts else {}, {}, []
     for name in options.photos:
         try:
             photos |= {path.resolve(): path for path in find_photos(name)}
         except (ValueError, OSError) as error:
             problems.append(str(error))
-    names = [path.name for path in photos.values()]
-    problems += [
-        f"{options.prompts}: names {n}, which is not among the photos: mend the row"
-        for n in sorted(set(prompts) - set(names))
-    ]
-    problems += [f"{n}: has no row in {options.prompts}: add one" for n in names if prompts and n not in prompts]
+    names, csv_file = [path.name for path in photos.values()], options.prompts
+    strange = sorted(set(prompts) - set(names))
+    problems += [f"{csv_file}: names {name}, which is not among the photos: correct the row" for name in strange]
+    problems += [f"{name}: has no row in {csv_file}: add one" for name in names if prompts and name not in prompts]
+    output_of = output_rule(options, len(photos))
+    default, jobs = VAGUE_PROMPT if options.prompt is None else options.prompt, []
+    for path in photos.values():
+        if not prompts or path.name in prompts:
+            jobs.append(Job(path, prompts.get(path.name, default), output_of(path)))
+    count = Counter(job.output.resolve() for job in jobs)
+    clashing = [job for job in jobs if count[job.output.resolve()] > 1]
+    problems += [f"{job.photo}: another photo has the output {job.output} too: rename one" for job in clashing]
+    return [job for job in jobs if job not in clashing], problems, set(photos)
+
+
+def output_rule(options, n_photos):
+    """A function of a photo's path: where its picture goes; an --output that can't be is a ValueError."""
     folder = Path(options.output) if options.output else None
-    one_file = folder and folder.suffix.lower() in SUFFIXES
-    if one_file and (len(photos) > 1 or options.samples > 1):
+    if not folder or folder.suffix.lower() not in SUFFIXES:
+        return lambda path: (folder or path.parent) / f"{path.stem}.color.png"
+    if n_photos > 1 or options.samples > 1:
         raise ValueError(f"--output {folder} is one file, but there are several pictures: name a folder")
-    if one_file and folder.suffix.lower() != ".png":
+    if folder.suffix.lower() != ".png":
         raise ValueError(f"--output {folder}: pictures are PNG: name a .png file or a folder")
-    default = VAGUE_PROMPT if options.prompt is None else options.prompt
-    jobs = [
-        Job(path, prompts.get(path.name, default), folder if one_file else (folder or path.parent) / f"{path.stem}.color.png",
-            set(photos))
-        for path in photos.values() if not prompts or path.name in prompts
-    ]  # fmt: skip
-    outputs = [job.output.resolve() for job in jobs]
-    clash = [outputs.count(output) > 1 for output in outputs]
-    problems += [
-        f"{j.photo}: another photo has the output {j.output} too: rename one"
-        for j, c in zip(jobs, clash, strict=True)
-        if c
-    ]
-    return [job for job, clashes in zip(jobs, clash, strict=True) if not clashes], problems
+    return lambda path: folder
 
 
 def remember(options):
@@ -217,99 +171,54 @@ def remember(options):
     places = [Path(name) for name in options.photos] or [Path(made["photo"]), beside]
     photo = next((path for path in places if path.is_file() and hash_of_file(path) == made["sha256"]), None)
     if photo is None:
-        raise ValueError(
-            f"{options.again}: was made from {made['photo']}, which has gone or changed: name it after --again FILE"
-        )
-    names = ("prompt", "profile", "seed", "saturation", "controlnet", "base_model", *SAMPLING_FIELDS)
-    said = {name: made[name] for name in names}
-    return argparse.Namespace(
-        **{**vars(options), **said, "photos": [str(photo)], "output": options.output or options.again}
-    )
-
-
-def base_of_run(controlnet):
-    """The base that a run's `run.csv` names beside its ControlNet's folder; "" where there is none."""
-    path = Path(controlnet).parent / "run.csv"
-    if not Path(controlnet).is_dir() or not path.is_file():
-        return ""
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return next(csv.DictReader(file))["base"]
-    except (OSError, UnicodeError, csv.Error, StopIteration, KeyError):
-        raise ValueError(f"{path} names no base: name one with --base") from None
-
-
-def pinned_revision(profile, base):
-    """The commit of a base that a profile or one of its runs pins; "", the newest, where none does."""
-    known = [get_profile(profile).values(), *STANDS_FOR[profile].values()]
-    return next((row["base_revision"] for row in known if row.get("base_model") == base and "base_revision" in row), "")
+        said = f"was made from {made['photo']}, which has gone or changed"
+        raise ValueError(f"{options.again}: {said}: name it after --again FILE")
+    said = {name: made[name] for name in ("prompt", "profile", "seed", "saturation", *MODEL_OPTIONS)}
+    said |= {"photos": [str(photo)], "output": options.output or options.again}
+    return argparse.Namespace(**{**vars(options), **said})
 
 
 def load(options):
-    """The pipeline and the profile of a command line, and where its ControlNet is from.
+    """The `Colorizer` of a command line."""
+    from lib.photo.colorizer import Colorizer  # an import that takes seconds
 
-    The base is the one that is named, that of the ControlNet's run, or the profile's.
+    given = {name: getattr(options, name) for name in MODEL_OPTIONS if getattr(options, name, None) is not None}
+    return Colorizer(options.profile, **given)
+
+
+def colorize_job(job, options, colorizer, photos, say):
+    """Colorize one photo, write its pictures one by one, and say what there is to be said.
+
+    `photos`: the files that no output may replace.
     """
-    from lib.models import add_controlnet, load_base, load_controlnet  # imports that take seconds
-
-    names = ("base_model", *SAMPLING_FIELDS)
-    given = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
-    profile = get_profile(options.profile, **given)
-    source = options.controlnet or profile.training.initial_controlnet or str(profile.folders.controlnet_dir)
-    source = folder_or_id(source)
-    model = profile.model.base_model if "base_model" in given else base_of_run(source) or profile.model.base_model
-    profile = profile.replace(base_model=model, base_revision=pinned_revision(profile.name, model))
-    base = load_base(profile.model)
-    width, needed = base.text_encoder.config.hidden_size, base.unet.config.cross_attention_dim
-    if width != needed:
-        raise ValueError(
-            f"base {profile.model.base_model} needs a text encoder of width {needed}, that of the profile {profile.name} has {width}: "
-            "name another --profile or --base"
-        )
-    return add_controlnet(base, load_controlnet(source, base.unet)), profile, source
-
-
-def cut_words(prompt, tokenizer):
-    """The end of a prompt that the text encoder does not read, or ""."""
-    ids = tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
-    return tokenizer.decode(ids[tokenizer.model_max_length - 1 : -1]) if len(ids) > tokenizer.model_max_length else ""
-
-
-def colorize_job(job, options, pipeline, profile, controlnet, say):
-    """Colorize one photo, write its pictures one by one, and say what there is to be said."""
-    from lib.photo.colorizer import colorize_photo
-
     seeds = range(options.seed, options.seed + options.samples)
     files = [job.output if len(seeds) == 1 else job.output.with_suffix(f".{seed}.png") for seed in seeds]
-    sheet = [job.output.with_suffix(".sheet.png")] if len(seeds) > 1 else []
-    for file in (*files, *sheet):
-        if file.resolve() in job.inputs:
-            raise ValueError(
-                f"{job.photo}: its output {file} is a photo itself, which is never overwritten: name another --output"
-            )
+    sheet = job.output.with_suffix(".sheet.png")
+    for file in (*files, sheet)[: len(seeds) + (len(seeds) > 1)]:
+        which = f"{job.photo}: its output {file} is"
+        if file.resolve() in photos:
+            raise ValueError(f"{which} a photo itself, which is never overwritten: name another --output")
         if file.exists() and not options.overwrite:
-            raise ValueError(
-                f"{job.photo}: its output {file} is there already: pass --overwrite, or name another --output"
-            )
-    photo = open_photo_file(job.photo)
+            raise ValueError(f"{which} there already: pass --overwrite, or name another --output")
+    photo = open_photo(job.photo)
     for note in photo.notes:
         say(f"note: {job.photo}: {note}")
-    if cut := cut_words(job.prompt, pipeline.tokenizer):
-        say(f"note: {job.photo}: the prompt is too long, not read is: {cut}")
+    if unread := colorizer.unread(job.prompt):
+        say(f"note: {job.photo}: the prompt is too long, not read is: {unread}")
     small = []
     for file, seed in zip(files, seeds, strict=True):
-        picture, lost = colorize_photo(photo, job.prompt, seed, pipeline, profile, options.saturation)
-        save_picture(
-            picture, photo, file, made_with(job.photo, job.prompt, seed, options.saturation, profile, controlnet)
+        picture = colorizer(photo, job.prompt, seed, options.saturation)
+        picture.save(file)
+        lost = (
+            f" ({picture.lost:.1%} of the pixels lost chroma that sRGB does not hold)" if picture.lost >= 0.001 else ""
         )
-        share = f" ({lost:.1%} of the pixels lost chroma that sRGB does not hold)" if lost >= 0.001 else ""
-        say(f"{file}{share}")
-        small.append(picture[:: max(1, max(picture.shape) // SHEET_PX), :: max(1, max(picture.shape) // SHEET_PX)])
-    for file in sheet:
+        say(f"{file}{lost}")
+        small.append(picture.convert("RGB").reduce(max(1, max(picture.size) // SHEET_PX)))
+    if len(seeds) > 1:
         from lib.figures import save_sheet
 
-        save_sheet([small], file, column_titles=[f"seed {seed}" for seed in seeds], cell=3)
-        say(f"{file}")
+        save_sheet([small], sheet, column_titles=[f"seed {seed}" for seed in seeds], cell=3)
+        say(f"{sheet}")
 
 
 def in_one_line(error, job):
@@ -317,7 +226,8 @@ def in_one_line(error, job):
     if isinstance(error, MemoryError):
         return f"{job.photo}: too large for this machine's memory: reduce it first"
     if isinstance(error, OSError):
-        return f"{job.photo}: {error.filename or job.output} can't be written ({error.strerror or error}): name another --output"
+        place, reason = error.filename or job.output, error.strerror or error
+        return f"{job.photo}: {place} can't be written ({reason}): name another --output"
     line = one_line(error, None)
     return line if line.startswith(f"{job.photo}: ") else f"{job.photo}: {line}"
 
@@ -328,20 +238,17 @@ def run(options):
 
     if options.again:
         options = remember(options)
-    jobs, problems = make_jobs(options)
+    jobs, problems, photos = make_jobs(options)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
-    if jobs:
-        model = load(options)
-    failures = len(problems)
+    colorizer, failures = load(options) if jobs else None, len(problems)
     for job in (bar := tqdm(jobs, desc="colorizing", unit="photo", disable=len(jobs) <= 1)):
+
+        def say(line):
+            bar.write(line, file=sys.stderr if line.startswith("note:") else sys.stdout)
+
         try:
-            colorize_job(
-                job,
-                options,
-                *model,
-                lambda line: bar.write(line, file=sys.stderr if line[:5] == "note:" else sys.stdout),
-            )
+            colorize_job(job, options, colorizer, photos, say)
         except Exception as error:  # one photo's trouble, whatever it is, is not the others'
             failures += 1
             bar.write(f"error: {in_one_line(error, job)}", file=sys.stderr)
@@ -352,11 +259,10 @@ def main(arguments=None):
     """The command: exits with 0 when all is done, 1 when some failed, 2 on wrong usage."""
     options = parse_arguments(arguments)
     try:
-        failures = run(options)
+        with exit_with_one_line():
+            failures = run(options)
     except KeyboardInterrupt:
         sys.exit("stopped: the pictures written so far are whole")
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {one_line(error, None)}")
     sys.exit(1 if failures else 0)
 
 

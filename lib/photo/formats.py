@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -16,8 +16,16 @@ MAX_MEGAPIXELS = 250
 MIN_SIDE, MAX_ASPECT = 16, 50
 SAMPLING_FIELDS = ("num_inference_steps", "guidance_scale", "controlnet_conditioning_scale")
 METADATA_NAMES = (
-    "photo", "sha256", "prompt", "seed", "saturation", "profile", "base_model", "controlnet", *SAMPLING_FIELDS,
-)  # fmt: skip
+    "photo",
+    "sha256",
+    "prompt",
+    "seed",
+    "saturation",
+    "profile",
+    "base_model",
+    "controlnet",
+    *SAMPLING_FIELDS,
+)
 FILE_TAGS = (254, 256, 257, 258, 259, 262, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 34675)
 # of EXIF: how the old file holds its pixels (and 274, orientation, which is applied); the rest is kept
 METADATA_KEY = "colorize"  # the PNG text chunk that says how a picture was made
@@ -33,22 +41,27 @@ class Photo:
     exif: bytes
     dpi: tuple | None
     notes: list  # what was left out, in words
+    path: Path | None = None  # of its file
 
 
-def open_photo_file(path):
-    """Read a photo of any usual format as a `Photo`: the first frame, upright, in sRGB.
+def open_photo(source):
+    """Read a photo of any usual format, or take a PIL image, as a `Photo`: the first frame, upright, in sRGB.
 
-    What can't be a photo is a ValueError of one line that begins with the path: damaged, empty, too small, too large, too
-    narrow, not numbers.
+    What can't be a photo is a ValueError of one line that begins with the path: damaged, empty, too small, too large,
+    too narrow, not numbers.
     """
-    path = Path(path)
+    if isinstance(source, Image.Image):
+        check_size("image", *source.size)
+        return to_photo("image", source, [])
+    path = Path(source)
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("ignore")  # of damaged EXIF, and of sizes that are allowed here
             check_size(path, *image.size)
             frames = getattr(image, "n_frames", 1)
             image.load()
-            return to_photo(path, image, [f"has {frames} frames: only the first is used"] if frames > 1 else [])
+            photo = to_photo(path, image, [f"has {frames} frames: only the first is used"] if frames > 1 else [])
+            return replace(photo, path=path)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except Image.DecompressionBombError:
@@ -133,13 +146,19 @@ def to_srgb(image, icc, notes):
     return image if image.mode == "L" else image.convert("RGB")
 
 
+def folder_or_id(name):
+    """A folder as an absolute path; any other name, such as a Hub id, as it is."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else str(name)
+
+
 def made_with(path, prompt, seed, saturation, profile, controlnet):
-    """All that makes a picture again: the photo and its SHA-256, the model, the words, and the numbers."""
-    return {
-        "photo": str(Path(path).resolve()), "sha256": hash_of_file(path), "prompt": prompt, "seed": seed,
-        "saturation": saturation, "profile": profile.name, "base_model": profile.model.base_model,
-        "controlnet": str(controlnet), **profile.values(*SAMPLING_FIELDS),
-    }  # fmt: skip
+    """All that makes a picture again: the photo and its SHA-256, the model, the words, and the numbers.
+
+    `path`: None for a photo that is no file, from which the picture can't be made again.
+    """
+    photo = {"photo": str(Path(path).resolve()), "sha256": hash_of_file(path)} if path else {"photo": "", "sha256": ""}
+    made = photo | {"prompt": prompt, "seed": seed, "saturation": saturation, "profile": profile.name}
+    return made | {"controlnet": str(controlnet)} | profile.values("base_model", *SAMPLING_FIELDS)
 
 
 def read_metadata(path):
@@ -154,15 +173,30 @@ def read_metadata(path):
         raise ValueError(f"{path}: does not say how it was made: only PNGs written by `colorize` do") from None
 
 
-def save_picture(picture, photo, path, settings):
-    """Write uint8 sRGB (H, W, 3) as PNG with the photo's alpha, EXIF and resolution, and its settings in a text chunk.
+class ColorPicture(Image.Image):
+    """A colorized photo as a PIL image, RGB or RGBA, that keeps what is known of it.
 
-    Whole or not at all; what stands there already is replaced.
+    `photo`: the `Photo` that it was made from; `made`: what makes it again; `lost`: the share of its pixels that lost
+    chroma to fit sRGB.
     """
-    image = Image.fromarray(picture if photo.alpha is None else np.dstack([picture, photo.alpha]))
-    text = PngImagePlugin.PngInfo()
-    text.add_itxt(METADATA_KEY, json.dumps(settings, ensure_ascii=False))
-    kept = {"dpi": photo.dpi} if photo.dpi else {}
-    kept |= {"exif": photo.exif} if photo.exif else {}
-    with new_file(path) as partial:
-        image.save(partial, format="PNG", pnginfo=text, compress_level=1, **kept)
+
+    def __init__(self, pixels, photo, made, lost):
+        self.__dict__ |= vars(Image.fromarray(pixels if photo.alpha is None else np.dstack([pixels, photo.alpha])))
+        self.photo, self.made, self.lost = photo, made, lost
+
+    def save(self, target, format=None, **options):
+        """Save like PIL, with the photo's EXIF and resolution; a PNG also says how it was made (`read_metadata`).
+
+        A path is written whole or not at all, and replaces what is there.
+        """
+        kept = {"dpi": self.photo.dpi} if self.photo.dpi else {}
+        kept |= {"exif": self.photo.exif} if self.photo.exif else {}
+        if not isinstance(target, (str, Path)):
+            return super().save(target, format=format, **{**kept, **options})
+        format = format or Image.registered_extensions().get(Path(target).suffix.lower(), "PNG")
+        if format == "PNG":
+            text = PngImagePlugin.PngInfo()
+            text.add_itxt(METADATA_KEY, json.dumps(self.made, ensure_ascii=False))
+            kept |= {"pnginfo": text, "compress_level": 1}
+        with new_file(target) as partial:
+            super().save(partial, format=format, **{**kept, **options})

@@ -8,9 +8,7 @@ import ipywidgets as widgets
 import numpy as np
 from PIL import Image
 
-from lib.photo.colorizer import colorize_photo
-from lib.photo.command import cut_words
-from lib.photo.formats import made_with, open_photo_file, save_picture
+from lib.photo.formats import open_photo
 from lib.photo.full_resolution import paint_gray
 from lib.prompts import VAGUE_PROMPT
 
@@ -18,13 +16,10 @@ SHOWN = 640  # px, the longer side on the screen
 
 
 class Panel:
-    """The panel; `box` is what a notebook shows. Pictures are saved to `folder`, uploads beside them.
+    """The panel of a `Colorizer`; `box` is what a notebook shows. Pictures are saved to `folder`, uploads beside them."""
 
-    `controlnet` says where the pipeline's ControlNet is from, for the pictures' metadata.
-    """
-
-    def __init__(self, pipeline, profile, controlnet, photos, folder):
-        self.pipeline, self.profile, self.controlnet, self.folder = pipeline, profile, controlnet, Path(folder)
+    def __init__(self, colorizer, photos, folder):
+        self.colorizer, self.folder = colorizer, Path(folder)
         wide = widgets.Layout(width="36em")
         self.choose = widgets.Dropdown(options=[(Path(p).name, Path(p)) for p in photos], description="photo")
         self.upload = widgets.FileUpload(accept="image/*", description="or upload")
@@ -64,21 +59,16 @@ class Panel:
         """Colorize the chosen photo; what is wrong with it is said in the panel, and the last picture stays."""
         self.button.disabled, self.progress.value, self.message.value = True, 1, ""
         try:
-            path = self.path()
-            photo = open_photo_file(path)
+            photo = open_photo(self.path())
             self.progress.value = 2
-            prompt, seed, saturation = self.prompt.value or VAGUE_PROMPT, self.seed.value, self.saturation.value
-            picture, lost = colorize_photo(photo, prompt, seed, self.pipeline, self.profile, saturation)
-            made = made_with(path, prompt, seed, saturation, self.profile, self.controlnet)
-            self.result = (path.stem, picture, photo, made)
-            self.before, self.after = (reduced(pixels) for pixels in (paint_gray(photo.pixels), picture))
+            prompt = self.prompt.value or VAGUE_PROMPT
+            self.result = self.colorizer(photo, prompt, self.seed.value, self.saturation.value)
+            self.before, self.after = reduced(paint_gray(photo.pixels)), reduced(np.asarray(self.result.convert("RGB")))
             said = [f"the photo {note}" for note in photo.notes]
-            said += (
-                [f"the end of the prompt is not read: {cut}"]
-                if (cut := cut_words(prompt, self.pipeline.tokenizer))
-                else []
-            )
-            said += [f"{lost:.1%} of the pixels lost chroma that sRGB does not hold"] if lost >= 0.001 else []
+            if unread := self.colorizer.unread(prompt):
+                said.append(f"the end of the prompt is not read: {unread}")
+            if self.result.lost >= 0.001:
+                said.append(f"{self.result.lost:.1%} of the pixels lost chroma that sRGB does not hold")
             self.message.value = "; ".join(said)
             self.split.disabled = self.save.disabled = False
             self.show()
@@ -97,11 +87,11 @@ class Panel:
 
     def write(self):
         """Save the last picture at the photo's full size under a new name, and say where."""
-        stem, picture, photo, made = self.result
+        stem = self.result.photo.path.stem
         names = chain([f"{stem}.color.png"], (f"{stem}.color.{n}.png" for n in count(2)))
         try:
             target = next(self.folder / name for name in names if not (self.folder / name).exists())
-            save_picture(picture, photo, target, made)
+            self.result.save(target)
             self.message.value = f"saved: {target}"
         except OSError as error:
             self.message.value = f"not saved: {error}"

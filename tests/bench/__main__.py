@@ -19,7 +19,7 @@ from lib import ROOT
 from lib.colorize import sample
 from lib.files import write_text
 from lib.models import add_controlnet, load_base, load_controlnet
-from lib.photo.colorizer import colorize_photo
+from lib.photo import Colorizer
 from lib.photo.formats import Photo
 from lib.photo.full_resolution import paint, reduce_lightness
 from lib.profiles import get_profile
@@ -71,10 +71,10 @@ def bench_sampler(ours, stock, profile):
     return compare("sampler_step", lambda: steps(ours), lambda: steps(stock))
 
 
-def bench_photo(ours, stock, profile):
+def bench_photo(stock, profile):
     """One megapixel: the network at its own size and guided enlargement, against the network at the photo's size."""
     pixels = gray_photo(1024, 1024)
-    photo = Photo(pixels, None, b"", None, [])
+    photo, colorizer = Photo(pixels, None, b"", None, []), Colorizer("pocket")
 
     def whole():
         picture = Image.fromarray(pixels).convert("RGB")
@@ -82,7 +82,7 @@ def bench_photo(ours, stock, profile):
         steps, scale = profile.sampling.num_inference_steps, profile.sampling.guidance_scale
         stock("a red wall", image=picture, num_inference_steps=steps, guidance_scale=scale, generator=generator)
 
-    return compare("photo_1mp", lambda: colorize_photo(photo, "a red wall", 0, ours, profile), whole)
+    return compare("photo_1mp", lambda: colorizer(photo, "a red wall"), whole)
 
 
 def bench_merge():
@@ -102,23 +102,17 @@ def bench_merge():
 
 def peak_megabytes(way):
     """The peak memory of a fresh process that colorizes twelve megapixels, above what it held with the model loaded."""
-    profile = get_profile("pocket")
-    ours, stock = stock_pipeline(load_base(profile.model), profile)
+    colorizer = Colorizer("pocket")
     small, large = (Photo(gray_photo(*size), None, b"", None, []) for size in ((300, 400), (3000, 4000)))
 
     def scikit_image(photo):
-        output = sample(
-            ours,
-            [Image.fromarray(photo.pixels).resize((128, 128)).convert("RGB")],
-            ["red"],
-            [0],
-            **vars(profile.sampling),
-        )
+        gray = [Image.fromarray(photo.pixels).resize((128, 128)).convert("RGB")]
+        output = sample(colorizer.pipeline, gray, ["red"], [0], **vars(colorizer.profile.sampling))
         wide = resize(rgb2lab(output[0]), photo.pixels.shape)
         wide[..., 0] = photo.pixels / 2.55
         return lab2rgb(wide)
 
-    action = {"ours": lambda photo: colorize_photo(photo, "red", 0, ours, profile), "scikit-image": scikit_image}[way]
+    action = {"ours": lambda photo: colorizer(photo, "red"), "scikit-image": scikit_image}[way]
     action(small)
     held = psutil.Process().memory_info().rss
     action(large)
@@ -155,7 +149,7 @@ def main():
         bench_merge(),
         bench_memory(),
         read_few_steps(profile),
-        bench_photo(ours, stock, profile),
+        bench_photo(stock, profile),
         *bench_training("pocket", PAIRS, steps=6),
         *(bench_training("sd21", PAIRS if gpu else 1, steps=6 if gpu else 2) if full_size or gpu else []),
     ]

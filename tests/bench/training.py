@@ -24,7 +24,7 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from lib.color import make_conditioning_image
-from lib.dataset import open_photo, read_manifest
+from lib.dataset import open_square, read_manifest
 from lib.l4.network_costs import make_networks
 from lib.latents import batch_rows, build_cache, step_generator
 from lib.models import encode_prompts, load_base, load_controlnet, load_text_encoder, pick_device
@@ -82,7 +82,7 @@ STARTS = {"pocket": start_pocket, "sd21": start_sd21}
 def make_triples(profile, n):
     """The first training photos of the pocket set at the profile's size, with their detailed captions, as PNG."""
     records = read_manifest("data_cards/pocket_photos").query("split == 'train'")[:n].to_dict("records")
-    photos = [open_photo(record["path"], profile.data.resolution) for record in records]
+    photos = [open_square(record["path"], profile.data.resolution) for record in records]
     rows = {"prompt": [record["detailed_caption"] for record in records], "image": photos,
             "conditioning_image": [make_conditioning_image(photo) for photo in photos]}  # fmt: skip
     return Dataset.from_dict(rows)

@@ -1,0 +1,66 @@
+"""Three lines of Python colorize a photo, and give what the command gives."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib.photo import Colorizer
+from lib.photo.command import main
+from lib.photo.formats import read_metadata
+
+
+@pytest.fixture(scope="module")
+def colorizer():
+    return Colorizer("pocket")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A JPEG with EXIF and resolution, and a PNG with an alpha channel."""
+    values = (128 + 90 * np.sin(np.linspace(0, 6, 96)) * np.ones((64, 1))).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x010E] = "a wall"  # ImageDescription
+    exif[0x0112] = 6  # to be turned
+    Image.fromarray(values).save(tmp_path / "photo.jpg", exif=exif, dpi=(300, 300))
+    Image.fromarray(np.dstack([values, values // 2])).save(tmp_path / "photo.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("name", "mode", "size"), [("photo.jpg", "RGB", (64, 96)), ("photo.png", "RGBA", (96, 64))])
+def test_a_path_gives_what_the_command_writes(colorizer, photos, name, mode, size):
+    picture = colorizer(photos / name, "a red wall", seed=3)
+    assert isinstance(picture, Image.Image)
+    assert (picture.mode, picture.size) == (mode, size)
+    picture.save(photos / "ours.png")
+    with pytest.raises(SystemExit) as ended:
+        main([str(photos / name), "--prompt", "a red wall", "--seed", "3", "--output", str(photos / "theirs.png")])
+    assert ended.value.code == 0
+    assert (photos / "ours.png").read_bytes() == (photos / "theirs.png").read_bytes()
+    assert read_metadata(photos / "ours.png")["prompt"] == "a red wall"
+
+
+def test_what_the_file_said_is_kept_in_other_formats_too(colorizer, photos):
+    colorizer(photos / "photo.jpg", "a red wall").save(photos / "ours.jpg", quality=95)
+    with Image.open(photos / "ours.jpg") as saved:
+        assert (saved.format, saved.size, saved.info["dpi"]) == ("JPEG", (64, 96), (300, 300))
+        assert dict(saved.getexif())[0x010E] == "a wall"
+        assert 0x0112 not in saved.getexif()
+
+
+def test_a_picture_in_memory_is_colorized_alike(colorizer, photos):
+    with Image.open(photos / "photo.png") as opened:
+        opened.load()
+        picture = colorizer(opened, "a red wall", seed=3)
+    assert np.array_equal(np.asarray(picture), np.asarray(colorizer(photos / "photo.png", "a red wall", seed=3)))
+    assert not np.array_equal(np.asarray(picture), np.asarray(colorizer(photos / "photo.png", "a red wall", seed=4)))
+    assert picture.resize((10, 10)).size == (10, 10)  # an image like any other
+    with pytest.raises(ValueError, match="image: 8x8 is too small"):
+        colorizer(Image.new("L", (8, 8)))
+
+
+def test_settings_reach_the_network(photos):
+    quick = Colorizer("pocket", num_inference_steps=2, guidance_scale=3)
+    assert (quick.profile.sampling.num_inference_steps, quick.profile.sampling.guidance_scale) == (2, 3.0)
+    assert quick(photos / "photo.png", "a red wall").made["num_inference_steps"] == 2
+    with pytest.raises(ValueError, match="unknown profile field 'steps'"):
+        Colorizer("pocket", steps=2)
