@@ -49,9 +49,9 @@ def test_pages_have_outputs_but_no_progress_bars_scripts_or_paths(book):
         assert "http-equiv" not in page
         for private in (ELSEWHERE, str(book.parent), str(ROOT), "colorizing:", "widget-view"):
             assert private not in page, name
-        assert ("card (<code>data_cards/pocket_photos/README.md</code>) guide (<code>L4.md</code>)" in page) == (
-            name != "index"
-        )
+        assert (
+            "card (<code>data_cards/pocket_photos/README.md</code>) guide (<code>notebooks/L4.md</code>)" in page
+        ) == (name != "index")
         assert ("in reports and build/pocket/default" in page) == (name != "index")
 
 

@@ -13,14 +13,18 @@ from lib.profiles import profiles_to_run
 from lib.study import RUNS
 
 README, GUIDE = ROOT / "README.md", ROOT / "notebooks/README.md"
-DOCUMENTS = [README, *ROOT.glob("notebooks/*.md"), *ROOT.glob("tests/*/README.md"), *ROOT.glob("lib/*/README.md")]
+DOCUMENTS = [
+    README,
+    *ROOT.glob("notebooks/*.md"),
+    *ROOT.glob("notebooks/*.ipynb"),
+    *ROOT.glob("tests/*/README.md"),
+    *ROOT.glob("lib/*/README.md"),
+]
 
 
 def contrast(first, second):
     """The row of effects.csv on CIEDE2000 of one contrast."""
     rows = pd.read_csv(ROOT / "reports/pocket/effects.csv").query("metric == 'ciede2000'")
-    if "contrast" in rows:  # the form before the columns `first` and `second`
-        rows[["first", "second"]] = rows["contrast"].str.split(" - ", expand=True)
     (row,) = rows[(rows["first"] == first) & (rows["second"] == second)].itertuples()
     return row
 

@@ -48,8 +48,8 @@ def read_executed(path, build):
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = re.sub(r"\]\((\d\d_\w+)\.ipynb", r"](\1.html", cell.source)
-            outside = r"\[([^]]+)\]\((?:\.\./)?([\w/.-]+\.(?:md|csv))\)"  # of the book: its path in place of a link
-            cell.source = re.sub(outside, r"\1 (`\2`)", cell.source)
+            cell.source = re.sub(r"\]\((\w+\.md)\)", r"](../notebooks/\1)", cell.source)
+            cell.source = re.sub(r"\[([^]]+)\]\(\.\./([^)]+)\)", r"\1 (`\2`)", cell.source)  # not a page of the book
             continue
         cell.outputs = [output for output in cell.get("outputs", []) if output.get("name") != "stderr"]
         for output in cell.outputs:
