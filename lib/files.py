@@ -136,4 +136,9 @@ def exit_with_one_line():
 
 def one_line(error, limit=200):
     """An exception's text in one line of at most `limit` characters (None: any number); without text, its type."""
-    return " ".join(str(error).split())[:limit] or type(error).__name__
+    return printable(" ".join(str(error).split()))[:limit] or type(error).__name__
+
+
+def printable(text):
+    """A text with escapes in place of characters that would move a terminal's cursor or are no Unicode."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

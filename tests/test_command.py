@@ -68,7 +68,7 @@ def test_a_photo_gets_color_and_keeps_its_lightness_and_size(tmp_path):
     assert shift.max() <= 100 / 255
     assert np.ptp(output, axis=-1).mean() > 0.02
     said = read_metadata(tmp_path / "photo.color.png")
-    assert (said["prompt"], said["seed"], said["photo"]) == ("a red wall, a blue sky", 3, str(photo))
+    assert (said["prompt"], said["seed"], said["photo"]) == ("a red wall, a blue sky", 3, "photo.jpg")
     assert photo.read_bytes() == before
 
 
@@ -257,7 +257,7 @@ def test_bad_photos_are_named_in_one_line_and_nothing_is_written(tmp_path, capsy
     [
         ([], 2, "name photos or folders"),
         (["PHOTO", "--again", "PHOTO", "--seed", "3"], 2, "beside --again, only its photo"),
-        (["--again", "PHOTO", "--base", "me/mine"], 2, "beside --again, only its photo"),
+        (["--again", "PHOTO", "--base", "me/mine"], 1, "does not say how it was made"),
         (["PHOTO", "--prompt", "a", "--prompts", "b.csv"], 2, "not both"),
         (["PHOTO", "--samples", "0"], 2, "--samples: invalid number from 1 to 100 value: '0'"),
         (["PHOTO", "--saturation", "-1"], 2, "--saturation: invalid number from 0 to 5 value: '-1'"),
@@ -380,7 +380,8 @@ def test_a_runs_controlnet_finds_its_base(tmp_path, narrow, capsys):
     assert colorize(photo, "--controlnet", narrow / "controlnet") == 0, capsys.readouterr().err
     made = read_metadata(tmp_path / "photo.color.png")
     assert (ROOT / made["base_model"]) == ROOT / "lib/pocket_model/narrow"
-    assert colorize("--again", tmp_path / "photo.color.png", "--output", tmp_path / "again.png") == 0
+    again = ("--again", tmp_path / "photo.color.png", "--output", tmp_path / "again.png")
+    assert colorize(*again, "--controlnet", narrow / "controlnet") == 0
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "photo.color.png").read_bytes()
 
 
@@ -392,8 +393,11 @@ def test_the_base_of_a_controlnet_is_named_and_kept(tmp_path, narrow, capsys):
     assert len(lines) == 1
     assert "is for another base" in lines[0]
     assert colorize(photo, "--controlnet", tmp_path / "alone/controlnet", "--base", base) == 0
-    assert read_metadata(tmp_path / "photo.color.png")["base_model"] == str(base)
-    assert colorize("--again", tmp_path / "photo.color.png", "--output", tmp_path / "again.png") == 0
+    assert read_metadata(tmp_path / "photo.color.png")["base_model"] == "lib/pocket_model/narrow"
+    again = ("--again", tmp_path / "photo.color.png", "--output", tmp_path / "again.png")
+    assert colorize(*again) == 1
+    assert "is not this project's: add --controlnet" in capsys.readouterr().err
+    assert colorize(*again, "--controlnet", tmp_path / "alone/controlnet") == 0
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "photo.color.png").read_bytes()
 
 
@@ -440,7 +444,7 @@ def test_a_planted_link_is_not_followed(tmp_path):
     (tmp_path / "photo.color.png.part").symlink_to(victim)
     assert colorize(photo) == 0
     assert victim.read_text() == "mine"
-    assert read_metadata(tmp_path / "photo.color.png")["photo"] == str(photo)
+    assert read_metadata(tmp_path / "photo.color.png")["photo"] == photo.name
 
 
 def test_places_that_can_not_be_written(tmp_path, capsys, monkeypatch):
@@ -480,7 +484,7 @@ def test_ctrl_c_leaves_whole_pictures(tmp_path, capsys, monkeypatch):
 def test_a_photo_that_may_not_be_read(tmp_path, capsys, monkeypatch):
     photo = gray_photo(tmp_path / "photo.png")
 
-    def refuse(path):
+    def refuse(path, **_):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Image, "open", refuse)

@@ -46,7 +46,7 @@ class Colorizer:
     def __call__(self, photo, prompt=VAGUE_PROMPT, seed=0, saturation=1.0):
         """The photo in colour, a `ColorPicture`: a PIL image at the photo's own size, whose `save` writes its metadata.
 
-        - `photo`: a path, a PIL image, or an opened `Photo`.
+        - `photo`: a path, a PIL image, or a `Photo` from `open_photo`, which can keep where it was taken.
         - `prompt`: what is in the photo, with its colours.
         - `seed`: another number gives other colours.
         - `saturation`: 0 is gray, 1 as the network says, 2 twice as much.

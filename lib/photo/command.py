@@ -2,17 +2,28 @@
 
 import argparse
 import csv
-import math
+import os
 import re
 import sys
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.files import exit_with_one_line, hash_of_file, one_line
-from lib.photo.formats import MAX_MEGAPIXELS, SAMPLING_FIELDS, SUFFIXES, folder_or_id, open_photo, read_metadata
-from lib.profiles import PROFILES
+from lib.files import exit_with_one_line, hash_of_file, one_line, printable
+from lib.photo.formats import (
+    LIMITS,
+    MAX_MEGAPIXELS,
+    SAMPLING_FIELDS,
+    SUFFIXES,
+    folder_or_id,
+    open_photo,
+    place_in_project,
+    read_metadata,
+)
+from lib.profiles import PROFILES, get_profile, resolve
 from lib.prompts import VAGUE_PROMPT
+from lib.study import STANDS_FOR
 
 EXAMPLES = f"""examples:
   colorize photo.jpg
@@ -24,7 +35,7 @@ Photos of up to {MAX_MEGAPIXELS} megapixels. Exit status: 0 all done, 1 some fai
 """
 OUTPUT = re.compile(r"\.color(\.(-?\d+|sheet))?\.png$")  # the names of outputs, which are no photos of a folder
 MODEL_OPTIONS = ("controlnet", "base_model", *SAMPLING_FIELDS)
-ALONE = ("prompt", "prompts", "seed", "samples", "saturation", *MODEL_OPTIONS)  # not beside --again
+ALONE = ("prompt", "prompts", "seed", "samples", "saturation", *SAMPLING_FIELDS)  # not beside --again
 SHEET_PX = 600  # of the longer side of a picture in a contact sheet
 
 
@@ -37,7 +48,7 @@ class Job:
     output: Path
 
 
-def number(kind, low, high=math.inf):
+def number(kind, low, high):
     """A reader of option values: numbers of a kind between two bounds."""
 
     def read(text):
@@ -46,7 +57,7 @@ def number(kind, low, high=math.inf):
             raise ValueError
         return value
 
-    read.__name__ = f"number from {low}" + (f" to {high}" if high < math.inf else "")
+    read.__name__ = f"number from {low} to {high}"
     return read
 
 
@@ -68,17 +79,19 @@ def make_parser():
     text = "the base that the ControlNet was trained for, where it is not the profile's and no run.csv lies beside the "
     text += "ControlNet, e.g. --base stable-diffusion-v1-5/stable-diffusion-v1-5"
     add("--base", dest="base_model", type=folder_or_id, **model, help=text)
-    add("--seed", type=number(int, 0, 2**62), help="another number gives other colours, e.g. --seed 7")
+    add("--seed", type=number(*LIMITS["seed"]), help="another number gives other colours, e.g. --seed 7")
     text = "K pictures with seeds SEED, SEED+1, ... and a sheet of them, e.g. --samples 4"
     add("--samples", type=number(int, 1, 100), metavar="K", help=text)
     text = "sampling steps, e.g. --steps 5"
-    add("--steps", dest="num_inference_steps", type=number(int, 1, 1000), metavar="N", help=text)
+    add("--steps", dest="num_inference_steps", type=number(*LIMITS["num_inference_steps"]), metavar="N", help=text)
     text = "how much the prompt counts, e.g. --guidance-scale 3"
-    add("--guidance-scale", type=number(float, 0, 100), **x, help=text)
+    add("--guidance-scale", type=number(*LIMITS["guidance_scale"]), **x, help=text)
     text = "how much the photo's shapes count, e.g. --controlnet-conditioning-scale 0.8"
-    add("--controlnet-conditioning-scale", type=number(float, 0, 10), **x, help=text)
-    add("--saturation", type=number(float, 0, 5), **x, help="less or more colour, e.g. --saturation 1.3")
+    add("--controlnet-conditioning-scale", type=number(*LIMITS["controlnet_conditioning_scale"]), **x, help=text)
+    add("--saturation", type=number(*LIMITS["saturation"]), **x, help="less or more colour, e.g. --saturation 1.3")
     add("--overwrite", action="store_true", help="replace pictures that are there, e.g. colorize photo.jpg --overwrite")
+    text = "keep where the photo was taken in the picture, e.g. colorize photo.jpg --keep-gps"
+    add("--keep-gps", action="store_true", help=text)
     text = (
         "make a picture again from what it says of itself, e.g. --again photo.color.png; its photo may be named too, "
     )
@@ -93,7 +106,7 @@ def parse_arguments(arguments=None):
     if not options.photos and not options.again:
         parser.error("name photos or folders, or one picture with --again")
     if options.again and (len(options.photos) > 1 or any(getattr(options, name) is not None for name in ALONE)):
-        parser.error("beside --again, only its photo, --output and --overwrite")
+        parser.error("beside --again, only its photo, --controlnet, --base, --output, --overwrite and --keep-gps")
     if options.prompt is not None and options.prompts:
         parser.error("--prompt or --prompts, not both")
     for name, default in (("seed", 0), ("samples", 1), ("saturation", 1.0)):
@@ -103,18 +116,29 @@ def parse_arguments(arguments=None):
 
 
 def read_prompts(path):
-    """The prompts of a CSV file with the columns photo and prompt, by photo name."""
+    """The prompts of a CSV file with the columns photo and prompt, parted by commas or semicolons, by photo name."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+            lines = file.read().splitlines()
+            delimiter = "," if not lines or "," in lines[0] else ";"
+            rows = list(csv.reader(lines, delimiter=delimiter))
     except (OSError, UnicodeError, csv.Error) as error:
         raise ValueError(f"{path}: can't be read ({error}): needs a CSV file in UTF-8") from None
-    missing = {"photo", "prompt"} - set(rows[0] if rows else ())
+    header = [name.strip().lower() for name in rows[0]] if rows else []
+    missing = {"photo", "prompt"} - set(header)
     if missing:
         raise ValueError(f"{path}: column {min(missing)!r} is missing: needed are photo,prompt")
-    prompts = {row["photo"]: row["prompt"] or "" for row in rows}
-    if len(prompts) < len(rows):
-        raise ValueError(f"{path}: names a photo twice: leave one row for each")
+    prompts, at = {}, {name: header.index(name) for name in ("photo", "prompt")}
+    for number, row in enumerate(rows[1:], 2):
+        if len(row) > len(header):
+            text = f"{delimiter}".join(row[len(header) - 1 :])
+            raise ValueError(f'{path}: row {number} has more fields than columns: write "{text}" in quotes')
+        if row and len(row) <= max(at.values()):
+            raise ValueError(f"{path}: row {number} has no prompt: add one, or remove the row")
+        if row and row[at["photo"]] in prompts:
+            raise ValueError(f"{path}: names a photo twice: leave one row for each")
+        if row:
+            prompts[row[at["photo"]]] = row[at["prompt"]]
     return prompts
 
 
@@ -123,7 +147,8 @@ def find_photos(name):
     path = Path(name)
     if not path.is_dir():
         return [path]
-    inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not OUTPUT.search(p.name))
+    inside = [p for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES and not OUTPUT.search(p.name)]
+    inside = [p for p in inside if not p.is_dir()]
     if not inside:
         raise ValueError(f"{path}: holds no photo: known endings are {', '.join(SUFFIXES)}")
     return inside
@@ -134,7 +159,7 @@ def make_jobs(options):
     prompts, photos, problems = read_prompts(options.prompts) if options.prompts else {}, {}, []
     for name in options.photos:
         try:
-            photos |= {path.resolve(): path for path in find_photos(name)}
+            photos |= {Path(os.path.realpath(path)): path for path in find_photos(name)}
         except (ValueError, OSError) as error:
             problems.append(str(error))
     names, csv_file = [path.name for path in photos.values()], options.prompts
@@ -167,15 +192,40 @@ def output_rule(options, n_photos):
 def remember(options):
     """Replace the options by what the picture of `--again` says of itself; the photo must be the same file."""
     made = read_metadata(options.again)
-    beside = Path(options.again).parent / Path(made["photo"]).name
-    places = [Path(name) for name in options.photos] or [Path(made["photo"]), beside]
+    places = [Path(name) for name in options.photos] or [Path(options.again).parent / Path(made["photo"]).name]
     photo = next((path for path in places if path.is_file() and hash_of_file(path) == made["sha256"]), None)
     if photo is None:
-        said = f"was made from {made['photo']}, which has gone or changed"
+        said = f"was made from {made['photo']}, which is not beside it or has changed"
         raise ValueError(f"{options.again}: {said}: name it after --again FILE")
-    said = {name: made[name] for name in ("prompt", "profile", "seed", "saturation", *MODEL_OPTIONS)}
+    said = {name: made[name] for name in ("prompt", "profile", "seed", "saturation", *SAMPLING_FIELDS)}
+    for name, option in (("controlnet", "--controlnet"), ("base_model", "--base")):
+        said[name] = getattr(options, name) or made[name]
+        if not getattr(options, name) and not is_of_project(made[name], made["profile"]):
+            other = f"was made with the {name} {made[name]}, which is not this project's"
+            raise ValueError(f"{options.again}: {other}: add {option} {made[name]} if you trust it")
     said |= {"photos": [str(photo)], "output": options.output or options.again}
     return argparse.Namespace(**{**vars(options), **said})
+
+
+def is_of_project(name, profile):
+    """Whether a picture may choose a model by this name: a folder of this repository, or a base of a profile."""
+    bases = {get_profile(profile).model.base_model, *(row.get("base_model") for row in STANDS_FOR[profile].values())}
+    inside = resolve(name).is_dir() and not Path(place_in_project(name)).is_absolute()
+    return name in bases or (inside and ".." not in Path(place_in_project(name)).parts)
+
+
+@contextmanager
+def quiet_libraries():
+    """Keep what C libraries write about damaged files (libtiff's warnings) from the terminal."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def load(options):
@@ -200,7 +250,8 @@ def colorize_job(job, options, colorizer, photos, say):
             raise ValueError(f"{which} a photo itself, which is never overwritten: name another --output")
         if file.exists() and not options.overwrite:
             raise ValueError(f"{which} there already: pass --overwrite, or name another --output")
-    photo = open_photo(job.photo)
+    with quiet_libraries():
+        photo = open_photo(job.photo, options.keep_gps)
     for note in photo.notes:
         say(f"note: {job.photo}: {note}")
     if unread := colorizer.unread(job.prompt):
@@ -228,8 +279,8 @@ def in_one_line(error, job):
     if isinstance(error, OSError):
         place, reason = error.filename or job.output, error.strerror or error
         return f"{job.photo}: {place} can't be written ({reason}): name another --output"
-    line = one_line(error, None)
-    return line if line.startswith(f"{job.photo}: ") else f"{job.photo}: {line}"
+    line, name = one_line(error, None), printable(str(job.photo))
+    return line if line.startswith(f"{name}: ") else f"{name}: {line}"
 
 
 def run(options):
@@ -240,18 +291,18 @@ def run(options):
         options = remember(options)
     jobs, problems, photos = make_jobs(options)
     for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
+        print(printable(f"error: {problem}"), file=sys.stderr)
     colorizer, failures = load(options) if jobs else None, len(problems)
     for job in (bar := tqdm(jobs, desc="colorizing", unit="photo", disable=len(jobs) <= 1)):
 
         def say(line):
-            bar.write(line, file=sys.stderr if line.startswith("note:") else sys.stdout)
+            bar.write(printable(line), file=sys.stderr if line.startswith("note:") else sys.stdout)
 
         try:
             colorize_job(job, options, colorizer, photos, say)
         except Exception as error:  # one photo's trouble, whatever it is, is not the others'
             failures += 1
-            bar.write(f"error: {in_one_line(error, job)}", file=sys.stderr)
+            bar.write(printable(f"error: {in_one_line(error, job)}"), file=sys.stderr)
     return failures
 
 

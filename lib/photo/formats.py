@@ -1,6 +1,8 @@
 """Photo files that people have, read as lightness at full resolution; colour pictures that say how they were made."""
 
 import json
+import os
+import re
 import warnings
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -9,12 +11,23 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
-from lib.files import hash_of_file, new_file, one_line
+from lib import ROOT
+from lib.files import hash_of_file, new_file, one_line, open_picture, printable
+from lib.profiles import PROFILES, resolve
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".gif", ".bmp")
 MAX_MEGAPIXELS = 250
 MIN_SIDE, MAX_ASPECT = 16, 50
 SAMPLING_FIELDS = ("num_inference_steps", "guidance_scale", "controlnet_conditioning_scale")
+LIMITS = {  # of numbers, on the command line and in what a picture says of itself: type, lowest, highest
+    "seed": (int, 0, 2**62),
+    "saturation": (float, 0, 5),
+    "num_inference_steps": (int, 1, 1000),
+    "guidance_scale": (float, 0, 100),
+    "controlnet_conditioning_scale": (float, 0, 10),
+}
+MAX_TEXT = 10_000  # characters of a prompt or a name in what a picture says of itself
+GPS = 0x8825  # the EXIF tag of where a photo was taken
 METADATA_NAMES = (
     "photo",
     "sha256",
@@ -44,58 +57,72 @@ class Photo:
     path: Path | None = None  # of its file
 
 
-def open_photo(source):
+def open_photo(source, keep_gps=False):
     """Read a photo of any usual format, or take a PIL image, as a `Photo`: the first frame, upright, in sRGB.
+
+    Where it was taken is dropped from its EXIF unless `keep_gps`.
 
     What can't be a photo is a ValueError of one line that begins with the path: damaged, empty, too small, too large,
     too narrow, not numbers.
     """
-    if isinstance(source, Image.Image):
-        check_size("image", *source.size)
-        return to_photo("image", source, [])
-    path = Path(source)
+    name = "image" if isinstance(source, Image.Image) else printable(str(source))
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        if isinstance(source, Image.Image):
+            return to_photo(source, keep_gps)
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged EXIF, and of sizes that are allowed here
-            check_size(path, *image.size)
-            frames = getattr(image, "n_frames", 1)
-            image.load()
-            photo = to_photo(path, image, [f"has {frames} frames: only the first is used"] if frames > 1 else [])
-            return replace(photo, path=path)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+            with open_picture(regular_file(source)) as image:
+                return replace(to_photo(image, keep_gps), path=Path(source))
+    except UnfitError as error:
+        raise ValueError(f"{name}: {error}") from None
     except Image.DecompressionBombError:
-        raise ValueError(f"{path}: larger than {MAX_MEGAPIXELS} megapixels: reduce it first") from None
+        raise ValueError(f"{name}: larger than {MAX_MEGAPIXELS} megapixels: reduce it first") from None
     except Image.UnidentifiedImageError:
-        empty = path.stat().st_size == 0
-        raise ValueError(f"{path}: {'is empty' if empty else 'is no picture that can be read'}: replace it") from None
+        reason = "is no picture that can be read" if Path(source).stat().st_size else "is empty"
+        raise ValueError(f"{name}: {reason}: replace it") from None
     except MemoryError:
         raise
     except Exception as error:  # readers of damaged files raise anything
-        if str(error).startswith(f"{path}: "):
-            raise
         reason = getattr(error, "strerror", None) or (one_line(error, None) if str(error) else "damaged")
-        raise ValueError(f"{path}: can't be read ({reason}): replace it or allow reading it") from None
+        raise ValueError(f"{name}: can't be read ({reason}): replace it or allow reading it") from None
 
 
-def check_size(path, width, height):
-    """Refuse what is too small, too large, or too narrow to colorize: ValueError."""
+class UnfitError(ValueError):
+    """Says what is wrong with a photo."""
+
+
+def regular_file(source):
+    """The path of a regular file; another thing, such as a pipe that would never end, is an UnfitError."""
+    path = Path(source)
+    if not path.is_file():
+        raise UnfitError("is no regular file" if os.path.lexists(path) else "no such file")
+    return path
+
+
+def check_size(width, height):
+    """Refuse what is too small, too large, or too narrow to colorize: UnfitError."""
+    size = f"{width}x{height} is"
     if width * height > MAX_MEGAPIXELS * 10**6:
-        raise ValueError(f"{path}: {width}x{height} is larger than {MAX_MEGAPIXELS} megapixels: reduce it first")
+        raise UnfitError(f"{size} larger than {MAX_MEGAPIXELS} megapixels: reduce it first")
     if min(width, height) < MIN_SIDE:
-        raise ValueError(f"{path}: {width}x{height} is too small: both sides need {MIN_SIDE} px or more")
+        raise UnfitError(f"{size} too small: both sides need {MIN_SIDE} px or more")
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise ValueError(f"{path}: {width}x{height} is too narrow: cut it into parts of at most 1:{MAX_ASPECT}")
+        raise UnfitError(f"{size} too narrow: cut it into parts of at most 1:{MAX_ASPECT}")
 
 
-def to_photo(path, image, notes):
-    """A loaded PIL image of any mode as a `Photo`."""
+def to_photo(image, keep_gps):
+    """A PIL image of any mode as a `Photo`, of its first frame."""
+    check_size(*image.size)
+    frames, notes = getattr(image, "n_frames", 1), []
+    if frames > 1:
+        notes.append(f"has {frames} frames: only the first is used")
+    image.load()
     exif, info = image.getexif(), dict(image.info)
     image = ImageOps.exif_transpose(image)
-    for tag in FILE_TAGS:
+    for tag in FILE_TAGS if keep_gps else (*FILE_TAGS, GPS):
         exif.pop(tag, None)
     if image.mode.startswith(("I", "F")):
-        pixels, alpha = deep_gray(path, np.asarray(image), info, notes)
+        pixels, alpha = deep_gray(np.asarray(image), info, notes)
     else:
         alpha = None
         if image.mode != "LAB" and ("A" in image.getbands() or "transparency" in info):
@@ -109,11 +136,11 @@ def to_photo(path, image, notes):
     return Photo(pixels, alpha, exif.tobytes() if len(exif) else b"", info.get("dpi"), notes)
 
 
-def deep_gray(path, values, info, notes):
+def deep_gray(values, info, notes):
     """Gray of more than 8 bits as uint16 sRGB, and alpha where one gray is transparent.
 
     16-bit codes stay; integers of 32 bits and floats are scaled so that 1, 255, 65535, or their maximum where it is
-    larger, is white. What is no number is a ValueError.
+    larger, is white. What is no number is an UnfitError.
     """
     alpha = None
     if isinstance(info.get("transparency"), int):
@@ -121,7 +148,7 @@ def deep_gray(path, values, info, notes):
     if values.dtype != np.uint16:
         values = values.astype(np.float64)
         if not np.isfinite(values).all():
-            raise ValueError(f"{path}: holds values that are no numbers (NaN or infinite): correct it first")
+            raise UnfitError("holds values that are no numbers (NaN or infinite): correct it first")
         top = next((top for top in (1, 255, 65535) if values.max() <= top), values.max())
         values = (np.clip(values / top, 0, 1) * 65535).round().astype(np.uint16)
     if info.get("icc_profile"):
@@ -156,21 +183,50 @@ def made_with(path, prompt, seed, saturation, profile, controlnet):
 
     `path`: None for a photo that is no file, from which the picture can't be made again.
     """
-    photo = {"photo": str(Path(path).resolve()), "sha256": hash_of_file(path)} if path else {"photo": "", "sha256": ""}
-    made = photo | {"prompt": prompt, "seed": seed, "saturation": saturation, "profile": profile.name}
-    return made | {"controlnet": str(controlnet)} | profile.values("base_model", *SAMPLING_FIELDS)
+    name = os.fsencode(path.name).decode("utf-8", "replace") if path else ""
+    made = {"photo": name, "sha256": hash_of_file(path) if path else "", "prompt": prompt, "seed": seed}
+    made |= {"saturation": saturation, "profile": profile.name, "controlnet": place_in_project(controlnet)}
+    made |= {"base_model": place_in_project(profile.model.base_model)}
+    return made | profile.values(*SAMPLING_FIELDS)
+
+
+def place_in_project(name):
+    """A folder of this repository by its path there, which says nothing of the machine; any other name as it is."""
+    folder, root = resolve(name).resolve(), ROOT.resolve()
+    return str(folder.relative_to(root)) if folder.is_dir() and folder.is_relative_to(root) else str(name)
 
 
 def read_metadata(path):
     """How a picture was made: what `made_with` said; a file that does not say is a ValueError."""
     try:
-        with Image.open(path) as image:
+        with open_picture(regular_file(path)) as image:
             made = json.loads(image.text[METADATA_KEY])
-            return {name: made[name] for name in METADATA_NAMES}
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+            made = {name: made[name] for name in METADATA_NAMES}
+    except UnfitError as error:
+        raise ValueError(f"{path}: {error}") from None
     except Exception:  # whatever a reader of another file raises
         raise ValueError(f"{path}: does not say how it was made: only PNGs written by `colorize` do") from None
+    for name, value in made.items():
+        if wanted := flaw_of_metadata(name, value):
+            raise ValueError(
+                f"{path}: says {name} {repr(value)[:60]}, which should be {wanted}: it can't be made again"
+            )
+    return made
+
+
+def flaw_of_metadata(name, value):
+    """What a value of a picture's metadata should be, where it is something else; "" where it is good."""
+    if name in LIMITS:
+        kind, low, high = LIMITS[name]
+        fits = type(value) in (int, kind) and low <= value <= high
+        return "" if fits else f"a number from {low} to {high}"
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        return f"a text of at most {MAX_TEXT} characters"
+    if name == "profile" and value not in PROFILES:
+        return f"one of {', '.join(PROFILES)}"
+    if name == "sha256" and not re.fullmatch("[0-9a-f]{64}|", value):
+        return "64 hexadecimal digits"
+    return ""
 
 
 class ColorPicture(Image.Image):

@@ -1,0 +1,221 @@
+"""Files made to do harm: nothing is run, nothing hangs, nothing outside is read or written, and the rest is done."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import EpsImagePlugin, Image, PngImagePlugin
+
+from lib import ROOT
+from lib.photo import Colorizer, command
+from lib.photo.formats import METADATA_KEY, read_metadata
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"
+MODEL = Colorizer("pocket")
+
+
+@pytest.fixture(autouse=True)
+def one_model(monkeypatch):
+    """The model is loaded once."""
+    monkeypatch.setattr(command, "load", lambda options: MODEL)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with one good photo."""
+    values = (128 + 90 * np.sin(np.linspace(0, 6, 64)) * np.ones((48, 1))).astype(np.uint8)
+    (tmp_path / "album").mkdir()
+    Image.fromarray(values).save(tmp_path / "album/good.jpg")
+    return tmp_path / "album"
+
+
+def colorize(*arguments):
+    """Run the command; returns its exit status, or its last line."""
+    with pytest.raises(SystemExit) as stopped:
+        command.main([str(argument) for argument in arguments])
+    return stopped.value.code
+
+
+def test_postscript_is_not_run(folder, monkeypatch, capsys):
+    (folder / "bad.jpg").write_bytes(EPS)
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("it was run"))
+    assert colorize(folder) == 1
+    assert "bad.jpg: is no picture that can be read: replace it" in capsys.readouterr().err
+    assert (folder / "good.color.png").exists()
+    assert "does not say how it was made" in colorize("--again", folder / "bad.jpg")
+
+
+@pytest.mark.skipif(not shutil.which("gs"), reason="no Ghostscript: apt-get install ghostscript")
+def test_postscript_writes_no_file(folder):
+    """Where Ghostscript is installed, Pillow would hand it the file."""
+    planted = folder.parent / "planted"
+    (folder / "bad.jpg").write_bytes(EPS.replace(b"showpage", f"({planted}) (w) file closefile showpage".encode()))
+    colorize(folder)
+    assert not planted.exists()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "loop"])
+def test_what_is_no_regular_file_is_named_and_the_rest_done(folder, kind, capsys):
+    bad = folder / "bad.jpg"
+    {"pipe": os.mkfifo, "loop": lambda path: path.symlink_to(path)}[kind](bad)
+    assert colorize(folder) == 1
+    assert f"{bad}: is no regular file" in capsys.readouterr().err
+    assert (folder / "good.color.png").exists()
+    assert str(colorize("--again", bad)).startswith("error: ")
+
+
+def with_metadata(path, **changes):
+    """A PNG that says of itself what a colorized picture would say, with changes."""
+    made = MODEL(path.parent / "good.jpg", "a red wall").made
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt(METADATA_KEY, json.dumps({**made, **changes}))
+    Image.new("RGB", (64, 48)).save(path, pnginfo=text)
+    return path
+
+
+BAD_METADATA = [
+    ("photo", None), ("photo", 3), ("sha256", "00"), ("prompt", ["red"]),
+    ("prompt", "red " * 1_000_000), ("seed", [1]), ("seed", -1), ("seed", 1.5), ("saturation", float("nan")),
+    ("saturation", "much"), ("saturation", 1e9), ("num_inference_steps", 0), ("num_inference_steps", 10**9),
+    ("num_inference_steps", True), ("guidance_scale", float("inf")), ("controlnet_conditioning_scale", -1),
+    ("profile", "phone"), ("profile", None), ("controlnet", ["a"]), ("base_model", 5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_METADATA, ids=str)
+def test_a_picture_that_says_nonsense_is_refused_in_a_line(folder, name, value):
+    said = colorize("--again", with_metadata(folder / "made.png", **{name: value}))
+    assert said.startswith("error: ")
+    assert "\n" not in said
+    assert name in said
+    assert len(said) < 500
+
+
+@pytest.mark.parametrize("name", ["controlnet", "base_model"])
+@pytest.mark.parametrize("value", ["somebody/else", "/outside/folder", "../outside", "lib/../../outside"])
+def test_a_picture_does_not_choose_what_is_loaded(folder, name, value, monkeypatch):
+    made = with_metadata(folder / "made.png", **{name: value})
+    option = {"controlnet": "--controlnet", "base_model": "--base"}[name]
+    said = colorize("--again", made)
+    assert f"was made with the {name} {value}, which is not this project's: add {option} {value}" in said
+    loaded = []
+    monkeypatch.setattr(command, "load", lambda options: loaded.append(getattr(options, name)) or MODEL)
+    assert colorize("--again", made, option, value, "--overwrite") == 0
+    assert loaded == [value]
+
+
+def test_a_picture_is_made_again_from_the_photo_beside_it(folder):
+    assert colorize(folder / "good.jpg", "--prompt", "a red wall") == 0
+    assert read_metadata(folder / "good.color.png")["photo"] == "good.jpg"  # not its folder
+    before = (folder / "good.color.png").read_bytes()
+    folder.rename(folder.with_name("moved"))
+    assert colorize("--again", folder.with_name("moved") / "good.color.png", "--overwrite") == 0
+    assert (folder.with_name("moved") / "good.color.png").read_bytes() == before
+
+
+def test_where_a_photo_was_taken_is_not_passed_on(folder):
+    exif = Image.Exif()
+    exif[0x010E] = "a wall"
+    exif.get_ifd(0x8825)[2] = (52.0, 30.0, 0.0)  # GPSLatitude
+    Image.open(folder / "good.jpg").save(folder / "there.jpg", exif=exif)
+    for options, kept in (((), False), (("--keep-gps",), True)):
+        assert colorize(folder / "there.jpg", "--overwrite", *options) == 0
+        with Image.open(folder / "there.color.png") as picture:
+            assert picture.getexif()[0x010E] == "a wall"
+            assert bool(picture.getexif().get_ifd(0x8825)) == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("photo,prompt\ngood.jpg,a red wall, a blue sky\n", 'write "a red wall, a blue sky" in quotes'),
+        ("photo;prompt\ngood.jpg;a red wall, a blue sky\n", None),
+        ("Photo, Prompt \ngood.jpg,a red wall\n", None),
+        ('photo,prompt\ngood.jpg,"a red wall, a blue sky"\n', None),
+        ("photo,prompt\ngood.jpg\n", "row 2 has no prompt"),
+    ],
+)
+def test_prompts_are_read_whole_or_not_at_all(folder, text, said):
+    (folder / "prompts.csv").write_text(text)
+    code = colorize(folder, "--prompts", folder / "prompts.csv")
+    if said:
+        assert said in code
+        assert not (folder / "good.color.png").exists()
+    else:
+        assert code == 0
+        expected = next(csv.reader([text.splitlines()[1]], delimiter=";" if ";" in text else ","))[1]
+        assert read_metadata(folder / "good.color.png")["prompt"] == expected
+
+
+def test_names_that_would_move_the_cursor_are_shown_escaped(folder, capsys):
+    (folder / "a\x1b[2Jb\n.jpg").write_bytes(b"nothing")
+    assert colorize(folder) == 1
+    said = capsys.readouterr().err
+    assert "\x1b[2J" not in said
+    assert "a\\x1b[2Jb\\n.jpg" in said
+
+
+def test_a_name_that_is_no_utf_8_is_colorized(folder):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    shutil.copy(folder / "good.jpg", folder / name)
+    assert colorize(folder / name) == 0
+    assert read_metadata(folder / os.fsdecode(b"caf\xe9.color.png"))["photo"] == "caf\ufffd.jpg"
+
+
+FUZZ = """
+import sys
+from pathlib import Path
+import numpy as np
+from lib.photo import command
+from tests.test_hostile_files import MODEL
+command.load = lambda options: MODEL
+command.main([sys.argv[1]])
+"""
+
+
+def mutate(content, rng):
+    """Some bytes of a file changed, cut out, or written twice."""
+    content = bytearray(content)
+    for _ in range(rng.integers(1, 6)):
+        at = int(rng.integers(len(content)))
+        kind, n = rng.integers(3), int(rng.integers(1, 40))
+        if kind == 0:
+            content[at : at + n] = rng.bytes(min(n, len(content) - at))
+        elif kind == 1:
+            del content[at : at + n]
+        else:
+            content[at:at] = content[at : at + n]
+        content = content or bytearray(b"x")
+    return bytes(content)
+
+
+def test_three_hundred_mutated_files_leave_a_line_each_and_no_more(folder):
+    """In a process of its own, so that what C libraries write is seen too."""
+    rng, good = np.random.default_rng(0), Image.open(folder / "good.jpg")
+    kinds = ["jpeg", "png", "tiff", "webp", "gif", "bmp"]
+    for kind in kinds:
+        good.save(
+            folder.parent / f"good.{kind}", exif=good.getexif(), **({"compression": "lzw"} if kind == "tiff" else {})
+        )
+        content = (folder.parent / f"good.{kind}").read_bytes()
+        for k in range(50):
+            (folder / f"{kind}_{k}.{kind}").write_bytes(mutate(content, rng))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, "-c", FUZZ, str(folder)], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert result.returncode == 1
+    lines = [line for line in result.stderr.replace("\r", "\n").splitlines() if line.strip()]
+    strange = [line for line in lines if not line.startswith(("error: ", "note: ", "colorizing: "))]
+    assert strange == []
+    made, failed = set(folder.glob("*.color.png")), [line for line in lines if line.startswith("error: ")]
+    assert len(made) + len(failed) == 301
+    assert len(made) > 40
+    assert not list(folder.glob(".*"))  # nothing half-written
+    for path in made:
+        Image.open(path).load()
