@@ -35,7 +35,7 @@ rehearse: .venv/installed  ## run the l4 study in minutes on a CPU, with small s
 	@$(PY) -m tests.rehearsal
 
 lab: .venv/installed  ## open the notebooks in JupyterLab
-	@$(PY) -m jupyterlab --notebook-dir notebooks $(ARGS)
+	@JUPYTER_CONFIG_PATH=$(CURDIR)/lib/photo $(PY) -m jupyterlab --notebook-dir notebooks $(ARGS)
 
 lint: .venv/installed  ## check the style of code and notebooks, and that notebooks keep no outputs
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb

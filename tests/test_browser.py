@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lib import ROOT
 from lib.photo.formats import read_metadata
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -49,6 +50,7 @@ def lab(tmp_path):
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--IdentityProvider.token=",
                "--allow-root", f"--ServerApp.root_dir={tmp_path}", "--LabApp.news_url=None"]  # fmt: skip
     environment = {**os.environ, "JUPYTER_CONFIG_DIR": str(tmp_path / ".jupyter")}
+    environment["JUPYTER_CONFIG_PATH"] = str(ROOT / "lib/photo")  # as `make lab` does
     with (tmp_path / "server.log").open("w") as log:
         server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
     try:
@@ -68,8 +70,11 @@ def lab(tmp_path):
 def test_a_photo_is_colorized_compared_and_saved(lab, tmp_path):
     from playwright.sync_api import sync_playwright
 
-    uploaded = tmp_path / "dot.png"
+    uploaded, large = tmp_path / "dot.png", tmp_path / "large.png"
     Image.new("L", (1, 1)).save(uploaded)
+    noise = np.random.default_rng(0).integers(0, 256, (3600, 4000), np.uint8)
+    Image.fromarray(noise).save(large, compress_level=0)
+    assert large.stat().st_size > 13e6  # Jupyter's own limit is 10 MB
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-background-networking", "--disable-gpu"]
@@ -105,6 +110,14 @@ def test_a_photo_is_colorized_compared_and_saved(lab, tmp_path):
         page.get_by_text("or upload (1)").wait_for()
         button.click()
         page.get_by_text("too small").wait_for()
+        with page.expect_file_chooser() as chooser:
+            page.get_by_role("button", name="or upload").click()
+        chooser.value.set_files(large)
+        page.get_by_text("large.png, 4000 x 3600").wait_for()  # shown as soon as it is there
+        button.click()
+        page.get_by_text("large.png", exact=True).wait_for()
+        page.get_by_role("button", name="Save", exact=True).click()
+        page.get_by_text("large.color.png").wait_for()
         browser.close()
     assert max(shown) - min(shown) < 1  # gray
     saved = tmp_path / "saved/photo.color.png"

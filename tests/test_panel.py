@@ -36,17 +36,25 @@ def test_colorize_compare_and_save(panel, tmp_path):
     assert (read_metadata(saved)["prompt"], read_metadata(saved)["seed"]) == ("a red wall", 4)
 
 
-def test_an_upload_comes_first_and_a_bad_one_is_named(panel, tmp_path):
-    photo = (tmp_path / "photo.png").read_bytes()
+def test_an_upload_is_shown_and_a_bad_one_is_named_and_not_replaced_by_another(panel, tmp_path):
+    assert panel.message.value == "photo.png, 96 x 64"
+    shown = panel.picture.value
+    Image.fromarray(np.full((50, 40), 90, np.uint8)).save(tmp_path / "other.png")
+    photo = (tmp_path / "other.png").read_bytes()
     sent = {"type": "image/png", "size": len(photo), "last_modified": datetime.now()}
     panel.upload.value = [{**sent, "name": "../mine.png", "content": photo}]
+    assert panel.message.value == "mine.png, 40 x 50"
+    assert panel.picture.value != shown
     panel.button.click()
     assert panel.result.photo.path.stem == "mine"
-    panel.upload.value = [{**sent, "name": "torn.png", "content": photo[:200]}]
-    panel.button.click()
+    assert panel.message.value.startswith("mine.png")
+    panel.upload.value = [{**sent, "name": "torn.png", "content": photo[:60]}]
     assert "torn.png: can't be read" in panel.message.value
+    result = panel.result
+    panel.button.click()  # there is nothing to colorize
+    assert panel.result is result
     assert not panel.button.disabled
-    panel.save.click()  # still the last good one
+    panel.save.click()  # still the last good one, under its own name
     assert (tmp_path / "saved/mine.color.png").exists()
     panel.save.click()
     assert panel.message.value == f"saved: {tmp_path / 'saved/mine.color.2.png'}"

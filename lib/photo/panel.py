@@ -34,32 +34,50 @@ class Panel:
         self.message = widgets.Label()
         self.button.on_click(lambda _: self.colorize())
         self.save.on_click(lambda _: self.write())
-        self.choose.observe(lambda _: setattr(self.upload, "value", ()), "value")  # the last choice counts
+        self.choose.observe(lambda _: self.take(self.choose.value), "value")
+        self.upload.observe(lambda _: self.take_upload(), "value")
         self.split.observe(lambda _: self.show(), "value")
         rows = [[self.choose, self.upload], [self.prompt], [self.seed, self.saturation, self.button, self.progress]]
         rows += [[self.split], [self.picture], [self.save, self.message]]
+        self.photo = self.result = None
         self.box = widgets.VBox([widgets.HBox(row) for row in rows])
+        if photos is not None and len(photos):
+            self.take(self.choose.value)
 
-    def path(self):
-        """The chosen photo, or the uploaded one, which is kept beside the results."""
-        if not self.upload.value:
-            return self.choose.value
-        sent = self.upload.value[0]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / Path(sent["name"]).name
-        path.write_bytes(sent["content"])
-        return path
+    def take_upload(self):
+        """Keep an uploaded photo beside the results, and take it."""
+        if self.upload.value:
+            sent = self.upload.value[0]
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path = self.folder / Path(sent["name"]).name
+            path.write_bytes(sent["content"])
+            self.take(path)
+
+    def take(self, path):
+        """Take a photo to colorize: show it, gray, and its name; one that can't be read is named, and none is taken."""
+        self.photo = None
+        try:
+            self.photo = open_photo(path)
+        except (ValueError, OSError, MemoryError) as error:
+            self.message.value = f"not opened: {error}"
+            return
+        height, width = self.photo.pixels.shape[:2]
+        self.before = self.after = reduced(paint_gray(self.photo.pixels))
+        self.result, self.save.disabled, self.split.disabled = None, True, True
+        self.message.value = f"{path.name}, {width} x {height}"
+        self.show()
 
     def colorize(self):
-        """Colorize the chosen photo; what is wrong with it is said in the panel, and the last picture stays."""
-        self.button.disabled, self.progress.value, self.message.value = True, 1, ""
+        """Colorize the photo that is shown; what is wrong is said in the panel, and the last picture stays."""
+        if not self.photo:
+            return
+        self.button.disabled, self.progress.value = True, 1
         try:
-            photo = open_photo(self.path())
-            self.progress.value = 2
             prompt = self.prompt.value or VAGUE_PROMPT
-            self.result = self.colorizer(photo, prompt, self.seed.value, self.saturation.value)
-            self.before, self.after = reduced(paint_gray(photo.pixels)), reduced(np.asarray(self.result.convert("RGB")))
-            said = [f"the photo {note}" for note in photo.notes]
+            self.result = self.colorizer(self.photo, prompt, self.seed.value, self.saturation.value)
+            self.progress.value = 2
+            self.after = reduced(np.asarray(self.result.convert("RGB")))
+            said = [self.photo.path.name, *(f"the photo {note}" for note in self.photo.notes)]
             if unread := self.colorizer.unread(prompt):
                 said.append(f"the end of the prompt is not read: {unread}")
             if self.result.lost >= 0.001:
@@ -81,7 +99,9 @@ class Panel:
         self.picture.value = file.getvalue()
 
     def write(self):
-        """Save the last picture at the photo's full size under a new name, and say where."""
+        """Save the last picture at the photo's full size, under a new name made of the photo's, and say where."""
+        if not self.result:
+            return
         stem = self.result.photo.path.stem
         names = chain([f"{stem}.color.png"], (f"{stem}.color.{n}.png" for n in count(2)))
         try:
