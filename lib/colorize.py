@@ -29,7 +29,7 @@ MODEL_FIELDS = (*BASE_FIELDS, *CONTROLNET_FIELDS, "mixed_precision", "scheduler"
 SAMPLING_FIELDS = ("num_inference_steps", "guidance_scale", "guidance_share")
 DATA_FIELDS = ("source", "photos", "test_source")
 PLAN_FIELDS = ("n_images", "n_images_other", "n_images_all_seeds", "n_steered", "n_seeds", "prompt_levels")
-SETTINGS = (*DATA_FIELDS, *PLAN_FIELDS, *SAMPLING_FIELDS, *MODEL_FIELDS)
+PICTURE_FIELDS = (*DATA_FIELDS, *PLAN_FIELDS, *SAMPLING_FIELDS, *MODEL_FIELDS)
 ALWAYS = ("vague", "detailed")  # the levels that the study compares: under these, every photo
 DOUBLED = ("prompt_embeds", "image", "add_text_embeds", "add_time_ids")  # what a pipeline holds twice under guidance
 
@@ -165,12 +165,12 @@ def plan_test_photos(rows, prompts, study):
     if lacking:
         raise ValueError(f"prompt_levels lacks {lacking[0]}, which the study compares: add it")
     photos = rows.select_columns(["image_id", "category", "thing"]).to_pandas()
-    ladder = {level: prompts[level] for level in prompts if level in (study.prompt_levels or prompts)}
+    asked = {level: prompts[level] for level in prompts if level in (study.prompt_levels or prompts)}
     things = photos[photos["thing"].astype(bool)][: study.n_steered or None]
     words = {}
     for word in STEERING_WORDS:
         words[word] = [steering_prompt(thing, word) for thing in things["thing"]]
-    images = plan_pictures(photos, ladder, study.n_seeds, study.n_images_other, study.n_images_all_seeds)
+    images = plan_pictures(photos, asked, study.n_seeds, study.n_images_other, study.n_images_all_seeds)
     return {"images": images, "steering": plan_pictures(things, words)}
 
 
@@ -271,7 +271,7 @@ def write_listings(tables, profile):
     """Write each table and what it was made from to its folder; then remove the pictures that no table names."""
     for name, table in tables.items():
         with new_folder(profile.folders.run_dir / name) as partial:
-            write_settings(profile.values(*SETTINGS), partial)
+            write_settings(profile.values(*PICTURE_FIELDS), partial)
             (partial / "controlnet.txt").write_text(hash_of_controlnet(profile))
             table.to_csv(partial / "images.csv", index=False)
     named = set()

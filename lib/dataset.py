@@ -98,7 +98,8 @@ def build_dataset(profile):
     data = profile.data
     manifest = read_manifest(data.photos_dir)
     folder = profile.dataset_dir
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    refused = explained("a photo can't be read", "allow reading it, or remove its row", OSError)
+    with ThreadPoolExecutor(os.cpu_count()) as pool, refused:
         manifest["content"] = list(pool.map(hash_of_file, manifest["path"]))
     made_from = _hash_of_photos(manifest.to_dict("records"), data)
     if (folder / "made_from.txt").exists() and (folder / "made_from.txt").read_text() == made_from:
@@ -149,7 +150,7 @@ def _listing(dataset, data):
 
 
 def _hash_of_photos(records, data):
-    """A short text that changes with the photos' content, their rows and what is made of them, not with their place."""
+    """A short text that changes with the photos' content, their rows and what is made of them, not with file times."""
     facts = [getattr(data, name) for name in DATASET_FIELDS]
     for record in records:
         facts.append({name: value for name, value in record.items() if name != "path"})
@@ -226,8 +227,9 @@ def read_auto_captions(profile, image_ids):
     known = pd.read_csv(path, keep_default_na=False, dtype=str) if path.exists() else pd.DataFrame(columns=["image_id"])
     known = known.set_index("image_id")
     missing = [name for name in image_ids if name not in known.index]
-    if missing or set(known["captioner"]) != {profile.data.captioner}:
-        raise ValueError(f"{path} lacks captions by {profile.data.captioner}: run notebook 01_build_dataset again")
+    writers = [profile.data.captioner, profile.data.captioner_revision]
+    if missing or not (known[["captioner", "captioner_revision"]] == writers).all(axis=None):
+        raise ValueError(f"{path} lacks captions by {' at '.join(writers)}: run notebook 01_build_dataset again")
     return {level: list(known[level][list(image_ids)]) for level in AUTO_LEVELS}
 
 

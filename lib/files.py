@@ -126,11 +126,11 @@ def explained(problem, remedy, errors=Exception):
 
 
 @contextmanager
-def exit_with_one_line():
-    """End a command with status 1 and one line where its block raises a ValueError, an OSError or a RuntimeError."""
+def exit_with_one_line(*more):
+    """End a command with status 1 and one line where its block raises a ValueError, an OSError or one of `more`."""
     try:
         yield
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, *more) as error:
         sys.exit(f"error: {one_line(error, None)}")
 
 

@@ -81,10 +81,11 @@ def load_text_encoder(package, max_tokens):
     return {"tokenizer": tokenizer, "text_encoder": text_encoder}
 
 
-def load_base(model, **loaded):
+def load_base(model, run="", **loaded):
     """The frozen text-to-image pipeline of a profile's `model`; where it can't be loaded, a ValueError names mirrors.
 
-    Its class is the one that `model_index.json` names. Parts that are `loaded` already, by name, are taken as they are.
+    Its class is the one that `model_index.json` names. `run`: which run asks, for the message. Parts that are `loaded`
+    already, by name, are taken as they are.
     """
     local = resolve(model.base_model)
     source = str(local) if local.is_dir() else model.base_model
@@ -109,7 +110,8 @@ def load_base(model, **loaded):
         remedy = "check base_model and base_revision"
         if model.base_mirrors:
             names = ", ".join(model.base_mirrors)
-            remedy += f"; mirrors to try, with -p run of this run alone, -p base_revision '' and -p base_model: {names}"
+            fields = f"{f'-p run {run} ' if run else ''}-p base_revision '' -p base_model"
+            remedy += f"; mirrors to try with {fields}: {names}"
         reason = _root_cause(error)
         raise ValueError(f"base model {model.base_model!r} can't be loaded ({reason}): {remedy}") from None
     for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
@@ -191,7 +193,7 @@ def add_controlnet(base, controlnet, scheduler="unipc"):
 
 def load_pipeline(profile):
     """The colorizing pipeline of a profile's run, in the memory layout and compiled as the profile says."""
-    base = load_base(profile.model)
+    base = load_base(profile.model, profile.folders.run)
     place = {"revision": profile.model.controlnet_revision, "subfolder": profile.model.controlnet_subfolder}
     controlnet = load_controlnet(profile.controlnet_source, base.unet, **place)
     pipeline = add_controlnet(base, controlnet, profile.model.scheduler)

@@ -14,6 +14,7 @@ from typing import Literal, get_args, get_origin
 
 from lib import ROOT
 from lib.files import is_plain_name
+from lib.prompts import PROMPT_POLICIES
 from lib.study import RUNS, SCALED_BY, STANDS_FOR
 
 Source = Literal["folder", "coco", "flowers"]
@@ -36,7 +37,7 @@ class Data:
     flowers_folder: str = ""  # the flowers, where you have them; "": from Kaggle
     downloads: str = "build/downloads"
     resolution: int = 128  # px, square
-    prompt_policy: Literal["generic", "captions", "mix"] = "mix"  # of the training prompts
+    prompt_policy: Literal[PROMPT_POLICIES] = "mix"  # of the training prompts
     dataset_seed: int = 0  # draws the training prompts
     captioner: str = ""  # a BLIP that writes prompts from the gray and from the colour photo; "": none
     captioner_revision: str = ""  # a commit of it on the Hub; "": the newest

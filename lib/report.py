@@ -72,8 +72,8 @@ def markdown_table(table):
     return "\n".join(lines)
 
 
-SETTINGS = dict(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-TEMPLATES = Environment(loader=PackageLoader("lib"), **SETTINGS)
+LAYOUT = dict(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+TEMPLATES = Environment(loader=PackageLoader("lib"), undefined=StrictUndefined, **LAYOUT)
 TEMPLATES.filters |= {"fmt": format, "one_line": lambda text: " ".join(text.split()), "table": markdown_table}
 
 
@@ -247,15 +247,10 @@ def goals(summary, effects, steering):
     found = {(row.first, row.second, row.metric): row for row in effects.itertuples()}
     rows.append(("autoencoder, CIEDE2000", "at most 3.0", floor <= 3, f"{floor:.2f}"))
     for contrast, metric, wanted, holds in (
-        (
-            ("detailed", "vague"),
-            "ciede2000",
-            "at most -1.5, clear of zero",
-            lambda row: row.mean <= -1.5 and row.high < 0,
-        ),
-        (("detailed", "vague"), "psnr", "above zero, clear of it", lambda row: row.low > 0),
-        (("detailed", "gray"), "ciede2000", "below zero, clear of it", lambda row: row.high < 0),
-        (("wrong_color", "vague"), "ciede2000", "above zero, clear of it", lambda row: row.low > 0),
+        (("detailed", "vague"), "ciede2000", "at most -1.5, clear of zero", lambda e: e.mean <= -1.5 and e.high < 0),
+        (("detailed", "vague"), "psnr", "above zero, clear of it", lambda e: e.low > 0),
+        (("detailed", "gray"), "ciede2000", "below zero, clear of it", lambda e: e.high < 0),
+        (("wrong_color", "vague"), "ciede2000", "above zero, clear of it", lambda e: e.low > 0),
     ):
         effect = found[*contrast, metric]
         rows.append((f"{label(*contrast)}, {metric}", wanted, holds(effect), estimate(effect)))

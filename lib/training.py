@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -95,10 +96,10 @@ def train_run(profile):
     Under accelerate's launchers every process calls this; they share the batch and one of them writes. A run that takes
     a finished ControlNet trains nothing: only its `run.csv` is written.
     """
-    state = process_state()
+    state, run_dir = process_state(), profile.folders.run_dir
     if profile.model.controlnet:
-        return write_facts(facts_of_finished(profile), profile) if state.is_main_process else None
-    base = load_base(profile.model)
+        return write_facts(facts_of_finished(profile), run_dir) if state.is_main_process else None
+    base = load_base(profile.model, profile.folders.run)
     triples = load_dataset_dict(profile)
     rows = training_rows(triples, profile.data.train_categories)
     profile = with_train_steps(profile, len(rows))
@@ -106,10 +107,10 @@ def train_run(profile):
         cache = build_cache(rows, draw_prompts(rows, profile.data), base, profile.folders.build_dir / "cache")
     base.vae = base.text_encoder = None  # training needs neither; the pictures of a checkpoint load them again
     watched = pick_across_categories(triples["validation"], 8)
-    run_dir = profile.folders.run_dir
-    train_controlnet(base, cache, profile, run_dir, watched, lambda: load_base(profile.model, unet=base.unet))
+    whole_base = partial(load_base, profile.model, profile.folders.run, unet=base.unet)
+    train_controlnet(base, cache, profile, run_dir, watched, whole_base)
     if state.is_main_process:
-        write_facts(run_facts(profile, len(rows)), profile)
+        write_facts(run_facts(profile, len(rows)), run_dir)
 
 
 def with_train_steps(profile, n):
@@ -146,9 +147,9 @@ def facts_of_finished(profile):
     return {**facts, "run": run, "other": other_settings(profile), "hours": 0.0}
 
 
-def write_facts(facts, profile):
+def write_facts(facts, run_dir):
     """Write `run.csv` of a run, whole or not at all."""
-    write_table(pd.DataFrame([facts]), profile.folders.run_dir / "run.csv")
+    write_table(pd.DataFrame([facts]), run_dir / "run.csv")
 
 
 class SparingEmbedding(ControlNetConditioningEmbedding):
@@ -202,7 +203,7 @@ def train_controlnet(base, cache, profile, folder, watched, whole_base=None):
     settings = run_settings(profile, **cache.key, base=hash_of_weights(base.unet), initial=initial_weights)
     precision = profile.model.mixed_precision
     controlnet = controlnet.to(base.device)
-    controlnet = train(controlnet, loss_of_step, profile.training, folder, settings, on_checkpoint, precision)
+    controlnet = train(controlnet, loss_of_step, profile.training, precision, folder, settings, on_checkpoint)
     saved = folder / "controlnet/config.json"
     newest = max(folder.glob("checkpoints/*.pt"))
     if process_state().is_main_process and not (saved.exists() and saved.stat().st_mtime >= newest.stat().st_mtime):
@@ -228,7 +229,7 @@ def save_model(model, folder):
         model.save_pretrained(partial)
 
 
-def train(model, loss_of_step, training, folder, settings, on_checkpoint=None, mixed_precision="no"):
+def train(model, loss_of_step, training, mixed_precision, folder, settings, on_checkpoint=None):
     """Minimise `loss_of_step(model, step, part)` with AdamW for `training.train_steps` steps, resuming from `folder`.
 
     `part` is the slice of the step's batch for this process (accelerate's) and this share of
@@ -241,7 +242,7 @@ def train(model, loss_of_step, training, folder, settings, on_checkpoint=None, m
     folder.mkdir(parents=True, exist_ok=True)
     accelerator = make_accelerator(training, mixed_precision)
     model.train().requires_grad_(True)
-    wrapped, state = prepare(model, training, accelerator)
+    wrapped, state = prepare_training(model, training, accelerator)
     first, last = load_checkpoint(folder, state, settings), training.train_steps
     if first > last:
         raise ValueError(f"{folder} is at step {first}, past train_steps {last}: raise it or change `run`")
@@ -274,7 +275,7 @@ def train(model, loss_of_step, training, folder, settings, on_checkpoint=None, m
     return model.eval().requires_grad_(False)
 
 
-def prepare(model, training, accelerator):
+def prepare_training(model, training, accelerator):
     """The model as accelerate runs it, and all that a checkpoint holds: model, optimizer, schedule, and EMA or None."""
     optimizer = make_optimizer(model, training)
     steps = {"num_warmup_steps": training.lr_warmup_steps, "num_training_steps": training.train_steps}
@@ -490,7 +491,7 @@ def read_losses(folder, last_step):
 
 def main():
     """Notebook 03's training without the notebook: `accelerate launch -m lib.training`, on any number of processes."""
-    parser = argparse.ArgumentParser(description="Train the ControlNet of a profile.")
+    parser = argparse.ArgumentParser(prog="python -m lib.training", description="Train the ControlNet of a profile.")
     parser.add_argument("--profile", default="pocket", help="a profile's name (default: pocket)")
     add_field_option(parser, "a profile field, e.g. -p train_steps 500")
     options = parser.parse_args()

@@ -83,6 +83,16 @@ def test_a_reader_without_a_network_sees_the_figures(book):
     assert [url[:80] for url in requests if not url.startswith(("file:", "data:"))] == []
 
 
+def test_a_failed_notebook_has_a_page_too(tmp_path):
+    profile = get_profile("pocket", build=str(tmp_path))
+    (profile.folders.run_dir / "notebooks").mkdir(parents=True)
+    notebook = nbformat.read(run_notebooks.NOTEBOOKS[0], 4)
+    notebook.metadata["papermill"] = {"input_path": f"{ELSEWHERE}/notebooks/{run_notebooks.NOTEBOOKS[0].name}"}
+    notebook.cells.insert(0, nbformat.v4.new_markdown_cell("<span>An Exception was encountered</span>"))
+    nbformat.write(notebook, profile.folders.run_dir / "notebooks" / run_notebooks.NOTEBOOKS[0].name)
+    assert "1. Build the data set" in book_pages.make_book(profile).read_text()
+
+
 def test_a_run_that_is_missing_says_what_to_type(tmp_path):
     with pytest.raises(
         SystemExit, match=re.escape(f'run make reports ARGS="-p run study_1 -p build {tmp_path}" first')

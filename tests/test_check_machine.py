@@ -176,9 +176,9 @@ def test_an_archive_of_another_size_is_refused_over_http():
     server = http.server.HTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/zips/val2017.zip"
-    check_machine.check_size(url, 10)
+    check_machine.check_offered_size(url, 10)
     with pytest.raises(ValueError, match="offers 10 bytes, published are 11"):
-        check_machine.check_size(url, 11)
+        check_machine.check_offered_size(url, 11)
     server.shutdown()
 
 

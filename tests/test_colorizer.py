@@ -7,6 +7,7 @@ from PIL import Image
 from lib.photo import Colorizer
 from lib.photo.command import main
 from lib.photo.formats import read_metadata
+from lib.profiles import get_profile
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,41 @@ def test_a_picture_in_memory_is_colorized_alike(colorizer, photos):
     assert picture.resize((10, 10)).size == (10, 10)  # an image like any other
     with pytest.raises(ValueError, match="image: 8x8 is too small"):
         colorizer(Image.new("L", (8, 8)))
+
+
+def test_a_picture_in_memory_stays_as_it_is(colorizer, photos):
+    with Image.open(photos / "photo.jpg") as opened:
+        opened.load()
+        first, second = colorizer(opened, "a red wall"), colorizer(opened, "a red wall")
+        assert opened.getexif()[0x0112] == 6
+    assert first.size == second.size == (64, 96)  # turned as its EXIF says, both times
+    assert np.array_equal(np.asarray(first), np.asarray(second))
+    first.save(photos / "first.png")
+    assert colorizer.profile.name == read_metadata(photos / "first.png")["profile"]
+    with pytest.raises(SystemExit) as ended:
+        main(["--again", str(photos / "first.png"), str(photos / "photo.jpg")])
+    assert "was made from an image that was no file: it can't be made again" in ended.value.code
+
+
+def test_a_picture_is_saved_like_any_other(colorizer, photos):
+    picture, transparent = (colorizer(photos / name, "a red wall") for name in ("photo.jpg", "photo.png"))
+    picture.save(photos / "lower.png", format="png")
+    with (photos / "stream.png").open("wb") as stream:
+        picture.save(stream, format="PNG")
+    for name in ("lower.png", "stream.png"):
+        assert read_metadata(photos / name)["prompt"] == "a red wall"
+    with pytest.raises(ValueError, match=r"ours.xyz: can't be saved .*: name an ending that is known"):
+        picture.save(photos / "ours.xyz")
+    with pytest.raises(
+        ValueError, match=r"ours.jpg: can't be saved \(cannot write mode RGBA as JPEG\): save it as .png"
+    ):
+        transparent.save(photos / "ours.jpg")
+    assert not (photos / "ours.jpg").exists()
+
+
+def test_a_profile_comes_with_its_own_settings():
+    with pytest.raises(ValueError, match="a Profile has its own ControlNet, base and sampling"):
+        Colorizer(get_profile("pocket"), num_inference_steps=3)
 
 
 def test_settings_reach_the_network(photos):

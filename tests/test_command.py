@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 from lib import ROOT
 from lib.color import luminance, to_float
 from lib.photo import command
-from lib.photo.formats import MAX_MEGAPIXELS, SAMPLING_FIELDS, read_metadata
+from lib.photo.formats import MAX_MEGAPIXELS, SAMPLING_OPTIONS, read_metadata
 from lib.profiles import get_profile
 
 SIZE = (96, 64)
@@ -28,7 +28,7 @@ RNG = np.random.default_rng(0)
 @pytest.fixture(autouse=True)
 def one_load(monkeypatch):
     """Command lines that name the same model share one."""
-    names = ("profile", "controlnet", "base_model", *SAMPLING_FIELDS)
+    names = ("profile", "controlnet", "base_model", *SAMPLING_OPTIONS)
     monkeypatch.setattr(command, "load", lambda options: load_once(*((n, getattr(options, n, None)) for n in names)))
 
 

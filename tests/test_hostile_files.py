@@ -133,11 +133,15 @@ def test_where_a_photo_was_taken_is_not_passed_on(folder):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("photo,prompt\ngood.jpg,a red wall, a blue sky\n", 'write "a red wall, a blue sky" in quotes'),
+        (
+            "photo,prompt\ngood.jpg,a red wall, a blue sky\n",
+            "row 2 has more fields than columns: put the prompt in quotes",
+        ),
         ("photo;prompt\ngood.jpg;a red wall, a blue sky\n", None),
         ("Photo, Prompt \ngood.jpg,a red wall\n", None),
         ('photo,prompt\ngood.jpg,"a red wall, a blue sky"\n', None),
         ("photo,prompt\ngood.jpg\n", "row 2 has no prompt"),
+        ('prompt,photo\n"a red wall, a blue sky",good.jpg\n', None),
     ],
 )
 def test_prompts_are_read_whole_or_not_at_all(folder, text, said):
@@ -148,7 +152,8 @@ def test_prompts_are_read_whole_or_not_at_all(folder, text, said):
         assert not (folder / "good.color.png").exists()
     else:
         assert code == 0
-        expected = next(csv.reader([text.splitlines()[1]], delimiter=";" if ";" in text else ","))[1]
+        fields = next(csv.reader([text.splitlines()[1]], delimiter=";" if ";" in text else ","))
+        expected = next(field for field in fields if field != "good.jpg")
         assert read_metadata(folder / "good.color.png")["prompt"] == expected
 
 

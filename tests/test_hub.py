@@ -232,7 +232,5 @@ def test_the_base_comes_from_the_hub_and_a_wrong_id_or_revision_is_said(tmp_path
     assert lines[:2] == ["v_prediction"] * 2
     assert lines[2].startswith("base model 'me/base' can't be loaded (RevisionNotFoundError: ")
     assert lines[3].startswith("base model 'me/moved' can't be loaded (RepositoryNotFoundError: ")
-    assert lines[3].endswith(
-        "mirrors to try, with -p run of this run alone, -p base_revision '' and -p base_model: you/base"
-    )
+    assert lines[3].endswith("mirrors to try with -p run study_3 -p base_revision '' -p base_model: you/base")
     server.shutdown()

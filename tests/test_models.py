@@ -57,9 +57,9 @@ def test_unreachable_base_names_the_mirrors(tmp_path, monkeypatch):
     profile = get_profile("l4", base_model=str(tmp_path / "nothing"))
     with pytest.raises(
         ValueError,
-        match=r"""can.t be loaded .* mirrors to try, with -p run of this run alone, -p base_revision '' and -p base_model: Manojb/""",
+        match=r"""can.t be loaded .* mirrors to try with -p run study_3 -p base_revision '' -p base_model: Manojb/""",
     ):
-        models.load_base(profile.model)
+        models.load_base(profile.model, profile.folders.run)
 
 
 def test_controlnet_that_is_not_there(base):

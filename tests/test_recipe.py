@@ -3,9 +3,14 @@
 import json
 
 import pandas as pd
+import pytest
+from datasets import Dataset, Features
+from datasets import Image as Picture
+from PIL import Image
 
 from lib import models
-from lib.pocket_model import recipe
+from lib.baselines_model import recipe as baselines_recipe
+from lib.pocket_model import autoencoder, recipe
 from lib.profiles import get_profile
 
 
@@ -27,3 +32,23 @@ def test_the_whole_recipe_runs_resumes_and_ships(tmp_path, monkeypatch):
     weights = (target / "controlnet/diffusion_pytorch_model.safetensors").read_bytes()
     recipe.build_pocket_model("", small, folder, target)
     assert (target / "controlnet/diffusion_pytorch_model.safetensors").read_bytes() == weights
+
+
+def test_every_stage_trains_in_the_precision_that_is_asked_for(tmp_path, monkeypatch):
+    """Autoencoder, base and the systems without a prompt; the ControlNet's is tested in test_training."""
+    asked = []
+
+    def train(model, loss_of_step, training, mixed_precision, folder, settings, on_checkpoint=None):
+        asked.append((folder.name, mixed_precision, settings["mixed_precision"]))
+        raise InterruptedError
+
+    profile = get_profile("pocket", resolution=32, mixed_precision="bf16")
+    pictures = Dataset.from_dict({"image": [Image.new("RGB", (64, 64))]}, features=Features({"image": Picture()}))
+    monkeypatch.setattr(autoencoder, "train", train)
+    monkeypatch.setattr(baselines_recipe, "train", train)
+    monkeypatch.setattr(baselines_recipe, "make_dataset", lambda *_, **__: pictures)
+    with pytest.raises(InterruptedError):
+        autoencoder.train_autoencoder(pictures, profile, tmp_path / "vae")
+    with pytest.raises(InterruptedError):
+        baselines_recipe.train_baselines("", {"mixed_precision": "bf16"}, tmp_path / "work", tmp_path / "target")
+    assert asked == [("vae", "bf16", "bf16"), ("classification", "bf16", "bf16")]

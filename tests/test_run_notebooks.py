@@ -75,6 +75,7 @@ def test_only_some_notebooks_keep_the_other_reports(place):
         (["-p", "n_images", "few"], "'n_images' takes int, not 'few'"),
         (["--only", "09"], "no notebook '09': known are 01, 02"),
         (["-p", "words", "no list"], "parameter 'words' takes list, not 'no list'"),
+        (["-p", "words", "[a"], "parameter 'words' can't be read as YAML .*: correct it"),
     ],
 )
 def test_unknown_things_stop_before_anything_runs(place, more, message):

@@ -255,7 +255,7 @@ def test_too_little_memory_says_what_to_lower_and_keeps_the_checkpoint(profile, 
         return model.weight.sum() * huge
 
     with pytest.raises(ValueError, match="does not fit in memory: raise gradient_accumulation_steps, set gradient_che"):
-        training.train(torch.nn.Linear(1, 1), loss_of_step, profile.training, tmp_path, {})
+        training.train(torch.nn.Linear(1, 1), loss_of_step, profile.training, "no", tmp_path, {})
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0000003.pt"]
 
 
@@ -281,7 +281,7 @@ def test_nan_loss_stops_with_its_step_and_the_last_good_checkpoint(profile, tmp_
 
     message = r"loss is nan at step 5: lower learning_rate; last good checkpoint: .*0000003.pt"
     with pytest.raises(ValueError, match=message):
-        training.train(model, loss_of_step, profile.replace(log_every=log_every).training, tmp_path, {})
+        training.train(model, loss_of_step, profile.replace(log_every=log_every).training, "no", tmp_path, {})
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0000003.pt"]
 
 

@@ -3,7 +3,6 @@
 classification: class rebalancing as in Zhang, Isola, Efros 2016; gan: a patch discriminator as in Isola et al. 2017.
 """
 
-import argparse
 from pathlib import Path
 
 import cv2
@@ -16,11 +15,11 @@ from tqdm import tqdm
 from lib import ROOT
 from lib.baselines import AB_SCALE, FOLDER, bins, look, make_network
 from lib.color import srgb_to_lab, to_float
-from lib.files import exit_with_one_line, write_text
+from lib.files import write_text
 from lib.latents import batch_rows, step_generator
 from lib.models import pick_device
-from lib.pocket_model.training_pictures import make_dataset
-from lib.profiles import add_field_option, get_profile
+from lib.pocket_model.training_pictures import make_dataset, run_recipe
+from lib.profiles import get_profile
 from lib.report import render
 from lib.training import read_losses, run_settings, save_model, train
 
@@ -29,7 +28,7 @@ REBALANCE = 0.5
 L1_WEIGHT = 100.0
 STAGE = dict(train_steps=1500, train_batch_size=16, learning_rate=3e-4, lr_scheduler="cosine", lr_warmup_steps=100)
 STAGE |= dict(ema_decay=0.995, checkpoint_every=250, log_every=10)
-N_PICTURES = 3000
+N_CROPS = 3000
 
 
 def soft_bins(ab):
@@ -101,12 +100,12 @@ def small_colors(dataset):
 def train_baselines(pictures, overrides, folder=ROOT / "build/baselines", target=FOLDER):
     """Train both systems on photos without cut-outs or recolouring, each resumed from its checkpoint, and ship them."""
     profile = get_profile("pocket", **{**STAGE, **overrides})
-    data = make_dataset(pictures, folder / "dataset", N_PICTURES, profile.data.resolution, cutouts=False, recolor=False)
+    data = make_dataset(pictures, folder / "dataset", N_CROPS, profile.data.resolution, cutouts=False, recolor=False)
     planes, colors = small_colors(data)
     torch.manual_seed(profile.training.train_seed)
     rarity = rarity_weights(colors.permute(0, 2, 3, 1).reshape(-1, 2)[::37].float())
     losses = {"classification": lambda network, *batch: classification_loss(network, *batch, rarity), "gan": gan_loss}
-    size = profile.data.resolution
+    size, precision = profile.data.resolution, profile.model.mixed_precision
     models = {"classification": make_network(size, len(bins())), "gan": Pix2Pix(size)}
     for system, model in models.items():
 
@@ -117,7 +116,7 @@ def train_baselines(pictures, overrides, folder=ROOT / "build/baselines", target
             return losses[system](model, *([tensor.flip(-1) for tensor in batch] if flip else batch))
 
         settings = run_settings(profile, dataset=data._fingerprint, system=system)
-        trained = train(model.to(pick_device()), loss_of_step, profile.training, folder / system, settings)
+        trained = train(model.to(pick_device()), loss_of_step, profile.training, precision, folder / system, settings)
         network = trained.generator if system == "gan" else trained
         save_model(network.half().cpu(), Path(target) / system)
         hours = float(read_losses(folder / system, profile.training.train_steps)[-1]["seconds"]) / 3600
@@ -125,15 +124,5 @@ def train_baselines(pictures, overrides, folder=ROOT / "build/baselines", target
         write_text(render("baseline_card", system=system, **facts), Path(target) / system / "README.md")
 
 
-def main():
-    """The command behind `make baselines`."""
-    parser = argparse.ArgumentParser(description="Train the systems that take no prompt.")
-    parser.add_argument("--pictures", default="", help="folder with the pictures of data_cards/training_pictures")
-    add_field_option(parser, "a profile field for both, e.g. -p mixed_precision bf16")
-    options = parser.parse_args()
-    with exit_with_one_line():
-        train_baselines(options.pictures, options.overrides)
-
-
 if __name__ == "__main__":
-    main()
+    run_recipe(train_baselines, "lib.baselines_model.recipe", "Train the systems that take no prompt.")

@@ -24,7 +24,7 @@ def make_book(profile):
     if not paths:
         raise ValueError(f"no executed notebooks in {executed}: run {make_command('reports', profile)} first")
     pages = {path.stem: read_executed(path, build) for path in paths}
-    openings = {name: re.match("# (.*)\n\n> (.*)", page.cells[0].source).groups() for name, page in pages.items()}
+    openings = {name: opening_of(page) or (name, "") for name, page in pages.items()}
     titles = {"index": "Contents"} | {name: title for name, (title, _) in openings.items()}
     lines = [f"# Prompted colorization: run `{profile.folders.run}` of profile `{profile.name}`\n"]
     lines += [f"- [{title}]({name}.html): {question}" for name, (title, question) in openings.items()]
@@ -35,6 +35,12 @@ def make_book(profile):
             html, _ = exporter.from_notebook_node(page, {"titles": titles, "metadata": {"name": titles[name]}})
             write_text(html, folder / f"{name}.html")
     return build / "book/index.html"
+
+
+def opening_of(page):
+    """(title, question) of a notebook; None where it has none. Papermill puts a failed cell's error before them."""
+    matches = (re.match("# (.*)\n\n> (.*)", cell.source) for cell in page.cells)
+    return next((match.groups() for match in matches if match), None)
 
 
 def read_executed(path, build):

@@ -21,7 +21,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from lib import ROOT
-from lib.files import exit_with_one_line, hash_of, new_file, write_text
+from lib.files import exit_with_one_line, explained, hash_of, new_file, write_text
 from lib.l4 import hub, set_metrics
 from lib.profiles import PROFILE_FIELDS, add_field_option, get_profile, profiles_to_run
 
@@ -74,7 +74,8 @@ def split_parameters(profile_name, given, notebooks):
 
 def read_value(name, text, kind):
     """The value of a notebook's parameter of a kind ("str", "list", ...), read from a text as YAML; else ValueError."""
-    value = text if kind == "str" else yaml.safe_load(text)
+    with explained(f"parameter {name!r} can't be read as YAML", "correct it", yaml.YAMLError):
+        value = text if kind == "str" else yaml.safe_load(text)
     if type(value).__name__ != kind:
         raise ValueError(f"parameter {name!r} takes {kind}, not {text!r}")
     return value
@@ -161,7 +162,7 @@ def finished_since(profile, mark):
         return ""
     stamp = json.loads(path.read_text())
     there = all((profile.folders.reports_home / name).exists() for name in stamp["reports"])
-    return stamp["finished"] if there and stamp["hash"] == mark else ""
+    return stamp["finished"] if there and stamp.get("hash") == mark else ""
 
 
 def reason_of(error):
@@ -247,15 +248,10 @@ def run_notebooks(profile, notebooks, parameters, overrides, mark):
 
     When one fails, what those before it wrote is kept in `UNFINISHED` for the next call.
     """
-    staging, home, unfinished = (
-        stage_reports(profile),
-        profile.folders.reports_home,
-        profile.folders.run_dir / UNFINISHED,
-    )
-    shared = {
-        "profile_name": profile.name,
-        "overrides": {**overrides, "run": profile.folders.run, "reports": str(staging)},
-    }
+    staging, folders = stage_reports(profile), profile.folders
+    home, unfinished = folders.reports_home, folders.run_dir / UNFINISHED
+    overrides = {**overrides, "run": folders.run, "reports": str(staging)}
+    shared = {"profile_name": profile.name, "overrides": overrides}
     before, passed = state_of(staging / home.name), 0
     try:
         for path in notebooks:
@@ -298,7 +294,7 @@ def main():
     """The command: exit 0 when every notebook passed, 1 with one line otherwise."""
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
     signal.signal(signal.SIGTERM, pass_on_sigterm)
-    with exit_with_one_line():
+    with exit_with_one_line(RuntimeError):
         run()
 
 

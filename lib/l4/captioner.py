@@ -33,9 +33,9 @@ def write_captions(profile):
         model, tokenizer = load_captioner(data)
         model = model.to(pick_device())
         made = {level: caption(rows[column], model, tokenizer) for level, column in AUTO_LEVELS.items()}
-        table = pd.DataFrame({"image_id": rows["image_id"], "captioner": data.captioner, **made})
-        write_table(table, folder / AUTO_CAPTIONS)
-    return pd.read_csv(folder / AUTO_CAPTIONS)
+        writer = {"captioner": data.captioner, "captioner_revision": data.captioner_revision}
+        write_table(pd.DataFrame({"image_id": rows["image_id"], **writer, **made}), folder / AUTO_CAPTIONS)
+    return pd.read_csv(folder / AUTO_CAPTIONS, dtype=str, keep_default_na=False)
 
 
 @torch.no_grad()

@@ -114,12 +114,12 @@ def check_coco(profiles):
     for name, (path, size, _) in coco.COCO.items():
         wanted = not profile.data.coco_hub_id or name.startswith("annotations")
         if wanted and downloads.bytes_of(resolve(profile.data.downloads) / name) != size:
-            check_size(f"{profile.data.coco_url}/{path}", size)
+            check_offered_size(f"{profile.data.coco_url}/{path}", size)
             said.append(f"{name} at {profile.data.coco_url}")
     return ", ".join(said) or "archives are here"
 
 
-def check_size(url, size):
+def check_offered_size(url, size):
     """Refuse a file that a server doesn't offer in the size that is known: ValueError."""
     copy = "-p coco_hub_id detection-datasets/coco"
     with explained(f"{url} can't be reached", f"try again, or {copy}", requests.RequestException):
@@ -219,7 +219,7 @@ CHECKS |= {"COCO": check_coco, "flowers": check_flowers, "models": check_models,
 
 def main(arguments=None):
     """The command: one line a check, then the forecast; exits with 1 where one fails."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m lib.l4.check_machine", description=__doc__)
     forecast.add_options(parser)
     options, failed = parser.parse_args(arguments), False
     with exit_with_one_line():

@@ -12,7 +12,7 @@ from pyarrow.parquet import ParquetFile
 from tqdm import tqdm
 
 from lib.files import explained, write_bytes
-from lib.l4.downloads import check_disk, download, extract
+from lib.l4.downloads import download, extract, require_disk
 from lib.profiles import resolve
 from lib.prompts import COLOR_PATTERN
 
@@ -39,7 +39,7 @@ def prepare_coco(data, folder):
     archives = {name: facts for name, facts in COCO.items() if not copy or name.startswith("annotations")}
     sizes = {f"{copy}/{name}": size for name, size in parquet.items()}
     sizes |= {name: size for name, (_, size, _) in archives.items()}
-    check_disk(folder, downloads, sizes, (data.n_train + data.n_validation + 5000) * PHOTO_BYTES)
+    require_disk(folder, downloads, sizes, (data.n_train + data.n_validation + 5000) * PHOTO_BYTES)
     with ThreadPoolExecutor(len(archives)) as pool:
         list(pool.map(lambda name: download_archive(name, data.coco_url, downloads), archives))
     with zipfile.ZipFile(downloads / "annotations_trainval2017.zip") as archive:

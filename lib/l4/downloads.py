@@ -14,7 +14,7 @@ ATTEMPTS, PAUSE = 5, 1.0  # of a download; seconds before the second, doubling
 CHUNK = 1 << 16  # bytes
 
 
-def check_disk(folder, downloads, sizes, extracted):
+def require_disk(folder, downloads, sizes, extracted):
     """Refuse to start where a disk can't hold what will come, {download: bytes} and photos: ValueError."""
     missing = sum(size - bytes_of(downloads / name) for name, size in sizes.items())
     have = sum(path.stat().st_size for path in folder.rglob("*.jpg"))

@@ -3,7 +3,6 @@
 import shutil
 from pathlib import Path
 
-import kagglehub
 import numpy as np
 
 from lib.files import explained, hash_of_file
@@ -41,6 +40,9 @@ def prepare_flowers(data, folder):
 
 def download_flowers():
     """The folder that `kagglehub` keeps the data set in; needs Kaggle's credentials in one of their usual places."""
-    remedy = "put your key in ~/.kaggle/kaggle.json, or name a folder that has the photos with -p flowers_folder"
+    import kagglehub  # which no other source needs
+
+    remedy = "put your key in ~/.kaggle/kaggle.json or KAGGLE_USERNAME and KAGGLE_KEY, or name a folder that has the "
+    remedy += "photos with -p flowers_folder"
     with explained(f"Kaggle's {FLOWERS} can't be downloaded", remedy):
         return Path(kagglehub.dataset_download(FLOWERS))

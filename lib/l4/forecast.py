@@ -33,9 +33,13 @@ from lib.training import with_train_steps
 
 RATES = (15, 25, 33)  # TFLOP/s that an L4 may sustain in bfloat16
 BYTES_PER_SECOND = 30e6  # of COCO's servers, about
-TEST_PHOTOS, FLOWERS, FLOWERS_TRAINED = 5_000, 4_242, 3_818  # of val2017; of Kaggle's flowers, and 9 in 10 of them
+TEST_PHOTOS, FLOWER_PHOTOS, FLOWERS_TRAINED = (
+    5_000,
+    4_242,
+    3_818,
+)  # of val2017; of Kaggle's flowers, and 9 in 10 of them
 WATCHED_PHOTOS = 8  # validation photos colorized at each checkpoint
-REFERENCES = 8  # pictures a test photo that no prompt touched: six references and two systems without a prompt
+REFERENCE_PICTURES = 8  # pictures a test photo that no prompt touched: six references and two systems without a prompt
 JPEG_BYTES, GRAY_BYTES, PNG_BYTES = 117_000, 135_000, 376_000  # mean of 60 photos at 512 px; the data set holds two
 PROMPT_BYTES = 2 * 77  # of a caption's token vectors in half precision, times their width
 CHECKPOINT_GB, CONTROLNET_GB = 4.4, 1.5  # 364 M parameters with AdamW's two moments, and alone
@@ -121,7 +125,7 @@ def photos_trained(profile):
 def plan_source(profile):
     """The parts that bring a profile's photos and make its data set; the photos of a folder are there."""
     coco = profile.data.source == "coco"
-    n = profile.data.n_train + profile.data.n_validation + TEST_PHOTOS if coco else FLOWERS
+    n = profile.data.n_train + profile.data.n_validation + TEST_PHOTOS if coco else FLOWER_PHOTOS
     come = {"coco": sum(size for _, size, _ in COCO.values()), "flowers": 250e6}.get(profile.data.source, 0)
     gb = n * (PHOTO_BYTES + 2 * (JPEG_BYTES + GRAY_BYTES)) / 1e9
     return [
@@ -158,7 +162,7 @@ def plan_run(profile, choose):
     unguided, pictures = planned.get("empty", 0), sum(planned.values())
     colorizing = add(sampling(unguided, steps, 1, share), sampling(pictures - unguided, steps, guidance, share))
     photos = min(study.n_images or TEST_PHOTOS, TEST_PHOTOS)
-    measured = 2 * (pictures - planned["steering"]) + (REFERENCES + len(planned) - 1) * photos
+    measured = 2 * (pictures - planned["steering"]) + (REFERENCE_PICTURES + len(planned) - 1) * photos
     parts = [
         Part(f"{run}: choosing steps and guidance", "runs", 0, shape, add(*choosing)),
         Part(f"{run}: {pictures:,} pictures", "runs", 2 * pictures * PNG_BYTES / 1e9, shape, colorizing),
@@ -243,7 +247,7 @@ def with_dollars(table, price):
     return table
 
 
-def save(now, totals, source):
+def save_forecast(now, totals, source):
     """Write `reports/forecast.csv`, and its two tables between the marks of notebooks/L4.md."""
     rows = pd.concat([totals.assign(part="total"), now.assign(plan="most steps").iloc[:-1]], ignore_index=True)
     write_table(rows.assign(machine=source).round(2), ROOT / "reports/forecast.csv")
@@ -262,7 +266,7 @@ def report(name, overrides, price, keep=False):
         source = f"timed on {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, torch {torch.__version__}"
     source += f"; {price:.2f} dollars an hour"
     if keep:
-        save(now, totals, source)
+        save_forecast(now, totals, source)
     unknown = [profile.folders.run for profile in profiles_to_run(name, **overrides) if not shape_of(profile)]
     note = f"\n\nwithout the hours of {', '.join(unknown)}, whose base has no known shape" if unknown else ""
     return f"{markdown_table(now.round(2))}\n\n{markdown_table(totals.round(2))}\n\n{source}{note}"
@@ -278,7 +282,7 @@ def add_options(parser):
 
 def main(arguments=None):
     """The command: prints the forecast."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m lib.l4.forecast", description=__doc__)
     add_options(parser)
     options = parser.parse_args(arguments)
     with exit_with_one_line():

@@ -17,7 +17,7 @@ from lib.l4.coco import prepare_coco
 from lib.l4.flowers import prepare_flowers
 from lib.profiles import check_settings, resolve, write_settings
 
-SETTINGS = {  # what a folder of photos must have been made with
+PHOTO_FIELDS = {  # what a folder of photos must have been made with
     "coco": ("source", "n_train", "n_validation", "dataset_seed"),
     "flowers": ("source", "dataset_seed", "flowers_folder"),
 }
@@ -42,7 +42,7 @@ def prepare(data):
     if (folder / "metadata.csv").exists():
         return check_settings(vars(data), folder, "01_build_dataset, with another -p photos FOLDER,")
     folder.mkdir(parents=True, exist_ok=True)
-    write_settings({name: getattr(data, name) for name in SETTINGS[data.source]}, folder)
+    write_settings({name: getattr(data, name) for name in PHOTO_FIELDS[data.source]}, folder)
     bring = {"coco": prepare_coco, "flowers": prepare_flowers}[data.source]
     write_manifest(bring(data, folder), folder)
 

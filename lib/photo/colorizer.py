@@ -31,10 +31,13 @@ class Colorizer:
 
     def __init__(self, profile="pocket", controlnet="", base_model="", **sampling):
         if isinstance(profile, Profile):
+            if controlnet or base_model or sampling:
+                raise ValueError("a Profile has its own ControlNet, base and sampling: use profile.replace(...)")
             self.profile, self.controlnet = profile, str(profile.controlnet_source)
             self.pipeline = load_pipeline(profile)
             return
-        profile = get_profile(profile, **sampling)
+        given = {"base_model": base_model} if base_model else {}
+        profile = get_profile(profile, **sampling, **given)
         source = folder_or_id(controlnet or profile.training.initial_controlnet or profile.folders.controlnet_dir)
         base_model = base_model or base_of_run(source) or profile.model.base_model
         profile = profile.replace(base_model=base_model, base_revision=pinned_revision(profile.name, base_model))

@@ -14,7 +14,7 @@ from lib.files import exit_with_one_line, hash_of_file, one_line, printable
 from lib.photo.formats import (
     LIMITS,
     MAX_MEGAPIXELS,
-    SAMPLING_FIELDS,
+    SAMPLING_OPTIONS,
     SUFFIXES,
     folder_or_id,
     open_photo,
@@ -34,8 +34,8 @@ EXAMPLES = f"""examples:
 Photos of up to {MAX_MEGAPIXELS} megapixels. Exit status: 0 all done, 1 some failed (a line each), 2 wrong usage.
 """
 OUTPUT = re.compile(r"\.color(\.(-?\d+|sheet))?\.png$")  # the names of outputs, which are no photos of a folder
-MODEL_OPTIONS = ("controlnet", "base_model", *SAMPLING_FIELDS)
-ALONE = ("prompt", "prompts", "seed", "samples", "saturation", *SAMPLING_FIELDS)  # not beside --again
+MODEL_OPTIONS = ("controlnet", "base_model", *SAMPLING_OPTIONS)
+ALONE = ("prompt", "prompts", "seed", "samples", "saturation", *SAMPLING_OPTIONS)  # not beside --again
 SHEET_PX = 600  # of the longer side of a picture in a contact sheet
 
 
@@ -119,9 +119,9 @@ def read_prompts(path):
     """The prompts of a CSV file with the columns photo and prompt, parted by commas or semicolons, by photo name."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = file.read().splitlines()
-            delimiter = "," if not lines or "," in lines[0] else ";"
-            rows = list(csv.reader(lines, delimiter=delimiter))
+            first = file.readline()
+            file.seek(0)
+            rows = list(csv.reader(file, delimiter="," if "," in first else ";"))
     except (OSError, UnicodeError, csv.Error) as error:
         raise ValueError(f"{path}: can't be read ({error}): needs a CSV file in UTF-8") from None
     header = [name.strip().lower() for name in rows[0]] if rows else []
@@ -129,12 +129,12 @@ def read_prompts(path):
     if missing:
         raise ValueError(f"{path}: column {min(missing)!r} is missing: needed are photo,prompt")
     prompts, at = {}, {name: header.index(name) for name in ("photo", "prompt")}
-    for number, row in enumerate(rows[1:], 2):
+    for line, row in enumerate(rows[1:], 2):
         if len(row) > len(header):
-            text = f"{delimiter}".join(row[len(header) - 1 :])
-            raise ValueError(f'{path}: row {number} has more fields than columns: write "{text}" in quotes')
+            example = 'photo.jpg,"a red bus, blue sky"'
+            raise ValueError(f"{path}: row {line} has more fields than columns: put the prompt in quotes, as {example}")
         if row and len(row) <= max(at.values()):
-            raise ValueError(f"{path}: row {number} has no prompt: add one, or remove the row")
+            raise ValueError(f"{path}: row {line} has no prompt: add one, or remove the row")
         if row and row[at["photo"]] in prompts:
             raise ValueError(f"{path}: names a photo twice: leave one row for each")
         if row:
@@ -192,12 +192,14 @@ def output_rule(options, n_photos):
 def remember(options):
     """Replace the options by what the picture of `--again` says of itself; the photo must be the same file."""
     made = read_metadata(options.again)
+    if not made["sha256"]:
+        raise ValueError(f"{options.again}: was made from an image that was no file: it can't be made again")
     places = [Path(name) for name in options.photos] or [Path(options.again).parent / Path(made["photo"]).name]
     photo = next((path for path in places if path.is_file() and hash_of_file(path) == made["sha256"]), None)
     if photo is None:
         said = f"was made from {made['photo']}, which is not beside it or has changed"
         raise ValueError(f"{options.again}: {said}: name it after --again FILE")
-    said = {name: made[name] for name in ("prompt", "profile", "seed", "saturation", *SAMPLING_FIELDS)}
+    said = {name: made[name] for name in ("prompt", "profile", "seed", "saturation", *SAMPLING_OPTIONS)}
     for name, option in (("controlnet", "--controlnet"), ("base_model", "--base")):
         said[name] = getattr(options, name) or made[name]
         if not getattr(options, name) and not is_of_project(made[name], made["profile"]):

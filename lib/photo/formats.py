@@ -4,6 +4,7 @@ import json
 import os
 import re
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +19,7 @@ from lib.profiles import PROFILES, resolve
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".gif", ".bmp")
 MAX_MEGAPIXELS = 250
 MIN_SIDE, MAX_ASPECT = 16, 50
-SAMPLING_FIELDS = ("num_inference_steps", "guidance_scale", "controlnet_conditioning_scale")
+SAMPLING_OPTIONS = ("num_inference_steps", "guidance_scale", "controlnet_conditioning_scale")
 LIMITS = {  # of numbers, on the command line and in what a picture says of itself: type, lowest, highest
     "seed": (int, 0, 2**62),
     "saturation": (float, 0, 5),
@@ -37,7 +38,7 @@ METADATA_NAMES = (
     "profile",
     "base_model",
     "controlnet",
-    *SAMPLING_FIELDS,
+    *SAMPLING_OPTIONS,
 )
 FILE_TAGS = (254, 256, 257, 258, 259, 262, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 34675)
 # of EXIF: how the old file holds its pixels (and 274, orientation, which is applied); the rest is kept
@@ -99,7 +100,7 @@ def regular_file(source):
     return path
 
 
-def check_size(width, height):
+def check_dimensions(width, height):
     """Refuse what is too small, too large, or too narrow to colorize: UnfitError."""
     size = f"{width}x{height} is"
     if width * height > MAX_MEGAPIXELS * 10**6:
@@ -112,12 +113,13 @@ def check_size(width, height):
 
 def to_photo(image, keep_gps):
     """A PIL image of any mode as a `Photo`, of its first frame."""
-    check_size(*image.size)
+    check_dimensions(*image.size)
     frames, notes = getattr(image, "n_frames", 1), []
     if frames > 1:
         notes.append(f"has {frames} frames: only the first is used")
     image.load()
-    exif, info = image.getexif(), dict(image.info)
+    exif, info = Image.Exif(), dict(image.info)
+    exif.load(image.getexif().tobytes())  # a copy: what is dropped below stays with the caller's image
     image = ImageOps.exif_transpose(image)
     for tag in FILE_TAGS if keep_gps else (*FILE_TAGS, GPS):
         exif.pop(tag, None)
@@ -187,7 +189,7 @@ def made_with(path, prompt, seed, saturation, profile, controlnet):
     made = {"photo": name, "sha256": hash_of_file(path) if path else "", "prompt": prompt, "seed": seed}
     made |= {"saturation": saturation, "profile": profile.name, "controlnet": place_in_project(controlnet)}
     made |= {"base_model": place_in_project(profile.model.base_model)}
-    return made | profile.values(*SAMPLING_FIELDS)
+    return made | profile.values(*SAMPLING_OPTIONS)
 
 
 def place_in_project(name):
@@ -243,16 +245,20 @@ class ColorPicture(Image.Image):
     def save(self, target, format=None, **options):
         """Save like PIL, with the photo's EXIF and resolution; a PNG also says how it was made (`read_metadata`).
 
-        A path is written whole or not at all, and replaces what is there.
+        A path is written whole or not at all, and replaces what is there. What the format can't hold is a ValueError.
         """
+        to_path = isinstance(target, (str, Path))
+        format = format or (Image.registered_extensions().get(Path(target).suffix.lower(), "") if to_path else "PNG")
         kept = {"dpi": self.photo.dpi} if self.photo.dpi else {}
         kept |= {"exif": self.photo.exif} if self.photo.exif else {}
-        if not isinstance(target, (str, Path)):
-            return super().save(target, format=format, **{**kept, **options})
-        format = format or Image.registered_extensions().get(Path(target).suffix.lower(), "PNG")
-        if format == "PNG":
-            text = PngImagePlugin.PngInfo()
-            text.add_itxt(METADATA_KEY, json.dumps(self.made, ensure_ascii=False))
-            kept |= {"pnginfo": text, "compress_level": 1}
-        with new_file(target) as partial:
-            super().save(partial, format=format, **{**kept, **options})
+        if format.upper() == "PNG":
+            kept |= {"pnginfo": PngImagePlugin.PngInfo(), "compress_level": 1}
+            kept["pnginfo"].add_itxt(METADATA_KEY, json.dumps(self.made, ensure_ascii=False))
+        with new_file(target) if to_path else nullcontext(target) as place:
+            try:
+                super().save(place, format=format, **{**kept, **options})
+            except (KeyError, OSError) as error:
+                if isinstance(error, OSError) and error.errno:
+                    raise
+                remedy = "save it as .png" if format else "name an ending that is known, such as .png"
+                raise ValueError(f"{target}: can't be saved ({one_line(error)}): {remedy}") from None

@@ -130,7 +130,8 @@ def train_autoencoder(dataset, profile, folder, crop=64):
         return autoencoder_loss(vae, pixels.to(vae.device), step_generator(profile.training.train_seed, step))
 
     settings = run_settings(profile, dataset=dataset._fingerprint)
-    return train(make_autoencoder(profile.data.resolution), loss_of_step, profile.training, folder, settings)
+    vae, precision = make_autoencoder(profile.data.resolution), profile.model.mixed_precision
+    return train(vae, loss_of_step, profile.training, precision, folder, settings)
 
 
 def set_scaling_factor(vae, images):

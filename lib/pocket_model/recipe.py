@@ -1,6 +1,5 @@
 """The recipe of the pocket model: autoencoder, base UNet and ControlNet, trained in this order and shipped."""
 
-import argparse
 import copy
 import json
 import os
@@ -14,12 +13,12 @@ from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNe
 from lib import ROOT
 from lib.dataset import build_dataset, pick_across_categories
 from lib.figures import save_sheet
-from lib.files import exit_with_one_line, write_table, write_text
+from lib.files import write_table, write_text
 from lib.latents import Batches, build_cache
 from lib.models import load_text_encoder, pick_device
 from lib.pocket_model.autoencoder import set_scaling_factor, train_autoencoder
-from lib.pocket_model.training_pictures import make_dataset
-from lib.profiles import add_field_option, get_profile
+from lib.pocket_model.training_pictures import make_dataset, run_recipe
+from lib.profiles import get_profile
 from lib.report import markdown_table, render
 from lib.training import diffusion_loss, read_losses, run_settings, save_model, train, train_controlnet
 
@@ -78,9 +77,8 @@ def train_base(base, cache, profile, folder):
         save_sheet([pictures.images], folder / f"samples/{step:07d}.png", column_titles=prompts)
 
     settings = run_settings(profile, **cache.key)
-    return train(
-        base.unet, loss_of_step, profile.training, folder, settings, on_checkpoint, profile.model.mixed_precision
-    )
+    precision = profile.model.mixed_precision
+    return train(base.unet, loss_of_step, profile.training, precision, folder, settings, on_checkpoint)
 
 
 def ship(base, folder, **more):
@@ -171,15 +169,5 @@ def read_table(path):
     return markdown_table(pd.read_csv(path)) if path.exists() else "Not measured yet."
 
 
-def main():
-    """The command behind `make pocket-model`."""
-    parser = argparse.ArgumentParser(description="Rebuild lib/pocket_model from the photos.")
-    parser.add_argument("--pictures", default="", help="folder with the pictures of data_cards/training_pictures")
-    add_field_option(parser, "a profile field for all stages, e.g. -p mixed_precision bf16")
-    options = parser.parse_args()
-    with exit_with_one_line():
-        build_pocket_model(options.pictures, options.overrides)
-
-
 if __name__ == "__main__":
-    main()
+    run_recipe(build_pocket_model, "lib.pocket_model.recipe", "Rebuild lib/pocket_model from the photos.")

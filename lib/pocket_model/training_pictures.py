@@ -4,6 +4,7 @@ The base and the ControlNet are too small to have seen much of the world, so pho
 cut-outs are laid on photos and plain grounds in colours that their lightness allows.
 """
 
+import argparse
 import json
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from tqdm import tqdm
 from lib import ROOT
 from lib.color import fit_gamut, lab_to_srgb, make_conditioning_image, srgb_to_lab, to_float, to_pil
 from lib.dataset import FEATURES, read_manifest
-from lib.files import hash_of_file, new_folder, open_picture, write_text
+from lib.files import exit_with_one_line, hash_of_file, new_folder, open_picture, write_text
+from lib.profiles import add_field_option
 from lib.prompts import TARGETS, draw_training_prompt, fix_articles, rotate_color_words
 
 
@@ -165,3 +167,13 @@ def make_dataset(pictures, folder, n, size, seed=0, cutouts=True, recolor=True):
     if wanted.items() - made.items():
         raise ValueError(f"{folder} was made from {made}, not {wanted}: remove it")
     return load_from_disk(str(folder))
+
+
+def run_recipe(recipe, module, description):
+    """The command of a recipe, `recipe(pictures, overrides)`: a folder of training pictures and profile fields."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    parser.add_argument("--pictures", default="", help="folder with the pictures of data_cards/training_pictures")
+    add_field_option(parser, "a profile field for all trainings, e.g. -p mixed_precision bf16")
+    options = parser.parse_args()
+    with exit_with_one_line():
+        recipe(options.pictures, options.overrides)

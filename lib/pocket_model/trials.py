@@ -1,7 +1,5 @@
 """What was tried for the pocket model, and what each gave on the validation photos: `make pocket-trials`."""
 
-import argparse
-
 import numpy as np
 import pandas as pd
 
@@ -9,20 +7,17 @@ from lib import ROOT
 from lib.color import srgb_to_lab, to_float
 from lib.colorize import colorize_level, errors_of
 from lib.dataset import build_dataset, pick_across_categories
-from lib.files import exit_with_one_line, write_table
+from lib.files import write_table
 from lib.latents import build_cache
 from lib.metrics import chroma
 from lib.models import add_controlnet, load_base, load_controlnet
 from lib.pocket_model.recipe import stage_profile, write_card
-from lib.pocket_model.training_pictures import make_dataset
-from lib.profiles import add_field_option, get_profile
+from lib.pocket_model.training_pictures import make_dataset, run_recipe
+from lib.profiles import get_profile
 from lib.training import train_controlnet
 
-SAMPLING = [{"num_inference_steps": n} for n in (1, 2, 5, 10, 50)] + [
-    {"guidance_scale": scale}
-    for scale in (1.0, 1.25, 1.5, 2.0, 3.0)
-    if scale != get_profile("pocket").sampling.guidance_scale
-]
+SAMPLING = [{"num_inference_steps": n} for n in (1, 2, 5, 10, 50)]  # at the profile's guidance, which is 1
+SAMPLING += [{"guidance_scale": scale} for scale in (1.25, 1.5, 2.0, 3.0)]
 TRIALS = {  # what is changed: fields of the ControlNet's stage, or arguments of make_dataset
     "the recipe, cut short": ({}, {}),
     "uniform timesteps": ({"timestep_bias": 1.0}, {}),
@@ -83,15 +78,5 @@ def run_trials(pictures, overrides, folder=ROOT / "build/pocket_trials", target=
     write_card(target)
 
 
-def main():
-    """The command behind `make pocket-trials`."""
-    parser = argparse.ArgumentParser(description="Fill the tables of the model card.")
-    parser.add_argument("--pictures", default="", help="folder with the pictures of data_cards/training_pictures")
-    add_field_option(parser, "a profile field for all trials, e.g. -p mixed_precision bf16")
-    options = parser.parse_args()
-    with exit_with_one_line():
-        run_trials(options.pictures, options.overrides)
-
-
 if __name__ == "__main__":
-    main()
+    run_recipe(run_trials, "lib.pocket_model.trials", "Fill the tables of the model card.")

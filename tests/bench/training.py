@@ -154,9 +154,9 @@ def time_ours(start, steps, folder):
             start.controlnet.to(base.device),
             stamped,
             profile.training,
+            profile.model.mixed_precision,
             Path(run),
             {},
-            mixed_precision=profile.model.mixed_precision,
         )
     return np.diff(stamps)
 
