@@ -30,7 +30,7 @@ SAMPLING_FIELDS = ("num_inference_steps", "guidance_scale", "guidance_share")
 DATA_FIELDS = ("source", "photos", "test_source")
 PLAN_FIELDS = ("n_images", "n_images_other", "n_images_all_seeds", "n_steered", "n_seeds", "prompt_levels")
 PICTURE_FIELDS = (*DATA_FIELDS, *PLAN_FIELDS, *SAMPLING_FIELDS, *MODEL_FIELDS)
-ALWAYS = ("vague", "detailed")  # the levels that the study compares: under these, every photo
+COMPARED_LEVELS = ("vague", "detailed")  # the levels that the study compares: under these, every photo
 DOUBLED = ("prompt_embeds", "image", "add_text_embeds", "add_time_ids")  # what a pipeline holds twice under guidance
 
 
@@ -141,12 +141,12 @@ def seed_of(image_id, seed):
 def plan_pictures(photos, prompts, n_seeds=1, n_other=0, n_all_seeds=0):
     """A table of `PLAN_COLUMNS`, a row a picture: photos (a table with their ids) under {level: [a prompt each]}.
 
-    Only the first `n_other` photos get pictures of levels other than `ALWAYS`, and only the first `n_all_seeds` get all
-    `n_seeds` seeds, the others one; 0: all photos.
+    Only the first `n_other` photos get pictures of levels other than `COMPARED_LEVELS`, and only the first
+    `n_all_seeds` get all `n_seeds` seeds, the others one; 0: all photos.
     """
     records = []
     for index, (image_id, category) in enumerate(zip(photos["image_id"], photos["category"], strict=True)):
-        levels = [level for level in prompts if level in ALWAYS or index < (n_other or len(photos))]
+        levels = [level for level in prompts if level in COMPARED_LEVELS or index < (n_other or len(photos))]
         seeds = range(n_seeds if index < (n_all_seeds or len(photos)) else 1)
         records += [(image_id, category, level, prompts[level][index], seed) for level in levels for seed in seeds]
     return pd.DataFrame(records, columns=PLAN_COLUMNS)
@@ -161,7 +161,7 @@ def plan_test_photos(rows, prompts, study):
     unknown = [level for level in study.prompt_levels if level not in prompts]
     if unknown:
         raise ValueError(f"unknown prompt level {unknown[0]!r} in prompt_levels: known are {', '.join(prompts)}")
-    lacking = [level for level in ALWAYS if level not in (study.prompt_levels or ALWAYS)]
+    lacking = [level for level in COMPARED_LEVELS if level not in (study.prompt_levels or COMPARED_LEVELS)]
     if lacking:
         raise ValueError(f"prompt_levels lacks {lacking[0]}, which the study compares: add it")
     photos = rows.select_columns(["image_id", "category", "thing"]).to_pandas()

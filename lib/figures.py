@@ -80,14 +80,20 @@ def name_rows(axis, names, **options):
 
 
 def draw_interval(axis, row, values, color=BLUE, filled=True, **options):
-    """A point on a chart's row with its interval; `values`: (mean, low, high), NaN where there is no interval."""
+    """A point on a chart's row with its interval.
+
+    `values`: (mean, low, high), NaN where there is no interval; `options`: of `Axes.errorbar`, e.g. fmt="s": squares.
+    """
     mean, low, high = values
     options = {"fmt": "o", "capsize": 4, "mfc": color if filled else "white", **options}
     axis.errorbar(mean, row, xerr=[[mean - low], [high - mean]], color=color, **options)
 
 
 def draw_effects_on(axis, effects, filled, color=BLUE, shift=0, **options):
-    """Effects one below the other around a line at zero; `effects`: a table with `mean`, `low`, `high`."""
+    """Effects one below the other around a line at zero.
+
+    `effects`: a table with `mean`, `low`, `high`; `filled`: a bool for each; `options`: of `draw_interval`.
+    """
     axis.axvline(0, color="black", lw=1, zorder=1)
     for row, (effect, is_filled) in enumerate(zip(effects.itertuples(), filled, strict=True)):
         draw_interval(axis, row + shift, (effect.mean, effect.low, effect.high), color, is_filled, **options)

@@ -165,7 +165,7 @@ def load_controlnet(source, unet, revision="", subfolder=""):
     """
     folder = resolve(source)
     if not folder.is_dir() and str(source).count("/") != 1:
-        raise ValueError(f"no ControlNet in {source}: train one with notebook 03")
+        raise ValueError(f"no ControlNet in {source}: train one with notebook 03, or add 03 to --only")
     options = {"revision": revision or None, "subfolder": subfolder, "use_safetensors": True, "dtype": torch.float32}
     with explained(f"ControlNet {source} can't be loaded", "train it anew with notebook 03"):
         controlnet = ControlNetModel.from_pretrained(str(folder if folder.is_dir() else source), **options)

@@ -119,7 +119,7 @@ class Study:
     n_images_all_seeds: int = 0  # how many of these with every seed, the others with the first; 0: all
     n_steered: int = 0  # how many things in them are recoloured word by word; 0: all
     n_seeds: int = 3  # samples per photo and prompt
-    prompt_levels: tuple[str, ...] = ()  # levels of the ladder of prompts to colorize under; (): all
+    prompt_levels: tuple[str, ...] = ()  # of prompts.PROMPT_LEVELS, with vague and detailed; (): all
     steps_to_try: tuple[int, ...] = ()  # numbers of steps, and
     guidance_to_try: tuple[float, ...] = ()  # scales, of which notebook 04 chooses on validation photos; (): no choice
     set_metrics: bool = False  # FID, KID, LPIPS and CLIP score

@@ -17,6 +17,8 @@ GENERIC_PROMPTS = [  # the study's sentence and its kin
     "Paint this photo in natural colors.",
 ]
 CAPTIONS = ("object_caption", "detailed_caption", "gray_caption")
+# To add a level: a name here, in the order of tables and charts; a rule in `prompts_at`; its contrasts in
+# `stats.CONTRASTS`; a sentence in `templates/report.md.j2`.
 PROMPT_LEVELS = ("empty", "vague", "gray_caption", "auto_caption", "object", "detailed", "wrong_color", "other_photo")
 PROMPT_POLICIES = ("generic", "captions", "mix")
 
@@ -57,7 +59,8 @@ def prompts_at(level, rows, seed=0):
 
     `empty`: ""; `vague`: the study's sentence; `gray_caption`, `object`, `detailed`: the photo's own captions;
     `wrong_color`: the detailed one with every colour word changed; `other_photo`: the detailed one of a photo of
-    another category. The last two are drawn from the seed and the photo. An unknown level is a ValueError.
+    another category. Both `wrong_color` and `other_photo` are drawn from the seed and the photo. An unknown level is a
+    ValueError.
     """
     captions = {"gray_caption": "gray_caption", "object": "object_caption", "detailed": "detailed_caption"}
     if level in captions:

@@ -8,6 +8,7 @@ import torch
 
 from lib.l4 import forecast, network_costs
 from lib.profiles import get_profile, profiles_to_run
+from lib.prompts import PROMPT_LEVELS
 
 PUBLISHED = {"SD 2.1-base": (865.9, 364.2, 83.7), "SD 1.5": (859.5, 361.3, 83.7)}  # M parameters
 TINY_VAE = {**network_costs.VAE, "block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4, "layers_per_block": 1}
@@ -79,7 +80,7 @@ def test_pictures_planned():
     planned = forecast.pictures_planned(get_profile("l4", **fields), 5000)
     assert (planned["vague"], planned["detailed"], planned["empty"]) == (650 + 2 * 60, 770, 200 + 2 * 60)
     assert planned["steering"] == 100 * 8
-    assert len(planned) == 8 + 1  # with the captioner's two levels
+    assert len(planned) == len(PROMPT_LEVELS) + 1  # with the captioner's two levels
     other = get_profile("l4", run="study_1", **fields | {"n_seeds": 1, "n_images_other": 150})
     assert forecast.pictures_planned(other, 5000) == {
         "empty": 150, "vague": 650, "detailed": 650, "wrong_color": 150, "steering": 800,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lib import prompts
+from lib.stats import CONTRASTS
 
 RECORD = {"object_caption": "a cup", "detailed_caption": "a red cup on a white table", "gray_caption": "a pale cup"}
 ROWS = [
@@ -69,3 +70,7 @@ def test_rotating_hues_renames_colors_and_mends_articles():
     assert prompts.rotate_color_words("an orange cup", 0) == "an orange cup"
     assert prompts.rotate_color_words("an orange cup", -30) == "a red cup"
     assert prompts.rotate_color_words("a red cup", 30) == "an orange cup"
+
+
+def test_every_contrast_is_of_levels_that_exist():
+    assert set().union(*CONTRASTS) <= {*prompts.PROMPT_LEVELS, "gray"}
