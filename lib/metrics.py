@@ -302,7 +302,6 @@ def name_color(hue, chroma):
 def read_metrics(path):
     """The table that notebook 05 wrote; without it, a ValueError that says to run 05."""
     if not path.exists():
-        raise ValueError(
-            f"no {path.name} in this run's reports: run notebook 05_evaluate first, with the same -p reports"
-        )
+        again = "run notebook 05_evaluate first, with the same -p reports"
+        raise ValueError(f"no {path.name} in this run's reports: {again}")
     return pd.read_csv(path, keep_default_na=False, na_values={"hue_error": [""]}, dtype={"image_id": str})
