@@ -294,6 +294,24 @@ def test_existing_pictures_stay_without_overwrite(tmp_path, capsys):
     assert colorize(photo, "--overwrite") == 0
 
 
+def test_what_is_there_is_said_before_the_model_is_loaded(tmp_path, capsys, monkeypatch):
+    photos = [gray_photo(tmp_path / f"{k}.png") for k in range(3)]
+    (tmp_path / "0.color.png").write_text("mine")
+    loaded, load = [], command.load
+    monkeypatch.setattr(command, "load", lambda options: loaded.append(1) or load(options))
+    assert colorize(photos[0]) == 1
+    assert "0.color.png is there already: pass --overwrite or --skip-existing" in capsys.readouterr().err
+    assert colorize(photos[0], "--skip-existing") == 0
+    assert not loaded
+    assert colorize(tmp_path, "--skip-existing") == 0
+    assert "1 of 3 photos have their pictures already: skipped" in capsys.readouterr().out
+    assert loaded == [1]
+    assert (tmp_path / "0.color.png").read_text() == "mine"
+    assert (tmp_path / "1.color.png").stat().st_size > 1000
+    assert colorize(tmp_path, "--skip-existing") == 0
+    assert loaded == [1]
+
+
 def test_one_photo_named_twice_is_done_once(tmp_path):
     photo = gray_photo(tmp_path / "photo.png")
     assert colorize(tmp_path, photo, os.path.relpath(photo)) == 0
@@ -519,5 +537,6 @@ def test_the_installed_command_says_its_options_with_examples():
         [installed, "--help"], capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "300"}
     )
     for option in ("--prompt", "--prompts", "--output", "--profile", "--controlnet", "--base", "--seed", "--samples", "--steps",
-                   "--guidance-scale", "--controlnet-conditioning-scale", "--saturation", "--overwrite", "--again"):  # fmt: skip
+                   "--guidance-scale", "--controlnet-conditioning-scale", "--saturation", "--overwrite", "--skip-existing",
+                   "--keep-gps", "--again"):  # fmt: skip
         assert re.search(rf"e\.g\. (colorize photo\.jpg )?{option}\b", " ".join(result.stdout.split()))

@@ -90,6 +90,8 @@ def make_parser():
     add("--controlnet-conditioning-scale", type=number(*LIMITS["controlnet_conditioning_scale"]), **x, help=text)
     add("--saturation", type=number(*LIMITS["saturation"]), **x, help="less or more colour, e.g. --saturation 1.3")
     add("--overwrite", action="store_true", help="replace pictures that are there, e.g. colorize photo.jpg --overwrite")
+    text = "leave out photos whose pictures are all there, e.g. colorize photo.jpg --skip-existing"
+    add("--skip-existing", action="store_true", help=text)
     text = "keep where the photo was taken in the picture, e.g. colorize photo.jpg --keep-gps"
     add("--keep-gps", action="store_true", help=text)
     text = (
@@ -238,20 +240,40 @@ def load(options):
     return Colorizer(options.profile, **given)
 
 
-def colorize_job(job, options, colorizer, photos, say):
-    """Colorize one photo, write its pictures one by one, and say what there is to be said.
-
-    `photos`: the files that no output may replace.
-    """
+def outputs_of(job, options):
+    """The pictures of a job by seed, and its contact sheet, None for a single picture."""
     seeds = range(options.seed, options.seed + options.samples)
-    files = [job.output if len(seeds) == 1 else job.output.with_suffix(f".{seed}.png") for seed in seeds]
-    sheet = job.output.with_suffix(".sheet.png")
-    for file in (*files, sheet)[: len(seeds) + (len(seeds) > 1)]:
-        which = f"{job.photo}: its output {file} is"
-        if file.resolve() in photos:
-            raise ValueError(f"{which} a photo itself, which is never overwritten: name another --output")
-        if file.exists() and not options.overwrite:
-            raise ValueError(f"{which} there already: pass --overwrite, or name another --output")
+    if len(seeds) == 1:
+        return {options.seed: job.output}, None
+    return {seed: job.output.with_suffix(f".{seed}.png") for seed in seeds}, job.output.with_suffix(".sheet.png")
+
+
+def pick_jobs(jobs, options, photos):
+    """The jobs to do, and a line for each other: what they would replace is a photo, or is there already."""
+    todo, problems, skipped = [], [], 0
+    for job in jobs:
+        files, sheet = outputs_of(job, options)
+        files = [*files.values(), *([sheet] if sheet else [])]
+        there = [file for file in files if file.exists()]
+        replaced = [file for file in files if Path(os.path.realpath(file)) in photos]
+        if replaced:
+            reason = f"its output {replaced[0]} is a photo itself, which is never overwritten: name another --output"
+            problems.append(f"{job.photo}: {reason}")
+        elif options.skip_existing and there == files:
+            skipped += 1
+        elif there and not options.overwrite:
+            remedy = "pass --overwrite or --skip-existing, or name another --output"
+            problems.append(f"{job.photo}: its output {there[0]} is there already: {remedy}")
+        else:
+            todo.append(job)
+    if skipped:
+        print(f"{skipped} of {len(jobs)} photos have their pictures already: skipped")
+    return todo, problems
+
+
+def colorize_job(job, options, colorizer, say):
+    """Colorize one photo, write its pictures one by one, and say what there is to be said."""
+    files, sheet = outputs_of(job, options)
     with quiet_libraries():
         photo = open_photo(job.photo, options.keep_gps)
     for note in photo.notes:
@@ -259,18 +281,16 @@ def colorize_job(job, options, colorizer, photos, say):
     if unread := colorizer.unread(job.prompt):
         say(f"note: {job.photo}: the prompt is too long, not read is: {unread}")
     small = []
-    for file, seed in zip(files, seeds, strict=True):
+    for seed, file in files.items():
         picture = colorizer(photo, job.prompt, seed, options.saturation)
         picture.save(file)
-        lost = (
-            f" ({picture.lost:.1%} of the pixels lost chroma that sRGB does not hold)" if picture.lost >= 0.001 else ""
-        )
-        say(f"{file}{lost}")
+        lost = f"{picture.lost:.1%} of the pixels lost chroma that sRGB does not hold"
+        say(f"{file} ({lost})" if picture.lost >= 0.001 else f"{file}")
         small.append(picture.convert("RGB").reduce(max(1, max(picture.size) // SHEET_PX)))
-    if len(seeds) > 1:
+    if sheet:
         from lib.figures import save_sheet
 
-        save_sheet([small], sheet, column_titles=[f"seed {seed}" for seed in seeds], cell=3)
+        save_sheet([small], sheet, column_titles=[f"seed {seed}" for seed in files], cell=3)
         say(f"{sheet}")
 
 
@@ -292,16 +312,18 @@ def run(options):
     if options.again:
         options = remember(options)
     jobs, problems, photos = make_jobs(options)
-    for problem in problems:
+    jobs, more = pick_jobs(jobs, options, photos)
+    for problem in (*problems, *more):
         print(printable(f"error: {problem}"), file=sys.stderr)
-    colorizer, failures = load(options) if jobs else None, len(problems)
+    failures = len(problems) + len(more)
+    colorizer = load(options) if jobs else None  # after all that can be said without it
     for job in (bar := tqdm(jobs, desc="colorizing", unit="photo", disable=len(jobs) <= 1)):
 
         def say(line):
             bar.write(printable(line), file=sys.stderr if line.startswith("note:") else sys.stdout)
 
         try:
-            colorize_job(job, options, colorizer, photos, say)
+            colorize_job(job, options, colorizer, say)
         except Exception as error:  # one photo's trouble, whatever it is, is not the others'
             failures += 1
             bar.write(printable(f"error: {in_one_line(error, job)}"), file=sys.stderr)
