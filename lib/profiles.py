@@ -15,7 +15,7 @@ from typing import Literal, get_args, get_origin
 from lib import ROOT
 from lib.files import is_plain_name
 from lib.prompts import PROMPT_POLICIES
-from lib.study import RUNS, SCALED_BY, STANDS_FOR
+from lib.study import EQUIVALENTS, RUNS, SCALED_BY
 
 Source = Literal["folder", "coco", "flowers"]
 
@@ -322,8 +322,8 @@ def to_kind(kind, value):
 
 
 def runs_of(name):
-    """The runs of `RUNS` whose base model a profile has; a small profile has nothing that stands for the others."""
-    return [run for run, row in RUNS.items() if row.base in STANDS_FOR[name]]
+    """The runs of `RUNS` whose base model a profile has; a small profile has no equivalent of the others."""
+    return [run for run, row in RUNS.items() if row.base in EQUIVALENTS[name]]
 
 
 def fields_of_run(name, run):
@@ -333,14 +333,14 @@ def fields_of_run(name, run):
         raise ValueError(f"run {run!r} needs a base model that profile {name!r} lacks: known are {', '.join(known)}")
     if run not in RUNS and difflib.get_close_matches(run, RUNS, cutoff=0.8):
         raise ValueError(f"unknown run {run!r}: known are {', '.join(known)}; a name of yours must differ more")
-    row, stands_for = RUNS.get(run) or RUNS.get(own_run(name)), STANDS_FOR[name]
+    row, equivalents = RUNS.get(run) or RUNS.get(own_run(name)), EQUIVALENTS[name]
     if not row:
         return {}
-    other = stands_for["other runs"] if run in RUNS and run != own_run(name) else {}
+    other = equivalents["other runs"] if run in RUNS and run != own_run(name) else {}
     names = ("learning_rate", "train_epochs", "prompt_policy", "prompt_dropout", "controlnet")
     own = {key: getattr(row, key) for key in names}
     scaled = {key: own[key] * factor for key, factor in SCALED_BY[name].items()}
-    return {**other, **stands_for[row.base], **stands_for[row.photos], **own, **scaled}
+    return {**other, **equivalents[row.base], **equivalents[row.photos], **own, **scaled}
 
 
 def other_settings(profile):

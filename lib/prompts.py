@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 
 VAGUE_PROMPT = "Colorize this image."
-GENERIC_PROMPTS = [  # the study's sentence and its kin
+GENERIC_PROMPTS = [  # the study's sentence, and others like it
     VAGUE_PROMPT,
     "Colorize this photo.",
     "Add color to this picture.",

@@ -1,11 +1,11 @@
-"""The training runs of the study, and what stands for their models and photos on each profile: data only."""
+"""The training runs of the study, and what each profile uses as their models and photos: data only."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training of the study, or one that it left out; `base` and `photos` are keys of `STANDS_FOR`.
+    """One training of the study, or one that it left out; `base` and `photos` are keys of `EQUIVALENTS`.
 
     A run with a `controlnet` trains nothing: it colorizes with that of another run, or with somebody else's.
     """
@@ -20,7 +20,7 @@ class Run:
     controlnet: str = ""
 
 
-RUNS = {  # the study's three; then those that part what it changed together
+RUNS = {  # the study's three; then others that change one thing at a time
     "study_1": Run("SD 1.5", "flowers", 1e-5, 10, seen="output unlike the input"),
     "study_2": Run("SD 2.1-base", "flowers", 1e-4, 10, seen="converging, dull colour"),  # epochs not told: as in run 1
     "study_3": Run("SD 2.1-base", "COCO", 1e-4, 3, seen="satisfactory"),
@@ -33,7 +33,7 @@ RUNS = {  # the study's three; then those that part what it changed together
     "study_3_tcd": Run("SD 2.1-base + TCD", "COCO", controlnet="study_3"),  # in a few steps, by a distilled adapter
     "peer_sdxl_light": Run("SDXL-Lightning", "COCO", controlnet="nickpai/sdxl_light_custom_caption_output"),
 }
-STANDS_FOR = {  # what a profile takes for a run's base and photos, and what runs beside its own need
+EQUIVALENTS = {  # what a profile takes for a run's base and photos, and what runs beside its own need
     "l4": {
         "SD 1.5": {
             "base_model": "stable-diffusion-v1-5/stable-diffusion-v1-5",

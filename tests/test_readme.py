@@ -35,7 +35,10 @@ def test_the_answer_is_that_of_the_reports():
     assert f"Over {answer.n} test photos" in text
     assert f"CIEDE2000 by **{answer.mean:.3f}** (95 % interval **{answer.low:.3f} to {answer.high:.3f}**" in text
     assert f"and {answer.improved:.0%} of the photos".replace("%", " %") in text
-    assert f"gain {blind.mean:.3f} [{blind.low:.3f}, {blind.high:+.3f}] over vague prompts: no clear difference" in text
+    assert (
+        f"change the error by {blind.mean:.3f} [{blind.low:.3f}, {blind.high:+.3f}] relative to vague prompts: no clear"
+        in text
+    )
     assert answer.high < 0 < blind.high
     for limit in ("It is not Stable Diffusion.", "It is a development set.", "The prompts carry part of the answer."):
         assert text.index(limit) < text.index("## Start")

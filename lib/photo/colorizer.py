@@ -10,7 +10,7 @@ from lib.photo.formats import ColorPicture, Photo, folder_or_id, made_with, open
 from lib.photo.full_resolution import network_size, paint, reduce_lightness
 from lib.profiles import Profile, get_profile
 from lib.prompts import VAGUE_PROMPT
-from lib.study import STANDS_FOR
+from lib.study import EQUIVALENTS
 
 
 class Colorizer:
@@ -88,7 +88,7 @@ def base_of_run(controlnet):
 
 def pinned_revision(profile, base):
     """The commit of a base that a profile or one of its runs pins; "", the newest, where none does."""
-    known = [get_profile(profile).values("base_model", "base_revision"), *STANDS_FOR[profile].values()]
+    known = [get_profile(profile).values("base_model", "base_revision"), *EQUIVALENTS[profile].values()]
     return next((row["base_revision"] for row in known if row.get("base_model") == base and "base_revision" in row), "")
 
 

@@ -23,7 +23,7 @@ from lib.photo.formats import (
 )
 from lib.profiles import PROFILES, get_profile, resolve
 from lib.prompts import VAGUE_PROMPT
-from lib.study import STANDS_FOR
+from lib.study import EQUIVALENTS
 
 EXAMPLES = f"""examples:
   colorize photo.jpg
@@ -213,7 +213,7 @@ def remember(options):
 
 def is_of_project(name, profile):
     """Whether a picture may choose a model by this name: a folder of this repository, or a base of a profile."""
-    bases = {get_profile(profile).model.base_model, *(row.get("base_model") for row in STANDS_FOR[profile].values())}
+    bases = {get_profile(profile).model.base_model, *(row.get("base_model") for row in EQUIVALENTS[profile].values())}
     inside = resolve(name).is_dir() and not Path(place_in_project(name)).is_absolute()
     return name in bases or (inside and ".." not in Path(place_in_project(name)).parts)
 
