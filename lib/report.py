@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 import pandas as pd
 import torch
+from IPython.display import Markdown
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lib import ROOT
@@ -70,6 +71,17 @@ def markdown_table(table):
         cells = ("-" if value != value else format(value, FORMATS.get(name, "")) for name, value in row.items())
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def show(table, *columns):
+    """A table for a notebook, formatted like the report's; `columns`: which ones, or all."""
+    return Markdown(markdown_table(table[list(columns)] if columns else table))
+
+
+def show_facts(facts):
+    """Facts by name for a notebook, in a line; numbers with three digits."""
+    said = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in facts.items()}
+    return Markdown(", ".join(f"{name} **{value}**" for name, value in said.items()))
 
 
 LAYOUT = dict(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
