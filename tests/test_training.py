@@ -289,7 +289,7 @@ def test_averaged_weights_follow_and_are_returned(profile, tmp_path):
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(model.weight, 1.0)
     averaged = training.train(
-        model, lambda m, *_: m.weight.sum(), profile.replace(ema_decay=0.5).training, tmp_path, {}
+        model, lambda m, *_: m.weight.sum(), profile.replace(ema_decay=0.5).training, "no", tmp_path, {}
     )
     current = torch.load(tmp_path / "checkpoints/0000006.pt", weights_only=True)["model"]["weight"]
     assert 1.0 > float(averaged.weight) > float(current)

@@ -249,6 +249,8 @@ class ColorPicture(Image.Image):
         """
         to_path = isinstance(target, (str, Path))
         format = format or (Image.registered_extensions().get(Path(target).suffix.lower(), "") if to_path else "PNG")
+        if not format:
+            raise ValueError(f"{target}: can't be saved (unknown ending): name an ending that is known, such as .png")
         kept = {"dpi": self.photo.dpi} if self.photo.dpi else {}
         kept |= {"exif": self.photo.exif} if self.photo.exif else {}
         if format.upper() == "PNG":
@@ -260,5 +262,4 @@ class ColorPicture(Image.Image):
             except (KeyError, OSError) as error:
                 if isinstance(error, OSError) and error.errno:
                     raise
-                remedy = "save it as .png" if format else "name an ending that is known, such as .png"
-                raise ValueError(f"{target}: can't be saved ({one_line(error)}): {remedy}") from None
+                raise ValueError(f"{target}: can't be saved ({one_line(error)}): save it as .png") from None
