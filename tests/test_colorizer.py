@@ -89,6 +89,13 @@ def test_a_picture_is_saved_like_any_other(colorizer, photos):
     assert not (photos / "ours.jpg").exists()
 
 
+def test_much_that_a_screen_cannot_show_is_said(colorizer, photos):
+    plain, vivid = (colorizer(photos / "photo.jpg", "a red wall", saturation=strength) for strength in (0.0, 5.0))
+    assert (plain.lost, plain.paler()) == (0, "")
+    assert vivid.lost > 0.05
+    assert vivid.paler().startswith(f"{vivid.lost:.0%} of it is paler than the model wanted")
+
+
 def test_a_profile_comes_with_its_own_settings():
     with pytest.raises(ValueError, match="a Profile has its own ControlNet, base and sampling"):
         Colorizer(get_profile("pocket"), num_inference_steps=3)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lib.files import exit_with_one_line, hash_of_file, one_line, printable
 from lib.photo.formats import (
+    EXPECT,
     LIMITS,
     MAX_MEGAPIXELS,
     SAMPLING_OPTIONS,
@@ -31,6 +32,7 @@ EXAMPLES = f"""examples:
   colorize album/ --prompts prompts.csv --output colored/
   colorize --again photo.color.png --output again.png
 
+{EXPECT}
 Photos of up to {MAX_MEGAPIXELS} megapixels. Exit status: 0 all done, 1 some failed (a line each), 2 wrong usage.
 """
 OUTPUT = re.compile(r"\.color(\.(-?\d+|sheet))?\.png$")  # the names of outputs, which are no photos of a folder
@@ -284,8 +286,7 @@ def colorize_job(job, options, colorizer, say):
     for seed, file in files.items():
         picture = colorizer(photo, job.prompt, seed, options.saturation)
         picture.save(file)
-        lost = f"{picture.lost:.1%} of the pixels lost chroma that sRGB does not hold"
-        say(f"{file} ({lost})" if picture.lost >= 0.001 else f"{file}")
+        say(f"{file} ({picture.paler()})" if picture.paler() else f"{file}")
         small.append(picture.convert("RGB").reduce(max(1, max(picture.size) // SHEET_PX)))
     if sheet:
         from lib.figures import save_sheet

@@ -42,6 +42,10 @@ METADATA_NAMES = (
 )
 FILE_TAGS = (254, 256, 257, 258, 259, 262, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 34675)
 # of EXIF: how the old file holds its pixels (and 274, orientation, which is applied); the rest is kept
+EXPECT = (
+    "The pocket model is small (12 million parameters, a few hundred photos): expect tints more than exact colours, "
+    "and no repair of scratches or noise. The l4 profile uses Stable Diffusion and needs a GPU."
+)
 METADATA_KEY = "colorize"  # the PNG text chunk that says how a picture was made
 Image.MAX_IMAGE_PIXELS = MAX_MEGAPIXELS * 10**6 // 2  # PIL refuses what is twice as large
 
@@ -241,6 +245,12 @@ class ColorPicture(Image.Image):
     def __init__(self, pixels, photo, made, lost):
         self.__dict__ |= vars(Image.fromarray(pixels if photo.alpha is None else np.dstack([pixels, photo.alpha])))
         self.photo, self.made, self.lost = photo, made, lost
+
+    def paler(self):
+        """A sentence where much of the picture had to be paler than the network said; "" elsewhere."""
+        if self.lost < 0.05:
+            return ""
+        return f"{self.lost:.0%} of it is paler than the model wanted: a screen has no such colour at this lightness"
 
     def save(self, target, format=None, **options):
         """Save like PIL, with the photo's EXIF and resolution; a PNG also says how it was made (`read_metadata`).

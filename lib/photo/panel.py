@@ -8,7 +8,7 @@ import ipywidgets as widgets
 import numpy as np
 from PIL import Image
 
-from lib.photo.formats import open_photo
+from lib.photo.formats import EXPECT, open_photo
 from lib.photo.full_resolution import paint_gray
 from lib.prompts import VAGUE_PROMPT
 
@@ -38,7 +38,7 @@ class Panel:
         self.upload.observe(lambda _: self.take_upload(), "value")
         self.split.observe(lambda _: self.show(), "value")
         rows = [[self.choose, self.upload], [self.prompt], [self.seed, self.saturation, self.button, self.progress]]
-        rows += [[self.split], [self.picture], [self.save, self.message]]
+        rows += [[self.split], [self.picture], [self.save, self.message], [widgets.Label(EXPECT)]]
         self.photo = self.result = None
         self.box = widgets.VBox([widgets.HBox(row) for row in rows])
         if photos is not None and len(photos):
@@ -80,8 +80,8 @@ class Panel:
             said = [self.photo.path.name, *(f"the photo {note}" for note in self.photo.notes)]
             if unread := self.colorizer.unread(prompt):
                 said.append(f"the end of the prompt is not read: {unread}")
-            if self.result.lost >= 0.001:
-                said.append(f"{self.result.lost:.1%} of the pixels lost chroma that sRGB does not hold")
+            if paler := self.result.paler():
+                said.append(paler)
             self.message.value = "; ".join(said)
             self.split.disabled = self.save.disabled = False
             self.show()
