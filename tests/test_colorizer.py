@@ -105,5 +105,9 @@ def test_settings_reach_the_network(photos):
     quick = Colorizer("pocket", num_inference_steps=2, guidance_scale=3)
     assert (quick.profile.sampling.num_inference_steps, quick.profile.sampling.guidance_scale) == (2, 3.0)
     assert quick(photos / "photo.png", "a red wall").made["num_inference_steps"] == 2
-    with pytest.raises(ValueError, match="unknown profile field 'steps'"):
-        Colorizer("pocket", steps=2)
+    for options, said in (({"steps": 2}, "unknown option 'steps'"), ({"resolution": 64}, "unknown option 'resolution'"),
+                          ({"num_inference_steps": 0}, "num_inference_steps 0 should be a number from 1 to 1000")):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            Colorizer("pocket", **options)
+    with pytest.raises(ValueError, match="saturation -1 should be a number from 0 to 5"):
+        quick(photos / "photo.png", "a red wall", saturation=-1)

@@ -6,7 +6,7 @@ from pathlib import Path
 from lib.color import gray_from_luminance, srgb_to_lab, to_pil
 from lib.colorize import sample
 from lib.models import add_controlnet, load_base, load_controlnet, load_pipeline
-from lib.photo.formats import ColorPicture, Photo, folder_or_id, made_with, open_photo
+from lib.photo.formats import SAMPLING_OPTIONS, ColorPicture, Photo, check_number, folder_or_id, made_with, open_photo
 from lib.photo.full_resolution import network_size, paint, reduce_lightness
 from lib.profiles import Profile, get_profile
 from lib.prompts import VAGUE_PROMPT
@@ -23,8 +23,8 @@ class Colorizer:
     - `controlnet`: a folder or Hub id of another ControlNet, e.g. "build/l4/study_1/controlnet".
     - `base_model`: a folder or Hub id of the base that it was trained for; by default the one that `run.csv` beside the
       ControlNet's folder names, or the profile's.
-    - `num_inference_steps`, `guidance_scale`, `controlnet_conditioning_scale`: as in diffusers; by default the
-      profile's.
+    - `num_inference_steps` (1 to 1000), `guidance_scale` (0 to 100), `controlnet_conditioning_scale` (0 to 10): as in
+      diffusers; by default the profile's.
 
     What does not fit together is a ValueError.
     """
@@ -36,6 +36,10 @@ class Colorizer:
             self.profile, self.controlnet = profile, str(profile.controlnet_source)
             self.pipeline = load_pipeline(profile)
             return
+        for name, value in sampling.items():
+            if name not in SAMPLING_OPTIONS:
+                raise ValueError(f"unknown option {name!r}: known are {', '.join(SAMPLING_OPTIONS)}")
+            check_number(name, value)
         given = {"base_model": base_model} if base_model else {}
         profile = get_profile(profile, **sampling, **given)
         source = folder_or_id(controlnet or profile.training.initial_controlnet or profile.folders.controlnet_dir)
@@ -52,10 +56,12 @@ class Colorizer:
         - `photo`: a path, a PIL image, or a `Photo` from `open_photo`, which can keep where it was taken.
         - `prompt`: what is in the photo, with its colours.
         - `seed`: another number gives other colours.
-        - `saturation`: 0 is gray, 1 as the network says, 2 twice as much.
+        - `saturation`: 0 is gray, 1 as the network says, 2 twice as much; at most 5.
 
         A photo that can't be read, or is too small or too large, is a ValueError that names it.
         """
+        check_number("seed", seed)
+        check_number("saturation", saturation)
         photo = photo if isinstance(photo, Photo) else open_photo(photo)
         height, width = photo.pixels.shape[:2]
         multiple = self.pipeline.vae_scale_factor * 2 ** (len(self.pipeline.unet.config.block_out_channels) - 1)
@@ -83,7 +89,7 @@ def base_of_run(controlnet):
         with open(path, newline="", encoding="utf-8") as file:
             return next(csv.DictReader(file))["base"]
     except (OSError, UnicodeError, csv.Error, StopIteration, KeyError):
-        raise ValueError(f"{path} names no base: name one with --base") from None
+        raise ValueError(f"{path} names no base: name one with --base, or base_model in Python") from None
 
 
 def pinned_revision(profile, base):

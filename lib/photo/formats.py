@@ -220,6 +220,12 @@ def read_metadata(path):
     return made
 
 
+def check_number(name, value):
+    """Refuse a number outside its `LIMITS`: ValueError."""
+    if wanted := flaw_of_metadata(name, value):
+        raise ValueError(f"{name} {value!r} should be {wanted}")
+
+
 def flaw_of_metadata(name, value):
     """What a value of a picture's metadata should be, where it is something else; "" where it is good."""
     if name in LIMITS:
