@@ -50,8 +50,8 @@ def test_templates_are_packaged():
 
 
 def test_make_help_is_the_one_readable_list_of_commands():
-    makefile = (ROOT / "Makefile").read_text()
-    said = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    makefile, command = (ROOT / "Makefile").read_text(), ["make", "--no-print-directory", "help"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     listed = {line.split()[0] for line in said}
     assert listed == set(re.search(r"^\.PHONY: (.*)$", makefile, re.M)[1].split())
     assert max(map(len, said)) <= 110
