@@ -11,7 +11,6 @@ import torch
 import transformers
 from accelerate import PartialState
 from diffusers import (
-    AutoPipelineForText2Image,
     ControlNetModel,
     DiffusionPipeline,
     EulerDiscreteScheduler,
@@ -186,7 +185,8 @@ def add_controlnet(base, controlnet, scheduler="unipc"):
     embed_once(controlnet.controlnet_cond_embedding)
     kind, differences = SCHEDULERS[scheduler]
     sampler = kind.from_config(base.scheduler.config, **differences)
-    pipeline = AutoPipelineForText2Image.from_pipe(base, controlnet=controlnet, scheduler=sampler)
+    with_controlnet = getattr(diffusers, type(base).__name__.replace("Pipeline", "ControlNetPipeline"))
+    pipeline = with_controlnet.from_pipe(base, controlnet=controlnet, scheduler=sampler)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -100,7 +100,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures are sampled: the keywords of `colorize.sample`."""
+    """How pictures are sampled: the keywords of `inference.sample`."""
 
     num_inference_steps: int = 1
     guidance_scale: float = 1.0  # 1: one pass a step, no guidance

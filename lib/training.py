@@ -28,10 +28,11 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from lib.colorize import merge, sample
+from lib.colorize import merge
 from lib.dataset import draw_prompts, load_dataset_dict, pick_across_categories, training_rows
 from lib.figures import save_sheet
 from lib.files import exit_with_one_line, explained, new_file, new_folder, one_line, write_table
+from lib.inference import sample
 from lib.latents import Batches, build_cache
 from lib.models import (
     add_controlnet,

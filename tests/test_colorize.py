@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLControlNetPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from lib import ROOT, colorize, dataset, models
+from lib import ROOT, colorize, dataset, inference, models
 from lib.color import luminance, to_float
 from lib.profiles import get_profile
 from lib.prompts import STEERING_WORDS, ladder, prompts_at
@@ -22,10 +22,10 @@ from lib.prompts import STEERING_WORDS, ladder, prompts_at
 def test_a_picture_does_not_depend_on_its_batch(pipeline, triples, profile):
     gray = triples["test"]["conditioning_image"][:3]
     prompts, seeds = ["a red cup", "Colorize this image.", ""], [1, 2, 1]
-    together = colorize.sample(pipeline, gray, prompts, seeds, **vars(profile.sampling))
-    alone = colorize.sample(pipeline, gray, prompts, seeds, **vars(profile.replace(sample_batch_size=1).sampling))
+    together = inference.sample(pipeline, gray, prompts, seeds, **vars(profile.sampling))
+    alone = inference.sample(pipeline, gray, prompts, seeds, **vars(profile.replace(sample_batch_size=1).sampling))
     assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(together, alone, strict=True))
-    other = colorize.sample(pipeline, gray[:1], prompts[:1], [9], **vars(profile.sampling))[0]
+    other = inference.sample(pipeline, gray[:1], prompts[:1], [9], **vars(profile.sampling))[0]
     assert np.abs(other - together[0]).max() > 0.01
 
 
@@ -43,7 +43,7 @@ def test_guidance_on_a_share_of_the_steps(pipeline, triples, profile, evaluated)
     profile = profile.replace(num_inference_steps=4, guidance_scale=5.0)
     by_share = {}
     for share, rows in ((1.0, [4, 4, 4, 4]), (0.5, [4, 4, 2, 2]), (0.3, [4, 4, 2, 2]), (0.0, [2, 2, 2, 2])):
-        by_share[share] = colorize.sample(
+        by_share[share] = inference.sample(
             pipeline, gray, prompts, [1, 2], **vars(profile.replace(guidance_share=share).sampling)
         )
         assert evaluated == rows
@@ -51,7 +51,7 @@ def test_guidance_on_a_share_of_the_steps(pipeline, triples, profile, evaluated)
     plain = pipeline(prompts, gray, generator=[torch.Generator().manual_seed(s) for s in (1, 2)], num_inference_steps=4,
                      guidance_scale=5.0, output_type="np").images  # fmt: skip
     assert np.array_equal(by_share[1.0], plain)
-    unguided = colorize.sample(pipeline, gray, prompts, [1, 2], **vars(profile.replace(guidance_scale=1.0).sampling))
+    unguided = inference.sample(pipeline, gray, prompts, [1, 2], **vars(profile.replace(guidance_scale=1.0).sampling))
     assert np.array_equal(by_share[0.0], unguided)
     expected = sample_by_hand(pipeline, gray[0], "a red cup", 1, 4, 5.0, guided=2)
     assert np.allclose(by_share[0.5][0], expected, atol=1e-4)
@@ -87,13 +87,13 @@ def sample_by_hand(pipeline, gray, prompt, seed, steps, scale, guided):
 def test_the_empty_prompt_needs_no_guidance(pipeline, triples, profile, evaluated):
     gray = triples["test"]["conditioning_image"][:3]
     profile = profile.replace(guidance_scale=5.0)
-    empty, red, again = colorize.sample(pipeline, gray, ["", "a red cup", ""], [1, 2, 3], **vars(profile.sampling))
+    empty, red, again = inference.sample(pipeline, gray, ["", "a red cup", ""], [1, 2, 3], **vars(profile.sampling))
     assert sorted(evaluated) == [2, 2, 2, 2]  # two steps of two empty ones, two of the other with its own guidance
     guided = pipeline([""], gray[:1], generator=[torch.Generator().manual_seed(1)], num_inference_steps=2,
                       guidance_scale=5.0, output_type="np").images[0]  # fmt: skip
     assert np.allclose(empty, guided, atol=1e-4)
     alone = [
-        colorize.sample(pipeline, gray[i:][:1], [p], [s], **vars(profile.sampling))[0]
+        inference.sample(pipeline, gray[i:][:1], [p], [s], **vars(profile.sampling))[0]
         for i, p, s in ((1, "a red cup", 2), (2, "", 3))
     ]
     assert np.allclose([red, again], alone, atol=1e-4)  # back in the order of the prompts
@@ -133,7 +133,7 @@ def test_sdxl_is_guided_for_a_share_too(xl_pipeline, triples, profile):
         network.register_forward_pre_hook(lambda _, inputs, named: calls.append((inputs[0], named)), with_kwargs=True)
     profile = profile.replace(num_inference_steps=4, guidance_scale=5.0, guidance_share=0.5)
     gray = triples["test"]["conditioning_image"][:2]
-    colorize.sample(xl_pipeline, gray, ["a red cup", ""], [1, 2], **vars(profile.sampling))
+    inference.sample(xl_pipeline, gray, ["a red cup", ""], [1, 2], **vars(profile.sampling))
     # the empty prompt is not what SDXL's guidance leads away from: it is guided as well
     assert [len(latents) for latents, _ in calls] == [4, 4, 4, 4, 2, 2, 2, 2]
     for first, last in ((calls[0][1], calls[-2][1]), (calls[1][1], calls[-1][1])):
@@ -156,7 +156,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_that_is_said_once(profile, caps
 
     pipeline.config = {}
     images = [np.full((1, 1, 3), index) for index in range(10)]
-    outputs = colorize.sample(
+    outputs = inference.sample(
         pipeline, images, ["red"] * 10, range(10), **vars(profile.replace(sample_batch_size=6).sampling)
     )
     assert sizes == [6, 3, 3, 3, 1]
@@ -170,7 +170,7 @@ def test_not_one_picture_fits(profile):
 
     pipeline.config = {}
     with pytest.raises(ValueError, match="not even one picture fits in memory: lower resolution"):
-        colorize.sample(pipeline, [None], ["red"], [0], **vars(profile.sampling))
+        inference.sample(pipeline, [None], ["red"], [0], **vars(profile.sampling))
 
 
 def test_merge_keeps_the_lightness_of_the_photo(triples):
@@ -297,7 +297,7 @@ def test_the_pictures_are_those_of_sample_and_merge(pipeline, triples, own_run):
     prompts, profile = prompts_at("detailed", rows), own_run.replace(guidance_scale=3.0, workers=2)
     table = colorize.colorize_rows(pipeline, rows, plan_of(rows, {"detailed": prompts}), profile)["images"]
     gray, noise = rows["conditioning_image"], [colorize.seed_of(name, 0) for name in rows["image_id"]]
-    before = colorize.sample(pipeline, gray, prompts, noise, **vars(profile.sampling))
+    before = inference.sample(pipeline, gray, prompts, noise, **vars(profile.sampling))
     for column, pictures in (("before", before), ("after", colorize.merge(gray, before))):
         for name, picture in zip(table[column], pictures, strict=True):
             assert np.abs(colorize.read_image(profile.folders.run_dir, name) - picture).max() <= 0.5 / 255 + 1e-6

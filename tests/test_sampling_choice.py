@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import colorize, dataset, sampling_choice
+from lib import colorize, dataset, inference, sampling_choice
 from lib.color import srgb_to_lab, to_float
 
 
@@ -46,7 +46,7 @@ def test_sampling_is_chosen_once_for_a_controlnet_and_a_grid(pipeline, triples, 
     rows = dataset.pick_across_categories(triples["validation"], 3)
     gray, noise = rows["conditioning_image"], [colorize.seed_of(name, 0) for name in rows["image_id"]]
     merged = colorize.merge(
-        gray, colorize.sample(pipeline, gray, rows["detailed_caption"], noise, **vars(chosen.sampling))
+        gray, inference.sample(pipeline, gray, rows["detailed_caption"], noise, **vars(chosen.sampling))
     )
     chroma = [np.hypot(*srgb_to_lab(picture)[..., 1:].T).mean() for picture in (*merged, *map(to_float, rows["image"]))]
     assert best["chroma_ratio"] == pytest.approx(np.mean(chroma[:3]) / np.mean(chroma[3:]), abs=0.006)

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 from lib.color import gray_from_luminance, srgb_to_lab, to_pil
-from lib.colorize import sample
+from lib.inference import sample
 from lib.models import add_controlnet, load_base, load_controlnet, load_pipeline
 from lib.photo.formats import SAMPLING_OPTIONS, ColorPicture, Photo, check_number, folder_or_id, made_with, open_photo
 from lib.photo.full_resolution import network_size, paint, reduce_lightness

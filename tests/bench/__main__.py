@@ -16,8 +16,8 @@ from skimage.transform import resize
 from tqdm import tqdm
 
 from lib import ROOT
-from lib.colorize import sample
 from lib.files import write_text
+from lib.inference import sample
 from lib.models import add_controlnet, load_base, load_controlnet
 from lib.photo import Colorizer
 from lib.photo.formats import Photo
