@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-PICTURE_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP")
+PICTURE_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP", "AVIF")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from lib import ROOT
-from lib.photo.formats import read_metadata
+from lib.photo.pictures import read_metadata
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CELL = """from lib.photo import Colorizer

@@ -6,7 +6,7 @@ from PIL import Image
 
 from lib.photo import Colorizer
 from lib.photo.command import main
-from lib.photo.formats import read_metadata
+from lib.photo.pictures import read_metadata
 from lib.profiles import get_profile
 
 

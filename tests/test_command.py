@@ -10,6 +10,7 @@ from io import BytesIO
 from types import SimpleNamespace
 
 import numpy as np
+import pillow_heif
 import pytest
 from diffusers import ControlNetModel
 from PIL import Image, ImageCms
@@ -17,7 +18,8 @@ from PIL import Image, ImageCms
 from lib import ROOT
 from lib.color import luminance, to_float
 from lib.photo import command
-from lib.photo.formats import MAX_MEGAPIXELS, SAMPLING_OPTIONS, read_metadata
+from lib.photo.formats import MAX_MEGAPIXELS
+from lib.photo.pictures import SAMPLING_OPTIONS, read_metadata
 from lib.profiles import get_profile
 
 SIZE = (96, 64)
@@ -87,6 +89,75 @@ def test_samples_a_sheet_and_one_of_them_again(tmp_path):
     assert colorize("--again", tmp_path / "photo.color.1.png", tmp_path / "moved.png", "--overwrite") == 0
 
 
+@pytest.mark.parametrize("format", ["jpeg", "webp"])
+def test_other_formats_keep_what_the_photo_said_and_can_be_made_again(tmp_path, format):
+    exif = Image.Exif()
+    exif[0x010E] = "a wall"
+    photo = gray_photo(tmp_path / "photo.jpg", exif=exif)
+    prompt = 'a "red" wall & <door>, \u00e9\n\x07'
+    ending = {"jpeg": "jpg", "webp": "webp"}[format]
+    assert colorize(photo, "--prompt", prompt, "--format", format) == 0
+    written = tmp_path / f"photo.color.{ending}"
+    with Image.open(written) as picture:
+        assert (picture.format.lower(), picture.getexif()[0x010E]) == (format, "a wall")
+    assert read_metadata(written)["prompt"] == prompt
+    assert colorize("--again", written, "--output", tmp_path / f"again.{ending}") == 0
+    assert (tmp_path / f"again.{ending}").read_bytes() == written.read_bytes()
+    assert colorize(photo, "--output", tmp_path / f"named.{ending}") == 0
+    assert Image.open(tmp_path / f"named.{ending}").format.lower() == format
+    assert written.stat().st_size < 0.8 * sizes(photo, tmp_path)
+
+
+def sizes(photo, folder):
+    """The size of the same picture as PNG."""
+    assert colorize(photo, "--output", folder / "same.png", "--prompt", "a red wall") == 0
+    return (folder / "same.png").stat().st_size
+
+
+def test_a_name_and_a_format_that_disagree(tmp_path, capsys):
+    photo = gray_photo(tmp_path / "photo.jpg")
+    assert colorize(photo, "--format", "jpeg", "--output", tmp_path / "a.png") == 1
+    assert "a.png: pictures are .jpg, .jpeg here: name such a file or a folder" in capsys.readouterr().err
+    assert colorize(photo, "--format", "jpeg", "--output", tmp_path / "a.jpeg") == 0
+
+
+def test_a_photo_and_its_picture_side_by_side(tmp_path):
+    photo = gray_photo(tmp_path / "photo.jpg")
+    assert colorize(photo, "--compare", "--prompt", "a red wall") == 0
+    both, picture = (np.asarray(Image.open(tmp_path / f"photo.color{name}.png")) for name in (".compare", ""))
+    assert both.shape == (SIZE[1], 2 * SIZE[0], 3)
+    assert np.ptp(both[:, : SIZE[0]], axis=-1).max() <= 1
+    assert (both[:, SIZE[0] :] == picture).all()
+    assert colorize(photo, "--compare", "--samples", 2, "--steps", 1) == 0
+    assert (tmp_path / "photo.color.sheet.png").exists()
+    assert colorize(tmp_path, "--overwrite") == 0  # none of these is a photo of the folder
+    assert not list(tmp_path.glob("*.color.color.*"))
+    assert not list(tmp_path.glob("*compare.color*"))
+
+
+def test_samples_take_more_steps_unless_told(monkeypatch):
+    for arguments, steps in ((["--samples", "2"], 8), ([], None), (["--samples", "2", "--steps", "3"], 3)):
+        assert command.parse_arguments(["photo.jpg", *arguments]).num_inference_steps == steps
+    assert command.parse_arguments(["p.jpg", "--samples", "2", "--profile", "l4"]).num_inference_steps == 10
+
+
+def test_what_a_folder_holds_besides_photos_is_counted_and_subfolders_can_be_taken(tmp_path, capsys):
+    for place in (".", "one", "one/two"):
+        (tmp_path / "album" / place).mkdir(parents=True, exist_ok=True)
+        gray_photo(tmp_path / "album" / place / "photo.jpg")
+    (tmp_path / "album/notes.txt").touch()
+    assert colorize(tmp_path / "album", "--output", tmp_path / "flat") == 0
+    assert (
+        "album: passed over: files that are no photos (1), folders (1; --recursive takes them in)"
+        in capsys.readouterr().err
+    )
+    assert [path.name for path in (tmp_path / "flat").iterdir()] == ["photo.color.png"]
+    assert colorize(tmp_path / "album", "--recursive", "--output", tmp_path / "deep") == 0
+    assert "passed over: files that are no photos (1)\n" in capsys.readouterr().err
+    written = {str(path.relative_to(tmp_path / "deep")) for path in (tmp_path / "deep").rglob("*.png")}
+    assert written == {"photo.color.png", "one/photo.color.png", "one/two/photo.color.png"}
+
+
 def test_a_contact_sheet_is_not_replaced_unasked(tmp_path, capsys):
     gray_photo(tmp_path / "photo.png")
     assert colorize(tmp_path / "photo.png", "--samples", 2) == 0
@@ -137,6 +208,8 @@ KINDS = [
     "RGBA",
     "CMYK",
     "webp",
+    "avif",
+    "heic",
     "turned",
     "icc",
     "icc16",
@@ -161,6 +234,9 @@ def test_every_kind_of_photo(tmp_path, kind, capsys):
         image.putalpha(Image.fromarray(np.tile(np.arange(SIZE[0], dtype=np.uint8), (SIZE[1], 1))))
     if kind == "webp":
         path, options["lossless"] = tmp_path / "photo.webp", True
+    if kind in ("avif", "heic"):
+        pillow_heif.register_heif_opener()
+        image, path, options["quality"] = source.convert("RGB"), tmp_path / f"photo.{kind}", 100
     if kind == "turned":
         exif = Image.Exif()
         exif[0x0112], exif[0x010E] = 6, "a wall"  # to be turned clockwise
@@ -187,7 +263,36 @@ def test_every_kind_of_photo(tmp_path, kind, capsys):
             assert picture.getexif() == {0x010E: "a wall"}
         if kind != "1":
             shift = np.abs(luminance(to_float(picture)) - luminance(to_float(expected)))
-            assert shift.max() <= (1.5 if kind in ("CMYK", "icc16") else 100 / 255)
+            assert shift.max() <= (1.5 if kind in ("CMYK", "icc16", "avif", "heic") else 100 / 255)
+
+
+def test_heic_without_the_package_that_reads_it(tmp_path, capsys, monkeypatch):
+    pillow_heif.from_pillow(Image.new("RGB", SIZE, "gray")).save(tmp_path / "photo.heic")
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    assert colorize(tmp_path / "photo.heic") == 1
+    assert "photo.heic: is a HEIC photo: to read it, install pillow-heif" in capsys.readouterr().err
+
+
+def test_a_toned_print_is_told_from_a_colour_photo(tmp_path, capsys):
+    light = np.asarray(Image.open(gray_photo(tmp_path / "gray.png"))) / 255
+    sepia = np.dstack([light**0.8, light, light**1.3])
+    noise = RNG.normal(0, 0.02, sepia.shape)
+    for name, pixels in (
+        ("sepia", sepia + noise),
+        ("color", np.dstack([light, light.T[:64, :96].mean() * light, light[::-1]])),
+    ):
+        Image.fromarray((pixels.clip(0, 1) * 255).astype(np.uint8)).save(tmp_path / f"{name}.jpg")
+        colorize(tmp_path / f"{name}.jpg")
+    said = capsys.readouterr().err
+    assert "sepia.jpg: is toned, as sepia prints are: its tone was discarded" in said
+    assert "color.jpg: is a colour photo: its colour was discarded" in said
+
+
+def test_sixteen_bits_are_read_and_eight_written(tmp_path, capsys):
+    deep = np.asarray(Image.open(gray_photo(tmp_path / "gray.png"))).astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    assert colorize(tmp_path / "deep.png") == 0
+    assert "deep.png: has 16 bits a pixel: its picture has 8 for each colour" in capsys.readouterr().err
 
 
 def gamma_profile():
@@ -271,7 +376,7 @@ def test_bad_photos_are_named_in_one_line_and_nothing_is_written(tmp_path, capsy
         (["PHOTO", "--controlnet", "nowhere/at/all"], 1, "no ControlNet in nowhere/at/all"),
         (["PHOTO", "--prompts", "absent.csv"], 1, "absent.csv: can't be read"),
         (["PHOTO", "--output", "PHOTO"], 1, "is a photo itself, which is never overwritten"),
-        (["PHOTO", "--output", "result.jpg"], 1, "pictures are PNG: name a .png file or a folder"),
+        (["PHOTO", "--output", "result.gif"], 1, "result.gif: pictures are .png, .jpg, .webp, .jpeg here: name such a file"),
         (["--again", "PHOTO"], 1, "does not say how it was made"),
         (["--again", "absent.png"], 1, "absent.png: no such file"),
     ],

@@ -20,12 +20,16 @@ def network_view(pixels, size=(48, 64)):
     return full_resolution.reduce_lightness(pixels, size)
 
 
+def paint(pixels, plane, ab):
+    return full_resolution.paint(pixels, full_resolution.guided_functions(plane, ab))
+
+
 @pytest.mark.parametrize("strength", [10, 40, 90])
 def test_lightness_is_kept_whatever_the_color(strength):
     pixels = photo()
     plane = network_view(pixels)
     angle = RNG.uniform(0, 2 * np.pi, (48, 64, 1))
-    picture, lost = full_resolution.paint(pixels, plane, strength * np.concatenate([np.cos(angle), np.sin(angle)], -1))
+    picture, lost = paint(pixels, plane, strength * np.concatenate([np.cos(angle), np.sin(angle)], -1))
     before = luminance(gray_from_luminance(116 * full_resolution.lightness(pixels)[1] - 16))
     assert np.abs(luminance(to_float(picture)) - before).max() <= 100 / 255
     assert (lost > 0.1) == (strength == 90)
@@ -38,7 +42,7 @@ def test_color_follows_the_edges_of_the_photo():
     plane = full_resolution.reduce_lightness(pixels, (32, 32))
     ab = np.zeros((32, 32, 2))
     ab[:, :16], ab[:, 16], ab[:, 17:] = (30, 20), (10, 5), (-5, -25)
-    picture, _ = full_resolution.paint(pixels, plane, ab)
+    picture, _ = paint(pixels, plane, ab)
     a = srgb_to_lab(to_float(picture))[128, :, 1]
     assert a[120:133].min() > 20
     assert a[133:146].max() < 5
@@ -47,25 +51,25 @@ def test_color_follows_the_edges_of_the_photo():
 def test_a_flat_photo_gets_the_colors_that_it_was_given():
     pixels = np.full((120, 160), 128, np.uint8)
     ab = np.tile(np.array([12.0, -9.0]), (30, 40, 1))
-    picture, lost = full_resolution.paint(pixels, full_resolution.reduce_lightness(pixels, (30, 40)), ab)
+    picture, lost = paint(pixels, network_view(pixels, (30, 40)), ab)
     lab = srgb_to_lab(to_float(picture))
     assert np.abs(lab[..., 1:] - [12, -9]).max() < 1
     assert lost == 0
-    gray, _ = full_resolution.paint(pixels, full_resolution.reduce_lightness(pixels, (30, 40)), ab, saturation=0)
+    gray, _ = paint(pixels, network_view(pixels, (30, 40)), 0 * ab)
     assert np.ptp(gray, axis=-1).max() <= 1
 
 
 def test_strips_leave_no_seams_and_sixteen_bits_agree():
     pixels = photo(97, 130)
     plane, ab = network_view(pixels), RNG.normal(0, 15, (48, 64, 2))
-    whole, _ = full_resolution.paint(pixels, plane, ab)
+    whole, _ = paint(pixels, plane, ab)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(full_resolution, "STRIP", 7)
-        parts, _ = full_resolution.paint(pixels, plane, ab)
+        parts, _ = paint(pixels, plane, ab)
     assert np.abs(whole.astype(int) - parts).max() <= 1
-    deep, _ = full_resolution.paint(pixels.astype(np.uint16) * 257, plane, ab)
+    deep, _ = paint(pixels.astype(np.uint16) * 257, plane, ab)
     assert np.abs(whole.astype(int) - deep).max() <= 1
-    colored, _ = full_resolution.paint(np.dstack([pixels] * 3), plane, ab)
+    colored, _ = paint(np.dstack([pixels] * 3), plane, ab)
     assert np.abs(whole.astype(int) - colored).max() <= 1
 
 
@@ -83,3 +87,31 @@ def test_the_network_sees_the_whole_photo_in_its_shape(height, width):
     assert small[1] / small[0] == pytest.approx(width / height, rel=0.15)
     if max(height, width) <= 2 * min(height, width):
         assert small[0] * small[1] == pytest.approx(128**2, rel=0.2)
+
+
+def bordered(border, inside=128, width=20):
+    """A gray ramp within paper or a frame of one shade, with some grain."""
+    pixels = np.full((200, 260), border, np.float64)
+    ramp = np.linspace(inside - 60, inside + 60, 260 - 2 * width)
+    pixels[width:-width, width:-width] = ramp
+    return (pixels + RNG.normal(0, 2, pixels.shape)).clip(0, 255).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("border", [250, 235, 5])
+def test_paper_and_frames_stay_neutral_and_the_photo_does_not(border):
+    pixels = bordered(border)
+    functions = full_resolution.color_functions(pixels, network_view(pixels), np.full((48, 64, 2), 25.0))
+    picture, _ = full_resolution.paint(pixels, functions)
+    chroma = np.hypot(*np.moveaxis(srgb_to_lab(to_float(picture))[..., 1:], -1, 0))
+    outside = np.ones(pixels.shape, bool)
+    outside[16:-16, 16:-16] = False
+    assert chroma[outside].max() < 2
+    assert chroma[26:-26, 26:-26].min() > 15
+
+
+def test_only_what_frames_a_photo_is_a_border():
+    """A white sky along the top, a gray mat, and a white thing that touches no edge keep their colours."""
+    sky, thing = bordered(128), bordered(128)
+    sky[:60], thing[60:120, 90:150] = 250, 250
+    for pixels in (sky, thing, bordered(128, 60)):
+        assert not full_resolution.find_border(116 * full_resolution.lightness(pixels)[1] - 16).any()

@@ -1,7 +1,6 @@
 """Files made to do harm: nothing is run, nothing hangs, nothing outside is read or written, and the rest is done."""
 
 import csv
-import json
 import os
 import shutil
 import subprocess
@@ -13,7 +12,7 @@ from PIL import EpsImagePlugin, Image, PngImagePlugin
 
 from lib import ROOT
 from lib.photo import Colorizer, command
-from lib.photo.formats import METADATA_KEY, read_metadata
+from lib.photo.pictures import packet_of, read_metadata
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"
 MODEL = Colorizer("pocket")
@@ -73,7 +72,7 @@ def with_metadata(path, **changes):
     """A PNG that says of itself what a colorized picture would say, with changes."""
     made = MODEL(path.parent / "good.jpg", "a red wall").made
     text = PngImagePlugin.PngInfo()
-    text.add_itxt(METADATA_KEY, json.dumps({**made, **changes}))
+    text.add_itxt("XML:com.adobe.xmp", packet_of({**made, **changes}))
     Image.new("RGB", (64, 48)).save(path, pnginfo=text)
     return path
 

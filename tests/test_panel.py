@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from lib.photo import Colorizer
-from lib.photo.formats import read_metadata
 from lib.photo.panel import Panel
+from lib.photo.pictures import read_metadata
 
 
 @pytest.fixture

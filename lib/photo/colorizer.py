@@ -6,8 +6,9 @@ from pathlib import Path
 from lib.color import gray_from_luminance, srgb_to_lab, to_pil
 from lib.inference import sample
 from lib.models import add_controlnet, load_base, load_controlnet, load_pipeline
-from lib.photo.formats import SAMPLING_OPTIONS, ColorPicture, Photo, check_number, folder_or_id, made_with, open_photo
-from lib.photo.full_resolution import network_size, paint, reduce_lightness
+from lib.photo.formats import Photo, open_photo
+from lib.photo.full_resolution import color_functions, network_size, paint, reduce_lightness
+from lib.photo.pictures import SAMPLING_OPTIONS, ColorPicture, check_number, folder_or_id, made_with
 from lib.profiles import Profile, get_profile
 from lib.prompts import VAGUE_PROMPT
 from lib.study import EQUIVALENTS
@@ -68,7 +69,8 @@ class Colorizer:
         plane = reduce_lightness(photo.pixels, network_size(height, width, self.profile.data.resolution, multiple))
         gray = to_pil(gray_from_luminance(plane))
         output = sample(self.pipeline, [gray], [prompt], [seed], **vars(self.profile.sampling))[0]
-        pixels, lost = paint(photo.pixels, plane, srgb_to_lab(output)[..., 1:], saturation)
+        functions = color_functions(photo.pixels, plane, saturation * srgb_to_lab(output)[..., 1:])
+        pixels, lost = paint(photo.pixels, functions)
         made = made_with(photo.path, prompt, seed, saturation, self.profile, self.controlnet)
         return ColorPicture(pixels, photo, made, lost)
 

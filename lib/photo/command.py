@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import gc
 import os
 import re
 import sys
@@ -10,18 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.files import exit_with_one_line, hash_of_file, one_line, printable
-from lib.photo.formats import (
-    EXPECT,
-    LIMITS,
-    MAX_MEGAPIXELS,
-    SAMPLING_OPTIONS,
-    SUFFIXES,
-    folder_or_id,
-    open_photo,
-    place_in_project,
-    read_metadata,
-)
+import numpy as np
+from PIL import Image
+
+from lib.files import exit_with_one_line, hash_of_file, new_file, one_line, printable
+from lib.photo.formats import EXPECT, MAX_MEGAPIXELS, SUFFIXES, open_photo
+from lib.photo.pictures import LIMITS, SAMPLING_OPTIONS, folder_or_id, place_in_project, read_metadata
 from lib.profiles import PROFILES, get_profile, resolve
 from lib.prompts import VAGUE_PROMPT
 from lib.study import EQUIVALENTS
@@ -35,9 +30,12 @@ EXAMPLES = f"""examples:
 {EXPECT}
 Photos of up to {MAX_MEGAPIXELS} megapixels. Exit status: 0 all done, 1 some failed (a line each), 2 wrong usage.
 """
-OUTPUT = re.compile(r"\.color(\.(-?\d+|sheet))?\.png$")  # the names of outputs, which are no photos of a folder
+FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}  # of pictures: names of --format and endings
+ENDINGS = (*FORMATS.values(), ".jpeg")
+OUTPUT = re.compile(r"\.color(\.(-?\d+|sheet|compare))?\.(png|jpe?g|webp)$")  # names of outputs: no photos of a folder
 MODEL_OPTIONS = ("controlnet", "base_model", *SAMPLING_OPTIONS)
 ALONE = ("prompt", "prompts", "seed", "samples", "saturation", *SAMPLING_OPTIONS)  # not beside --again
+SAMPLES_STEPS = 8  # at least, for several samples: in one step the pocket model's seeds hardly differ
 SHEET_PX = 600  # of the longer side of a picture in a contact sheet
 
 
@@ -48,6 +46,15 @@ class Job:
     photo: Path
     prompt: str
     output: Path
+
+    def outputs(self, seed, samples, compare):
+        """Its pictures by seed, and the picture that shows several beside each other; None where there is none."""
+        if samples == 1:
+            beside = self.output.with_suffix(f".compare{self.output.suffix}") if compare else None
+            return {seed: self.output}, beside
+        seeds = range(seed, seed + samples)
+        pictures = {seed: self.output.with_suffix(f".{seed}{self.output.suffix}") for seed in seeds}
+        return pictures, self.output.with_suffix(".sheet.png")
 
 
 def number(kind, low, high):
@@ -75,14 +82,21 @@ def make_parser():
         metavar="FILE.csv",
         help="a prompt for each photo: columns photo,prompt, e.g. --prompts prompts.csv",
     )
-    add("--output", metavar="PATH", help="a folder, or for one picture a .png file, e.g. --output colored/")
+    text = "a folder, or for one picture a .png, .jpg or .webp file, e.g. --output colored/"
+    add("--output", metavar="PATH", help=text)
+    text = "of the pictures where --output names no file: png (the default) loses nothing, jpeg and webp are smaller"
+    add("--format", choices=tuple(FORMATS), help=f"{text}, e.g. --format jpeg")
+    add("--recursive", action="store_true", help="take the photos of subfolders too, e.g. colorize album/ --recursive")
     add("--profile", choices=tuple(PROFILES), default="pocket", help="pocket (CPU) or l4 (GPU), e.g. --profile l4")
     add("--controlnet", **model, help="a ControlNet of your own, e.g. --controlnet build/pocket/mine/controlnet")
     text = "the base that the ControlNet was trained for, where it is not the profile's and no run.csv lies beside the "
     text += "ControlNet, e.g. --base stable-diffusion-v1-5/stable-diffusion-v1-5"
     add("--base", dest="base_model", type=folder_or_id, **model, help=text)
     add("--seed", type=number(*LIMITS["seed"]), help="another number gives other colours, e.g. --seed 7")
-    text = "K pictures with seeds SEED, SEED+1, ... and a sheet of them, e.g. --samples 4"
+    text = (
+        f"K pictures with seeds SEED, SEED+1, ... and a sheet of them, in at least {SAMPLES_STEPS} steps, so that they "
+    )
+    text += "differ visibly, e.g. --samples 4"
     add("--samples", type=number(int, 1, 100), metavar="K", help=text)
     text = "sampling steps, e.g. --steps 5"
     add("--steps", dest="num_inference_steps", type=number(*LIMITS["num_inference_steps"]), metavar="N", help=text)
@@ -91,6 +105,8 @@ def make_parser():
     text = "how much the photo's shapes count, e.g. --controlnet-conditioning-scale 0.8"
     add("--controlnet-conditioning-scale", type=number(*LIMITS["controlnet_conditioning_scale"]), **x, help=text)
     add("--saturation", type=number(*LIMITS["saturation"]), **x, help="less or more colour, e.g. --saturation 1.3")
+    text = "also the photo and its picture side by side; with --samples, the photo in the sheet, e.g. --compare"
+    add("--compare", action="store_true", help=text)
     add("--overwrite", action="store_true", help="replace pictures that are there, e.g. colorize photo.jpg --overwrite")
     text = "leave out photos whose pictures are all there, e.g. colorize photo.jpg --skip-existing"
     add("--skip-existing", action="store_true", help=text)
@@ -116,6 +132,8 @@ def parse_arguments(arguments=None):
     for name, default in (("seed", 0), ("samples", 1), ("saturation", 1.0)):
         if getattr(options, name) is None:
             setattr(options, name, default)
+    if options.samples > 1 and options.num_inference_steps is None:
+        options.num_inference_steps = max(SAMPLES_STEPS, get_profile(options.profile).sampling.num_inference_steps)
     return options
 
 
@@ -146,35 +164,54 @@ def read_prompts(path):
     return prompts
 
 
-def find_photos(name):
-    """The photo files that the name of a file or folder means; a folder without photos is a ValueError."""
-    path = Path(name)
-    if not path.is_dir():
-        return [path]
-    inside = [p for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES and not OUTPUT.search(p.name)]
-    inside = [p for p in inside if not p.is_dir()]
+def find_photos(name, recursive):
+    """{photo: the folder of its picture below --output} of the name of a file or folder, and what is passed over.
+
+    A folder without photos is a ValueError.
+    """
+    top = Path(name)
+    if not top.is_dir():
+        return {top: Path()}, ""
+    inside, others, folders = {}, 0, 0
+    for folder, subfolders, names in os.walk(top):
+        subfolders.sort()
+        folders += 0 if recursive else len(subfolders)
+        for path in (Path(folder, name) for name in sorted(names) if not OUTPUT.search(name)):
+            if path.suffix.lower() in SUFFIXES and not path.is_dir():
+                inside[path] = path.parent.relative_to(top)
+            else:
+                others += 1
+        if not recursive:
+            break
+    passed = [f"files that are no photos ({others})"] if others else []
+    passed += [f"folders ({folders}; --recursive takes them in)"] if folders else []
+    passed_over = f"passed over: {', '.join(passed)}" if passed else ""
     if not inside:
-        raise ValueError(f"{path}: holds no photo: known endings are {', '.join(SUFFIXES)}")
-    return inside
+        why = f" ({passed_over})" if passed else ""
+        raise ValueError(f"{top}: holds no photo{why}: known endings are {', '.join(SUFFIXES)}")
+    return inside, f"{top}: {passed_over}" if passed else ""
 
 
 def make_jobs(options):
-    """The jobs of a command line, one line for each thing that it names in vain, and all photos that it names."""
+    """The jobs of a command line, a line for each thing that it names in vain, and the real paths of all its photos."""
     prompts, photos, problems = read_prompts(options.prompts) if options.prompts else {}, {}, []
     for name in options.photos:
         try:
-            photos |= {Path(os.path.realpath(path)): path for path in find_photos(name)}
+            found, passed_over = find_photos(name, options.recursive)
+            photos |= {Path(os.path.realpath(path)): (path, below) for path, below in found.items()}
+            if passed_over:
+                print(printable(f"note: {passed_over}"), file=sys.stderr)
         except (ValueError, OSError) as error:
             problems.append(str(error))
-    names, csv_file = [path.name for path in photos.values()], options.prompts
+    names, csv_file = [path.name for path, _ in photos.values()], options.prompts
     strange = sorted(set(prompts) - set(names))
     problems += [f"{csv_file}: names {name}, which is not among the photos: correct the row" for name in strange]
     problems += [f"{name}: has no row in {csv_file}: add one" for name in names if prompts and name not in prompts]
     output_of = output_rule(options, len(photos))
     default, jobs = VAGUE_PROMPT if options.prompt is None else options.prompt, []
-    for path in photos.values():
+    for path, below in photos.values():
         if not prompts or path.name in prompts:
-            jobs.append(Job(path, prompts.get(path.name, default), output_of(path)))
+            jobs.append(Job(path, prompts.get(path.name, default), output_of(path, below)))
     count = Counter(job.output.resolve() for job in jobs)
     clashing = [job for job in jobs if count[job.output.resolve()] > 1]
     problems += [f"{job.photo}: another photo has the output {job.output} too: rename one" for job in clashing]
@@ -182,15 +219,16 @@ def make_jobs(options):
 
 
 def output_rule(options, n_photos):
-    """A function of a photo's path: where its picture goes; an --output that can't be is a ValueError."""
-    folder = Path(options.output) if options.output else None
-    if not folder or folder.suffix.lower() not in SUFFIXES:
-        return lambda path: (folder or path.parent) / f"{path.stem}.color.png"
+    """A function of a photo and its folder below --output: where its picture goes; what can't be is a ValueError."""
+    target, ending = Path(options.output) if options.output else None, FORMATS[options.format or "png"]
+    if not target or target.suffix.lower() not in SUFFIXES:
+        return lambda path, below: (target / below if target else path.parent) / f"{path.stem}.color{ending}"
     if n_photos > 1 or options.samples > 1:
-        raise ValueError(f"--output {folder} is one file, but there are several pictures: name a folder")
-    if folder.suffix.lower() != ".png":
-        raise ValueError(f"--output {folder}: pictures are PNG: name a .png file or a folder")
-    return lambda path: folder
+        raise ValueError(f"--output {target} is one file, but there are several pictures: name a folder")
+    allowed = (ending, ".jpeg") if options.format == "jpeg" else (ending,) if options.format else ENDINGS
+    if target.suffix.lower() not in allowed:
+        raise ValueError(f"--output {target}: pictures are {', '.join(allowed)} here: name such a file or a folder")
+    return lambda path, below: target
 
 
 def remember(options):
@@ -216,8 +254,8 @@ def remember(options):
 def is_of_project(name, profile):
     """Whether a picture may choose a model by this name: a folder of this repository, or a base of a profile."""
     bases = {get_profile(profile).model.base_model, *(row.get("base_model") for row in EQUIVALENTS[profile].values())}
-    inside = resolve(name).is_dir() and not Path(place_in_project(name)).is_absolute()
-    return name in bases or (inside and ".." not in Path(place_in_project(name)).parts)
+    place = Path(place_in_project(name))
+    return name in bases or (resolve(name).is_dir() and not place.is_absolute() and ".." not in place.parts)
 
 
 @contextmanager
@@ -236,26 +274,22 @@ def quiet_libraries():
 
 def load(options):
     """The `Colorizer` of a command line."""
-    from lib.photo.colorizer import Colorizer  # an import that takes seconds
+    gc.disable()  # what imports leave stays for good: to search it for garbage takes a second
+    from lib.photo.colorizer import Colorizer
 
     given = {name: getattr(options, name) for name in MODEL_OPTIONS if getattr(options, name, None) is not None}
-    return Colorizer(options.profile, **given)
-
-
-def outputs_of(job, options):
-    """The pictures of a job by seed, and its contact sheet, None for a single picture."""
-    seeds = range(options.seed, options.seed + options.samples)
-    if len(seeds) == 1:
-        return {options.seed: job.output}, None
-    return {seed: job.output.with_suffix(f".{seed}.png") for seed in seeds}, job.output.with_suffix(".sheet.png")
+    colorizer = Colorizer(options.profile, **given)
+    gc.freeze()
+    gc.enable()
+    return colorizer
 
 
 def pick_jobs(jobs, options, photos):
     """The jobs to do, and a line for each other: what they would replace is a photo, or is there already."""
     todo, problems, skipped = [], [], 0
     for job in jobs:
-        files, sheet = outputs_of(job, options)
-        files = [*files.values(), *([sheet] if sheet else [])]
+        files, beside = job.outputs(options.seed, options.samples, options.compare)
+        files = [*files.values(), *([beside] if beside else [])]
         there = [file for file in files if file.exists()]
         replaced = [file for file in files if Path(os.path.realpath(file)) in photos]
         if replaced:
@@ -275,24 +309,41 @@ def pick_jobs(jobs, options, photos):
 
 def colorize_job(job, options, colorizer, say):
     """Colorize one photo, write its pictures one by one, and say what there is to be said."""
-    files, sheet = outputs_of(job, options)
+    files, beside = job.outputs(options.seed, options.samples, options.compare)
     with quiet_libraries():
         photo = open_photo(job.photo, options.keep_gps)
     for note in photo.notes:
         say(f"note: {job.photo}: {note}")
     if unread := colorizer.unread(job.prompt):
         say(f"note: {job.photo}: the prompt is too long, not read is: {unread}")
-    small = []
+    shown = {}
+    if options.compare:
+        from lib.photo.full_resolution import paint_gray  # an import that what is said before can do without
+
+        shown["photo"] = paint_gray(photo.pixels)
     for seed, file in files.items():
         picture = colorizer(photo, job.prompt, seed, options.saturation)
         picture.save(file)
-        say(f"{file} ({picture.paler()})" if picture.paler() else f"{file}")
-        small.append(picture.convert("RGB").reduce(max(1, max(picture.size) // SHEET_PX)))
-    if sheet:
-        from lib.figures import save_sheet
+        paler = picture.paler()
+        say(f"{file} ({paler})" if paler else f"{file}")
+        if beside:
+            shown[f"seed {seed}"] = np.asarray(picture.convert("RGB"))
+    if beside:
+        save_beside(shown, beside)
+        say(f"{beside}")
 
-        save_sheet([small], sheet, column_titles=[f"seed {seed}" for seed in files], cell=3)
-        say(f"{sheet}")
+
+def save_beside(shown, path):
+    """Save pictures (H, W, 3) of one photo beside each other: two at full size, more in a sheet under their names."""
+    if len(shown) == 2:
+        with new_file(path) as partial:
+            format = Image.registered_extensions()[path.suffix.lower()]
+            Image.fromarray(np.hstack(list(shown.values()))).save(partial, format=format, quality=95)
+        return
+    from lib.figures import save_sheet
+
+    small = [picture[:: max(1, max(picture.shape) // SHEET_PX)] for picture in shown.values()]
+    save_sheet([small], path, column_titles=list(shown), cell=3)
 
 
 def in_one_line(error, job):

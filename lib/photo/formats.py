@@ -1,52 +1,29 @@
-"""Photo files that people have, read as lightness at full resolution; colour pictures that say how they were made."""
+"""Photo files that people have, read upright and in sRGB at full resolution."""
 
-import json
 import os
-import re
 import warnings
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
+import cv2
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+from PIL import Image, ImageCms, ImageOps
 
-from lib import ROOT
-from lib.files import hash_of_file, new_file, one_line, open_picture, printable
-from lib.profiles import PROFILES, resolve
+from lib.files import one_line, open_picture, printable
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".gif", ".bmp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".gif", ".bmp", ".avif", ".heic", ".heif")
+HEIC_MARKS = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1")  # bytes 4 to 12 of such a file
 MAX_MEGAPIXELS = 250
 MIN_SIDE, MAX_ASPECT = 16, 50
-SAMPLING_OPTIONS = ("num_inference_steps", "guidance_scale", "controlnet_conditioning_scale")
-LIMITS = {  # of numbers, on the command line and in what a picture says of itself: type, lowest, highest
-    "seed": (int, 0, 2**62),
-    "saturation": (float, 0, 5),
-    "num_inference_steps": (int, 1, 1000),
-    "guidance_scale": (float, 0, 100),
-    "controlnet_conditioning_scale": (float, 0, 10),
-}
-MAX_TEXT = 10_000  # characters of a prompt or a name in what a picture says of itself
+TONE_SPREAD = 3.0  # root mean square distance, in a*b*, from a colour that lightness alone decides
 GPS = 0x8825  # the EXIF tag of where a photo was taken
-METADATA_NAMES = (
-    "photo",
-    "sha256",
-    "prompt",
-    "seed",
-    "saturation",
-    "profile",
-    "base_model",
-    "controlnet",
-    *SAMPLING_OPTIONS,
-)
 FILE_TAGS = (254, 256, 257, 258, 259, 262, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 34675)
 # of EXIF: how the old file holds its pixels (and 274, orientation, which is applied); the rest is kept
 EXPECT = (
     "The pocket model is small (12 million parameters, a few hundred photos): expect tints more than exact colours, "
     "and no repair of scratches or noise. The l4 profile uses Stable Diffusion and needs a GPU."
 )
-METADATA_KEY = "colorize"  # the PNG text chunk that says how a picture was made
 Image.MAX_IMAGE_PIXELS = MAX_MEGAPIXELS * 10**6 // 2  # PIL refuses what is twice as large
 
 
@@ -76,7 +53,7 @@ def open_photo(source, keep_gps=False):
             return to_photo(source, keep_gps)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged EXIF, and of sizes that are allowed here
-            with open_picture(regular_file(source)) as image:
+            with open_any(regular_file(source)) as image:
                 return replace(to_photo(image, keep_gps), path=Path(source))
     except UnfitError as error:
         raise ValueError(f"{name}: {error}") from None
@@ -102,6 +79,20 @@ def regular_file(source):
     if not path.is_file():
         raise UnfitError("is no regular file" if os.path.lexists(path) else "no such file")
     return path
+
+
+def open_any(path):
+    """Open a picture of a usual format, or a HEIC photo; without the package that reads these, an UnfitError."""
+    with path.open("rb") as file:
+        is_heic = file.read(12)[4:] in HEIC_MARKS
+    if not is_heic:
+        return open_picture(path)
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        raise UnfitError("is a HEIC photo: to read it, install pillow-heif (pip install pillow-heif)") from None
+    register_heif_opener()
+    return Image.open(path, formats=("HEIF",))
 
 
 def check_dimensions(width, height):
@@ -138,8 +129,23 @@ def to_photo(image, keep_gps):
     if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., 0]
     if pixels.ndim == 3:
-        notes.append("is a colour photo: its colour was discarded")
+        toned = "is toned, as sepia prints are: its tone was discarded"
+        notes.append(toned if is_toned(pixels) else "is a colour photo: its colour was discarded")
+    if pixels.dtype == np.uint16:
+        notes.append("has 16 bits a pixel: its picture has 8 for each colour")
     return Photo(pixels, alpha, exif.tobytes() if len(exif) else b"", info.get("dpi"), notes)
+
+
+def is_toned(pixels):
+    """Whether the colour of uint8 pixels (H, W, 3) depends on their lightness alone, as on a sepia print.
+
+    a* and b* are fitted as cubic functions of L*; on a print they lie within 3 of these, save for noise and stains.
+    """
+    small = cv2.resize(pixels, (64, 64), interpolation=cv2.INTER_AREA) / np.float32(255)
+    lab = cv2.cvtColor(small, cv2.COLOR_RGB2LAB).reshape(-1, 3)
+    powers = np.vander(lab[:, 0] / 100, 4)
+    rest = lab[:, 1:] - powers @ np.linalg.lstsq(powers, lab[:, 1:])[0]
+    return bool(np.sqrt((rest**2).sum(axis=1).mean()) < TONE_SPREAD)
 
 
 def deep_gray(values, info, notes):
@@ -177,105 +183,3 @@ def to_srgb(image, icc, notes):
         except (ImageCms.PyCMSError, OSError):
             notes.append("has a colour profile that does not fit: taken as sRGB")
     return image if image.mode == "L" else image.convert("RGB")
-
-
-def folder_or_id(name):
-    """A folder as an absolute path; any other name, such as a Hub id, as it is."""
-    return str(Path(name).resolve()) if Path(name).is_dir() else str(name)
-
-
-def made_with(path, prompt, seed, saturation, profile, controlnet):
-    """All that makes a picture again: the photo and its SHA-256, the model, the words, and the numbers.
-
-    `path`: None for a photo that is no file, from which the picture can't be made again.
-    """
-    name = os.fsencode(path.name).decode("utf-8", "replace") if path else ""
-    made = {"photo": name, "sha256": hash_of_file(path) if path else "", "prompt": prompt, "seed": seed}
-    made |= {"saturation": saturation, "profile": profile.name, "controlnet": place_in_project(controlnet)}
-    made |= {"base_model": place_in_project(profile.model.base_model)}
-    return made | profile.values(*SAMPLING_OPTIONS)
-
-
-def place_in_project(name):
-    """A folder of this repository by its path there, which says nothing of the machine; any other name as it is."""
-    folder, root = resolve(name).resolve(), ROOT.resolve()
-    return str(folder.relative_to(root)) if folder.is_dir() and folder.is_relative_to(root) else str(name)
-
-
-def read_metadata(path):
-    """How a picture was made: what `made_with` said; a file that does not say is a ValueError."""
-    try:
-        with open_picture(regular_file(path)) as image:
-            made = json.loads(image.text[METADATA_KEY])
-            made = {name: made[name] for name in METADATA_NAMES}
-    except UnfitError as error:
-        raise ValueError(f"{path}: {error}") from None
-    except Exception:  # whatever a reader of another file raises
-        raise ValueError(f"{path}: does not say how it was made: only PNGs written by `colorize` do") from None
-    for name, value in made.items():
-        if wanted := flaw_of_metadata(name, value):
-            raise ValueError(
-                f"{path}: says {name} {repr(value)[:60]}, which should be {wanted}: it can't be made again"
-            )
-    return made
-
-
-def check_number(name, value):
-    """Refuse a number outside its `LIMITS`: ValueError."""
-    if wanted := flaw_of_metadata(name, value):
-        raise ValueError(f"{name} {value!r} should be {wanted}")
-
-
-def flaw_of_metadata(name, value):
-    """What a value of a picture's metadata should be, where it is something else; "" where it is good."""
-    if name in LIMITS:
-        kind, low, high = LIMITS[name]
-        fits = type(value) in (int, kind) and low <= value <= high
-        return "" if fits else f"a number from {low} to {high}"
-    if not isinstance(value, str) or len(value) > MAX_TEXT:
-        return f"a text of at most {MAX_TEXT} characters"
-    if name == "profile" and value not in PROFILES:
-        return f"one of {', '.join(PROFILES)}"
-    if name == "sha256" and not re.fullmatch("[0-9a-f]{64}|", value):
-        return "64 hexadecimal digits"
-    return ""
-
-
-class ColorPicture(Image.Image):
-    """A colorized photo as a PIL image, RGB or RGBA, that keeps what is known of it.
-
-    `photo`: the `Photo` that it was made from; `made`: what makes it again; `lost`: the share of its pixels that lost
-    chroma to fit sRGB.
-    """
-
-    def __init__(self, pixels, photo, made, lost):
-        self.__dict__ |= vars(Image.fromarray(pixels if photo.alpha is None else np.dstack([pixels, photo.alpha])))
-        self.photo, self.made, self.lost = photo, made, lost
-
-    def paler(self):
-        """A sentence where much of the picture had to be paler than the network said; "" elsewhere."""
-        if self.lost < 0.05:
-            return ""
-        return f"{self.lost:.0%} of it is paler than the model wanted: a screen has no such colour at this lightness"
-
-    def save(self, target, format=None, **options):
-        """Save like PIL, with the photo's EXIF and resolution; a PNG also says how it was made (`read_metadata`).
-
-        A path is written whole or not at all, and replaces what is there. What the format can't hold is a ValueError.
-        """
-        to_path = isinstance(target, (str, Path))
-        format = format or (Image.registered_extensions().get(Path(target).suffix.lower(), "") if to_path else "PNG")
-        if not format:
-            raise ValueError(f"{target}: can't be saved (unknown ending): name an ending that is known, such as .png")
-        kept = {"dpi": self.photo.dpi} if self.photo.dpi else {}
-        kept |= {"exif": self.photo.exif} if self.photo.exif else {}
-        if format.upper() == "PNG":
-            kept |= {"pnginfo": PngImagePlugin.PngInfo(), "compress_level": 1}
-            kept["pnginfo"].add_itxt(METADATA_KEY, json.dumps(self.made, ensure_ascii=False))
-        with new_file(target) if to_path else nullcontext(target) as place:
-            try:
-                super().save(place, format=format, **{**kept, **options})
-            except (KeyError, OSError) as error:
-                if isinstance(error, OSError) and error.errno:
-                    raise
-                raise ValueError(f"{target}: can't be saved ({one_line(error)}): save it as .png") from None

@@ -11,6 +11,7 @@ import numpy as np
 
 from lib.color import WHITE_D65, XYZ_TO_LINEAR_SRGB, fit_gamut
 
+BORDER_PX = 512  # of the longer side at which paper around a photo is looked for
 STRIP = 32  # rows at a time, so that the work stays in the processor's cache
 LEVELS = 65535  # entries of the tables that replace powers
 XYZ_TO_SRGB = (XYZ_TO_LINEAR_SRGB * WHITE_D65).astype(np.float32)  # of X/Xn, Y/Yn, Z/Zn
@@ -86,13 +87,47 @@ def guided_functions(plane, ab, radius=2, epsilon=4.0):
     return np.dstack([mean(slope), mean(mean(ab) - slope * center[..., None])])
 
 
-def paint(pixels, plane, ab, saturation=1.0):
-    """Join small a*, b* planes to a photo's own lightness.
+def color_functions(pixels, plane, ab):
+    """What `paint` needs to join small a*, b* planes to a photo: `guided_functions`, zero where there is only paper.
 
-    `pixels`: uint8 or uint16 sRGB (H, W) or (H, W, 3); `plane`: L* (h, w) and `ab` (h, w, 2), what the network saw and
-    gave. Returns uint8 sRGB (H, W, 3) and the share of pixels that lost chroma, as sRGB does not hold it at their L*.
+    `pixels`: as of `paint`; `plane`: L* (h, w) and `ab` (h, w, 2), what the network saw and gave.
     """
-    functions = guided_functions(plane, ab * saturation)
+    functions = guided_functions(plane, ab)
+    scale = BORDER_PX / max(pixels.shape[:2])
+    size = tuple(max(1, round(side * scale)) for side in pixels.shape[1::-1]) if scale < 1 else pixels.shape[1::-1]
+    border = find_border(116 * lightness(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))[1] - 16)
+    if not border.any():
+        return functions
+    return cv2.resize(functions, size, interpolation=cv2.INTER_LINEAR) * (1 - border)[..., None]
+
+
+def find_border(plane):
+    """Paper or frame around a photo, float32 (h, w) in [0, 1]: near-white or near-black, flat, and along two sides.
+
+    `plane`: L* (h, w). Only what hangs together with the picture's edge counts, and only where it covers nine tenths of
+    two opposite edges: a white sky does not.
+    """
+    border = np.zeros(plane.shape, np.float32)
+    mean = cv2.blur(plane, (5, 5))
+    flat = cv2.blur(plane * plane, (5, 5)) - mean**2 < 9
+    outermost = np.concatenate([mean[0], mean[-1], mean[:, 0], mean[:, -1]])
+    for shades in (outermost[outermost > 85], outermost[outermost < 15]):
+        alike = flat & (np.abs(mean - np.median(shades)) < 6) if len(shades) else np.zeros(plane.shape, bool)
+        _, parts = cv2.connectedComponents(alike.astype(np.uint8), connectivity=4)
+        edges = [parts[0], parts[-1], parts[:, 0], parts[:, -1]]
+        covered = [(edge > 0).mean() > 0.9 for edge in edges]
+        if all(covered[:2]) or all(covered[2:]):
+            border[(parts > 0) & np.isin(parts, np.concatenate(edges))] = 1
+    return cv2.blur(border, (3, 3))
+
+
+def paint(pixels, functions):
+    """Colour a photo under its own lightness.
+
+    `pixels`: uint8 or uint16 sRGB (H, W) or (H, W, 3); `functions`: a* and b* as linear functions of L*, (h, w, 4), as
+    from `color_functions`. Returns uint8 sRGB (H, W, 3) and the share of pixels that lost chroma, as sRGB does not hold
+    it at their L*.
+    """
     # a* = s L* + o and fx = f + a*/500 give fx = (1 + 116 s / 500) f + (o - 16 s) / 500, and the like for fz
     scale = np.array([1 / 500, -1 / 200], np.float32)
     slopes, offsets = functions[..., :2] * scale, functions[..., 2:] * scale
