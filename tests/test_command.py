@@ -376,7 +376,11 @@ def test_bad_photos_are_named_in_one_line_and_nothing_is_written(tmp_path, capsy
         (["PHOTO", "--controlnet", "nowhere/at/all"], 1, "no ControlNet in nowhere/at/all"),
         (["PHOTO", "--prompts", "absent.csv"], 1, "absent.csv: can't be read"),
         (["PHOTO", "--output", "PHOTO"], 1, "is a photo itself, which is never overwritten"),
-        (["PHOTO", "--output", "result.gif"], 1, "result.gif: pictures are .png, .jpg, .webp, .jpeg here: name such a file"),
+        (
+            ["PHOTO", "--output", "result.gif"],
+            1,
+            "result.gif: pictures are .png, .jpg, .webp, .jpeg here: name such a file",
+        ),
         (["--again", "PHOTO"], 1, "does not say how it was made"),
         (["--again", "absent.png"], 1, "absent.png: no such file"),
     ],

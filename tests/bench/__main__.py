@@ -2,7 +2,11 @@
 
 import argparse
 import multiprocessing
+import resource
+import subprocess
+import sys
 import time
+from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
@@ -125,6 +129,23 @@ def bench_memory():
         return make_row("memory_12mp", [[pool.apply(peak_megabytes, [way]) for way in ("ours", "scikit-image")]], "MB")
 
 
+def bench_start():
+    """The command on half a megapixel, in a fresh process, against one that imports what the notebooks do."""
+    everything = "import lib.colorize, lib.metrics, lib.figures; from diffusers import AutoPipelineForText2Image; "
+    with TemporaryDirectory() as folder:
+        Image.fromarray(gray_photo(600, 800)).save(f"{folder}/photo.png")
+        command = "from lib.photo.command import main; main()"
+
+        def seconds(code):
+            before = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+            subprocess.run([sys.executable, "-c", code, f"{folder}/photo.png", "--overwrite"], check=True)
+            return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - before
+
+        seconds(command)  # a warm-up
+        times = [(seconds(command), seconds(everything + command)) for _ in range(PAIRS)]
+    return make_row("start_to_picture", times, "CPU s")
+
+
 def read_few_steps(profile):
     """CIEDE2000 on validation at the default number of steps against 50, from the model card's table."""
     table = (
@@ -136,15 +157,12 @@ def read_few_steps(profile):
     return make_row("few_steps", [(ours, reference)], "CIEDE2000")
 
 
-def main():
-    """The command behind `make bench`."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Ratios of our way to the usual one.")
-    help_text = "also training at Stable Diffusion 2.1-base's shapes, as on a GPU by itself: 16 GB and some minutes"
-    parser.add_argument("--sd21", action="store_true", help=help_text)
-    full_size, gpu = parser.parse_args().sd21, torch.cuda.is_available()
+def measure_all(full_size, gpu):
+    """All rows of the benchmark."""
     profile = get_profile("pocket")
     ours, stock = stock_pipeline(load_base(profile.model), profile)
-    rows = [
+    return [
+        bench_start(),
         bench_sampler(ours, stock, profile),
         bench_merge(),
         bench_memory(),
@@ -153,8 +171,22 @@ def main():
         *bench_training("pocket", PAIRS, steps=6),
         *(bench_training("sd21", PAIRS if gpu else 1, steps=6 if gpu else 2) if full_size or gpu else []),
     ]
+
+
+def main():
+    """The command behind `make bench`."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Ratios of our way to the usual one.")
+    help_text = "also training at Stable Diffusion 2.1-base's shapes, as on a GPU by itself: 16 GB and some minutes"
+    parser.add_argument("--sd21", action="store_true", help=help_text)
+    parser.add_argument("--start", action="store_true", help="only start_to_picture; the other rows stay")
+    options, gpu = parser.parse_args(), torch.cuda.is_available()
+    rows = [bench_start()] if options.start else measure_all(options.sd21, gpu)
     path = ROOT / "reports/benchmark.csv"
-    write_text(pd.DataFrame(rows).to_csv(index=False, float_format="%.4g"), path)
+    new = pd.DataFrame(rows)
+    if path.exists():
+        old = pd.read_csv(path)
+        new = pd.concat([old[~old["name"].isin(new["name"])], new])
+    write_text(new.to_csv(index=False, float_format="%.4g"), path)
     print(markdown_table(pd.read_csv(path)))
 
 
