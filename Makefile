@@ -34,8 +34,8 @@ test: .venv/installed  ## run all tests, the notebooks among them: ARGS="-k colo
 rehearse: .venv/installed  ## run the l4 study in minutes on a CPU, with small stand-ins for what it downloads
 	@$(PY) -m tests.rehearsal
 
-lab: .venv/installed  ## open the notebooks in JupyterLab
-	@JUPYTER_CONFIG_PATH=$(CURDIR)/lib/photo $(PY) -m jupyterlab --notebook-dir notebooks $(ARGS)
+lab: .venv/installed  ## open JupyterLab: a panel for your own photo, and the notebooks
+	@JUPYTER_CONFIG_PATH=$(CURDIR)/lib/photo $(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/your_photo.ipynb $(ARGS)
 
 lint: .venv/installed  ## check the style of code and notebooks, and that notebooks keep no outputs
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb

@@ -1,6 +1,7 @@
 """The test photos in colour: which pictures a run needs, made once and kept, each joined to its photo's own L*."""
 
 import math
+import shutil
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -95,16 +96,16 @@ def colorize_rows(pipeline, rows, plans, profile):
     """Colorize data-set rows as plans say, {folder: a table of `PLAN_COLUMNS`}; equal pictures are made once.
 
     8-bit PNGs before and after the merge go to `pictures` in the run's folder, under names that say what they were made
-    from, so those that are there stay. Then each plan's folder gets an `images.csv` (`LISTING_COLUMNS`), and pictures
-    of no plan are removed. Returns these tables by folder. Under accelerate's launchers the processes share the work.
+    from, so those that are there stay, those of other photos and prompts too. Then each plan's folder gets an
+    `images.csv` (`LISTING_COLUMNS`), and pictures of other weights, sizes or steps are removed. Returns these tables by
+    folder. Under accelerate's launchers the processes share the work.
     """
-    state, sampling, folder = process_state(), profile.sampling, profile.folders.run_dir / "pictures"
-    folder.mkdir(parents=True, exist_ok=True)
+    state, sampling, run_dir = process_state(), profile.sampling, profile.folders.run_dir
     position = {image_id: index for index, image_id in enumerate(rows["image_id"])}
     gray_of = lru_cache(2 * sampling.sample_batch_size)(lambda name: rows[position[name]]["conditioning_image"])
     tables = name_pictures(pipeline, plans, gray_of, profile)
     pictures = pd.concat(tables.values()).drop_duplicates("after")
-    there = {f"pictures/{path.name}" for path in folder.iterdir()}
+    there = {path.relative_to(run_dir).as_posix() for path in run_dir.glob("pictures/*/*")}
     state.wait_for_everyone()  # nobody writes before everybody has looked
     guidance = np.array([guidance_of(prompt, pipeline, sampling) for prompt in pictures["prompt"]])
     for scale, group in pictures.groupby(guidance):
@@ -115,12 +116,16 @@ def colorize_rows(pipeline, rows, plans, profile):
     state.wait_for_everyone()
     if state.is_main_process:
         write_listings(tables, profile)
+        remove_others(pictures["after"], run_dir)
     state.wait_for_everyone()
     return tables
 
 
 def name_pictures(pipeline, plans, gray_of, profile):
-    """The plans with the columns `before` and `after`: names of files, which change with all that makes a picture."""
+    """The plans with the columns `before` and `after`: names of files, which change with all that makes a picture.
+
+    What all pictures are made with names their folder; photo, prompt, seed and guidance name the file in it.
+    """
     weights = [hash_of_weights(part) for part in (pipeline.unet, pipeline.controlnet, pipeline.vae)]
     common = hash_of([*weights, profile.values(*MODEL_FIELDS), profile.sampling.num_inference_steps])
     photos = pd.concat(plans.values())["image_id"].unique()
@@ -130,7 +135,7 @@ def name_pictures(pipeline, plans, gray_of, profile):
         scale = guidance_of(picture.prompt, pipeline, profile.sampling)
         guidance = [scale, guided_steps(replace(profile.sampling, guidance_scale=scale))]
         own = [grays[picture.image_id], picture.prompt, seed_of(picture.image_id, picture.seed)]
-        return f"pictures/{picture.image_id}.{hash_of([common, *guidance, *own])}"
+        return f"pictures/{common}/{picture.image_id}.{hash_of([*guidance, *own])}"
 
     named = {}
     for folder, plan in plans.items():
@@ -173,18 +178,25 @@ def write_pictures(gray, output, targets):
 
 
 def write_listings(tables, profile):
-    """Write each table and what it was made from to its folder; then remove the pictures that no table names."""
+    """Write each table and what it was made from to its folder."""
     for name, table in tables.items():
         with new_folder(profile.folders.run_dir / name) as partial:
             write_settings(profile.values(*PICTURE_FIELDS), partial)
             (partial / "controlnet.txt").write_text(hash_of_controlnet(profile))
             table.to_csv(partial / "images.csv", index=False)
-    named = set()
-    for table in tables.values():
-        named |= {*table["before"], *table["after"]}
-    for path in (profile.folders.run_dir / "pictures").iterdir():
-        if f"pictures/{path.name}" not in named:
-            path.unlink()
+
+
+def remove_others(names, run_dir):
+    """Remove the pictures that do not lie beside these: those of other weights, which would pile up run after run.
+
+    And what a killed process left of a file.
+    """
+    kept = {(run_dir / name).parent for name in names}
+    for folder in (run_dir / "pictures").iterdir():
+        if folder not in kept:
+            shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+    for left in (run_dir / "pictures").glob("*/*.part"):
+        left.unlink()
 
 
 def hash_of_controlnet(profile):

@@ -384,11 +384,15 @@ def write_settings(settings, folder):
 
 
 def check_settings(settings, folder, notebook):
-    """Refuse files that were made with other fields than these: ValueError that names the notebook to run."""
+    """Refuse files that were made with other fields than these: ValueError that names the notebook to run again, and
+    the value that would do."""
     for name, old in json.loads((folder / "settings.json").read_text()).items():
         new = settings[name]
         if (list(new) if isinstance(new, tuple) else new) != old:  # JSON has no tuples
-            raise ValueError(f"{folder} was made with {name} {old!r}, not {new!r}: run notebook {notebook} again")
+            raise ValueError(
+                f"{folder} was made with {name} {old!r}, not {new!r}: "
+                f"run notebook {notebook} again, or set {name} to {old!r} here, too"
+            )
 
 
 def resolve(path):

@@ -255,6 +255,12 @@ def bytes_of(table, profile):
     return [(profile.folders.run_dir / name).read_bytes() for column in ("before", "after") for name in table[column]]
 
 
+def pictures_in(profile):
+    """The names of all pictures of a run, as tables have them."""
+    run_dir = profile.folders.run_dir
+    return {path.relative_to(run_dir).as_posix() for path in run_dir.rglob("pictures/*/*")}
+
+
 def test_rows_are_written_whole_with_their_table(pipeline, triples, own_run):
     profile, rows = own_run, dataset.pick_across_categories(triples["test"], 3)
     prompts = {level: prompts_at(level, rows) for level in ("vague", "detailed")}
@@ -271,9 +277,10 @@ def test_rows_are_written_whole_with_their_table(pipeline, triples, own_run):
         "controlnet.txt",
     }
     named = {*table["before"], *table["after"]}
-    assert {f"pictures/{path.name}" for path in (profile.folders.run_dir / "pictures").iterdir()} == named
+    assert pictures_in(profile) == named
     assert len(named) == 2 * len(table)
-    with pytest.raises(ValueError, match="made with n_seeds 2, not 5: run notebook 04_colorize_photos again"):
+    said = "made with n_seeds 2, not 5: run notebook 04_colorize_photos again, or set n_seeds to 2 here, too"
+    with pytest.raises(ValueError, match=said):
         colorize.read_images(profile.replace(n_seeds=5))
     with pytest.raises(
         ValueError, match=r"made with prompt_levels \[\], not .*: run notebook 04_colorize_photos again"
@@ -323,13 +330,14 @@ def test_pictures_stay_until_what_made_them_changes(pipeline, triples, own_run):
     assert times_of(first, profile) == again
     fewer = table_of({"vague": prompts["vague"]}, rows=rows.select([1]))
     assert times_of(fewer, profile) == again[3:]
-    assert {path.name for path in (profile.folders.run_dir / "pictures").iterdir()} == {
-        name.removeprefix("pictures/") for column in ("before", "after") for name in fewer[column]
-    }
+    assert pictures_in(profile) == {*more["before"], *more["after"]}  # of other photos and prompts, too
+    assert times_of(first, profile) == again
     guided = table_of(profile=profile.replace(guidance_scale=2.0))
     assert list(guided["after"] == first["after"]) == [True, False, True, False]  # no guidance for the empty prompt
     for change in ({"num_inference_steps": 3}, {"controlnet_conditioning_scale": 0.5}, {"base_revision": "other"}):
-        assert not set(table_of(profile=profile.replace(**change))["after"]) & set(first["after"])
+        other = table_of(profile=profile.replace(**change))
+        assert not set(other["after"]) & set(first["after"])
+        assert pictures_in(profile) == {*other["before"], *other["after"]}  # the others would pile up
     weight = pipeline.controlnet.controlnet_mid_block.weight.data
     weight[0] += 1
     changed = table_of()
@@ -368,14 +376,15 @@ def test_a_stopped_run_makes_the_same_pictures(pipeline, triples, own_run, monke
     with pytest.raises(KeyboardInterrupt):
         colorize.colorize_rows(pipeline, rows, plans, stopped)
     assert not (stopped.folders.run_dir / "images").exists()
-    assert len(list((stopped.folders.run_dir / "pictures").iterdir())) == 6
-    (stopped.folders.run_dir / "pictures/left.part").touch()
+    assert len(pictures_in(stopped)) == 6
+    left = (stopped.folders.run_dir / whole["after"][0]).with_name(".left.part")
+    left.touch()
     written.clear()
     monkeypatch.setattr(colorize, "write_pictures", lambda *arguments: (written.append(arguments), write(*arguments)))
     table = colorize.colorize_rows(pipeline, rows, plans, stopped)["images"]
     assert len(written) == 3
     assert bytes_of(table, stopped) == expected
-    assert not (stopped.folders.run_dir / "pictures/left.part").exists()
+    assert not left.exists()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -428,7 +437,7 @@ def test_two_processes_share_the_pictures(tmp_path):
             assert np.allclose(
                 *(colorize.read_image(profile.folders.run_dir, file) for profile in (one, two)), atol=2 / 255
             )
-    assert sum(halves) == len(list((two.folders.run_dir / "pictures").iterdir())) / 2
+    assert sum(halves) == len(pictures_in(two)) / 2
 
 
 def test_notebook_04_must_have_run(profile):

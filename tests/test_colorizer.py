@@ -105,6 +105,11 @@ def test_settings_reach_the_network(photos):
     quick = Colorizer("pocket", num_inference_steps=2, guidance_scale=3)
     assert (quick.profile.sampling.num_inference_steps, quick.profile.sampling.guidance_scale) == (2, 3.0)
     assert quick(photos / "photo.png", "a red wall").made["num_inference_steps"] == 2
+    usual, slow = (quick(photos / "photo.png", "a red wall", **options) for options in ({}, {"num_inference_steps": 5}))
+    assert (slow.made["num_inference_steps"], slow.made["guidance_scale"]) == (5, 3.0)  # of one picture
+    assert slow.tobytes() != usual.tobytes() == quick(photos / "photo.png", "a red wall").tobytes()
+    with pytest.raises(ValueError, match="unknown option 'steps'"):
+        quick(photos / "photo.png", "a red wall", steps=5)
     for options, said in (({"steps": 2}, "unknown option 'steps'"), ({"resolution": 64}, "unknown option 'resolution'"),
                           ({"num_inference_steps": 0}, "num_inference_steps 0 should be a number from 1 to 1000")):  # fmt: skip
         with pytest.raises(ValueError, match=said):

@@ -11,7 +11,7 @@ import pytest
 from lib import ROOT
 from lib.profiles import get_profile
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 SMALL = {"n_images": 8, "n_images_other": 6, "n_images_all_seeds": 4, "n_seeds": 2, "num_inference_steps": 3, "train_steps": 4,
          "checkpoint_every": 2, "log_every": 1}  # fmt: skip
 

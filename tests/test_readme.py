@@ -68,7 +68,7 @@ def test_the_map_has_every_folder():
 
 def test_every_notebook_is_linked():
     for path in ROOT.glob("notebooks/*.ipynb"):
-        assert f"](notebooks/{path.name}): " in README.read_text()
+        assert f"](notebooks/{path.name})" in README.read_text()
 
 
 def test_three_lines_of_python_colorize_a_photo(tmp_path, monkeypatch):

@@ -54,7 +54,7 @@ def read_executed(path, build):
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = re.sub(r"\]\((\d\d_\w+)\.ipynb", r"](\1.html", cell.source)
-            cell.source = re.sub(r"\]\((\w+\.md)\)", r"](../notebooks/\1)", cell.source)
+            cell.source = re.sub(r"\]\((\w+\.(?:md|ipynb))\)", r"](../notebooks/\1)", cell.source)
             cell.source = re.sub(r"\[([^]]+)\]\(\.\./([^)]+)\)", r"\1 (`\2`)", cell.source)  # not a page of the book
             continue
         cell.outputs = [output for output in cell.get("outputs", []) if output.get("name") != "stderr"]

@@ -37,10 +37,7 @@ class Colorizer:
             self.profile, self.controlnet = profile, str(profile.controlnet_source)
             self.pipeline = load_pipeline(profile)
             return
-        for name, value in sampling.items():
-            if name not in SAMPLING_OPTIONS:
-                raise ValueError(f"unknown option {name!r}: known are {', '.join(SAMPLING_OPTIONS)}")
-            check_number(name, value)
+        check_sampling(sampling)
         given = {"base_model": base_model} if base_model else {}
         profile = get_profile(profile, **sampling, **given)
         source = folder_or_id(controlnet or profile.training.initial_controlnet or profile.folders.controlnet_dir)
@@ -51,27 +48,30 @@ class Colorizer:
         self.profile, self.controlnet = profile, source
         self.pipeline = add_controlnet(base, load_controlnet(source, base.unet))
 
-    def __call__(self, photo, prompt=VAGUE_PROMPT, seed=0, saturation=1.0):
+    def __call__(self, photo, prompt=VAGUE_PROMPT, seed=0, saturation=1.0, **sampling):
         """The photo in colour, a `ColorPicture`: a PIL image at the photo's own size, whose `save` writes its metadata.
 
         - `photo`: a path, a PIL image, or a `Photo` from `open_photo`, which can keep where it was taken.
         - `prompt`: what is in the photo, with its colours.
         - `seed`: another number gives other colours.
         - `saturation`: 0 is gray, 1 as the network says, 2 twice as much; at most 5.
+        - `sampling`: options as the class takes them, for this picture.
 
         A photo that can't be read, or is too small or too large, is a ValueError that names it.
         """
         check_number("seed", seed)
         check_number("saturation", saturation)
+        check_sampling(sampling)
+        profile = self.profile.replace(**sampling)
         photo = photo if isinstance(photo, Photo) else open_photo(photo)
         height, width = photo.pixels.shape[:2]
         multiple = self.pipeline.vae_scale_factor * 2 ** (len(self.pipeline.unet.config.block_out_channels) - 1)
         plane = reduce_lightness(photo.pixels, network_size(height, width, self.profile.data.resolution, multiple))
         gray = to_pil(gray_from_luminance(plane))
-        output = sample(self.pipeline, [gray], [prompt], [seed], **vars(self.profile.sampling))[0]
+        output = sample(self.pipeline, [gray], [prompt], [seed], **vars(profile.sampling))[0]
         functions = color_functions(photo.pixels, plane, saturation * srgb_to_lab(output)[..., 1:])
         pixels, lost = paint(photo.pixels, functions)
-        made = made_with(photo.path, prompt, seed, saturation, self.profile, self.controlnet)
+        made = made_with(photo.path, prompt, seed, saturation, profile, self.controlnet)
         return ColorPicture(pixels, photo, made, lost)
 
     def unread(self, prompt):
@@ -80,6 +80,14 @@ class Colorizer:
         ids = tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
         longest = tokenizer.model_max_length
         return tokenizer.decode(ids[longest - 1 : -1]) if len(ids) > longest else ""
+
+
+def check_sampling(options):
+    """Refuse options of sampling that are unknown or out of bounds, {name: value}: ValueError."""
+    for name, value in options.items():
+        if name not in SAMPLING_OPTIONS:
+            raise ValueError(f"unknown option {name!r}: known are {', '.join(SAMPLING_OPTIONS)}")
+        check_number(name, value)
 
 
 def base_of_run(controlnet):
