@@ -67,6 +67,8 @@ class Model:
     controlnet_subfolder: str = ""  # where it is in its folder or Hub repository
     adapter: str = ""  # a LoRA on the Hub that makes the base sample in few steps; "": none
     adapter_revision: str = ""
+    segmenter: str = "lib/pocket_model/segmenter"  # finds things by name: a folder, or the Hub id of a CLIPSeg
+    segmenter_revision: str = ""  # a commit of it on the Hub; "": the newest
     scheduler: Literal["unipc", "tcd", "euler_trailing"] = "unipc"
     mixed_precision: Literal["no", "bf16"] = "no"  # bf16 where the hardware has it
     channels_last: bool = False  # the memory layout that a GPU's convolutions like
@@ -231,6 +233,8 @@ PROFILES = {  # by name: what differs from the defaults above
         base_mirrors=("Manojb/stable-diffusion-2-1-base",),
         text_encoder="",
         max_tokens=0,
+        segmenter="CIDAS/clipseg-rd64-refined",
+        segmenter_revision="999e0328d9e10b484360c477313983f9afdd7050",
         mixed_precision="bf16",
         channels_last=True,
         torch_compile=True,

