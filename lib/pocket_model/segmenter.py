@@ -16,7 +16,7 @@ from lib.models import pick_device
 from lib.pocket_model import segmenter_pictures as pictures
 from lib.pocket_model.training_pictures import run_recipe
 from lib.profiles import get_profile
-from lib.segmenter import PhraseSegmenter, TextReader, bare_name
+from lib.segmenter import PhraseSegmenter, TextReader
 from lib.training import run_settings, save_model, train
 
 FOLDER = ROOT / "lib/pocket_model/segmenter"

@@ -1,0 +1,156 @@
+"""Colours bound to places: each thing takes the colour of its own words, and its neighbours don't.
+
+Every picture of a photo keeps the photo's L*, so pictures of it under different words differ in a*b* alone. Each
+region is therefore coloured under its own words and laid over the rest by a soft mask; nothing else has to agree at the
+seams.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+MAX_REGIONS = 16
+FOUND = 0.5  # a segmenter's mask counts from this value on, and
+SMALLEST = 0.002  # from this share of the picture on
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A place in a photo and the colour of what is there.
+
+    `place`: a thing's name, which a segmenter finds; a box (left, top, right, bottom) in fractions of the photo's
+    sides, in which the thing is looked for; or a mask (H, W) of the photo's size, bool, uint8, or float in [0, 1].
+    """
+
+    place: str | tuple | np.ndarray
+    color: str
+
+    @property
+    def phrase(self):
+        """What the network is told of it."""
+        return f"{self.color} {self.place if isinstance(self.place, str) else 'thing'}"
+
+    @property
+    def name(self):
+        """The region in a message."""
+        where = "its mask" if isinstance(self.place, np.ndarray) else self.place
+        return f"{self.color!r} in {where}"
+
+
+def to_regions(colors):
+    """Regions of {thing: colour}, or of a list of pairs (place, colour); what can't be one is a ValueError."""
+    pairs = list(colors.items() if isinstance(colors, dict) else colors)
+    if len(pairs) > MAX_REGIONS:
+        raise ValueError(f"{len(pairs)} regions are too many: name at most {MAX_REGIONS}")
+    regions = []
+    for pair in pairs:
+        if len(pair) != 2 or not isinstance(pair[1], str) or not pair[1].strip():
+            raise ValueError(f"region {pair!r}: needs a place and a colour in words, such as ('tram', 'dark red')")
+        place, color = pair[0], pair[1].strip()
+        if isinstance(place, str):
+            if not place.strip():
+                raise ValueError(f"region of colour {color!r}: names no thing")
+            place = place.strip()
+        elif np.ndim(place) == 1:
+            place = check_box(place, color)
+        else:
+            place = check_mask(place, color)
+        regions.append(Region(place, color))
+    return regions
+
+
+def check_box(place, color):
+    """A box as a tuple of four fractions; one outside the photo or of no area is a ValueError."""
+    try:
+        left, top, right, bottom = box = tuple(float(side) for side in place)
+    except (TypeError, ValueError):
+        box = ()
+    if not box or not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        said = "is outside the photo or has no area: give left, top, right, bottom as fractions from 0 to 1"
+        raise ValueError(f"region of colour {color!r}: the box {tuple(place)!r} {said}")
+    return box
+
+
+def check_mask(place, color):
+    """A mask as float32 in [0, 1]; one that is empty, or holds other values, is a ValueError."""
+    mask = np.asarray(place)
+    if mask.ndim != 2 or mask.dtype.kind not in "buif":
+        raise ValueError(f"region of colour {color!r}: a mask is an array (H, W) of numbers, not {mask.shape}")
+    mask = mask.astype(np.float32) / (255 if mask.dtype == np.uint8 else 1)
+    if not np.isfinite(mask).all() or mask.min() < 0 or mask.max() > 1:
+        raise ValueError(f"region of colour {color!r}: its mask has values outside 0 to 1 (255 in 8 bits), or NaN")
+    if mask.max() == 0:
+        raise ValueError(f"region of colour {color!r}: its mask is empty")
+    return mask
+
+
+def find_masks(regions, plane, segmenter):
+    """Soft masks (regions, h, w) in [0, 1], float32, of what each region names; zeros for what isn't found.
+
+    `plane`: L* (h, w) of the photo; `segmenter()` gives what `load_segmenter` returns, and is called for names only.
+    """
+    masks = np.zeros((len(regions), *plane.shape), np.float32)
+    named = [index for index, region in enumerate(regions) if isinstance(region.place, str)]
+    if named:
+        found = segmenter()(plane, [regions[index].place for index in named])
+        masks[named] = [mask if (mask > FOUND).mean() > SMALLEST else 0 * mask for mask in found]
+    for index, region in enumerate(regions):
+        if isinstance(region.place, tuple):
+            masks[index] = find_in_box(plane, region.place)
+        elif not isinstance(region.place, str):
+            masks[index] = cv2.resize(region.place, plane.shape[::-1], interpolation=cv2.INTER_AREA)
+    return masks
+
+
+def find_in_box(plane, box):
+    """The thing in a box on L* (h, w), as a soft mask that is 0 outside the box: GrabCut (Rother et al. 2004).
+
+    Gray says little, so the mean of each place and its roughness go with it. Where hardly anything stands out from
+    what surrounds the box, the whole box is the thing.
+    """
+    sides = np.array(box) * ([plane.shape[1], plane.shape[0]] * 2)
+    left, top, right, bottom = (int(side) for side in (*np.floor(sides[:2]), *np.ceil(sides[2:])))
+    inside = np.s_[top:bottom, left:right]
+    gray = (plane * 2.55).astype(np.uint8)
+    rough = cv2.GaussianBlur(np.abs(cv2.Laplacian(gray, cv2.CV_32F)), (0, 0), 3)
+    layers = cv2.merge([gray, cv2.GaussianBlur(gray, (0, 0), 3), cv2.convertScaleAbs(rough, alpha=3)])
+    labels = np.full(plane.shape, cv2.GC_BGD, np.uint8)
+    labels[inside] = cv2.GC_PR_FGD
+    if (labels == cv2.GC_BGD).mean() > 0.02:
+        cv2.setRNGSeed(0)
+        cv2.grabCut(layers, labels, None, np.zeros((1, 65)), np.zeros((1, 65)), 5, cv2.GC_INIT_WITH_MASK)
+    thing = (labels == cv2.GC_PR_FGD).astype(np.float32)
+    mask = np.zeros(plane.shape, np.float32)
+    mask[inside] = 1
+    return cv2.blur(thing, (3, 3)) * mask if thing[inside].mean() > 0.1 else mask
+
+
+def weigh(masks):
+    """What each mask (n, h, w) leaves of those before it, and the rest: weights (1 + n, h, w) that add up to 1.
+
+    Where masks overlap, the later one wins.
+    """
+    weights = np.empty((1 + len(masks), *masks.shape[1:]), np.float32)
+    rest = np.ones(masks.shape[1:], np.float32)
+    for index in range(len(masks), 0, -1):
+        weights[index] = rest * masks[index - 1]
+        rest = rest * (1 - masks[index - 1])
+    weights[0] = rest
+    return weights
+
+
+def share_out(masks):
+    """Weights (1 + n, h, w) of masks of which none is later than the others: they share what they overlap in."""
+    total = masks.sum(axis=0)
+    return np.concatenate([[np.maximum(1 - total, 0)], masks / np.maximum(total, 1)]).astype(np.float32)
+
+
+def overlap(masks):
+    """Whether any place belongs to two masks (n, h, w)."""
+    return bool(((masks > FOUND).sum(axis=0) > 1).any())
+
+
+def compose(layers, weights):
+    """The sum of layers (n, h, w, C), such as a*b* of pictures of one photo, weighed by weights (n, h, w)."""
+    return np.einsum("nhwc,nhw->hwc", np.asarray(layers, np.float32), weights)
