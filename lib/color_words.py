@@ -86,6 +86,9 @@ JOINED = re.compile("AN|,[EN]+N")  # "a red and shiny car", "a gray, rainy day"
 SUFFIXES = ("haired", "headed", "eyed", "colored", "coloured")
 ADJECTIVES = ("large", "big", "small", "little", "tiny", "tall", "short", "long", "old", "new", "shiny", "dry")
 
+NO_THINGS = ("one", "ones", "tint", "tone", "sheen", "glow", "color", "colour", "hue", "shade", "low", *ADJECTIVES)
+MARKED = ("haired", "headed", "eyed", "bearded", "edged", "tipped", "ringed", "rimmed", "trimmed")  # in part only
+PARTS = ("bunch", "pile", "group", "pair", "row", "piece", "slice", "side", "top", "bottom", "front", "back")
 VOWEL = re.compile(r"(?!uni(?!n)|us[ae]|eu|onc?e\b)[aeiou]|hour|honest|heir", re.I)
 ELLIPTIC = ("one", "another", "other", "some", "each")  # "one black and the other white"
 
@@ -259,3 +262,51 @@ def put_words(caption, changes):
         done = end
     put = (put + caption[done:]).lstrip()
     return put[:1].upper() + put[1:] if caption[:1].isupper() else put
+
+
+class Phrase(NamedTuple):
+    """A noun phrase in lower case: `thing` "trees", `colors` "dark green", `text` "tall dark green trees"."""
+
+    thing: str
+    colors: str
+    text: str
+
+
+def phrases_of(prompt):
+    """The noun phrases of a prompt that name a thing and its colour, in order, as a list of `Phrase`.
+
+    "the sky is blue" counts as "blue sky". What is unclear is left out: a colour without its noun ("a man in red"), a
+    noun that is no thing to colour ("a blue tint", "a red pair of shoes"), a subject with more words between.
+    """
+    tokens, tags, groups = find_groups(prompt)
+
+    def text(first, last):
+        return prompt[tokens[first].start : tokens[last - 1].end].lower()
+
+    found = []
+    for group in groups:
+        first, last = _noun_after(tags, group) if group.has_noun else _noun_before(tags, group)
+        if first == last or _is_no_thing(tokens, first, last) or "AD" in tags[group.first : group.last]:
+            continue
+        first += tokens[first].word in ("colored", "coloured")
+        thing, colors = text(first, last), text(group.first, group.last)
+        start = re.search("(?<![CO])D?[NE]*$|$", tags[: group.first]).start()
+        found.append(Phrase(thing, colors, text(start, last) if group.has_noun else f"{colors} {thing}"))
+    return found
+
+
+def _noun_after(tags, group):
+    head = HEAD.match(tags, group.last)
+    return head.span() if head and "N" in head[0] else (0, 0)
+
+
+def _noun_before(tags, group):
+    """The subject of "is blue" before a group: of "a bus that is red", or a phrase that begins its clause."""
+    before = tags[: group.first]
+    subject = re.search("(N+)RB$", before) or re.search("(?:^|[,.])D?(N+)B$|[BF].*AD(N+)B$", before)
+    return subject.span(subject.lastindex) if subject else (0, 0)
+
+
+def _is_no_thing(tokens, first, last):
+    word, is_of = tokens[last - 1].word, last < len(tokens) and tokens[last].word == "of"
+    return tokens[first].word in MARKED or word in NO_THINGS or (word in PARTS and is_of)
