@@ -76,7 +76,8 @@ TAGS = {  # C: a colour; O: a colour that is a noun, too; N: nouns, adjectives a
 }
 VERBS = re.compile(  # verbs after a noun that they agree with, nouns elsewhere: "a bus stands", "blue stands"
     "(?:sit|stand|lie|lay|hang|rest|walk|run|ride|fly|flie|eat|swim|sleep|play|wait|jump|lean|grow|float|hover|move|pass"
-    "|hold|drive|stare|graze|contain|feature|surround|cover|fill|carry|carrie|pull|fix|direct)(?:e?s)?"
+    "|hold|drive|stare|graze|contain|feature|surround|cover|fill|carry|carrie|pull|fix|direct|take|serve|drift|throw|catch|shine|reflect|rise|fall|come|go|make|reach"
+    "|overlook|approach|follow|chase|kick|read|bend|set)(?:e?s)?"
 )
 PLURAL = re.compile(r"\w+[^su]s|people|m[ae]n|women|children|sheep|cattle")
 UNIT = r"(?:M+A(?=M*[CO]))?(?:M*[CO])+"  # "dark gray", "bright and dark green", "pale blue gray"
@@ -146,7 +147,7 @@ def _tag(word, kind, tokens, tags):
         return "N"
     if VERBS.fullmatch(word):
         agrees = re.search("[NO]$", tags) and bool(PLURAL.fullmatch(tokens[-1].word)) != word.endswith("s")
-        return "F" if agrees or re.search("[BIL][MCOA]*[CO]$", tags) else "N"
+        return "F" if agrees or re.search("[BIL][MCOA]*[CO]A?$", tags) else "N"
     known = KNOWN.fullmatch(word)
     return known.lastgroup if known else "N"
 
@@ -230,7 +231,7 @@ def _first_to_cut(tokens, tags, group):
     before = tags[: group.first]
     if group.has_noun:
         joined = before.endswith(("A", ",")) and group.first > 1 and tokens[group.first - 2].word in ADJECTIVES
-        return group.first - joined  # "a tall and white tower"
+        return group.first - (joined or _is_one(tokens, tags, group))  # "a tall and white tower"
     if _is_one_of_two(tags, group):
         return group.first
     held = re.search("(?:R?F?B+)?[LIP]*$", before).start()
@@ -241,7 +242,13 @@ def _last_to_cut(tokens, tags, group):
     if group.has_noun:
         return group.last + (tokens[group.last].word in SUFFIXES)
     shared = tags[: group.first].endswith("D") and JOINED.match(tags, group.last)
-    return group.last + bool(shared or _is_one_of_two(tags, group))
+    goes_on = re.match("A[BF]", tags[group.last :])  # "is red and has a white roof"
+    return group.last + bool(shared or goes_on or _is_one_of_two(tags, group))
+
+
+def _is_one(tokens, tags, group):
+    """Whether a group is that of "a white one", which is "one" without it."""
+    return tokens[group.last].word == "one" and tags[: group.first].endswith("D")
 
 
 def _is_one_of_two(tags, group):
