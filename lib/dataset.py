@@ -228,7 +228,8 @@ def read_auto_captions(profile, image_ids):
     known = known.set_index("image_id")
     missing = [name for name in image_ids if name not in known.index]
     writers = [profile.data.captioner, profile.data.captioner_revision]
-    if missing or not (known[["captioner", "captioner_revision"]] == writers).all(axis=None):
+    raw_is_kept = {f"{level}_raw" for level in AUTO_LEVELS} <= set(known)
+    if missing or not raw_is_kept or not (known[["captioner", "captioner_revision"]] == writers).all(axis=None):
         raise ValueError(f"{path} lacks captions by {' at '.join(writers)}: run notebook 01_build_dataset again")
     return {level: list(known[level][list(image_ids)]) for level in AUTO_LEVELS}
 

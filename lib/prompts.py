@@ -1,9 +1,12 @@
-"""What is said to the model: the generic sentences, the prompt ladder of the study, and the colour words."""
+"""What is said to the model: the generic sentences, the prompt ladder of the study, and colours to ask for."""
 
 import re
 import zlib
+from itertools import pairwise
 
 import numpy as np
+
+from lib.color_words import COLOR_PATTERN, COLORS, HUES, HUES_OF_WORDS, SHADES, find_places, put_words
 
 VAGUE_PROMPT = "Colorize this image."
 GENERIC_PROMPTS = [  # the study's sentence, and others like it
@@ -22,12 +25,6 @@ CAPTIONS = ("object_caption", "detailed_caption", "gray_caption")
 PROMPT_LEVELS = ("empty", "vague", "gray_caption", "auto_caption", "object", "detailed", "wrong_color", "other_photo")
 PROMPT_POLICIES = ("generic", "captions", "mix")
 
-# CIELAB hue angles in degrees at which the eight chromatic words sit.
-HUES = dict(red=32, orange=62, yellow=92, green=130, turquoise=195, blue=268, purple=315, pink=357)
-HUES_OF_OTHER_WORDS = dict(golden=84, gold=84, blond=85, blonde=85, brown=62, tan=75, beige=82, cream=88, maroon=25)
-HUES_OF_OTHER_WORDS |= dict(teal=195, violet=310)
-NEUTRALS = ("white", "gray", "grey", "silver", "black")
-COLOR_WORDS = (*HUES, *HUES_OF_OTHER_WORDS, *NEUTRALS)
 TARGETS = {  # word: hue, chroma and the range of mean L* in which a thing can be called so
     **{word: (hue, 45, (25, 85)) for word, hue in HUES.items()},
     "yellow": (HUES["yellow"], 60, (50, 95)),
@@ -40,7 +37,7 @@ TARGETS = {  # word: hue, chroma and the range of mean L* in which a thing can b
     "black": (90, 2, (0, 30)),
 }
 STEERING_WORDS = ("red", "orange", "yellow", "green", "blue", "purple", "brown", "white")
-COLOR_PATTERN = re.compile(rf"\b({'|'.join(COLOR_WORDS)})\b", re.I)
+NEXT_NEUTRAL = {"white": "gray", "gray": "black", "grey": "black", "black": "silver"}  # others: white
 
 
 def ladder(rows, seed=0):
@@ -58,9 +55,8 @@ def prompts_at(level, rows, seed=0):
     """The prompts of records (mappings with `image_id`, `category` and captions) at one level of the ladder.
 
     `empty`: ""; `vague`: the study's sentence; `gray_caption`, `object`, `detailed`: the photo's own captions;
-    `wrong_color`: the detailed one with every colour word changed; `other_photo`: the detailed one of a photo of
-    another category. Both `wrong_color` and `other_photo` are drawn from the seed and the photo. An unknown level is a
-    ValueError.
+    `wrong_color`: the detailed one with every colour changed (`change_color_words`); `other_photo`: the detailed one of
+    a photo of another category; both are drawn from the seed and the photo. An unknown level is a ValueError.
     """
     captions = {"gray_caption": "gray_caption", "object": "object_caption", "detailed": "detailed_caption"}
     if level in captions:
@@ -115,7 +111,7 @@ def draw_training_prompt(record, policy, rng):
 
 def nearest_hue_word(degrees):
     """The chromatic word whose CIELAB hue is nearest to an angle."""
-    return min(HUES, key=lambda word: abs((HUES[word] - degrees + 180) % 360 - 180))
+    return min(HUES, key=lambda word: _angle(HUES[word], degrees))
 
 
 def rotate_color_words(caption, degrees):
@@ -123,23 +119,77 @@ def rotate_color_words(caption, degrees):
 
     def rename(match):
         word = match[0].lower()
-        if word in NEUTRALS:
+        if word not in HUES_OF_WORDS:
             return match[0]
-        new = nearest_hue_word({**HUES, **HUES_OF_OTHER_WORDS}[word] + degrees)
+        new = nearest_hue_word(HUES_OF_WORDS[word] + degrees)
         return {"brown": f"dark {new}", "beige": f"pale {new}", "cream": f"pale {new}"}.get(word, new)
 
-    return fix_articles(COLOR_PATTERN.sub(rename, caption))
+    changes = []
+    for start, end, _ in find_places(caption):
+        text = re.sub(f"(?:{SHADES})[ -]", "", caption[start:end], flags=re.I)
+        changes.append((start, end, COLOR_PATTERN.sub(rename, text)))
+    return put_words(caption, changes)
 
 
 def change_color_words(caption, rng):
-    """Give every colour word of a caption another colour: hues turn by 100 to 260 degrees, neutral words get a hue."""
-    angle, new_hues = rng.uniform(100, 260), {word: str(rng.choice(list(HUES))) for word in NEUTRALS}
-    hues = {**HUES, **HUES_OF_OTHER_WORDS}
-    return fix_articles(
-        COLOR_PATTERN.sub(lambda m: new_hues.get(m[1].lower()) or nearest_hue_word(hues[m[1].lower()] + angle), caption)
-    )
+    """Give every colour of a caption another one, with as many chromatic and neutral words as before.
+
+    All hues turn by one angle of 100 to 260 degrees, to a word at least 60 degrees away; different words become
+    different ones as far as the eight words go. The colours, each with its modifiers and neighbours ("dark gray
+    blue"), then trade places, so that hues stand where neutral words stood and the other way round as far as there are
+    both; a neutral word that still stands for a neutral one becomes the next of white, gray, black and silver. Of up
+    to 100 draws the one counts that leaves the fewest places as they were and repeats the fewest words side by side.
+    `rng` is a numpy Generator.
+    """
+    places = find_places(caption)
+    old = [re.sub(f"(?:{SHADES})[ -]", "", caption[start:end].lower()) for start, end, _ in places]
+    groups = [group for *_, group in places]
+    best = _draw_wrong_colors(old, rng)
+    for _ in range(100):
+        if not _flaws(old, best, groups):
+            break
+        best = min(best, _draw_wrong_colors(old, rng), key=lambda new: _flaws(old, new, groups))
+    return put_words(caption, [(start, end, text) for (start, end, _), text in zip(places, best, strict=True)])
+
+
+def _draw_wrong_colors(old, rng):
+    turned = _turn_hues(dict.fromkeys(COLOR_PATTERN.findall(" ".join(old))), rng.uniform(100, 260))
+    new = [COLOR_PATTERN.sub(lambda m: turned.get(m[0], m[0]), old[k]) for k in rng.permutation(len(old))]
+    stays = [not _hues(before) and not _hues(after) for before, after in zip(old, new, strict=True)]
+    return [
+        COLOR_PATTERN.sub(lambda m: NEXT_NEUTRAL.get(m[0], "white"), after) if stay else after
+        for after, stay in zip(new, stays, strict=True)
+    ]
+
+
+def _turn_hues(words, degrees):
+    turned = {}
+    for word in [word for word in words if word in HUES_OF_WORDS]:
+        far = [new for new, hue in HUES.items() if _angle(hue, HUES_OF_WORDS[word]) >= 60]
+        free = [new for new in far if new not in turned.values()] or far
+        turned[word] = min(free, key=lambda new: _angle(HUES[new], HUES_OF_WORDS[word] + degrees))
+    return turned
+
+
+def _flaws(old, new, groups):
+    """How many places of a draw keep their colour, plus how many words stand beside themselves in a group."""
+    words = [(group, word) for group, text in zip(groups, new, strict=True) for word in COLOR_PATTERN.findall(text)]
+    repeats = sum(first == second for first, second in pairwise(words))
+    return repeats + sum(_alike(_hues(before), _hues(after)) for before, after in zip(old, new, strict=True))
+
+
+def _alike(first, second):
+    return first == second == [] or any(_angle(a, b) < 60 for a in first for b in second)
+
+
+def _hues(text):
+    return [HUES_OF_WORDS[word] for word in COLOR_PATTERN.findall(text) if word in HUES_OF_WORDS]
+
+
+def _angle(first, second):
+    return abs((first - second + 180) % 360 - 180)
 
 
 def fix_articles(caption):
     """`a` or `an` before every colour word, as its first letter asks."""
-    return re.sub(rf"\ban? (?=({'|'.join(COLOR_WORDS)})\b)", lambda m: "an " if m[1][0] in "aeiou" else "a ", caption)
+    return re.sub(rf"\ban? (?=({COLORS})\b)", lambda m: "an " if m[1][0] in "aeiou" else "a ", caption)

@@ -12,10 +12,11 @@ from IPython.display import Markdown
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lib import ROOT
+from lib.color_words import has_color_words
 from lib.compare_runs import FACTORS
 from lib.files import write_table, write_text
 from lib.profiles import get_profile
-from lib.prompts import COLOR_PATTERN, PROMPT_LEVELS
+from lib.prompts import PROMPT_LEVELS
 from lib.stats import (
     CONTRASTS,
     HIGHER_IS_BETTER,
@@ -140,7 +141,7 @@ def facts_of_samples(metrics, rows):
         "photos": len(rows),
         "categories": ours["category"].nunique(),
         "prompts": prompts,
-        "colorless": sum(not COLOR_PATTERN.search(text) for text in prompts["detailed"]),
+        "colorless": sum(not has_color_words(text) for text in prompts["detailed"]),
         "ladder": list(first.itertuples()),
         "most_seeds": seeds.max(),
         "fewest_seeds": seeds.min(),

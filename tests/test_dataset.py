@@ -16,9 +16,10 @@ from PIL import EpsImagePlugin, Image
 
 from lib import dataset
 from lib.color import make_conditioning_image
+from lib.color_words import COLOR_PATTERN
 from lib.l4 import sources
 from lib.profiles import get_profile, resolve
-from lib.prompts import COLOR_PATTERN, GENERIC_PROMPTS
+from lib.prompts import GENERIC_PROMPTS
 
 PHOTOS = resolve("data_cards/pocket_photos")
 MANIFEST = dataset.read_manifest("data_cards/pocket_photos")

@@ -1,9 +1,13 @@
 """Prompt levels, training prompts and colour words."""
 
+import re
+
 import numpy as np
 import pytest
 
 from lib import prompts
+from lib.color_words import COLOR_PATTERN, COLOR_WORDS, HUES_OF_WORDS
+from lib.dataset import read_manifest
 from lib.stats import CONTRASTS
 
 RECORD = {"object_caption": "a cup", "detailed_caption": "a red cup on a white table", "gray_caption": "a pale cup"}
@@ -24,17 +28,52 @@ def test_levels():
         prompts.prompts_at("loud", ROWS)
 
 
+def is_hue(word):
+    return word in HUES_OF_WORDS
+
+
 def test_wrong_colors_change_every_color_word_and_nothing_else():
     for seed in range(50):
         for row, wrong in zip(ROWS, prompts.prompts_at("wrong_color", ROWS, seed), strict=True):
-            old, new = (prompts.COLOR_PATTERN.findall(text) for text in (row["detailed_caption"], wrong))
-            assert len(old) == len(new)
+            old, new = (COLOR_PATTERN.findall(text) for text in (row["detailed_caption"], wrong))
+            assert sorted(map(is_hue, old)) == sorted(map(is_hue, new))
             assert all(a != b for a, b in zip(old, new, strict=True))
-            plain = [prompts.COLOR_PATTERN.sub("", t).replace("an ", "a ") for t in (row["detailed_caption"], wrong)]
+            plain = [COLOR_PATTERN.sub("", t).replace("an ", "a ") for t in (row["detailed_caption"], wrong)]
             assert plain[0] == plain[1]
     assert prompts.prompts_at("wrong_color", ROWS, 3) == prompts.prompts_at("wrong_color", ROWS[:1], 3) + [
         prompts.prompts_at("wrong_color", [row], 3)[0] for row in ROWS[1:]
     ]  # a photo's wrong colours don't depend on the other photos
+
+
+def test_wrong_colors_are_matched_on_real_captions():
+    captions = read_manifest("data_cards/pocket_photos")["detailed_caption"]
+    for caption in captions:
+        wrong = prompts.change_color_words(caption, np.random.default_rng(len(caption)))
+        old, new = COLOR_PATTERN.findall(caption), COLOR_PATTERN.findall(wrong)
+        assert sum(map(is_hue, old)) == sum(map(is_hue, new))
+        assert len(old) == len(new)
+        assert not re.search(rf"\b({'|'.join(COLOR_WORDS)})\s+\1\b", wrong), wrong
+        assert wrong != caption
+        assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", wrong), wrong
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_wrong_colors_trade_places_with_their_modifiers_and_neighbours(seed):
+    def change(caption):
+        return prompts.change_color_words(caption, np.random.default_rng(seed))
+
+    cup = change("a dark blue gray cup on a white table")
+    first, second = COLOR_PATTERN.findall(cup)[1:]
+    assert cup.startswith("a white cup on a dark ")  # the hue went where white was, and took its neighbours along
+    assert is_hue(first)
+    assert first not in ("blue", "purple")
+    assert second == "gray"
+    bird = COLOR_PATTERN.findall(change("a golden brown bird"))
+    assert len(set(bird)) == 2
+    assert not set(bird) & {"golden", "brown", "yellow", "orange", "red"}
+    assert change("a silver spoon") == "a white spoon"  # without a hue, none comes in
+    assert change("a lime green ball and ice cream") in {f"a {word} ball and ice cream" for word in prompts.HUES}
+    assert change("a cup and an orange") == "a cup and an orange"
 
 
 def test_other_photo_is_of_another_category():
@@ -70,6 +109,10 @@ def test_rotating_hues_renames_colors_and_mends_articles():
     assert prompts.rotate_color_words("an orange cup", 0) == "an orange cup"
     assert prompts.rotate_color_words("an orange cup", -30) == "a red cup"
     assert prompts.rotate_color_words("a red cup", 30) == "an orange cup"
+    assert prompts.rotate_color_words("ice cream and an orange on a pale blue plate", 140) == (
+        "ice cream and an orange on a pale orange plate"
+    )
+    assert prompts.rotate_color_words("a lime green ball", 140) == "a blue ball"
 
 
 def test_every_contrast_is_of_levels_that_exist():

@@ -48,12 +48,57 @@ def test_captioner_adds_two_rungs_and_keeps_its_captions(captioner, profile, tri
     assert list(prompts)[:3] == list(ladder(rows))[:3]
     assert len(prompts["gray_caption"]) == len(prompts["auto_caption"]) == 3
     assert all(isinstance(text, str) for text in prompts["auto_caption"])
+    file = profile.for_test_photos.dataset_dir / dataset.AUTO_CAPTIONS
+    kept = pd.read_csv(file, dtype=str, keep_default_na=False)
+    kept.drop(columns="gray_caption_raw").to_csv(file, index=False)
+    with pytest.raises(ValueError, match="auto_captions.csv lacks captions by"):  # of before raw texts were kept
+        dataset.read_auto_captions(profile, rows["image_id"])
+    kept.to_csv(file, index=False)
     monkeypatch.setattr(captions, "caption", None)  # kept captions need no network
     assert list(captions.write_captions(profile)["auto_caption"]) == prompts["auto_caption"]
     with pytest.raises(TypeError):
         captions.write_captions(profile.replace(n_images=4))
     assert dataset.read_auto_captions(profile.replace(captioner=""), rows["image_id"]) == {}
     assert captions.write_captions(profile.replace(captioner="")) is None
+
+
+def test_captions_lose_that_the_photo_is_black_and_white_and_the_raw_text_stays(profile, triples, monkeypatch):
+    said = {"conditioning_image": "a black and white photo of a dog", "image": "a dog"}
+    profile = profile.replace(captioner="a captioner", captioner_revision="says this")
+    rows = dataset.pick_across_categories(triples["test"], 3)
+    gray = list(rows["conditioning_image"])
+    monkeypatch.setattr(captions, "load_captioner", lambda _: (torch.nn.Identity(), None))
+    monkeypatch.setattr(
+        captions, "caption", lambda images, *_: [said["conditioning_image" if images[0] == gray[0] else "image"]] * 3
+    )
+    table = captions.write_captions(profile)
+    assert list(table["gray_caption"]) == list(table["auto_caption"]) == ["a dog"] * 3
+    assert list(table["gray_caption_raw"]) == ["a black and white photo of a dog"] * 3
+    assert dataset.read_auto_captions(profile, rows["image_id"])["gray_caption"] == ["a dog"] * 3
+    assert captions.describe(table).endswith("black and white: 3 of gray_caption, 0 of auto_caption.")
+    assert captions.describe(None) == "no captioner in this profile"
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        ("a black and white photo of a dog on a sofa", "a dog on a sofa"),
+        ("A black and white photograph of two men", "two men"),
+        ("there is a black and white image of the harbour", "the harbour"),
+        ("black & white picture of a train", "a train"),
+        ("an old black and white photo of a church.", "a church."),
+        ("a grayscale photo of a street", "a street"),
+        ("a man riding a horse in black and white", "a man riding a horse"),
+        ("a tower, in black and white.", "a tower."),
+        ("a boat on a lake in a black and white photo", "a boat on a lake"),
+        ("a woman dressed in black and white", "a woman dressed in black and white"),
+        ("a black and white photo", "a black and white photo"),  # nothing would be left
+        ("a black and white cat", "a black and white cat"),
+        ("a wall with a black and white photo of a dog", "a wall with a black and white photo of a dog"),
+    ],
+)
+def test_gray_style(raw, text):
+    assert captions.without_gray_style(raw) == text
 
 
 @pytest.fixture(scope="module")

@@ -127,18 +127,6 @@ def test_coco_comes_whole_after_broken_downloads(served, tmp_path):
         sources.prepare(profile.replace(n_train=9).data)
 
 
-@pytest.mark.parametrize(
-    ("caption", "without"),
-    [
-        ("A black and white cat on a Red chair.", "A cat on a chair."),
-        ("A cat, white, gray and brown, sleeps", "A cat, sleeps"),
-        ("two dogs and a cat", "two dogs and a cat"),
-    ],
-)
-def test_captions_without_color_words(caption, without):
-    assert of_coco.without_color_words(caption) == without
-
-
 def test_gray_broken_and_missing_photos_are_listed(served, tmp_path):
     profile, _ = served
     sources.prepare(get_profile("l4", **profile.values("coco_url", "photos", "downloads"), n_train=12).data)

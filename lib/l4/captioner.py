@@ -1,5 +1,7 @@
 """Captions of the test photos by a network (BLIP), which sees the gray photo for one and its colours for the other."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import torch
@@ -7,10 +9,18 @@ from tqdm import tqdm
 from transformers import BlipForConditionalGeneration
 
 from lib.color import to_float
+from lib.color_words import PICTURE
 from lib.dataset import AUTO_CAPTIONS, AUTO_LEVELS, load_dataset_dict, pick_across_categories, read_auto_captions
 from lib.files import write_table
 from lib.l4.vision import for_clip, load_with_tokenizer
 from lib.models import pick_device
+
+GRAY_PICTURE = rf"(?:black (?:and|&) white|grayscale|greyscale|monochrome) (?:{PICTURE})"
+GRAY_STYLE = re.compile(  # "a man in black and white" is the style, "dressed in black and white" is not
+    rf"^(?:there is |this is |it is )?(?:an? |the )?(?:\w+ )?{GRAY_PICTURE} of |,? (?:in|as) an? {GRAY_PICTURE}(?=\.?$)"
+    r"|(?<!dressed)(?<!clothed)(?<!clad)(?<!painted),? in (?:black (?:and|&) white|grayscale|greyscale)(?=\.?$)",
+    re.I,
+)
 
 
 def load_captioner(data):
@@ -21,7 +31,8 @@ def load_captioner(data):
 def write_captions(profile):
     """Caption the test photos that will be colorized, beside their data set, once for a captioner; returns the table.
 
-    `gray_caption` describes the gray photo, `auto_caption` the colour photo; None where the profile has no captioner.
+    `gray_caption` describes the gray photo, `auto_caption` the colour photo, both by `without_gray_style`; the raw
+    texts are in `gray_caption_raw` and `auto_caption_raw`. None where the profile has no captioner.
     """
     data, folder = profile.data, profile.for_test_photos.dataset_dir
     if not data.captioner:
@@ -32,10 +43,28 @@ def write_captions(profile):
     except ValueError:
         model, tokenizer = load_captioner(data)
         model = model.to(pick_device())
-        made = {level: caption(rows[column], model, tokenizer) for level, column in AUTO_LEVELS.items()}
+        raw = {level: caption(rows[column], model, tokenizer) for level, column in AUTO_LEVELS.items()}
+        made = {level: [without_gray_style(text) for text in texts] for level, texts in raw.items()}
+        made |= {f"{level}_raw": texts for level, texts in raw.items()}
         writer = {"captioner": data.captioner, "captioner_revision": data.captioner_revision}
         write_table(pd.DataFrame({"image_id": rows["image_id"], **writer, **made}), folder / AUTO_CAPTIONS)
     return pd.read_csv(folder / AUTO_CAPTIONS, dtype=str, keep_default_na=False)
+
+
+def without_gray_style(text):
+    """A caption without the words that call the photo black and white, such as "a black and white photo of a dog".
+
+    They describe the gray picture that the captioner saw, and would ask a model for no colour.
+    """
+    return GRAY_STYLE.sub("", text) or text
+
+
+def describe(captions):
+    """A sentence on a table of `write_captions`: how many captions called their photo black and white."""
+    if captions is None:
+        return "no captioner in this profile"
+    counts = [f"{sum(captions[level] != captions[f'{level}_raw'])} of {level}" for level in AUTO_LEVELS]
+    return f"Taken out of {len(captions)} captions each, that the photo is black and white: {', '.join(counts)}."
 
 
 @torch.no_grad()

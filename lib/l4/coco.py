@@ -1,7 +1,6 @@
 """COCO 2017: its archives, or a copy on the Hub, as rows of a manifest with human captions and marked things."""
 
 import json
-import re
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,10 +10,10 @@ from huggingface_hub import HfApi, hf_hub_download
 from pyarrow.parquet import ParquetFile
 from tqdm import tqdm
 
+from lib.color_words import find_color_words, without_color_words
 from lib.files import explained, write_bytes
 from lib.l4.downloads import download, extract, require_disk
 from lib.profiles import resolve
-from lib.prompts import COLOR_PATTERN
 
 COCO = {  # archive: path below the profile's coco_url, bytes, MD5; as the servers give them
     "train2017.zip": ("zips/train2017.zip", 19_336_861_798, "cced6f7f71b7629ddf16f17bbcfab6b2"),
@@ -126,15 +125,7 @@ def read_captions(archive, part):
 
 def richness(caption):
     """How much a caption says: colour words, then words."""
-    return len(COLOR_PATTERN.findall(caption)), len(caption.split())
-
-
-def without_color_words(caption):
-    """A caption without its colour words, and without the `and` or comma that stood between them."""
-    word = COLOR_PATTERN.pattern
-    alone = re.sub(rf"(?:{word})(?:\s*(?:,|and|or)\s*(?:{word}))*", "", caption, flags=re.I)
-    tidy = re.sub(r"\s*(,\s*)+", ", ", re.sub(r"\s+([,.;])", r"\1", " ".join(alone.split())))
-    return tidy.strip(", ") or caption
+    return len(find_color_words(caption)), len(caption.split())
 
 
 def read_things(archive, part):
