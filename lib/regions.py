@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 MAX_REGIONS = 16
+FIND_PX, WORKING_PX = 256, 512  # of the photo's longer side at which things are found, and at which masks are kept
 FOUND = 0.5  # a segmenter's mask counts from this value on, and
 SMALLEST = 0.002  # from this share of the picture on
 
@@ -38,25 +39,25 @@ class Region:
         return f"{self.color!r} in {where}"
 
 
-def to_regions(colors):
-    """Regions of {thing: colour}, or of a list of pairs (place, colour); what can't be one is a ValueError."""
+def to_regions(colors, shape=None):
+    """Regions of {thing: colour}, or of a list of pairs (place, colour); what can't be one is a ValueError.
+
+    `shape`: (H, W) of the photo, which a mask must have.
+    """
     pairs = list(colors.items() if isinstance(colors, dict) else colors)
     if len(pairs) > MAX_REGIONS:
         raise ValueError(f"{len(pairs)} regions are too many: name at most {MAX_REGIONS}")
     regions = []
-    for pair in pairs:
-        if len(pair) != 2 or not isinstance(pair[1], str) or not pair[1].strip():
-            raise ValueError(f"region {pair!r}: needs a place and a colour in words, such as ('tram', 'dark red')")
-        place, color = pair[0], pair[1].strip()
+    for place, color in pairs:
+        if not isinstance(color, str) or not color.strip():
+            raise ValueError(f"region {place!r:.60}: {color!r:.60} is no colour in words, such as 'dark red'")
         if isinstance(place, str):
             if not place.strip():
-                raise ValueError(f"region of colour {color!r}: names no thing")
+                raise ValueError(f"region of colour {color!r}: names no thing: name one, such as 'tram'")
             place = place.strip()
-        elif np.ndim(place) == 1:
-            place = check_box(place, color)
         else:
-            place = check_mask(place, color)
-        regions.append(Region(place, color))
+            place = check_box(place, color) if np.ndim(place) == 1 else check_mask(place, color, shape)
+        regions.append(Region(place, color.strip()))
     return regions
 
 
@@ -72,17 +73,29 @@ def check_box(place, color):
     return box
 
 
-def check_mask(place, color):
-    """A mask as float32 in [0, 1]; one that is empty, or holds other values, is a ValueError."""
+def check_mask(place, color, shape):
+    """A mask as float32 in [0, 1], reduced to `WORKING_PX`; one of another size, empty, or wrong inside: ValueError."""
     mask = np.asarray(place)
+    said = f"region of colour {color!r}: its mask"
     if mask.ndim != 2 or mask.dtype.kind not in "buif":
-        raise ValueError(f"region of colour {color!r}: a mask is an array (H, W) of numbers, not {mask.shape}")
+        raise ValueError(f"{said} should be an array (height, width) of numbers, not {mask.shape} of {mask.dtype}")
+    small = reduced_size(shape or mask.shape)
+    if shape and mask.shape not in (tuple(shape), small):
+        sizes = f"{mask.shape[1]} x {mask.shape[0]} px, the photo {shape[1]} x {shape[0]}"
+        raise ValueError(f"{said} has {sizes}: make them equal")
     mask = mask.astype(np.float32) / (255 if mask.dtype == np.uint8 else 1)
     if not np.isfinite(mask).all() or mask.min() < 0 or mask.max() > 1:
-        raise ValueError(f"region of colour {color!r}: its mask has values outside 0 to 1 (255 in 8 bits), or NaN")
+        raise ValueError(f"{said} has values outside 0 to 1 (255 in 8 bits), or NaN: correct it")
     if mask.max() == 0:
-        raise ValueError(f"region of colour {color!r}: its mask is empty")
-    return mask
+        raise ValueError(f"{said} is empty: mark a place in it")
+    mask = cv2.resize(mask, small[::-1], interpolation=cv2.INTER_AREA)
+    return (mask * 255).round() / np.float32(255)  # as a picture's metadata keep it
+
+
+def reduced_size(shape, longest=WORKING_PX):
+    """The size (h, w) of a photo (H, W) whose longer side has at most so many px."""
+    scale = min(1, longest / max(shape))
+    return tuple(max(1, round(side * scale)) for side in shape)
 
 
 def find_masks(regions, plane, segmenter):
@@ -153,4 +166,4 @@ def overlap(masks):
 
 def compose(layers, weights):
     """The sum of layers (n, h, w, C), such as a*b* of pictures of one photo, weighed by weights (n, h, w)."""
-    return np.einsum("nhwc,nhw->hwc", np.asarray(layers, np.float32), weights)
+    return sum(layer * weight[..., None] for layer, weight in zip(layers, weights, strict=True))

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from transformers import CLIPSegForImageSegmentation
 
 from lib.color import gray_from_luminance
+from lib.color_words import COLOR_WORDS
 from lib.files import explained
 from lib.l4.vision import load_with_tokenizer
 from lib.models import load_text_encoder, pick_device
 from lib.profiles import resolve
-from lib.prompts import COLOR_WORDS
 
 SHADES = ("very", "dark", "pale", "light", "bright", "deep", "dull", "medium")
 ARTICLES = re.compile(r"\b(?:a|an|the|some)\b", re.I)

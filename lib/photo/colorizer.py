@@ -1,16 +1,21 @@
 """`Colorizer`: a photo of any size in colour, by a network that sees a reduced copy of it."""
 
 import csv
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from lib.color import gray_from_luminance, srgb_to_lab, to_pil
+from lib.color_words import phrases_of
 from lib.inference import sample
 from lib.models import add_controlnet, load_base, load_controlnet, load_pipeline
 from lib.photo.formats import Photo, open_photo
-from lib.photo.full_resolution import color_functions, network_size, paint, reduce_lightness
+from lib.photo.full_resolution import color_functions, network_size, paint, reduce_lightness, reduced_plane, refine
 from lib.photo.pictures import SAMPLING_OPTIONS, ColorPicture, check_number, folder_or_id, made_with
 from lib.profiles import Profile, get_profile
 from lib.prompts import VAGUE_PROMPT
+from lib.regions import FIND_PX, MAX_REGIONS, WORKING_PX, Region, find_masks, overlap, share_out, to_regions, weigh
 from lib.study import EQUIVALENTS
 
 
@@ -48,13 +53,16 @@ class Colorizer:
         self.profile, self.controlnet = profile, source
         self.pipeline = add_controlnet(base, load_controlnet(source, base.unet))
 
-    def __call__(self, photo, prompt=VAGUE_PROMPT, seed=0, saturation=1.0, **sampling):
+    def __call__(self, photo, prompt=VAGUE_PROMPT, seed=0, saturation=1.0, colors=(), bind=False, **sampling):
         """The photo in colour, a `ColorPicture`: a PIL image at the photo's own size, whose `save` writes its metadata.
 
         - `photo`: a path, a PIL image, or a `Photo` from `open_photo`, which can keep where it was taken.
         - `prompt`: what is in the photo, with its colours.
         - `seed`: another number gives other colours.
         - `saturation`: 0 is gray, 1 as the network says, 2 twice as much; at most 5.
+        - `colors`: colours of single things, {"tram": "dark red"}, or of places, [((left, top, right, bottom),
+          "dark red"), (mask, "blue")]: see `regions.Region`. Where they overlap, the later one wins.
+        - `bind`: find each thing that the prompt gives a colour, and keep the colour to it.
         - `sampling`: options as the class takes them, for this picture.
 
         A photo that can't be read, or is too small or too large, is a ValueError that names it.
@@ -64,15 +72,46 @@ class Colorizer:
         check_sampling(sampling)
         profile = self.profile.replace(**sampling)
         photo = photo if isinstance(photo, Photo) else open_photo(photo)
+        colors = to_regions(colors, photo.pixels.shape[:2])
+        bound = [Region(phrase.thing, phrase.colors) for phrase in phrases_of(prompt)[:MAX_REGIONS]] if bind else []
         height, width = photo.pixels.shape[:2]
         multiple = self.pipeline.vae_scale_factor * 2 ** (len(self.pipeline.unet.config.block_out_channels) - 1)
         plane = reduce_lightness(photo.pixels, network_size(height, width, self.profile.data.resolution, multiple))
-        gray = to_pil(gray_from_luminance(plane))
-        output = sample(self.pipeline, [gray], [prompt], [seed], **vars(profile.sampling))[0]
-        functions = color_functions(photo.pixels, plane, saturation * srgb_to_lab(output)[..., 1:])
-        pixels, lost = paint(photo.pixels, functions)
-        made = made_with(photo.path, prompt, seed, saturation, profile, self.controlnet)
-        return ColorPicture(pixels, photo, made, lost)
+        regions, weights, notes = self.place(bound, colors, photo.pixels)
+        gray, options = to_pil(gray_from_luminance(plane)), vars(profile.sampling)
+        outputs = sample(
+            self.pipeline, [gray], [prompt], [seed], **options
+        )  # alone, so that it is the same without regions
+        phrases, count = [region.phrase for region in regions], len(regions)
+        outputs += sample(self.pipeline, [gray] * count, phrases, [seed] * count, **options)
+        layers = [saturation * srgb_to_lab(output)[..., 1:] for output in outputs]
+        pixels, lost = paint(photo.pixels, color_functions(photo.pixels, plane, layers, weights))
+        made = made_with(photo.path, prompt, seed, saturation, colors, bind, profile, self.controlnet)
+        return ColorPicture(pixels, photo, made, lost, notes)
+
+    def place(self, bound, colors, pixels):
+        """The regions that are found in a photo, the weights (1 + regions, h, w) of the rest and of them, and notes."""
+        if not (bound or colors):
+            return [], None, []
+        coarse, fine = (reduced_plane(pixels, longest) for longest in (FIND_PX, WORKING_PX))
+        masks = refine(find_masks([*bound, *colors], coarse, lambda: self.segmenter), coarse, fine)
+        there = masks.max(axis=(1, 2)) > 0
+        own, others = masks[: len(bound)][there[: len(bound)]], masks[len(bound) :][there[len(bound) :]]
+        over = weigh(others)
+        weights = np.concatenate([share_out(own) * over[0], over[1:]])
+        regions = [region for region, found in zip([*bound, *colors], there, strict=True) if found]
+        missing = [region for region in [*bound, *colors] if region not in regions]
+        notes = [f"not found in the photo: {region.name}" for region in missing]
+        if overlap(others):
+            notes.append("regions overlap: the later one wins")
+        return regions, weights, notes
+
+    @cached_property
+    def segmenter(self):
+        """What finds things by name, loaded when the first is to be found."""
+        from lib.segmenter import load_segmenter  # most photos need none
+
+        return load_segmenter(self.profile.model.segmenter, self.profile.model.segmenter_revision)
 
     def unread(self, prompt):
         """The end of a prompt that the text encoder does not read, or ""."""

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lib.files import exit_with_one_line, hash_of_file, new_file, one_line, printable
-from lib.photo.formats import EXPECT, MAX_MEGAPIXELS, SUFFIXES, open_photo
+from lib.files import exit_with_one_line, explained, hash_of_file, new_file, one_line, open_picture, printable
+from lib.photo.formats import EXPECT, MAX_MEGAPIXELS, SUFFIXES, open_photo, regular_file
 from lib.photo.pictures import LIMITS, SAMPLING_OPTIONS, folder_or_id, place_in_project, read_metadata
 from lib.profiles import PROFILES, get_profile, resolve
 from lib.prompts import VAGUE_PROMPT
@@ -24,6 +24,7 @@ from lib.study import EQUIVALENTS
 EXAMPLES = f"""examples:
   colorize photo.jpg
   colorize photo.jpg --prompt "a red bus on a gray street, blue sky" --samples 4
+  colorize photo.jpg --prompt "a street" --color "tram: dark red" --color "sky: pale blue"
   colorize album/ --prompts prompts.csv --output colored/
   colorize --again photo.color.png --output again.png
 
@@ -34,7 +35,16 @@ FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}  # of pictures: names
 ENDINGS = (*FORMATS.values(), ".jpeg")
 OUTPUT = re.compile(r"\.color(\.(-?\d+|sheet|compare))?\.(png|jpe?g|webp)$")  # names of outputs: no photos of a folder
 MODEL_OPTIONS = ("controlnet", "base_model", *SAMPLING_OPTIONS)
-ALONE = ("prompt", "prompts", "seed", "samples", "saturation", *SAMPLING_OPTIONS)  # not beside --again
+ALONE = (
+    "prompt",
+    "prompts",
+    "seed",
+    "samples",
+    "saturation",
+    "colors",
+    "bind",
+    *SAMPLING_OPTIONS,
+)  # not beside --again
 SAMPLES_STEPS = 8  # at least, for several samples: in one step the pocket model's seeds hardly differ
 SHEET_PX = 600  # of the longer side of a picture in a contact sheet
 
@@ -70,6 +80,22 @@ def number(kind, low, high):
     return read
 
 
+def thing_and_color(text):
+    """A thing and its colour from "THING: COLOR"."""
+    thing, colon, color = text.rpartition(":")
+    if not (colon and thing.strip() and color.strip()):
+        raise argparse.ArgumentTypeError(f'{text!r} is not of the form "tram: dark red"')
+    return thing.strip(), color.strip()
+
+
+def mask_and_color(text):
+    """The path of a mask and its colour from FILE=COLOR."""
+    file, equals, color = text.rpartition("=")
+    if not (equals and file and color.strip()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form roof.png=red")
+    return Path(file), color.strip()
+
+
 def make_parser():
     """The options of the command."""
     about = {"prog": "colorize", "description": "Colorize grayscale photos with a sentence, at their own size."}
@@ -84,6 +110,12 @@ def make_parser():
     )
     text = "a folder, or for one picture a .png, .jpg or .webp file, e.g. --output colored/"
     add("--output", metavar="PATH", help=text)
+    text = 'the colour of one thing, wherever it is, e.g. --color "tram: dark red"; several may be given'
+    add("--color", dest="colors", type=thing_and_color, action="append", metavar='"THING: COLOR"', help=text)
+    text = "the colour of a place: white in a picture of the photo's size, e.g. --mask roof.png=red; the last one wins"
+    add("--mask", dest="colors", type=mask_and_color, action="append", metavar="FILE=COLOR", help=text)
+    text = "find each thing that the prompt gives a colour, and keep the colour to it, e.g. --bind"
+    add("--bind", action="store_true", default=None, help=text)
     text = "of the pictures where --output names no file: png (the default) loses nothing, jpeg and webp are smaller"
     add("--format", choices=tuple(FORMATS), help=f"{text}, e.g. --format jpeg")
     add("--recursive", action="store_true", help="take the photos of subfolders too, e.g. colorize album/ --recursive")
@@ -129,7 +161,7 @@ def parse_arguments(arguments=None):
         parser.error("beside --again, only its photo, --controlnet, --base, --output, --overwrite and --keep-gps")
     if options.prompt is not None and options.prompts:
         parser.error("--prompt or --prompts, not both")
-    for name, default in (("seed", 0), ("samples", 1), ("saturation", 1.0)):
+    for name, default in (("seed", 0), ("samples", 1), ("saturation", 1.0), ("colors", ()), ("bind", False)):
         if getattr(options, name) is None:
             setattr(options, name, default)
     if options.samples > 1 and options.num_inference_steps is None:
@@ -241,7 +273,8 @@ def remember(options):
     if photo is None:
         said = f"was made from {made['photo']}, which is not beside it or has changed"
         raise ValueError(f"{options.again}: {said}: name it after --again FILE")
-    said = {name: made[name] for name in ("prompt", "profile", "seed", "saturation", *SAMPLING_OPTIONS)}
+    names = ("prompt", "profile", "seed", "saturation", "colors", "bind", *SAMPLING_OPTIONS)
+    said = {name: made[name] for name in names}
     for name, option in (("controlnet", "--controlnet"), ("base_model", "--base")):
         said[name] = getattr(options, name) or made[name]
         if not getattr(options, name) and not is_of_project(made[name], made["profile"]):
@@ -322,8 +355,10 @@ def colorize_job(job, options, colorizer, say):
 
         shown["photo"] = paint_gray(photo.pixels)
     for seed, file in files.items():
-        picture = colorizer(photo, job.prompt, seed, options.saturation)
+        picture = colorizer(photo, job.prompt, seed, options.saturation, options.colors, options.bind)
         picture.save(file)
+        for note in picture.notes if seed == options.seed else ():
+            say(f"note: {job.photo}: {note}")
         paler = picture.paler()
         say(f"{file} ({paler})" if paler else f"{file}")
         if beside:
@@ -346,6 +381,14 @@ def save_beside(shown, path):
     save_sheet([small], path, column_titles=list(shown), cell=3)
 
 
+def open_mask(place):
+    """The pixels (H, W) of a mask's file; any other place as it is."""
+    if not isinstance(place, Path):
+        return place
+    with explained(f"mask {place} can't be read", "name a picture, white where the colour belongs"):
+        return np.asarray(open_picture(regular_file(place)).convert("L"))
+
+
 def in_one_line(error, job):
     """An error of one job as a line that names its photo."""
     if isinstance(error, MemoryError):
@@ -363,6 +406,7 @@ def run(options):
 
     if options.again:
         options = remember(options)
+    options.colors = [(open_mask(place), color) for place, color in options.colors]
     jobs, problems, photos = make_jobs(options)
     jobs, more = pick_jobs(jobs, options, photos)
     for problem in (*problems, *more):

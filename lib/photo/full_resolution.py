@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from lib.color import WHITE_D65, XYZ_TO_LINEAR_SRGB, fit_gamut
+from lib.regions import WORKING_PX, compose, reduced_size
 
-BORDER_PX = 512  # of the longer side at which paper around a photo is looked for
 STRIP = 32  # rows at a time, so that the work stays in the processor's cache
 LEVELS = 65535  # entries of the tables that replace powers
 XYZ_TO_SRGB = (XYZ_TO_LINEAR_SRGB * WHITE_D65).astype(np.float32)  # of X/Xn, Y/Yn, Z/Zn
@@ -87,18 +87,37 @@ def guided_functions(plane, ab, radius=2, epsilon=4.0):
     return np.dstack([mean(slope), mean(mean(ab) - slope * center[..., None])])
 
 
-def color_functions(pixels, plane, ab):
+def reduced_plane(pixels, longest):
+    """L* (h, w) of a photo whose longer side has at most so many px."""
+    return reduce_lightness(pixels, reduced_size(pixels.shape[:2], longest))
+
+
+def refine(masks, coarse, plane):
+    """Soft masks (n, h, w) of L* `coarse` (h, w), enlarged to L* `plane` (H, W) along its edges, and 0 where they are.
+
+    Returns float32 (n, H, W) in [0, 1].
+    """
+    size, fine = plane.shape[::-1], np.empty((len(masks), *plane.shape), np.float32)
+    for index, mask in enumerate(masks):
+        functions = guided_functions(coarse, np.dstack([mask, mask]))[..., ::2]
+        slope, offset = cv2.split(cv2.resize(functions, size))
+        anywhere = cv2.resize((mask > 0).astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
+        fine[index] = np.clip(slope * plane + offset, 0, 1) * anywhere
+    return fine
+
+
+def color_functions(pixels, plane, layers, weights=None):
     """What `paint` needs to join small a*, b* planes to a photo: `guided_functions`, zero where there is only paper.
 
-    `pixels`: as of `paint`; `plane`: L* (h, w) and `ab` (h, w, 2), what the network saw and gave.
+    `pixels`: as of `paint`; `plane`: L* (h, w), what the network saw; `layers`: a*, b* that it gave, (n, h, w, 2);
+    `weights` (n, H, W): how much each of several layers counts where, at any size.
     """
-    functions = guided_functions(plane, ab)
-    scale = BORDER_PX / max(pixels.shape[:2])
-    size = tuple(max(1, round(side * scale)) for side in pixels.shape[1::-1]) if scale < 1 else pixels.shape[1::-1]
-    border = find_border(116 * lightness(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))[1] - 16)
-    if not border.any():
-        return functions
-    return cv2.resize(functions, size, interpolation=cv2.INTER_LINEAR) * (1 - border)[..., None]
+    whole = reduced_plane(pixels, WORKING_PX)
+    functions = [cv2.resize(guided_functions(plane, ab), whole.shape[::-1]) for ab in layers]
+    return (
+        compose(functions, np.ones((1, 1, 1), np.float32) if weights is None else weights)
+        * (1 - find_border(whole))[..., None]
+    )
 
 
 def find_border(plane):

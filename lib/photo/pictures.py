@@ -4,7 +4,9 @@ import html
 import json
 import os
 import re
+from base64 import b64decode, b64encode
 from contextlib import nullcontext
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from lib import ROOT
 from lib.files import hash_of_file, new_file, one_line, open_picture
 from lib.photo.formats import UnfitError, regular_file
 from lib.profiles import PROFILES, resolve
+from lib.regions import MAX_REGIONS, to_regions
 
 SAMPLING_OPTIONS = ("num_inference_steps", "guidance_scale", "controlnet_conditioning_scale")
 LIMITS = {  # of numbers, on the command line and in what a picture says of itself: type, lowest, highest
@@ -30,6 +33,8 @@ METADATA_NAMES = (
     "prompt",
     "seed",
     "saturation",
+    "colors",
+    "bind",
     "profile",
     "base_model",
     "controlnet",
@@ -47,14 +52,15 @@ def folder_or_id(name):
     return str(Path(name).resolve()) if Path(name).is_dir() else str(name)
 
 
-def made_with(path, prompt, seed, saturation, profile, controlnet):
+def made_with(path, prompt, seed, saturation, colors, bind, profile, controlnet):
     """All that makes a picture again: the photo and its SHA-256, the model, the words, and the numbers.
 
-    `path`: None for a photo that is no file, from which the picture can't be made again.
+    `colors`: `Region`s; `path`: None for a photo that is no file, from which the picture can't be made again.
     """
     name = os.fsencode(path.name).decode("utf-8", "replace") if path else ""
     made = {"photo": name, "sha256": hash_of_file(path) if path else "", "prompt": prompt, "seed": seed}
-    made |= {"saturation": saturation, "profile": profile.name, "controlnet": place_in_project(controlnet)}
+    made |= {"saturation": saturation, "colors": [[to_json(region.place), region.color] for region in colors]}
+    made |= {"bind": bind, "profile": profile.name, "controlnet": place_in_project(controlnet)}
     made |= {"base_model": place_in_project(profile.model.base_model)}
     return made | profile.values(*SAMPLING_OPTIONS)
 
@@ -63,6 +69,23 @@ def place_in_project(name):
     """A folder of this repository by its path there, which says nothing of the machine; any other name as it is."""
     folder, root = resolve(name).resolve(), ROOT.resolve()
     return str(folder.relative_to(root)) if folder.is_dir() and folder.is_relative_to(root) else str(name)
+
+
+def to_json(place):
+    """A region's place as JSON holds it: a name, a box as a list, a mask as a PNG in base 64."""
+    if not isinstance(place, np.ndarray):
+        return place
+    file = BytesIO()
+    Image.fromarray((place * 255).round().astype(np.uint8)).save(file, "png")
+    return {"mask": b64encode(file.getvalue()).decode()}
+
+
+def from_json(place):
+    """A place that `to_json` wrote."""
+    if not isinstance(place, dict):
+        return place
+    with Image.open(BytesIO(b64decode(place["mask"])), formats=["PNG"]) as image:
+        return np.asarray(image)
 
 
 def packet_of(made):
@@ -85,6 +108,7 @@ def read_metadata(path):
         if wanted := flaw_of_metadata(name, value):
             said = f"says {name} {repr(value)[:60]}, which should be {wanted}"
             raise ValueError(f"{path}: {said}: it can't be made again")
+    made["colors"] = [(from_json(place), color) for place, color in made["colors"]]
     return made
 
 
@@ -100,6 +124,14 @@ def flaw_of_metadata(name, value):
         kind, low, high = LIMITS[name]
         fits = type(value) in (int, kind) and low <= value <= high
         return "" if fits else f"a number from {low} to {high}"
+    if name == "bind":
+        return "" if isinstance(value, bool) else "true or false"
+    if name == "colors":
+        try:
+            to_regions([(from_json(place), color) for place, color in value])
+        except Exception:  # whatever stands in its place
+            return f"a list of at most {MAX_REGIONS} places and colours"
+        return ""
     if not isinstance(value, str) or len(value) > MAX_TEXT:
         return f"a text of at most {MAX_TEXT} characters"
     if name == "profile" and value not in PROFILES:
@@ -113,12 +145,12 @@ class ColorPicture(Image.Image):
     """A colorized photo as a PIL image, RGB or RGBA, that keeps what is known of it.
 
     `photo`: the `Photo` that it was made from; `made`: what makes it again; `lost`: the share of its pixels that lost
-    chroma to fit sRGB.
+    chroma to fit sRGB; `notes`: what was not found, in words.
     """
 
-    def __init__(self, pixels, photo, made, lost):
+    def __init__(self, pixels, photo, made, lost, notes=()):
         self.__dict__ |= vars(Image.fromarray(pixels if photo.alpha is None else np.dstack([pixels, photo.alpha])))
-        self.photo, self.made, self.lost = photo, made, lost
+        self.photo, self.made, self.lost, self.notes = photo, made, lost, notes
 
     def paler(self):
         """A sentence where much of the picture had to be paler than the network said; "" elsewhere."""

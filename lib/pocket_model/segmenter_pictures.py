@@ -13,10 +13,11 @@ from PIL import Image
 from skimage.segmentation import slic
 
 from lib.color import gray_from_luminance, luminance, srgb_to_lab, to_float
+from lib.color_words import COLOR_PATTERN, HUES_OF_WORDS
 from lib.files import open_picture
 from lib.pocket_model.training_pictures import load_training_pictures
 from lib.profiles import resolve
-from lib.prompts import COLOR_PATTERN, HUES, HUES_OF_OTHER_WORDS, TARGETS
+from lib.prompts import TARGETS
 from lib.segmenter import SHADES, bare_name
 
 PHOTOS = "data_cards/pocket_photos"
@@ -131,7 +132,7 @@ def colored_names(caption):
 
 def typical_lab(shade, word):
     """A CIELAB colour that a word, perhaps with a shade, stands for."""
-    hue, chroma, (low, high) = TARGETS.get(word) or ({**HUES, **HUES_OF_OTHER_WORDS}.get(word, 90), 25, (40, 80))
+    hue, chroma, (low, high) = TARGETS.get(word) or (HUES_OF_WORDS.get(word, 90), 25, (40, 80))
     lighter, paler = SHADE.get(shade, (0, 1))
     angle = np.deg2rad(hue)
     return np.array([(low + high) / 2 + lighter, chroma * paler * np.cos(angle), chroma * paler * np.sin(angle)])

@@ -101,7 +101,7 @@ def bench_merge():
         wide[..., 0] = pixels / np.float32(2.55)
         cv2.cvtColor(wide, cv2.COLOR_LAB2RGB)
 
-    return compare("merge_12mp", lambda: paint(pixels, color_functions(pixels, plane, ab)), opencv)
+    return compare("merge_12mp", lambda: paint(pixels, color_functions(pixels, plane, [ab])), opencv)
 
 
 def peak_megabytes(way):

@@ -1,0 +1,185 @@
+"""Regions: what can be one, which wins, and that colour stays in its place, in arrays, pictures, and the command."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib import regions
+from lib.color import srgb_to_lab, to_float
+from lib.photo import Colorizer, command
+from lib.photo.pictures import flaw_of_metadata, read_metadata
+
+MODEL = Colorizer("pocket")
+SIZE = (96, 64)
+LEFT = (0.0, 0.0, 0.5, 1.0)
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """A gray photo whose left half is light and whose right half is dark."""
+    values = np.full(SIZE[::-1], 90.0)
+    values[:, : SIZE[0] // 2] = 170
+    values += np.random.default_rng(0).normal(0, 4, values.shape)
+    Image.fromarray(values.clip(0, 255).astype(np.uint8)).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+@pytest.fixture(autouse=True)
+def halves(monkeypatch):
+    """A segmenter that knows a wall, which is light, and a door, which is dark; the command loads the model once."""
+
+    def locate(plane, names):
+        light = plane > plane.mean()
+        return [{"wall": light, "door": ~light}.get(name, 0 * light).astype(np.float32) for name in names]
+
+    monkeypatch.setitem(vars(MODEL), "segmenter", locate)
+    monkeypatch.setattr(command, "load", lambda options: MODEL)
+
+
+def ab_of(picture):
+    return srgb_to_lab(to_float(picture))
+
+
+def test_weights_add_up_and_the_later_mask_wins():
+    masks = np.random.default_rng(0).uniform(0, 1, (3, 5, 7)).astype(np.float32)
+    masks[1, 2], masks[2, 2], masks[2, 3] = 1, 0, 1
+    for weights in (regions.weigh(masks), regions.share_out(masks)):
+        assert np.abs(weights.sum(axis=0) - 1).max() < 1e-6
+        assert weights.min() >= 0
+    weights = regions.weigh(masks)
+    assert (weights[2, 2] == 1).all()
+    assert (weights[3, 3] == 1).all()
+    layers = np.arange(4.0)[:, None, None, None] * np.ones((4, 5, 7, 2))
+    assert np.allclose(regions.compose(layers, weights)[2], 2)
+
+
+def test_shared_masks_are_halved_where_two_are_sure():
+    weights = regions.share_out(np.ones((2, 3, 3), np.float32))
+    assert (weights[0] == 0).all()
+    assert (weights[1:] == 0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("colors", "said"),
+    [
+        ([("tram", "")], "'tram': '' is no colour in words"),
+        ([("tram", None)], "is no colour in words"),
+        ([(" ", "red")], "names no thing"),
+        ([((0, 0, 1.2, 1), "red")], "the box (0, 0, 1.2, 1) is outside the photo or has no area"),
+        ([((0.5, 0, 0.5, 1), "red")], "has no area"),
+        ([((0, 0, float("nan"), 1), "red")], "has no area"),
+        ([((0, 0, 1), "red")], "has no area"),
+        ([(np.zeros(SIZE[::-1]), "red")], "its mask is empty"),
+        ([(np.full(SIZE[::-1], np.nan), "red")], "or NaN"),
+        ([(np.full(SIZE[::-1], 7.0), "red")], "values outside 0 to 1"),
+        ([(np.ones((5, 5)), "red")], "its mask has 5 x 5 px, the photo 96 x 64: make them equal"),
+        ([(np.ones((5, 5, 3)), "red")], "should be an array (height, width)"),
+        ({str(n): "red" for n in range(17)}, "17 regions are too many: name at most 16"),
+    ],
+)
+def test_what_can_not_be_a_region_is_named_in_a_line(photo, colors, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        MODEL(photo, colors=colors)
+
+
+def test_a_box_changes_nothing_outside_itself(photo):
+    before, after = np.asarray(MODEL(photo, "a wall")), np.asarray(MODEL(photo, "a wall", colors=[(LEFT, "red")]))
+    changed = (before != after).any(axis=-1)
+    assert changed[:, : SIZE[0] // 2].mean() > 0.9
+    assert not changed[:, SIZE[0] // 2 + 1 :].any()
+
+
+def test_a_thing_in_a_box_is_told_from_what_surrounds_it():
+    """A light disc on a dark, rough ground: the mask is the disc and not the box."""
+    y, x = np.mgrid[:120, :160]
+    disc = (y - 60) ** 2 + (x - 80) ** 2 < 30**2
+    plane = np.where(disc, 70.0, 30.0) + np.random.default_rng(0).normal(0, 1, disc.shape)
+    mask = regions.find_in_box(plane.astype(np.float32), (0.25, 0.15, 0.75, 0.85))
+    assert mask[disc].mean() > 0.9
+    assert mask[~disc].mean() < 0.05
+    flat = regions.find_in_box(np.full((40, 40), 50, np.float32), (0.25, 0.25, 0.75, 0.75))
+    assert (flat[10:30, 10:30] == 1).all()
+    assert flat.sum() == 400
+
+
+def test_things_take_their_own_colours_and_later_regions_win(photo):
+    both = MODEL(photo, "a wall", colors={"wall": "red", "door": "blue"})
+    swapped = MODEL(photo, "a wall", colors={"wall": "blue", "door": "red"})
+    left, right = (slice(None), slice(4, 40)), (slice(None), slice(56, 92))
+    for picture, red, blue in ((both, left, right), (swapped, right, left)):
+        lab = ab_of(picture)
+        assert lab[red][..., 1].mean() > lab[blue][..., 1].mean() + 5
+        assert lab[red][..., 2].mean() > lab[blue][..., 2].mean() + 5
+    assert not both.notes
+    over = MODEL(photo, "a wall", colors=[("wall", "red"), (LEFT, "blue")])
+    assert over.notes == ["regions overlap: the later one wins"]
+    assert ab_of(over)[left][..., 1].mean() < ab_of(both)[left][..., 1].mean() - 5
+
+
+def test_the_prompt_binds_its_own_words(photo):
+    plain, bound = (ab_of(MODEL(photo, "a red wall and a blue door", bind=bind)) for bind in (False, True))
+    gap = [lab[:, 4:40, 1].mean() - lab[:, 56:92, 1].mean() for lab in (plain, bound)]
+    assert gap[1] > gap[0] + 5
+
+
+def test_what_is_not_found_is_said_and_the_rest_done(photo):
+    picture = MODEL(photo, "a wall", colors={"tram": "dark red", "door": "blue"})
+    assert picture.notes == ["not found in the photo: 'dark red' in tram"]
+    assert (np.asarray(picture) == np.asarray(MODEL(photo, "a wall", colors={"door": "blue"}))).all()
+
+
+def colorize(*arguments):
+    with pytest.raises(SystemExit) as stopped:
+        command.main([str(argument) for argument in arguments])
+    return stopped.value.code
+
+
+def test_the_command_takes_things_and_masks_and_makes_them_again(photo, capsys):
+    mask = np.zeros(SIZE[::-1], np.uint8)
+    mask[:20] = 255
+    Image.fromarray(mask).save(photo.with_name("roof=a.png"))
+    arguments = ["--prompt", "a house", "--color", "door: pale blue", "--mask", f"{photo.with_name('roof=a.png')}=red"]
+    assert colorize(photo, *arguments, "--color", "tram: red", "--bind") == 0
+    assert "photo.png: not found in the photo: 'red' in tram" in capsys.readouterr().err
+    made = photo.with_name("photo.color.png")
+    expected = MODEL(photo, "a house", colors=[("door", "pale blue"), (mask, "red")], bind=True)
+    assert (np.asarray(Image.open(made)) == np.asarray(expected)).all()
+    assert read_metadata(made)["colors"][0] == ("door", "pale blue")
+    assert colorize("--again", made, "--output", photo.with_name("again.png")) == 0
+    assert photo.with_name("again.png").read_bytes() == made.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "status", "said"),
+    [
+        ("--color", "tram", 2, "'tram' is not of the form \"tram: dark red\""),
+        ("--mask", "roof.png", 2, "'roof.png' is not of the form roof.png=red"),
+        ("--mask", "absent.png=red", 1, "mask absent.png can't be read"),
+        ("--mask", "SMALL=red", 1, "its mask has 5 x 5 px, the photo 96 x 64"),
+    ],
+)
+def test_colours_that_can_not_be_are_named(photo, capsys, option, value, status, said):
+    small = photo.with_name("small.png")
+    Image.new("L", (5, 5), 255).save(small)
+    code = colorize(photo, option, value.replace("SMALL", str(small)))
+    assert code == status or status == 1 and said in code
+    if code == status:
+        assert said in capsys.readouterr().err
+
+
+def test_colors_in_metadata_are_checked(photo):
+    assert colorize(photo, "--color", "door: blue") == 0
+    made = read_metadata(photo.with_name("photo.color.png"))
+    for colors in (
+        None,
+        [["door"]],
+        [["door", 3]],
+        [[[0, 0, 2, 2], "red"]],
+        [[{"mask": "AAAA"}, "red"]],
+        [["a", "b"]] * 17,
+    ):
+        assert flaw_of_metadata("colors", colors) == "a list of at most 16 places and colours"
+    assert json.dumps(made["colors"]) == '[["door", "blue"]]'
