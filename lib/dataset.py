@@ -26,20 +26,21 @@ MANIFEST_COLUMNS = ("file_name", "image_id", "split", "subject", "category", *CA
 FEATURES = Features(  # a gray picture is kept with one channel and read with three
     {"prompt": Value("string"), "image": Image(), "conditioning_image": Image(mode="RGB")}
 )
-THING_COLUMNS = ("thing", "thing_box")  # may be missing: one dominant thing and a box in it, "left top right bottom"
+# May be missing: one dominant thing, a box in it ("left top right bottom"), its mask (a PNG), and what surrounds it.
+THING_COLUMNS = ("thing", "thing_box", "mask", "ground")
 PICTURES = ("image", "conditioning_image")
 AUTO_CAPTIONS, AUTO_LEVELS = "auto_captions.csv", {"gray_caption": "conditioning_image", "auto_caption": "image"}
 DATASET_FIELDS = ("source", "photos", "resolution", "image_format", "dataset_seed")
-ROW_FEATURES = Features(
-    {**FEATURES, **{name: Value("string") for name in ("image_id", "subject", "category", *CAPTIONS, *THING_COLUMNS)}}
-)
+TEXT_COLUMNS = ("image_id", "subject", "category", *CAPTIONS, "thing", "thing_box", "ground")
+ROW_FEATURES = Features({**FEATURES, **{name: Value("string") for name in TEXT_COLUMNS}, "mask": Image()})
 
 
 def read_manifest(photos):
-    """The rows of `metadata.csv` in a folder of photos (below the repository, if relative), with a column `path`.
+    """The rows of `metadata.csv` in a folder of photos (below the repository, if relative), and their files' paths.
 
-    All columns are text; `THING_COLUMNS` are empty where the file has none. A ValueError names what is wrong: a missing
-    folder, column, caption or photo, an unknown or empty split, a subject in two splits, or an `image_id` used twice.
+    These are `path` and `mask_path` (None without a mask). All other columns are text; `THING_COLUMNS` are empty where
+    the file has none. A ValueError names what is wrong: a missing folder, column, caption, photo or mask, an unknown or
+    empty split, a subject in two splits, or an `image_id` used twice.
     """
     folder = resolve(photos)
     path = folder / "metadata.csv"
@@ -52,12 +53,14 @@ def read_manifest(photos):
         raise ValueError(f"{path}: column {missing[0]!r} is missing: needed are {', '.join(MANIFEST_COLUMNS)}")
     manifest = manifest.assign(**{column: "" for column in THING_COLUMNS if column not in manifest})
     manifest["path"] = [folder / name for name in manifest["file_name"]]
+    manifest["mask_path"] = [folder / name if name else None for name in manifest["mask"]]
     problems = {
         "has an unknown split": ~manifest["split"].isin(SPLITS),
         "has an image_id used before": manifest["image_id"].duplicated(),
         "has an image_id that is no plain name": ~manifest["image_id"].map(is_plain_name),
         "has an empty caption": (manifest[["object_caption", "detailed_caption"]] == "").any(axis=1),
         "has no file": [not file.is_file() for file in manifest["path"]],
+        "names a mask that is no file": [bool(file) and not file.is_file() for file in manifest["mask_path"]],
         "has a subject that another split has": manifest.groupby("subject")["split"].transform("nunique") > 1,
     }
     for problem, rows in problems.items():
@@ -76,12 +79,19 @@ def open_square(path, size):
 
     A damaged or missing photo is a ValueError.
     """
+    return _crop_square(_open_upright(path), size)
+
+
+def _open_upright(path, mode="RGB", kind="photo"):
     errors = (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError)
-    with explained(f"photo {path} can't be read", "replace it or remove its row", errors), open_picture(path) as photo:
-        photo = ImageOps.exif_transpose(photo).convert("RGB")
-    side = min(photo.size)
-    left, top = (photo.width - side) // 2, (photo.height - side) // 2
-    return photo.crop((left, top, left + side, top + side)).resize((size, size), PILImage.LANCZOS)
+    with explained(f"{kind} {path} can't be read", "replace it or remove its row", errors), open_picture(path) as file:
+        return ImageOps.exif_transpose(file).convert(mode)
+
+
+def _crop_square(picture, size):
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    return picture.crop((left, top, left + side, top + side)).resize((size, size), PILImage.LANCZOS)
 
 
 def build_dataset(profile):
@@ -101,6 +111,7 @@ def build_dataset(profile):
     refused = explained("a photo can't be read", "allow reading it, or remove its row", OSError)
     with ThreadPoolExecutor(os.cpu_count()) as pool, refused:
         manifest["content"] = list(pool.map(hash_of_file, manifest["path"]))
+        manifest["mask_content"] = [hash_of_file(file) if file else "" for file in manifest["mask_path"]]
     made_from = _hash_of_photos(manifest.to_dict("records"), data)
     if (folder / "made_from.txt").exists() and (folder / "made_from.txt").read_text() == made_from:
         dataset = load_from_disk(str(folder))
@@ -153,16 +164,18 @@ def _hash_of_photos(records, data):
     """A short text that changes with the photos' content, their rows and what is made of them, not with file times."""
     facts = [getattr(data, name) for name in DATASET_FIELDS]
     for record in records:
-        facts.append({name: value for name, value in record.items() if name != "path"})
+        facts.append({name: value for name, value in record.items() if name not in ("path", "mask_path")})
     return hash_of(facts)
 
 
 def _make_rows(records, data, folder, done):
     """The rows of the data set; their two pictures are written below `folder`, and kept as bytes in the row."""
     for record in records:
-        photo = open_square(record["path"], data.resolution)
+        whole = _open_upright(record["path"])
+        photo = _crop_square(whole, data.resolution)
         row = {"prompt": draw_prompt(record, data) if record["split"] == "train" else record["detailed_caption"]}
-        row |= {key: record[key] for key in ROW_FEATURES if key in record}
+        row |= {key: record[key] for key in TEXT_COLUMNS}
+        row["mask"] = _make_mask(record, whole.size, data.resolution)
         path, gray = (folder / _file_of(c, record["split"], record["image_id"], data.image_format) for c in PICTURES)
         for file in (path, gray):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -172,6 +185,21 @@ def _make_rows(records, data, folder, done):
         if done:
             done()
         yield row
+
+
+def _make_mask(record, photo_size, size):
+    """A thing's mask (size, size), 0 or 255, cropped as its photo; None without one or where nothing of it is left."""
+    path = record["mask_path"]
+    if not path:
+        return None
+    mask = _open_upright(path, "L", "mask")
+    if mask.size != photo_size:
+        sizes = " px, its photo ".join(f"{width} x {height}" for width, height in (mask.size, photo_size))
+        raise ValueError(
+            f"row {record['image_id']!r}: the mask {path} has {sizes}: make it the same, or empty its field"
+        )
+    mask = _crop_square(mask, size).point(lambda value: 255 * (value > 127))
+    return mask if mask.getbbox() else None
 
 
 def draw_prompt(record, data):

@@ -28,9 +28,9 @@ MANIFEST = dataset.read_manifest("data_cards/pocket_photos")
 @pytest.fixture
 def small(tmp_path):
     """A folder with six real photos and their manifest."""
-    rows = MANIFEST.groupby("split").head(2).drop(columns="path")
-    (tmp_path / "in/photos").mkdir(parents=True)
-    for name in rows["file_name"]:
+    rows = MANIFEST.groupby("split").head(2).drop(columns=["path", "mask_path"])
+    for name in filter(None, [*rows["file_name"], *rows["mask"]]):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(PHOTOS / name, tmp_path / "in" / name)
     rows.to_csv(tmp_path / "in/metadata.csv", index=False)
     return get_profile("pocket", photos=str(tmp_path / "in"), build=str(tmp_path / "build"), resolution=64)
@@ -88,6 +88,49 @@ def test_the_card_counts_what_is_there():
         assert f"| {licence} | {n} |" in card or f"| {licence} (version not named by the package) | {n} |" in card
 
 
+def read_mask(row):
+    """A mask of the pocket photos as booleans (H, W)."""
+    return np.asarray(Image.open(row.mask_path).convert("L")) > 127
+
+
+def test_masks_show_the_whole_thing_and_something_else():
+    masked = MANIFEST[MANIFEST["mask"] != ""]
+    assert {path.name for path in (PHOTOS / "masks").iterdir()} == {path.name for path in masked["mask_path"]}
+    for row in masked.itertuples():
+        mask, values = read_mask(row), np.unique(Image.open(row.mask_path))
+        assert mask.shape == (int(row.height), int(row.width)), row.image_id
+        assert len(values) == 2, row.image_id
+        assert 0.02 < mask.mean() < 0.95, row.image_id
+        side = min(mask.shape)
+        top, left = ((length - side) // 2 for length in mask.shape)
+        square = mask[top : top + side, left : left + side]  # as colorized photos are measured
+        left, top, right, bottom = (round(float(edge) * side) for edge in row.thing_box.split())
+        assert 0.02 < square.mean() < 0.95, row.image_id
+        assert square[top:bottom, left:right].mean() > 0.6, row.image_id
+
+
+def test_a_ground_is_one_or_two_words_without_a_color_and_has_a_mask():
+    grounds = MANIFEST[MANIFEST["ground"] != ""]
+    assert (grounds["mask"] != "").all()
+    assert grounds["ground"].str.fullmatch(r"[a-z]+( [a-z]+)?").all()
+    assert not grounds["ground"].map(COLOR_PATTERN.search).any()
+    assert (grounds["ground"] != grounds["thing"]).all()
+
+
+def test_the_card_counts_masks_and_names_the_held_out_things_without():
+    card = (PHOTOS / "README.md").read_text()
+    things = MANIFEST[MANIFEST["thing"] != ""]
+    for line, rows in (
+        ("photos with a `thing`", things),
+        ("with a mask", things[things["mask"] != ""]),
+        ("with a mask and a `ground`", things[things["ground"] != ""]),
+    ):
+        counts = [int((rows["split"] == split).sum()) for split in dataset.SPLITS]
+        assert f"| {line} | {' | '.join(map(str, counts))} |" in card
+    without = things[things["mask"] == ""]
+    assert all(f"`{name}`" in card for name in without.loc[without["split"] != "train", "image_id"])
+
+
 def test_load_dataset_on_the_folder_as_it_stands(tmp_path):
     photos = datasets.load_dataset(str(PHOTOS), split="photos", cache_dir=str(tmp_path))
     assert len(photos) == len(MANIFEST)
@@ -116,6 +159,64 @@ def test_triples(small):
     assert np.array_equal(np.asarray(row["conditioning_image"]), np.asarray(make_conditioning_image(stored)))
     assert listing["train"][0]["prompt"] == triples["train"][0]["prompt"]
     assert dataset.build_dataset(small)["train"]["prompt"] == triples["train"]["prompt"]
+
+
+def test_masks_are_cropped_as_their_photos(small):
+    manifest = dataset.read_manifest(small.data.photos)
+    masked = manifest[manifest["mask"] != ""]
+    for path, mask in zip(masked["path"], masked["mask_path"], strict=True):
+        photo = Image.open(path).convert("RGB")
+        photo.paste("red", mask=Image.open(mask))
+        photo.save(path.with_suffix(".png"))
+    renamed = manifest["file_name"].where(manifest["mask"] == "", manifest["file_name"].str.replace(".jpg", ".png"))
+    edit(small, lambda rows: rows.assign(file_name=renamed))
+    triples, n = dataset.build_dataset(small.replace(image_format="png")), 0
+    for row in itertools.chain(*triples.values()):
+        if row["mask"] is not None:
+            mask, red = np.asarray(row["mask"]), (np.asarray(row["image"]) == (255, 0, 0)).all(axis=-1)
+            assert set(np.unique(mask)) == {0, 255}
+            assert (mask[red] == 255).all()
+            assert red.sum() > 0.5 * (mask == 255).sum()
+            n += 1
+    assert n == len(masked) > 0
+
+
+def test_a_mask_that_the_crop_cuts_away_is_none(small):
+    row = dataset.read_manifest(small.data.photos).query("mask != '' and width == '455'").iloc[0]
+    side = Image.open(row["path"]).convert("L").point(lambda _: 0)
+    side.paste(255, (0, 0, 10, side.height))
+    side.save(row["mask_path"])
+    rows = dataset.build_dataset(small)[row["split"]]
+    assert dict(zip(rows["image_id"], rows["mask"], strict=True))[row["image_id"]] is None
+
+
+def test_a_changed_mask_builds_anew(small):
+    before = dataset.build_dataset(small)["test"]["mask"][0]
+    path = dataset.read_manifest(small.data.photos).query("split == 'test'")["mask_path"].iloc[0]
+    Image.open(path).rotate(180).save(path)
+    assert dataset.build_dataset(small)["test"]["mask"][0].tobytes() != before.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("size", r"row '{}': the mask .* has 5 x 4 px, its photo \d+ x \d+: make it"),
+        ("broken", "mask .* can't be read"),
+        ("gone", r"row '{}' .* names a mask that is no file"),
+    ],
+)
+def test_a_bad_mask_is_named(small, damage, message):
+    row = dataset.read_manifest(small.data.photos).query("mask != ''").iloc[0]
+    if damage == "size":
+        Image.new("L", (5, 4)).save(row["mask_path"])
+    elif damage == "broken":
+        row["mask_path"].write_bytes(b"no mask")
+    else:
+        row["mask_path"].unlink()
+    with pytest.raises(ValueError, match=message.format(row["image_id"])) as error:
+        dataset.build_dataset(small)
+    assert "\n" not in str(error.value)
+    assert not small.dataset_dir.exists()
 
 
 def test_runs_share_a_data_set_and_draw_their_own_prompts(small):

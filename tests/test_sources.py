@@ -46,8 +46,12 @@ def coco(folder):
         said += [{"image_id": k, "id": 9 * k + 1, "caption": f"A red cup  on a white\ntable {k}"} for k in ids]
         said.append({"image_id": 555, "id": 99999, "caption": "of no photo"})
         annotations[f"captions_{part}.json"] = {"images": images, "annotations": said}
-        things = [{"image_id": k, "category_id": 1 + k % 2, "area": 5.0, "bbox": [10, 10, 20, 30]} for k in ids]
-        things.append({"image_id": 101, "category_id": 1, "area": 9.0, "bbox": [20, 10, 40, 40]})
+        crowd = {"size": [60, 80], "counts": [600, 1800, 2400]}  # columns 10 to 39, as run lengths
+        thing = {"category_id": 2, "area": 5.0, "bbox": [10, 0, 30, 60], "segmentation": crowd}
+        things = [thing | {"image_id": k} for k in ids]
+        parts = [[20, 10, 60, 10, 60, 30, 20, 30], [30, 30, 50, 30, 50, 50, 30, 50]]
+        cup = {"category_id": 1, "area": 9.0, "bbox": [20, 10, 40, 40], "segmentation": parts}
+        things.append(cup | {"image_id": 101})
         categories = [
             {"id": 1, "name": "cup", "supercategory": "kitchen"},
             {"id": 2, "name": "cat", "supercategory": "animal"},
@@ -120,6 +124,11 @@ def test_coco_comes_whole_after_broken_downloads(served, tmp_path):
     assert test["category"]["000000000101"] == "kitchen"  # the largest thing
     assert test["thing"]["000000000101"] == "cup"
     assert test["thing_box"]["000000000101"] == "0.333 0.333 0.667 0.667"
+    cup, crowd = (np.asarray(Image.open(test["mask_path"][f"{name:012}"])) for name in (101, 102))
+    assert cup.shape == crowd.shape == (60, 80)
+    assert (cup[10:30, 20:60].all(), cup[30:50, 30:50].all(), cup.sum()) == (True, True, 40 * 20 + 20 * 20)
+    assert (crowd[:, 10:40].all(), crowd.sum()) == (True, 30 * 60)
+    assert set(manifest[manifest["split"] != "test"]["mask"]) == {""}
     before = len(server.started)
     sources.prepare(profile.data)
     assert len(server.started) == before
@@ -148,6 +157,8 @@ def test_coco_becomes_triples_in_several_processes(served):
     rows = triples["test"]
     assert rows[0]["image"].size == (64, 64)
     assert rows[0]["prompt"] == rows[0]["detailed_caption"]
+    cup = np.asarray(rows[list(rows["image_id"]).index("000000000101")]["mask"]) > 127
+    assert cup.mean() == pytest.approx((40 * 20 + 20 * 20) / 60**2, abs=0.02)  # of the central square, all in it
     assert len(triples["train"]) == len(set(triples["train"]["image_id"]))
     listing = json.loads((profile.dataset_dir / "prompts.json").read_text())
     assert all((profile.dataset_dir / row["image"]).exists() for part in listing.values() for row in part)

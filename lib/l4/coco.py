@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 from huggingface_hub import HfApi, hf_hub_download
+from PIL import Image
 from pyarrow.parquet import ParquetFile
+from pycocotools import mask as run_lengths
 from tqdm import tqdm
 
 from lib.color_words import find_color_words, without_color_words
-from lib.files import explained, write_bytes
+from lib.files import explained, new_file, write_bytes
 from lib.l4.downloads import download, extract, require_disk
 from lib.profiles import resolve
 
@@ -25,7 +27,7 @@ COCO = {  # archive: path below the profile's coco_url, bytes, MD5; as the serve
     ),
 }
 PHOTO_BYTES = 170_000  # about what a COCO photo takes
-NO_THING = {"category": "other", "thing": "", "thing_box": ""}
+NO_THING = {"category": "other", "thing": "", "thing_box": "", "mask": ""}
 
 
 def prepare_coco(data, folder):
@@ -43,7 +45,7 @@ def prepare_coco(data, folder):
         list(pool.map(lambda name: download_archive(name, data.coco_url, downloads), archives))
     with zipfile.ZipFile(downloads / "annotations_trainval2017.zip") as archive:
         captions = {part: read_captions(archive, part) for part in ("train2017", "val2017")}
-        things = read_things(archive, "val2017")
+        things = read_things(archive, "val2017", folder)
     rows = make_rows(captions, things, data.n_train, data.n_validation, data.dataset_seed)
     names = [row["file_name"] for row in rows]
     if copy:
@@ -128,10 +130,11 @@ def richness(caption):
     return len(find_color_words(caption)), len(caption.split())
 
 
-def read_things(archive, part):
-    """By file name, the largest thing marked in photos of one part of COCO: supercategory, name and a box inside it.
+def read_things(archive, part, folder):
+    """By file name, the largest thing marked in photos of one part of COCO: supercategory, name, a box inside, a mask.
 
-    The box is the middle half of the marked one, in fractions of the central square; "" where that is too small.
+    The box is the middle half of the marked one, in fractions of the central square; "" where that is too small, and
+    there is no thing then. Masks are written below `folder`.
     """
     marked = json.loads(archive.read(f"annotations/instances_{part}.json"))
     images = {image["id"]: image for image in marked["images"]}
@@ -143,10 +146,21 @@ def read_things(archive, part):
     found = {}
     for key, thing in largest.items():
         image, kind = images[key], kinds[thing["category_id"]]
-        box = box_in_square(thing["bbox"], image["width"], image["height"])
-        named = {"thing": kind["name"], "thing_box": box} if box else {"thing": "", "thing_box": ""}
-        found[image["file_name"]] = {"category": kind["supercategory"], **named}
+        named = NO_THING | {"category": kind["supercategory"]}
+        if box := box_in_square(thing["bbox"], image["width"], image["height"]):
+            mask = f"masks/{Path(image['file_name']).stem}.png"
+            write_mask(thing["segmentation"], image["height"], image["width"], folder / mask)
+            named |= {"thing": kind["name"], "thing_box": box, "mask": mask}
+        found[image["file_name"]] = named
     return found
+
+
+def write_mask(segmentation, height, width, path):
+    """Write a thing as COCO marks it, in polygons or (a crowd) in run lengths, as a PNG of its photo's size in px."""
+    runs = run_lengths.frPyObjects(segmentation, height, width)
+    inside = run_lengths.decode(run_lengths.merge(runs) if isinstance(runs, list) else runs)
+    with new_file(path) as partial:
+        Image.fromarray(inside > 0).save(partial, "png")
 
 
 def box_in_square(bbox, width, height):

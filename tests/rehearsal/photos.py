@@ -117,13 +117,14 @@ def mark_thing(image, rng):
     left, top = rng.uniform(0, image["width"] - width), rng.uniform(0, image["height"] - height)
     crowd = rng.random() < 0.1
     outline = [[left, top, left + width, top, left + width, top + height]]
+    counts = [3, 4, image["width"] * image["height"] - 7]
     return {
         "image_id": image["id"],
         "category_id": rng.choice(CATEGORIES)["id"],
         "bbox": [round(edge, 2) for edge in (left, top, width, height)],
         "area": 0.6 * width * height,
         "iscrowd": int(crowd),
-        "segmentation": {"counts": [3, 4, 5], "size": [image["height"], image["width"]]} if crowd else outline,
+        "segmentation": {"counts": counts, "size": [image["height"], image["width"]]} if crowd else outline,
     }
 
 
