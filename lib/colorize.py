@@ -13,6 +13,7 @@ from PIL import Image
 from skimage.color import deltaE_ciede2000
 from tqdm import tqdm
 
+from lib.binding import PLAN_COLUMNS, plan_binding
 from lib.color import luminance, merge_luminance, srgb_to_lab, to_float, to_pil
 from lib.dataset import load_dataset_dict, pick_across_categories, read_auto_captions
 from lib.files import hash_of, new_file, new_folder
@@ -20,8 +21,8 @@ from lib.inference import guidance_of, guided_steps, sample, sample_batches
 from lib.models import hash_of_weights, load_pipeline, process_state
 from lib.profiles import check_settings, resolve, write_settings
 from lib.prompts import STEERING_WORDS, ladder, prompts_at, steering_prompt
+from lib.regions import regions_of
 
-PLAN_COLUMNS = ("image_id", "category", "prompt_level", "prompt", "seed")
 LISTING_COLUMNS = (*PLAN_COLUMNS, "before", "after")
 BASE_FIELDS = ("base_model", "base_revision", "base_unet", "text_encoder", "max_tokens", "adapter", "adapter_revision")
 CONTROLNET_FIELDS = ("controlnet", "controlnet_revision", "controlnet_subfolder", "controlnet_conditioning_scale")
@@ -61,8 +62,9 @@ def plan_pictures(photos, prompts, n_seeds=1, n_other=0, n_all_seeds=0):
 def plan_test_photos(rows, prompts, study):
     """What a `Study` makes of data-set rows and their ladder of prompts: `plan_pictures` by the name of a folder.
 
-    `images`: under the ladder, or those of its levels that `prompt_levels` names; `steering`: things in every word. A
-    level that the ladder lacks is a ValueError, and so are `prompt_levels` without those that the study compares.
+    `images`: under the ladder, or those of its levels that `prompt_levels` names; `steering`: things in every word;
+    `binding`: what `plan_binding` needs; `phrases`: under each phrase with a colour of the detailed captions. A level
+    that the ladder lacks is a ValueError, and so are `prompt_levels` without those that the study compares.
     """
     unknown = [level for level in study.prompt_levels if level not in prompts]
     if unknown:
@@ -77,7 +79,20 @@ def plan_test_photos(rows, prompts, study):
     for word in STEERING_WORDS:
         words[word] = [steering_prompt(thing, word) for thing in things["thing"]]
     images = plan_pictures(photos, asked, study.n_seeds, study.n_images_other, study.n_images_all_seeds)
-    return {"images": images, "steering": plan_pictures(things, words)}
+    steered = set(things["image_id"])
+    binding = plan_binding([row for row in rows if row["image_id"] in steered])
+    bound = images[images["image_id"].isin(photos["image_id"][: study.n_images_other or len(photos)])]
+    plans = {"images": images, "steering": plan_pictures(things, words)}
+    return plans | {"binding": binding, "phrases": plan_phrases(bound)}
+
+
+def plan_phrases(images):
+    """The pictures under each phrase with a colour of the detailed prompts in a plan, which are laid over these."""
+    records = []
+    for row in images[images["prompt_level"] == "detailed"].itertuples():
+        for region in regions_of(row.prompt):
+            records.append((row.image_id, row.category, "phrase", region.phrase, row.seed))
+    return pd.DataFrame(records, columns=PLAN_COLUMNS).drop_duplicates()
 
 
 def colorize_test_photos(profile):

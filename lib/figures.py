@@ -263,6 +263,27 @@ def draw_steering(table):
     return figure
 
 
+def draw_binding(summary):
+    """Left: how often thing and ground took their own word's colour, and the other's. Right: the bleed of one thing.
+
+    `summary`: of `stats.binding`; with 95 % intervals over photos.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3), width_ratios=(3, 2))
+    two, one = summary[summary["task"] == "two"], summary[(summary["task"] == "one") & summary["bleed"].notna()]
+    for axis, part, measures in ((left, two, ("own", "other")), (right, one, ("bleed",))):
+        for row, values in enumerate(part.to_dict("records")):
+            for measure, color in zip(measures, (BLUE, ORANGE), strict=False):
+                bounds = [values[f"{measure}{end}"] for end in ("", "_low", "_high")]
+                draw_interval(axis, row, bounds, color, label=f"{measure} word" if axis is left else None)
+        name_rows(axis, [f"{row.method}, {row.masks} masks" if row.masks else row.method for row in part.itertuples()])
+    left.set(xlabel="share of things and grounds that took the colour", xlim=(-0.02, 1.02))
+    right.set(xlabel="bleed: shift outside the thing over shift inside")
+    right.set_xlim(left=-0.02)
+    left.legend(*legend_handles(left))
+    figure.tight_layout()
+    return figure
+
+
 def draw_runs(metrics, references):
     """CIEDE2000 of every run under the vague and the detailed prompt, with 95 % intervals, beside rows without a model.
 

@@ -28,6 +28,7 @@ from lib import ROOT
 from lib.color import lab_to_srgb, luminance, merge_luminance, srgb_to_lab, to_float, to_pil
 from lib.files import hash_of, new_file
 from lib.prompts import STEERING_WORDS, TARGETS
+from lib.regions import compose, find_masks, regions_of, share_out
 
 ERRORS = ("psnr", "ssim", "ssim_luma", "ciede2000", "ab_error", "hue_error", "hue_share")
 METRICS = (*ERRORS, "colorfulness", "true_colorfulness", "chroma", "true_chroma")
@@ -36,7 +37,10 @@ STEERING_COLUMNS = ("image_id", "thing", "word", "lightness", "hue", "chroma", "
 REFERENCES = ("gray", "mean_color", "true_mean_color", "half_chroma", "autoencoder")
 SAME_HUE = {"brown": "orange"}  # they differ in lightness and chroma, not in hue
 HUE_NEEDS_CHROMA = 10  # C*ab below which a hue says little
-CODE, PACKAGES = ("metrics.py", "color.py"), ("numpy", "scipy", "scikit-image")  # that measurements depend on
+CODE, PACKAGES = (
+    ("metrics.py", "color.py", "regions.py"),
+    ("numpy", "scipy", "scikit-image"),
+)  # that measurements depend on
 PHOTOS_PER_SAVE = 64  # after how many photos the cache is written: what a stopped machine loses at most
 
 
@@ -226,6 +230,11 @@ def mean_over_seeds(photo, *names):
     return with_ab(photo, np.mean([srgb_to_lab(photo.read(name))[..., 1:] for name in names], axis=0))
 
 
+def composed(photo, weights, *names):
+    """The photo with a*, b* of several files, each weighed where its region is: weights (files, H, W)."""
+    return with_ab(photo, compose([srgb_to_lab(photo.read(name))[..., 1:] for name in names], weights))
+
+
 def reference_pictures(image_ids, training_ab, round_trips):
     """The pictures that need no model, of the systems in `REFERENCES`, photo by photo.
 
@@ -263,6 +272,28 @@ def seed_mean_pictures(images):
     for (name, level, prompt), group in images.groupby(["image_id", "prompt_level", "prompt"], sort=False):
         if group["seed"].nunique() == seeds:
             yield Picture(name, "seed_mean", mean_over_seeds, tuple(group["after"]), prompt_level=level, prompt=prompt)
+
+
+def region_pictures(rows, images, phrases, locate):
+    """The detailed prompt's pictures with each phrase's colour kept to its place, as the system `regions`.
+
+    `images`, `phrases`: the listings of the pictures under the prompts and under their phrases; `locate`: what
+    `load_segmenter` returns. Photos whose phrases were not colorized are left out; what isn't found keeps the
+    prompt's own colours.
+    """
+    files = phrases.set_index(["image_id", "prompt", "seed"])["after"]
+    there = set(phrases["image_id"])
+    detailed = images[images["prompt_level"] == "detailed"]
+    for row in rows:
+        regions = regions_of(row["detailed_caption"])
+        if regions and row["image_id"] not in there:
+            continue
+        masks = find_masks(regions, luminance(to_float(row["conditioning_image"])), lambda: locate)
+        weights = share_out(masks)
+        for picture in detailed[detailed["image_id"] == row["image_id"]].itertuples():
+            names = [files[row["image_id"], region.phrase, picture.seed] for region in regions]
+            said = dict(prompt_level="detailed", prompt=picture.prompt, seed=picture.seed)
+            yield Picture(row["image_id"], "regions", composed, (weights, picture.after, *names), **said)
 
 
 def measure_steering(rows, images, read_picture):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from lib.color_words import phrases_of
+
 MAX_REGIONS = 16
 FIND_PX, WORKING_PX = 256, 512  # of the photo's longer side at which things are found, and at which masks are kept
 FOUND = 0.5  # a segmenter's mask counts from this value on, and
@@ -96,6 +98,11 @@ def reduced_size(shape, longest=WORKING_PX):
     """The size (h, w) of a photo (H, W) whose longer side has at most so many px."""
     scale = min(1, longest / max(shape))
     return tuple(max(1, round(side * scale)) for side in shape)
+
+
+def regions_of(prompt):
+    """A region for each thing that a prompt gives a colour, at most `MAX_REGIONS`."""
+    return [Region(phrase.thing, phrase.colors) for phrase in phrases_of(prompt)[:MAX_REGIONS]]
 
 
 def find_masks(regions, plane, segmenter):

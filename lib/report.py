@@ -31,16 +31,16 @@ from lib.stats import (
 
 NAMES = {"psnr": "PSNR", "ssim": "SSIM", "ciede2000": "CIEDE2000"}
 FORMATS = {  # of a column's numbers
-    **dict.fromkeys(("psnr", "ciede2000", "ab_error", "chroma_ratio", "effect_size", "power_of_five"), ".2f"),
+    **dict.fromkeys(("psnr", "ciede2000", "ab_error", "chroma_ratio", "effect_size", "power_of_five", "bleed"), ".2f"),
     **dict.fromkeys(("single sample", "mean of seeds", "best seed (oracle)"), ".2f"),
     **dict.fromkeys(("chroma ratio, single", "chroma ratio, mean"), ".2f"),
     **dict.fromkeys(("hue_error", "colorfulness", "colorfulness_difference", "colorfulness_error"), ".1f"),
-    **dict.fromkeys(("fid", "clip_score"), ".1f"),
+    **dict.fromkeys(("fid", "clip_score", "chroma_deficit"), ".1f"),
     **dict.fromkeys(("ssim", "ssim_luma"), ".3f"),
     **dict.fromkeys(("kid", "lpips"), ".4f"),
     **dict.fromkeys(("mean", "low", "high"), "+.3f"),
     **dict.fromkeys(("p", "p_holm"), ".2g"),
-    **dict.fromkeys(("improved", "share", "hue_share", "obeyed"), ".0%"),
+    **dict.fromkeys(("improved", "share", "hue_share", "obeyed", "own", "other"), ".0%"),
     **dict.fromkeys(("photos_needed", "steps"), ".0f"),
 }
 
@@ -118,6 +118,7 @@ def write_report(profile, metrics, tables, rows, runs=False):
         found=rows_by(effects, "first", "second"),
         before_merge=rows_by(tables["before_merge"], "first", "second"),
         obeyed=obedience(steering) if len(steering) else {},
+        binding=tables["binding"].set_index(["task", "method", "masks"]) if len(tables["binding"]) else None,
         systems=summary.query("merged").drop(columns="merged"),
         baselines="gan" in set(summary["system"]),
         baselines_resolution=get_profile("pocket").data.resolution,  # whatever the profile: they ship with the code

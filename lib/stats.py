@@ -21,6 +21,7 @@ CONTRASTS = {  # (first, second): what first - second answers
     ("detailed", "gray_caption"): "What does the writer gain by seeing the colours?",
     ("gray_caption", "vague"): "What can be had without looking at the answer?",
     ("auto_caption", "vague"): "What does a captioner give that sees the colours?",
+    ("regions", "detailed"): "Does it help to keep each colour to its own thing?",
     ("wrong_color", "vague"): "Does the model follow wrong words too?",
     ("other_photo", "vague"): "Does any long prompt help?",
     ("vague", "gray"): "Is a vague prompt better than no colour?",
@@ -230,6 +231,29 @@ def obedience(steering):
     chance = (others["named_other"] == others["word"].replace(SAME_HUE)).mean()
     counts = dict(cases=len(allowed), photos=allowed["image_id"].nunique())
     return {"reached": mean, "low": low, "high": high, "chance": float(chance), **counts}
+
+
+def binding(table):
+    """Means of a binding table over photos with 95 % intervals, by task, method and masks.
+
+    `own`, `other`: the shares of things and grounds that took their own word's colour, and the other's (task `two`);
+    `bleed`: `shift_outside` over `shift_inside`; `chroma_deficit`; each with `_low` and `_high`.
+    """
+    table = table.assign(task=np.where(table["ground_word"] == "", "one", "two"))
+    for kind in ("own", "other"):
+        table[kind] = table[[f"{kind}_thing", f"{kind}_ground"]].mean(axis=1)
+    keys, measures = ["task", "method", "masks"], ["own", "other", "shift_inside", "shift_outside", "chroma_deficit"]
+    photos = table.groupby([*keys, "image_id"], sort=False)[measures].mean()
+    photos["bleed"] = photos["shift_outside"] / photos["shift_inside"].where(photos["shift_inside"] > 0)
+    rows = []
+    for values, part in photos.groupby(level=keys, sort=False):
+        row = {**dict(zip(keys, values, strict=True)), "photos": len(part)}
+        for measure in ("own", "other", "bleed", "chroma_deficit"):
+            known = part[measure].dropna()
+            bounds = interval(known) if len(known) else (np.nan,) * 3
+            row |= dict(zip((measure, f"{measure}_low", f"{measure}_high"), bounds, strict=True))
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def summary(metrics):

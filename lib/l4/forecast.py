@@ -39,6 +39,7 @@ TEST_PHOTOS, FLOWER_PHOTOS, FLOWERS_TRAINED = (
     3_818,
 )  # of val2017; of Kaggle's flowers, and 9 in 10 of them
 WATCHED_PHOTOS = 8  # validation photos colorized at each checkpoint
+PHRASES, BINDING_PICTURES = 2, 9  # pictures of a caption's phrases, and of a thing's cases beside `steering`
 REFERENCE_PICTURES = 8  # pictures a test photo that no prompt touched: six references and two systems without a prompt
 JPEG_BYTES, GRAY_BYTES, PNG_BYTES = 117_000, 135_000, 376_000  # mean of 60 photos at 512 px; the data set holds two
 PROMPT_BYTES = 2 * 77  # of a caption's token vectors in half precision, times their width
@@ -69,7 +70,7 @@ def shape_of(profile):
 
 
 def pictures_planned(profile, n_photos):
-    """How many pictures a run colorizes of `n_photos` test photos: {prompt level: pictures}, and `steering`.
+    """How many pictures a run colorizes of `n_photos` test photos: {prompt level or other plan: pictures}.
 
     Prompts that are equal at two levels are counted twice, and every photo is taken to have a thing.
     """
@@ -82,7 +83,9 @@ def pictures_planned(profile, n_photos):
     prompts = {level: [""] * n for level in levels}
     plan = plan_pictures(photos, prompts, study.n_seeds, study.n_images_other, study.n_images_all_seeds)
     things = min(study.n_steered or n, n)
-    return {**plan["prompt_level"].value_counts(sort=False), "steering": things * len(STEERING_WORDS)}
+    phrases = PHRASES * min(study.n_images_other or n, n)
+    of_things = {"steering": things * len(STEERING_WORDS), "binding": things * BINDING_PICTURES}
+    return {**plan["prompt_level"].value_counts(sort=False), **of_things, "phrases": phrases}
 
 
 def sampling(pictures, steps, guidance, share):
@@ -162,7 +165,8 @@ def plan_run(profile, choose):
     unguided, pictures = planned.get("empty", 0), sum(planned.values())
     colorizing = add(sampling(unguided, steps, 1, share), sampling(pictures - unguided, steps, guidance, share))
     photos = min(study.n_images or TEST_PHOTOS, TEST_PHOTOS)
-    measured = 2 * (pictures - planned["steering"]) + (REFERENCE_PICTURES + len(planned) - 1) * photos
+    asked = pictures - planned["steering"] - planned["binding"] - planned["phrases"]
+    measured = 2 * asked + (REFERENCE_PICTURES + len(planned) - 2) * photos
     parts = [
         Part(f"{run}: choosing steps and guidance", "runs", 0, shape, add(*choosing)),
         Part(f"{run}: {pictures:,} pictures", "runs", 2 * pictures * PNG_BYTES / 1e9, shape, colorizing),

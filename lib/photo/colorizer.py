@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from lib.color import gray_from_luminance, srgb_to_lab, to_pil
-from lib.color_words import phrases_of
 from lib.inference import sample
 from lib.models import add_controlnet, load_base, load_controlnet, load_pipeline
 from lib.photo.formats import Photo, open_photo
@@ -15,7 +14,7 @@ from lib.photo.full_resolution import color_functions, network_size, paint, redu
 from lib.photo.pictures import SAMPLING_OPTIONS, ColorPicture, check_number, folder_or_id, made_with
 from lib.profiles import Profile, get_profile
 from lib.prompts import VAGUE_PROMPT
-from lib.regions import FIND_PX, MAX_REGIONS, WORKING_PX, Region, find_masks, overlap, share_out, to_regions, weigh
+from lib.regions import FIND_PX, WORKING_PX, find_masks, overlap, regions_of, share_out, to_regions, weigh
 from lib.study import EQUIVALENTS
 
 
@@ -73,7 +72,7 @@ class Colorizer:
         profile = self.profile.replace(**sampling)
         photo = photo if isinstance(photo, Photo) else open_photo(photo)
         colors = to_regions(colors, photo.pixels.shape[:2])
-        bound = [Region(phrase.thing, phrase.colors) for phrase in phrases_of(prompt)[:MAX_REGIONS]] if bind else []
+        bound = regions_of(prompt) if bind else []
         height, width = photo.pixels.shape[:2]
         multiple = self.pipeline.vae_scale_factor * 2 ** (len(self.pipeline.unet.config.block_out_channels) - 1)
         plane = reduce_lightness(photo.pixels, network_size(height, width, self.profile.data.resolution, multiple))
