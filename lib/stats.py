@@ -13,6 +13,7 @@ from statsmodels.stats.power import TTestPower
 from lib.metrics import METRICS, SAME_HUE
 from lib.prompts import PROMPT_LEVELS
 
+ENDS = ("", "_low", "_high")  # of the columns of a mean and its interval
 HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "ciede2000": False}
 CONTRASTS = {  # (first, second): what first - second answers
     ("detailed", "vague"): "Do detailed prompts colorize better than vague ones?",
@@ -83,6 +84,8 @@ def interval(values, confidence=0.95, n_resamples=5000, seed=0):
     Fewer than eight values have too few resamples: then it is Student's interval.
     """
     values = np.asarray(values, float)
+    if not len(values):
+        return (float("nan"),) * 3
     if len(values) < 3 or np.ptp(values) == 0:
         return float(values.mean()), float("nan"), float("nan")
     if len(values) < 8:
@@ -237,23 +240,29 @@ def binding(table):
     """Means of a binding table over photos with 95 % intervals, by task, method and masks.
 
     `own`, `other`: the shares of things and grounds that took their own word's colour, and the other's (task `two`);
-    `bleed`: `shift_outside` over `shift_inside`; `chroma_deficit`; each with `_low` and `_high`.
+    `bleed` (task `one`): mean `shift_outside` over mean `shift_inside`; `chroma_deficit`; each with `_low` and `_high`.
     """
     table = table.assign(task=np.where(table["ground_word"] == "", "one", "two"))
     for kind in ("own", "other"):
         table[kind] = table[[f"{kind}_thing", f"{kind}_ground"]].mean(axis=1)
-    keys, measures = ["task", "method", "masks"], ["own", "other", "shift_inside", "shift_outside", "chroma_deficit"]
-    photos = table.groupby([*keys, "image_id"], sort=False)[measures].mean()
-    photos["bleed"] = photos["shift_outside"] / photos["shift_inside"].where(photos["shift_inside"] > 0)
-    rows = []
+    keys, measures = ["task", "method", "masks"], ["own", "other", "chroma_deficit"]
+    shifts, rows = ["shift_inside", "shift_outside"], []
+    photos = table.groupby([*keys, "image_id"], sort=False)[measures + shifts].mean()
     for values, part in photos.groupby(level=keys, sort=False):
-        row = {**dict(zip(keys, values, strict=True)), "photos": len(part)}
-        for measure in ("own", "other", "bleed", "chroma_deficit"):
-            known = part[measure].dropna()
-            bounds = interval(known) if len(known) else (np.nan,) * 3
-            row |= dict(zip((measure, f"{measure}_low", f"{measure}_high"), bounds, strict=True))
-        rows.append(row)
+        bounds = {measure: interval(part[measure].dropna()) for measure in measures}
+        bounds["bleed"] = ratio_interval(*part[shifts].to_numpy().T) if values[0] == "one" else (np.nan,) * 3
+        ends = {f"{name}{end}": v for name, three in bounds.items() for end, v in zip(ENDS, three, strict=True)}
+        rows.append({**dict(zip(keys, values, strict=True)), "photos": len(part), **ends})
     return pd.DataFrame(rows)
+
+
+def ratio_interval(below, above, seed=0):
+    """The ratio of two means, above / below, and its 95 % percentile bootstrap interval, resampling photos."""
+    if not below.mean() > 0:
+        return (np.nan,) * 3
+    chosen = np.random.default_rng(seed).integers(len(below), size=(5000, len(below)))
+    low, high = np.percentile(above[chosen].mean(axis=1) / below[chosen].mean(axis=1), [2.5, 97.5])
+    return float(above.mean() / below.mean()), float(low), float(high)
 
 
 def summary(metrics):
