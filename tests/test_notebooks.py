@@ -34,6 +34,8 @@ def test_form(path):
     assert re.search(r"^> .*\?$", notebook.cells[0].source, re.M)
     assert notebook.cells[-1].source.startswith(("## What we learned", "## How to read this"))
     assert "## Limits" in notebook.cells[-1].source
+    assert 2 <= len(re.findall("^- ", notebook.cells[-1].source.partition("## Try this")[2], re.M)) <= 3
+    assert "in `build/reports/<profile>` (`make reports`: `reports/<profile>`): " in notebook.cells[0].source
     assert "assert " in code[-1].source
     for cell in code:
         assert len(cell.source.splitlines()) <= 20
