@@ -9,9 +9,9 @@ import zlib
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from lib.color import luminance, srgb_to_lab, to_float
+from lib.files import progress
 from lib.metrics import SAME_HUE, name_color
 from lib.prompts import STEERING_WORDS, TARGETS, VAGUE_PROMPT, fix_articles, steering_prompt
 from lib.regions import compose, share_out, weigh
@@ -82,7 +82,7 @@ def measure_binding(rows, images, read_picture, locate):
     """
     files = images.set_index(["image_id", "prompt"])["after"]
     table = []
-    for row in tqdm(rows, desc="binding", leave=False, disable=len(rows) < 2):
+    for row in progress(rows, desc="binding", leave=False):
         if not (cases := cases_of(row)):
             continue
         mask, plane = mask_of(row), luminance(to_float(row["conditioning_image"]))

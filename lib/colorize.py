@@ -11,12 +11,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from skimage.color import deltaE_ciede2000
-from tqdm import tqdm
 
 from lib.binding import PLAN_COLUMNS, plan_binding
 from lib.color import luminance, merge_luminance, srgb_to_lab, to_float, to_pil
 from lib.dataset import load_dataset_dict, pick_across_categories, read_auto_captions
-from lib.files import hash_of, new_file, new_folder
+from lib.files import hash_of, new_file, new_folder, progress
 from lib.inference import guidance_of, guided_steps, sample, sample_batches
 from lib.models import hash_of_weights, load_pipeline, process_state
 from lib.profiles import check_settings, resolve, write_settings
@@ -167,7 +166,7 @@ def make_pictures(pipeline, table, gray_of, profile, full):
     """
     pictures = list(table.itertuples())
     jobs = [(picture.image_id, picture.prompt, seed_of(picture.image_id, picture.seed)) for picture in pictures]
-    bar = tqdm(total=len(jobs), desc="colorizing", unit="picture", disable=not jobs)
+    bar = progress(total=len(jobs), desc="colorizing", unit="picture")
     run_dir = profile.folders.run_dir
     with bar, ThreadPoolExecutor(max(profile.data.workers, 1)) as threads:
         start, writing = threads.map if profile.data.workers else _at_once, ()

@@ -13,10 +13,9 @@ from datasets import Dataset, DatasetDict, Features, Image, Value, disable_progr
 from datasets.exceptions import DatasetGenerationError
 from PIL import Image as PILImage
 from PIL import ImageOps
-from tqdm import tqdm
 
 from lib.color import make_conditioning_image
-from lib.files import explained, hash_of, hash_of_file, is_plain_name, new_folder, open_picture, write_text
+from lib.files import explained, hash_of, hash_of_file, is_plain_name, new_folder, open_picture, progress, write_text
 from lib.profiles import check_settings, resolve, write_settings
 from lib.prompts import CAPTIONS, draw_training_prompt
 
@@ -132,7 +131,7 @@ def _make_splits(manifest, data, folder):
     dataset = DatasetDict()
     for split in SPLITS:
         records = manifest[manifest["split"] == split].to_dict("records")
-        with tqdm(total=len(records), desc=f"{split} photos", disable=data.workers > 0) as bar:
+        with progress(total=len(records), desc=f"{split} photos", disable=data.workers > 0) as bar:
             done = None if data.workers else bar.update  # other processes can't reach the bar
             try:
                 dataset[split] = Dataset.from_generator(  # which hands out the records one by one

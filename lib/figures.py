@@ -120,6 +120,7 @@ def draw_counts(table):
     axis = table.plot.barh(stacked=True, width=0.8, color=SPLIT_COLORS, xlabel="photos", ylabel="", figsize=size)
     axis.grid(axis="y", visible=False)
     axis.invert_yaxis()
+    axis.legend(title="split", loc="upper left", bbox_to_anchor=(1, 1))  # beside the bars, whatever their lengths
     return axis.figure
 
 

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, hashes of what things are made from, and errors in one line."""
+"""Files and folders that appear whole or not at all, hashes of what things are made from, progress, one-line errors."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ import secrets
 import shutil
 import sys
 from contextlib import contextmanager
+from multiprocessing import parent_process
 from pathlib import Path
 
 from PIL import Image
@@ -114,6 +115,18 @@ def hash_of_file(path, algorithm="sha256"):
 def is_plain_name(name):
     """Whether a text can name a file or folder without leading to another place."""
     return name.isprintable() and not name.startswith(".") and not set(name) & set('/\\:*?"<>|') and name != ""
+
+
+def progress(iterable=None, total=None, initial=0, disable=False, **options):
+    """A bar of tqdm: a widget in JupyterLab, a line elsewhere; none where nothing is left to do.
+
+    Processes that a notebook has forked have lines, too: they can't reach its widgets.
+    """
+    from tqdm import auto, std  # an import that most commands can do without
+
+    total = len(iterable) if total is None and iterable is not None else total
+    bar = std.tqdm if parent_process() else auto.tqdm
+    return bar(iterable, total=total, initial=initial, disable=disable or total == initial, **options)
 
 
 @contextmanager

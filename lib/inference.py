@@ -7,6 +7,7 @@ import torch
 from accelerate.utils.memory import clear_device_cache
 from tqdm import tqdm
 
+from lib.files import progress
 from lib.models import is_out_of_memory
 from lib.profiles import Sampling
 
@@ -22,7 +23,7 @@ def sample(pipeline, conditioning_images, prompts, seeds, **sampling):
     sampling = Sampling(**sampling)
     guidance = [guidance_of(prompt, pipeline, sampling) for prompt in prompts]
     few, outputs = len(prompts) <= sampling.sample_batch_size, {}
-    with tqdm(desc="colorizing", total=len(prompts), unit="picture", leave=False, disable=few) as bar:
+    with progress(desc="colorizing", total=len(prompts), unit="picture", leave=False, disable=few) as bar:
         for scale in dict.fromkeys(guidance):
             chosen = [index for index, own in enumerate(guidance) if own == scale]
             jobs = [(index, prompts[index], seeds[index]) for index in chosen]

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from lib.files import hash_of, new_folder
+from lib.files import hash_of, new_folder, progress
 from lib.models import encode_prompts, hash_of_weights
 
 LATENT_FILES, PROMPT_FILES = ("latents_mean", "latents_std", "conditioning"), ("prompt_index", "embeddings")
@@ -81,7 +80,7 @@ def _made_once(folder, name, key, make):
 @torch.no_grad()
 def _write_latents(dataset, pipeline, folder, batch_size=16):
     vae, maps = pipeline.vae, {}
-    for start in tqdm(range(0, len(dataset), batch_size), desc="latents"):
+    for start in progress(range(0, len(dataset), batch_size), desc="latents"):
         part = dataset[start : start + batch_size]
         pixels = pipeline.image_processor.preprocess(part["image"]).to(vae.device, vae.dtype)
         posterior = vae.encode(pixels).latent_dist
@@ -105,7 +104,7 @@ def _write_prompts(prompts, pipeline, folder, batch_size=64):
     position = {prompt: index for index, prompt in enumerate(unique)}
     np.save(folder / "prompt_index.npy", np.array([position[prompt] for prompt in prompts], np.int32))
     embeddings = None
-    for start in tqdm(range(0, len(unique), batch_size), desc="prompts"):
+    for start in progress(range(0, len(unique), batch_size), desc="prompts"):
         part = encode_prompts(unique[start : start + batch_size], pipeline).half().cpu().numpy()
         if embeddings is None:
             embeddings = _allocate(folder / "embeddings.npy", (len(unique), *part.shape[1:]), part.dtype)

@@ -22,11 +22,10 @@ import numpy as np
 import pandas as pd
 from skimage.color import deltaE_ciede2000
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from tqdm import tqdm
 
 from lib import ROOT
 from lib.color import lab_to_srgb, luminance, merge_luminance, srgb_to_lab, to_float, to_pil
-from lib.files import hash_of, new_file
+from lib.files import hash_of, new_file, progress
 from lib.prompts import STEERING_WORDS, TARGETS
 from lib.regions import compose, find_masks, regions_of, share_out
 
@@ -155,7 +154,7 @@ def measure_pictures(rows, pictures, read_picture=None, cache=None, workers=0):
 
 def _measure_missing(missing, known, cache, workers):
     """`known` with the missing measurements; the cache is written after every `PHOTOS_PER_SAVE` photos."""
-    bar = tqdm(total=len(missing), desc="measuring photos", leave=False)
+    bar = progress(total=len(missing), desc="measuring photos", leave=False)
     with bar, ProcessPoolExecutor(workers) if workers else nullcontext() as pool:
         for start in range(0, len(missing), PHOTOS_PER_SAVE):
             for measured in (pool.map if pool else map)(_measure_photo, missing[start : start + PHOTOS_PER_SAVE]):

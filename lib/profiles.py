@@ -141,7 +141,7 @@ class Folders:
     """Where things are written, below the repository."""
 
     build: str = "build"
-    reports: str = "reports"
+    reports: str = "build/reports"  # `make reports` passes reports, which git tracks
     run: str = "default"  # a run of RUNS, or a name of yours
     profile: str = "pocket"  # its name
     own_run: str = "default"  # the profile's

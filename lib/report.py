@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 from importlib.metadata import version
+from urllib.parse import quote
 
 import pandas as pd
 import torch
@@ -29,6 +30,7 @@ from lib.stats import (
     with_all_seeds,
 )
 
+MAX_COLUMNS = 8  # of a table in a notebook
 NAMES = {"psnr": "PSNR", "ssim": "SSIM", "ciede2000": "CIEDE2000"}
 FORMATS = {  # of a column's numbers
     **dict.fromkeys(("psnr", "ciede2000", "ab_error", "chroma_ratio", "effect_size", "power_of_five", "bleed"), ".2f"),
@@ -42,6 +44,7 @@ FORMATS = {  # of a column's numbers
     **dict.fromkeys(("p", "p_holm"), ".2g"),
     **dict.fromkeys(("improved", "share", "hue_share", "obeyed", "own", "other"), ".0%"),
     **dict.fromkeys(("photos_needed", "steps"), ".0f"),
+    **dict(learning_rate=".0e", train_epochs="g"),
 }
 
 
@@ -61,8 +64,10 @@ def provenance(profile):
 
 
 def save_table(table, profile, name):
-    """Save a table as CSV, whole or not at all, in the reports of the profile's run."""
-    write_table(table, profile.folders.reports_dir / f"{name}.csv")
+    """Save a table as CSV, whole or not at all, in the reports of the profile's run; its path."""
+    path = profile.folders.reports_dir / f"{name}.csv"
+    write_table(table, path)
+    return path
 
 
 def markdown_table(table):
@@ -74,15 +79,22 @@ def markdown_table(table):
     return "\n".join(lines)
 
 
-def show(table, *columns):
-    """A table for a notebook, formatted like the report's; `columns`: which ones, or all."""
-    return Markdown(markdown_table(table[list(columns)] if columns else table))
+def show(table, *columns, csv=None):
+    """A table for a notebook, formatted like the report's; `columns`: which ones, or all; `csv`: a file of all.
+
+    More than `MAX_COLUMNS` do not fit on a page: ValueError.
+    """
+    shown = table[list(columns)] if columns else table
+    if len(shown.columns) > MAX_COLUMNS:
+        raise ValueError(f"{len(shown.columns)} columns do not fit on a page: name at most {MAX_COLUMNS}")
+    link = f"\n\nAll columns: [{csv.name}]({quote(os.path.relpath(csv))})" if csv else ""
+    return Markdown(markdown_table(shown) + link)
 
 
 def show_facts(facts):
-    """Facts by name for a notebook, in a line; numbers with three digits."""
+    """Facts by name for a notebook, in a line; numbers with three digits, nothing of what is empty."""
     said = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in facts.items()}
-    return Markdown(", ".join(f"{name} **{value}**" for name, value in said.items()))
+    return Markdown(", ".join(f"{name} **{value}**" for name, value in said.items() if value != ""))
 
 
 LAYOUT = dict(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
@@ -125,7 +137,6 @@ def write_report(profile, metrics, tables, rows, runs=False):
         merge=before_and_after(summary),
         luck=seed_share(metrics, len(rows)),
         claims=claims(summary, effects),
-        definitions=os.path.relpath(home / "../../notebooks/05_evaluate.ipynb", folder),
         runs_page=os.path.relpath(home / "runs.md", folder) if runs else "",
     )
     write_text(text, folder / "report.md")

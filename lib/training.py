@@ -26,12 +26,11 @@ from diffusers.training_utils import EMAModel, compute_snr
 from PIL import Image
 from torch.utils.checkpoint import checkpoint
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from lib.colorize import merge
 from lib.dataset import draw_prompts, load_dataset_dict, pick_across_categories, training_rows
 from lib.figures import save_sheet
-from lib.files import exit_with_one_line, explained, new_file, new_folder, one_line, write_table
+from lib.files import exit_with_one_line, explained, new_file, new_folder, one_line, progress, write_table
 from lib.inference import sample
 from lib.latents import Batches, build_cache
 from lib.models import (
@@ -248,7 +247,7 @@ def train(model, loss_of_step, training, mixed_precision, folder, settings, on_c
     if first > last:
         raise ValueError(f"{folder} is at step {first}, past train_steps {last}: raise it or change `run`")
     journal = Journal(folder, first, accelerator.is_main_process)
-    with HeldSigterm() as sigterm, tqdm(range(first, last), initial=first, total=last) as bar:
+    with HeldSigterm() as sigterm, progress(range(first, last), initial=first, total=last) as bar:
         for step in bar:
             shares = training.gradient_accumulation_steps
             loss = make_step(wrapped, loss_of_step, step, accelerator, state, shares, mixed_precision)

@@ -33,6 +33,7 @@ def book(tmp_path_factory):
             nbformat.v4.new_output("stream", name="stdout", text=f"in {ELSEWHERE}/reports and {build}/pocket/default"),
             nbformat.v4.new_output("display_data", {"image/png": FIGURE, "text/plain": "<Figure>"}),
             nbformat.v4.new_output("display_data", widget),
+            nbformat.v4.new_output("display_data", {"text/markdown": f"All columns: [all.csv]({ELSEWHERE}/all.csv)"}),
         ]
         notebook.cells.append(nbformat.v4.new_code_cell("show()", outputs=outputs))
         nbformat.write(notebook, profile.folders.run_dir / "notebooks" / path.name)
@@ -53,6 +54,7 @@ def test_pages_have_outputs_but_no_progress_bars_scripts_or_paths(book):
             "card (<code>data_cards/pocket_photos/README.md</code>) guide (<code>notebooks/L4.md</code>)" in page
         ) == (name != "index")
         assert ("in reports and build/pocket/default" in page) == (name != "index")
+        assert ("All columns: <code>all.csv</code>" in page) == (name != "index")
 
 
 def test_links_lead_to_what_is_there(book):

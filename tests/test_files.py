@@ -4,8 +4,10 @@ import hashlib
 import os
 import stat
 
+import nbformat
 import numpy as np
 import pytest
+from nbclient import NotebookClient
 
 from lib import files
 
@@ -132,3 +134,36 @@ def test_an_error_in_one_line():
     assert files.one_line(ValueError("x" * 300)) == "x" * 200
     assert files.one_line(ValueError("x" * 300), None) == "x" * 300
     assert files.one_line(EOFError()) == "EOFError"
+
+
+def test_a_bar_shows_what_is_left_to_do_and_nothing_where_nothing_is(capsys):
+    assert list(files.progress([1, 2], desc="photos")) == [1, 2]
+    assert "photos: 100%" in capsys.readouterr().err
+    for bar in (files.progress([]), files.progress(total=0), files.progress(range(6, 6), total=6, initial=6)):
+        bar.close()
+    with files.progress(total=3, disable=True) as bar:
+        bar.update()
+    assert capsys.readouterr().err == ""
+
+
+IN_A_KERNEL = """
+from multiprocessing import get_context
+from lib.files import progress
+
+def kind():
+    print(hasattr(progress(total=2), "container"))  # which holds a widget
+
+kind()
+process = get_context("fork").Process(target=kind)
+process.start()
+process.join()
+"""
+
+
+def test_bars_are_widgets_in_a_notebook_but_not_in_its_forks():
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(IN_A_KERNEL)])
+    executed = NotebookClient(notebook, kernel_name="python3").execute()
+    outputs = executed.cells[0].outputs
+    said = "".join(output.text for output in outputs if output.get("name") == "stdout")
+    assert said.split() == ["True", "False"]
+    assert any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs)

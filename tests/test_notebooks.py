@@ -1,12 +1,16 @@
 """The six notebooks: their form, and all of them under nbval on a small preparation."""
 
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
+from jupyter_server.services.contents.filemanager import FileContentsManager
+from traitlets.config.loader import PyFileConfigLoader
 
 from lib import ROOT
 from lib.profiles import get_profile
@@ -34,6 +38,8 @@ def test_form(path):
     assert re.search(r"^> .*\?$", notebook.cells[0].source, re.M)
     assert notebook.cells[-1].source.startswith(("## What we learned", "## How to read this"))
     assert "## Limits" in notebook.cells[-1].source
+    assert 2 <= len(re.findall("^- ", notebook.cells[-1].source.partition("## Try this")[2], re.M)) <= 3
+    assert "in `build/reports/<profile>` (`make reports`: `reports/<profile>`): " in notebook.cells[0].source
     assert "assert " in code[-1].source
     for cell in code:
         assert len(cell.source.splitlines()) <= 20
@@ -48,6 +54,26 @@ def test_every_parameter_is_annotated_and_used(path):
     for name, facts in parameters.items():
         assert facts["inferred_type_name"] != "None"
         assert re.search(rf"\b{name}\b", source)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_saving_in_jupyterlab_changes_no_file_that_git_tracks_and_keeps_outputs_apart(path, tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    saved = Path(shutil.copy(path, tmp_path / "notebooks"))
+    config = PyFileConfigLoader("jupyter_server_config.py", path=str(ROOT / "lib/photo")).load_config()
+    config.FileContentsManager.pre_save_hook.__globals__["ROOT"] = tmp_path
+    contents = FileContentsManager(root_dir=str(tmp_path), config=config)
+    model = contents.get(f"notebooks/{path.name}")
+    notebook = model["content"]
+    notebook.metadata["language_info"] = {"name": "python", "version": "3.14.0"}
+    code = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    code.execution_count, code.outputs = 1, [nbformat.v4.new_output("stream", text="said")]
+    contents.save(model, f"notebooks/{path.name}")
+    assert saved.read_bytes() == path.read_bytes()
+    assert "said" in (tmp_path / "build/lab" / path.name).read_text()
+    code.source += "# a change"
+    contents.save({**model, "content": notebook}, f"notebooks/{path.name}")
+    assert "# a change" in saved.read_text()
 
 
 def test_all_run_in_order_under_nbval(tmp_path):

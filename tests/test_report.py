@@ -106,6 +106,22 @@ def test_tables_show_a_missing_number_as_a_dash():
     assert report.markdown_table(table).splitlines()[-1] == "| gray | - | 22.64 |"
 
 
+def test_tables_in_notebooks_fit_a_page_and_lead_to_the_rest(tmp_path, monkeypatch):
+    table = pd.DataFrame(np.zeros((2, 9)), columns=list("abcdefghi"))
+    with pytest.raises(ValueError, match="9 columns do not fit on a page: name at most 8"):
+        report.show(table)
+    monkeypatch.chdir(tmp_path)
+    path = report.save_table(table, get_profile("pocket", reports=str(tmp_path / "my reports")), "all")
+    assert pd.read_csv(path).equals(table)
+    text = report.show(table, *"abc", csv=path).data
+    assert text.splitlines()[0] == "| a | b | c |"
+    assert text.splitlines()[-1] == "All columns: [all.csv](my%20reports/pocket/all.csv)"
+
+
+def test_facts_that_are_empty_are_not_shown():
+    assert report.show_facts({"rate": 2e-5, "other": "", "seed": 0}).data == "rate **2e-05**, seed **0**"
+
+
 LEVELS = ("empty", "vague", "gray_caption", "object", "detailed", "wrong_color")
 KEYS = ["system", "prompt_level", "merged"]
 
@@ -159,7 +175,7 @@ def test_the_pocket_report_says_who_wrote_its_captions(tmp_path):
     assert re.search(r"\(CIEDE2000\): 2 seeds for all 9 photos would make its interval \d\.\d\d times as wide\.", text)
     assert "COCO" not in text
     assert "auto_caption" not in text
-    assert "defined in [notebook 05](../../notebooks/05_evaluate.ipynb)" in text
+    assert "defined in `notebooks/05_evaluate.ipynb`" in text
 
 
 def test_the_l4_report_says_what_the_captioner_wrote_and_what_people_did(tmp_path):

@@ -57,6 +57,16 @@ def test_parameters_and_fields_reach_the_notebooks(place, capsys):
     assert [line.split()[0] for line in lines[:2]] == ["01_one", "02_two"]
 
 
+def test_reports_go_to_what_git_tracks_and_to_where_notebooks_in_jupyterlab_read(place, monkeypatch):
+    monkeypatch.setattr("lib.profiles.ROOT", place)
+    run_notebooks.run([])
+    assert [(place / folder / "pocket/one.txt").read_text() for folder in ("reports", "build/reports")] == ["hello"] * 2
+    assert run_notebooks.get_profile("pocket").folders.reports_home == place / "build/reports/pocket"
+    run_notebooks.run(arguments(place, "-p", "greeting", "bye", "-p", "reports", str(place / "mine")))
+    assert (place / "mine/pocket/one.txt").read_text() == "bye"
+    assert (place / "build/reports/pocket/one.txt").read_text() == "hello"
+
+
 def test_only_some_notebooks_keep_the_other_reports(place):
     run_notebooks.run(arguments(place))
     run_notebooks.run(arguments(place, "--only", "02", "-p", "greeting", "again"))

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from lib import ROOT
 from lib.baselines import AB_SCALE, FOLDER, bins, look, make_network
 from lib.color import srgb_to_lab, to_float
-from lib.files import write_text
+from lib.files import progress, write_text
 from lib.latents import batch_rows, step_generator
 from lib.models import pick_device
 from lib.pocket_model.training_pictures import make_dataset, run_recipe
@@ -89,7 +88,7 @@ def gan_loss(model, planes, ab):
 def small_colors(dataset):
     """L* in [0, 1] (N, 1, H, W) and a*, b* (N, 2, H / 4, W / 4) of a data set's photos, half precision."""
     planes, colors = [], []
-    for image in tqdm(dataset["image"], desc="photos in CIELAB"):
+    for image in progress(dataset["image"], desc="photos in CIELAB"):
         lab = srgb_to_lab(to_float(image))
         quarter = (lab.shape[1] // 4, lab.shape[0] // 4)
         planes.append(lab[None, ..., 0] / 100)

@@ -57,10 +57,12 @@ def read_executed(path, build):
             cell.source = re.sub(r"\]\((\w+\.(?:md|ipynb))\)", r"](../notebooks/\1)", cell.source)
             cell.source = re.sub(r"\[([^]]+)\]\(\.\./([^)]+)\)", r"\1 (`\2`)", cell.source)  # not a page of the book
             continue
-        cell.outputs = [output for output in cell.get("outputs", []) if output.get("name") != "stderr"]
+        widget = "application/vnd.jupyter.widget-view+json"
+        shown = (output for output in cell.get("outputs", []) if output.get("name") != "stderr")
+        cell.outputs = [output for output in shown if widget not in output.get("data", {})]
         for output in cell.outputs:
-            if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
-                output.data = {"text/plain": "(a panel that works in JupyterLab: make lab)"}
+            if table := output.get("data", {}).get("text/markdown"):
+                output.data["text/markdown"] = re.sub(r"\[([^]]+)\]\([^)]+\.csv\)", r"`\1`", table)
     return notebook
 
 

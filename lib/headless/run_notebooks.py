@@ -27,6 +27,7 @@ from lib.profiles import PROFILE_FIELDS, add_field_option, get_profile, profiles
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 UNFINISHED = "unfinished_reports"  # below a run's folder: what the notebooks wrote that passed before another failed
+PUBLISHED = "reports"  # where reports go that git tracks
 STAMP = "finished.json"  # below a run's folder: what its published reports were made from
 
 
@@ -204,7 +205,8 @@ def run(arguments=None):
     """
     options = parse_arguments(arguments)
     notebooks = pick_notebooks(options.only)
-    parameters, overrides = split_parameters(options.profile, options.overrides, notebooks)
+    given = {"reports": PUBLISHED, **options.overrides}
+    parameters, overrides = split_parameters(options.profile, given, notebooks)
     profiles = profiles_to_run(options.profile, **overrides)
     for profile in profiles:
         hub.require_token(profile.study)
@@ -270,11 +272,17 @@ def run_notebooks(profile, notebooks, parameters, overrides, mark):
 
 
 def publish(profile, notebooks, mark):
-    """Move what a run's notebooks wrote to the reports; a stamp says what it was made from, if all notebooks ran."""
-    unfinished = profile.folders.run_dir / UNFINISHED
+    """Move what a run's notebooks wrote to the reports; a stamp says what it was made from, if all notebooks ran.
+
+    Reports that git tracks are also copied to where notebooks in JupyterLab read and write, so that each can go on from
+    there.
+    """
+    unfinished, home = profile.folders.run_dir / UNFINISHED, profile.folders.reports_home
     names = sorted(state_of(unfinished))
-    copy_files(names, unfinished, profile.folders.reports_home)
+    copy_files(names, unfinished, home)
     shutil.rmtree(unfinished, ignore_errors=True)
+    if profile.folders.reports == PUBLISHED:
+        copy_files(sorted(state_of(home)), home, get_profile(profile.name).folders.reports_home)
     if notebooks == NOTEBOOKS:
         now = f"{datetime.now():%Y-%m-%d %H:%M}"
         stamp = {"hash": mark, "finished": now, "reports": [str(name) for name in names]}

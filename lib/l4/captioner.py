@@ -5,13 +5,12 @@ import re
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 from transformers import BlipForConditionalGeneration
 
 from lib.color import to_float
 from lib.color_words import PICTURE
 from lib.dataset import AUTO_CAPTIONS, AUTO_LEVELS, load_dataset_dict, pick_across_categories, read_auto_captions
-from lib.files import write_table
+from lib.files import progress, write_table
 from lib.l4.vision import for_clip, load_with_tokenizer
 from lib.models import pick_device
 
@@ -71,7 +70,7 @@ def describe(captions):
 def caption(images, model, tokenizer, batch_size=16):
     """A sentence for every PIL picture from a BLIP captioner (Li et al. 2022), by beam search without chance."""
     size, texts = model.config.vision_config.image_size, []
-    for start in tqdm(range(0, len(images), batch_size), desc="captions"):
+    for start in progress(range(0, len(images), batch_size), desc="captions"):
         pictures = np.stack([to_float(image) for image in images[start : start + batch_size]])
         answer = model.generate(pixel_values=for_clip(pictures, size).to(model.device), max_new_tokens=30, num_beams=3)
         texts.extend(tokenizer.batch_decode(answer, skip_special_tokens=True))

@@ -10,10 +10,9 @@ from huggingface_hub import HfApi, hf_hub_download
 from PIL import Image
 from pyarrow.parquet import ParquetFile
 from pycocotools import mask as run_lengths
-from tqdm import tqdm
 
 from lib.color_words import find_color_words, without_color_words
-from lib.files import explained, new_file, write_bytes
+from lib.files import explained, new_file, progress, write_bytes
 from lib.l4.downloads import download, extract, require_disk
 from lib.profiles import resolve
 
@@ -96,7 +95,7 @@ def list_parquet(hub_id):
 def extract_parquet(names, hub_id, files, downloads, folder):
     """Take the named photos, where they are missing, out of a Hub copy with columns `image_id` and `image`."""
     missing = {int(Path(name).stem): name for name in names if not (folder / name).exists()}
-    for file in tqdm(sorted(files) if missing else [], desc=f"{hub_id} files"):
+    for file in progress(sorted(files) if missing else [], desc=f"{hub_id} files"):
         with explained(f"{hub_id}/{file} can't be read", "run it again, it goes on there"):
             path = hf_hub_download(hub_id, file, repo_type="dataset", local_dir=downloads)
             for batch in ParquetFile(path).iter_batches(64, columns=["image_id", "image"]):

@@ -6,9 +6,8 @@ import time
 import zipfile
 
 import requests
-from tqdm import tqdm
 
-from lib.files import hash_of_file, write_bytes
+from lib.files import hash_of_file, progress, write_bytes
 
 ATTEMPTS, PAUSE = 5, 1.0  # of a download; seconds before the second, doubling
 CHUNK = 1 << 16  # bytes
@@ -70,7 +69,7 @@ def fetch_rest(url, partial, have, size):
     with requests.get(url, headers={"Range": f"bytes={have}-"}, stream=True, timeout=60) as answer:
         answer.raise_for_status()
         mode, have = ("ab", have) if answer.status_code == 206 else ("wb", 0)
-        bar = tqdm(total=size, initial=have, unit="B", unit_scale=True, desc=partial.stem)
+        bar = progress(total=size, initial=have, unit="B", unit_scale=True, desc=partial.stem)
         with bar, partial.open(mode) as file:
             for chunk in answer.iter_content(CHUNK):
                 file.write(chunk)
@@ -81,7 +80,7 @@ def extract(names, archive, folder):
     """Take the named photos out of an archive into a folder; those that are there whole are left as they are."""
     with zipfile.ZipFile(archive) as file:
         sizes = {info.filename: info.file_size for info in file.infolist()}
-        for name in tqdm(names, desc=f"{archive.stem} photos"):
+        for name in progress(names, desc=f"{archive.stem} photos"):
             target = folder / name
             if name not in sizes or (target.exists() and target.stat().st_size == sizes[name]):
                 continue

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.nn import functional as F
-from tqdm import tqdm
 from transformers import CLIPModel
 
 from lib.color import to_float
+from lib.files import progress
 from lib.l4.vision import for_clip, load_with_tokenizer, to_tensor
 from lib.models import pick_device
 from lib.stats import complete_photos
@@ -75,7 +75,7 @@ def measure_sets(rows, images, read_picture, study, batch_size=32):
     for level, group in first.groupby("prompt_level", sort=False):
         distances, scores = set_distances(len(group)), []
         lpips = make_lpips().to(device)
-        for start in tqdm(range(0, len(group), batch_size), desc=f"sets, {level}", leave=False):
+        for start in progress(range(0, len(group), batch_size), desc=f"sets, {level}", leave=False):
             part = group.iloc[start : start + batch_size]
             outputs = np.stack([read_picture(name) for name in part["after"]])
             truths = np.stack([to_float(rows[position[name]]["image"]) for name in part["image_id"]])

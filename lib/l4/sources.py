@@ -9,10 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
 from lib.dataset import MANIFEST_COLUMNS, THING_COLUMNS
-from lib.files import open_picture, write_table
+from lib.files import open_picture, progress, write_table
 from lib.l4.coco import prepare_coco
 from lib.l4.flowers import prepare_flowers
 from lib.profiles import check_settings, resolve, write_settings
@@ -51,7 +50,7 @@ def write_manifest(rows, folder):
     """Write `metadata.csv` for the rows whose photo is whole and in colour, and `left_out.csv` for the others."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         files = [folder / row["file_name"] for row in rows]
-        reasons = list(tqdm(pool.map(flaw_of, files), total=len(files), desc="checking photos"))
+        reasons = list(progress(pool.map(flaw_of, files), total=len(files), desc="checking photos"))
     table = pd.DataFrame(rows, columns=[*MANIFEST_COLUMNS, *THING_COLUMNS]).assign(reason=reasons)
     flawed = table["reason"] != ""
     write_table(table[flawed][["image_id", "split", "reason"]], folder / "left_out.csv")
@@ -64,7 +63,7 @@ def describe_photos(data, manifest):
     if path.exists():
         reasons = pd.read_csv(path)["reason"].value_counts().to_dict()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        sides = list(tqdm(pool.map(short_side, manifest["path"]), total=len(manifest), desc="sizes"))
+        sides = list(progress(pool.map(short_side, manifest["path"]), total=len(manifest), desc="sizes"))
     why = f" ({', '.join(f'{reason} {count}' for reason, count in reasons.items())})" if reasons else ""
     small = sum(side < data.resolution for side in sides)
     return (

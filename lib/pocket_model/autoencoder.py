@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
-from tqdm import tqdm
 
 from lib.color import WHITE_D65, XYZ_TO_LINEAR_SRGB, to_float
+from lib.files import progress
 from lib.latents import batch_rows, step_generator
 from lib.training import run_settings, train
 
@@ -119,7 +119,7 @@ def autoencoder_loss(vae, pixels, generator, chroma_weight=3.0, kl_weight=3e-4):
 
 def train_autoencoder(dataset, profile, folder, crop=64):
     """Stage 1: the autoencoder, on random crops of all training pictures."""
-    images = np.stack([np.asarray(image) for image in tqdm(dataset["image"], desc="decoding")])
+    images = np.stack([np.asarray(image) for image in progress(dataset["image"], desc="decoding")])
 
     def loss_of_step(vae, step, part):
         rng = np.random.default_rng((profile.training.train_seed, step))

@@ -12,12 +12,11 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset, load_from_disk
 from PIL import Image
-from tqdm import tqdm
 
 from lib import ROOT
 from lib.color import fit_gamut, lab_to_srgb, make_conditioning_image, srgb_to_lab, to_float, to_pil
 from lib.dataset import FEATURES, read_manifest
-from lib.files import exit_with_one_line, hash_of_file, new_folder, open_picture, write_text
+from lib.files import exit_with_one_line, hash_of_file, new_folder, open_picture, progress, write_text
 from lib.profiles import add_field_option
 from lib.prompts import TARGETS, draw_training_prompt, fix_articles, rotate_color_words
 
@@ -152,7 +151,7 @@ def make_dataset(pictures, folder, n, size, seed=0, cutouts=True, recolor=True):
         things = things if cutouts else []
 
         def rows():
-            for index in tqdm(range(n), desc="training pictures"):
+            for index in progress(range(n), desc="training pictures"):
                 rng = np.random.default_rng((seed, index))
                 record = make_training_picture(scenes, things, size, rng, recolor)
                 prompt = draw_training_prompt(record, "captions" if record["recolored"] else "mix", rng)
