@@ -1,4 +1,4 @@
-"""A panel for JupyterLab: choose a photo, type prompts, compare their colours, go back to earlier ones, download."""
+"""A panel for JupyterLab: choose a photo, type prompts, colour single things, compare, go back, download."""
 
 import os
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ import numpy as np
 from IPython.display import HTML
 from PIL import Image
 
+from lib.photo.boxes import ColoredThings
 from lib.photo.formats import EXPECT, open_photo
 from lib.photo.full_resolution import paint_gray
 from lib.photo.pictures import LIMITS
@@ -34,14 +35,22 @@ class Result:
     """One picture of the history: what makes it again, how it looks, what to say of it, and where it was saved."""
 
     prompt: str
-    options: dict  # by the names of `Colorizer.__call__`
+    options: dict  # by the names of `Colorizer.__call__`: numbers, `colors`, `bind`
     preview: np.ndarray  # (H, W, 3) in uint8
     notes: list
     saved: Path | None = None
 
     @property
+    def words(self):
+        """The prompt and the colours of things."""
+        colors = [color if isinstance(place, tuple) else f"{place}: {color}" for place, color in self.options["colors"]]
+        return " + ".join([self.prompt, *colors])
+
+    @property
     def name(self):
-        return f"{self.prompt} ({', '.join(f'{NAMES[name]} {value:g}' for name, value in self.options.items())})"
+        """All that it was made with, in a line."""
+        said = [f"{said} {self.options[name]:g}" for name, said in NAMES.items()]
+        return f"{self.words} ({', '.join(said + ['each colour kept to its thing'] * self.options['bind'])})"
 
 
 class Panel:
@@ -54,6 +63,7 @@ class Panel:
         self.choose = widgets.Dropdown(options=[(Path(p).name, Path(p)) for p in photos], description="photo")
         self.upload = widgets.FileUpload(accept="image/*", description="or upload")
         self.prompts = widgets.Textarea(placeholder=VAGUE_PROMPT, description="prompts", rows=3, layout=wide)
+        self.things = ColoredThings()
         self.options = make_options(colorizer.profile.sampling)
         self.button = widgets.Button(description="Colorize", button_style="primary")
         self.progress = widgets.IntProgress(layout=widgets.Layout(width="10em"))
@@ -66,8 +76,12 @@ class Panel:
         self.upload.observe(lambda _: self.take_upload(), "value")
         self.history.observe(lambda _: self.show(), "value")
         self.split.observe(lambda _: self.draw(), "value")
-        rows = [[self.choose, self.upload], [self.prompts], list(self.options.values())[:2]]
-        rows += [list(self.options.values())[2:], [self.button, self.progress, self.message]]
+        rows = [[self.choose, self.upload], [self.things.box], [self.prompts]]
+        rows += [
+            list(self.options.values())[:2],
+            list(self.options.values())[2:],
+            [self.button, self.progress, self.message],
+        ]
         rows += [[self.history], [self.split], [self.columns], [widgets.HTML(f"<i>{escape(EXPECT)}</i>")]]
         self.box = widgets.VBox([row[0] if len(row) == 1 else widgets.HBox(row) for row in rows])
         if self.choose.value:
@@ -94,7 +108,7 @@ class Panel:
 
     def take(self, path):
         """Take a photo to colorize: show it, gray, and its name; one that can't be read is named, and none is taken."""
-        self.photo = None
+        self.photo = self.before = None
         try:
             self.photo = open_photo(path)
             height, width = self.photo.pixels.shape[:2]
@@ -102,7 +116,8 @@ class Panel:
             self.say(f"{path.name}, {width} x {height}")
         except (ValueError, OSError, MemoryError) as error:
             self.say(f"not opened: {error}")
-        self.results = self.results_of.setdefault(path, [])
+        self.things.show(self.before)
+        self.results = self.results_of.setdefault(path, []) if self.photo else []
         self.remember([])
 
     def colorize(self):
@@ -110,10 +125,11 @@ class Panel:
         prompts = [line.strip() for line in self.prompts.value.splitlines() if line.strip()] or [VAGUE_PROMPT]
         if not self.photo or len(prompts) > MAX_PROMPTS:
             return self.say(f"at most {MAX_PROMPTS} prompts at a time" if self.photo else "no photo is chosen")
-        options = {name: widget.value for name, widget in self.options.items()}
+        options = {name: widget.value for name, widget in self.options.items()} | {"bind": self.things.bind.value}
         self.button.disabled, self.progress.value, self.progress.max = True, 0, len(prompts)
         made = []
         try:
+            options["colors"] = self.things.colors()
             for prompt in prompts:
                 picture = self.colorizer(self.photo, prompt, **options)
                 notes = self.notes_on(prompt, picture)
@@ -131,7 +147,7 @@ class Panel:
         """What there is to say of a picture and its prompt, in a list."""
         unread = self.colorizer.unread(prompt)
         said = f"the end of the prompt is not read: {unread}" if unread else ""
-        return [note for note in (said, picture.paler()) if note]
+        return [note for note in (said, *picture.notes, picture.paler()) if note]
 
     def remember(self, results):
         """Put new results first in this photo's history, and show them."""
@@ -141,11 +157,10 @@ class Panel:
         self.show()
 
     def show(self):
-        """A column for each result that is chosen in the history; where none is, the photo alone."""
-        chosen = [*self.history.value] or [None] * bool(self.photo)
+        """A column for each result that is chosen in the history."""
         self.split.disabled = not self.history.value
-        width = widgets.Layout(width=f"{98 // max(len(chosen), 1)}%", max_width=f"{SHOWN}px")
-        self.shown = [(widgets.Image(format="png"), result) for result in chosen]
+        width = widgets.Layout(width=f"{98 // max(len(self.history.value), 1)}%", max_width=f"{SHOWN}px")
+        self.shown = [(widgets.Image(format="png"), result) for result in self.history.value]
         self.draw()
         columns = [[image, *self.below(result)] for image, result in self.shown]
         self.columns.children = [widgets.VBox(column, layout=width) for column in columns]
@@ -153,18 +168,15 @@ class Panel:
     def draw(self):
         """Draw the results that are shown: the photo left of the slider, its colours right of it."""
         for image, result in self.shown:
-            after, file = result.preview if result else self.before, BytesIO()
-            edge = round(self.split.value / 100 * after.shape[1])
-            Image.fromarray(np.hstack([self.before[:, :edge], after[:, edge:]])).save(file, "png")
+            edge, file = round(self.split.value / 100 * self.before.shape[1]), BytesIO()
+            Image.fromarray(np.hstack([self.before[:, :edge], result.preview[:, edge:]])).save(file, "png")
             image.value = file.getvalue()
 
     def below(self, result):
-        """What stands below a result: its prompt, notes, and a button that saves it, or the link to its file."""
-        if not result:
-            return []
+        """What stands below a result: its words, notes, and a button that saves it, or the link to its file."""
         save = widgets.Button(description="Save")
         save.on_click(lambda _: self.write(result))
-        said = "<br>".join([f"<b>{escape(result.prompt)}</b>", *map(escape, result.notes)])
+        said = "<br>".join([f"<b>{escape(result.words)}</b>", *map(escape, result.notes)])
         return [widgets.HTML(said), link_to(result.saved) if result.saved else save]
 
     def write(self, result):
