@@ -118,7 +118,7 @@ def answers(ab, mask, found):
 def judge(ab, reference, mask, thing_word, ground_word):
     """The `RESULTS` of an a*b* picture (H, W, 2) for a case; nothing is said of a ground that was not asked for."""
     shift = np.hypot(*np.moveaxis(ab - reference, -1, 0))
-    results = {"shift_inside": shift[mask].mean(), "shift_outside": shift[~mask].mean()}
+    results = {"shift_inside": float(shift[mask].mean()), "shift_outside": float(shift[~mask].mean())}
     deficits = []
     for name, part, own, other in (
         ("thing", mask, thing_word, ground_word),

@@ -271,11 +271,11 @@ def draw_binding(summary):
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3), width_ratios=(3, 2))
     two, one = summary[summary["task"] == "two"], summary[(summary["task"] == "one") & summary["bleed"].notna()]
-    for axis, part, measures in ((left, two, ("own", "other")), (right, one, ("bleed",))):
+    for axis, part, measures in ((left, two, ("own_word", "other_word")), (right, one, ("bleed",))):
         for row, values in enumerate(part.to_dict("records")):
             for measure, color in zip(measures, (BLUE, ORANGE), strict=False):
                 bounds = [values[f"{measure}{end}"] for end in ("", "_low", "_high")]
-                draw_interval(axis, row, bounds, color, label=f"{measure} word" if axis is left else None)
+                draw_interval(axis, row, bounds, color, label=measure.replace("_", " "))
         name_rows(axis, [f"{row.method}, {row.masks} masks" if row.masks else row.method for row in part.itertuples()])
     left.set(xlabel="share of things and grounds that took the colour", xlim=(-0.02, 1.02))
     right.set(xlabel="bleed: shift outside the thing over shift inside")

@@ -42,7 +42,7 @@ FORMATS = {  # of a column's numbers
     **dict.fromkeys(("kid", "lpips"), ".4f"),
     **dict.fromkeys(("mean", "low", "high"), "+.3f"),
     **dict.fromkeys(("p", "p_holm"), ".2g"),
-    **dict.fromkeys(("improved", "share", "hue_share", "obeyed", "own", "other"), ".0%"),
+    **dict.fromkeys(("improved", "share", "hue_share", "obeyed", "own_word", "other_word"), ".0%"),
     **dict.fromkeys(("photos_needed", "steps"), ".0f"),
     **dict(learning_rate=".0e", train_epochs="g"),
 }

@@ -239,13 +239,13 @@ def obedience(steering):
 def binding(table):
     """Means of a binding table over photos with 95 % intervals, by task, method and masks.
 
-    `own`, `other`: the shares of things and grounds that took their own word's colour, and the other's (task `two`);
-    `bleed` (task `one`): mean `shift_outside` over mean `shift_inside`; `chroma_deficit`; each with `_low` and `_high`.
+    `own_word`, `other_word`: the shares of things and grounds that took the colour of their own word, or of the other
+    (task `two`); `bleed` (task `one`): mean `shift_outside` over mean `shift_inside`; `chroma_deficit`; each with `_low` and `_high`.
     """
     table = table.assign(task=np.where(table["ground_word"] == "", "one", "two"))
     for kind in ("own", "other"):
-        table[kind] = table[[f"{kind}_thing", f"{kind}_ground"]].mean(axis=1)
-    keys, measures = ["task", "method", "masks"], ["own", "other", "chroma_deficit"]
+        table[f"{kind}_word"] = table[[f"{kind}_thing", f"{kind}_ground"]].mean(axis=1)
+    keys, measures = ["task", "method", "masks"], ["own_word", "other_word", "chroma_deficit"]
     shifts, rows = ["shift_inside", "shift_outside"], []
     photos = table.groupby([*keys, "image_id"], sort=False)[measures + shifts].mean()
     for values, part in photos.groupby(level=keys, sort=False):

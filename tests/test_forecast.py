@@ -80,10 +80,11 @@ def test_pictures_planned():
     planned = forecast.pictures_planned(get_profile("l4", **fields), 5000)
     assert (planned["vague"], planned["detailed"], planned["empty"]) == (650 + 2 * 60, 770, 200 + 2 * 60)
     assert planned["steering"] == 100 * 8
-    assert len(planned) == len(PROMPT_LEVELS) + 1  # with the captioner's two levels
+    assert len(planned) == len(PROMPT_LEVELS) + 3  # with the captioner's two levels
     other = get_profile("l4", run="study_1", **fields | {"n_seeds": 1, "n_images_other": 150})
     assert forecast.pictures_planned(other, 5000) == {
-        "empty": 150, "vague": 650, "detailed": 650, "wrong_color": 150, "steering": 800,
+        "empty": 150, "vague": 650, "detailed": 650, "wrong_color": 150, "steering": 800, "binding": 900,
+        "phrases": 300,
     }  # fmt: skip
     few = forecast.pictures_planned(get_profile("pocket", n_seeds=2), 10)
     assert few["vague"] == few["gray_caption"] == 20  # 0: all photos, all seeds

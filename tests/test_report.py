@@ -148,7 +148,7 @@ def report_of(profile, levels, **others):
     tables = {"effects": stats.contrasts(metrics, known), "summary": stats.summary(metrics)}
     tables["before_merge"] = tables["effects"]
     tables["seeds"] = stats.seed_gain(metrics)
-    tables |= {"steering": [], "variance": pd.DataFrame({"part": ["photo"], "share": [1.0]})}
+    tables |= {"steering": [], "binding": [], "variance": pd.DataFrame({"part": ["photo"], "share": [1.0]})}
     rows = {"image_id": sorted(set(metrics["image_id"]))}
     report.write_report(profile, metrics, tables | others, Dataset.from_dict(rows))
     return " ".join((profile.folders.reports_dir / "report.md").read_text().split())

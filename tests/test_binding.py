@@ -1,0 +1,115 @@
+"""Binding: what is asked of a photo, and what the table says of answers that are known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from lib import binding, stats
+from lib.color import gray_from_luminance, lab_to_srgb, to_pil
+from lib.prompts import TARGETS
+
+SIZE = 32
+
+
+def ab_of(word):
+    hue, chroma, _ = TARGETS[word]
+    return chroma * np.array([np.cos(np.deg2rad(hue)), np.sin(np.deg2rad(hue))])
+
+
+def in_colors(inside, outside):
+    """A picture of L* 55 whose left half has one a*b* and whose right half another."""
+    lab = np.full((SIZE, SIZE, 3), 55.0, np.float32)
+    lab[:, : SIZE // 2, 1:], lab[:, SIZE // 2 :, 1:] = inside, outside
+    return lab_to_srgb(lab)
+
+
+@pytest.fixture
+def row():
+    """A photo whose left half is the thing."""
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[:, : SIZE // 2] = 255
+    gray = to_pil(gray_from_luminance(np.full((SIZE, SIZE), 55.0)))
+    facts = dict(image_id="photo", category="animals", thing="alpaca", ground="trees")
+    return facts | {"image": gray, "conditioning_image": gray, "mask": Image.fromarray(mask)}
+
+
+def locate(found):
+    """A segmenter that finds the halves, or nothing."""
+    left = np.zeros((SIZE, SIZE), np.float32)
+    left[:, : SIZE // 2] = found
+    return lambda plane, names: np.array([left, found - left])
+
+
+def test_what_a_photo_is_asked(row):
+    cases = binding.cases_of(row)
+    one, two = [case for case in cases if not case[1]], [case for case in cases if case[1]]
+    assert {word for word, _ in one} == {"red", "orange", "yellow", "green", "blue", "purple"}  # L* 55
+    assert len(two) == 2 * binding.PAIRS
+    assert {case[::-1] for case in two} == set(two)
+    assert not any(set(case) == {"brown", "orange"} for case in two)
+    assert binding.prompts_of(row, "red", "blue") == {
+        "vague": "Colorize this image.", "object": "an alpaca", "thing": "a red alpaca", "ground": "blue trees",
+        "both": "a red alpaca, blue trees",
+    }  # fmt: skip
+    assert binding.cases_of(row | {"ground": ""}) == one
+    assert binding.cases_of(row | {"mask": None}) == []
+    full = Image.fromarray(np.full((SIZE, SIZE), 255, np.uint8))
+    assert binding.cases_of(row | {"mask": full}) == []
+
+
+def answer(row, of_prompt):
+    """The binding table of a photo whose picture under each prompt is `of_prompt(level, thing_word, ground_word)`."""
+    shown = {"gray": in_colors((0, 0), (0, 0))}
+    for case in binding.cases_of(row):
+        for level, prompt in binding.prompts_of(row, *case).items():
+            shown.setdefault(prompt, of_prompt(level, *case))
+    plan = binding.plan_binding([row])
+    assert set(plan["prompt"]) == set(shown) - {"gray"}
+    return lambda found: binding.measure_binding([row], plan.assign(after=plan["prompt"]), shown.get, locate(found))
+
+
+def tint(level, thing_word, ground_word):
+    """A model that tints the whole picture in the first word of its prompt."""
+    word = {"thing": thing_word, "both": thing_word, "ground": ground_word}.get(level)
+    return in_colors(*[ab_of(word) if word else (0, 0)] * 2)
+
+
+def test_a_tint_of_the_whole_picture_is_no_binding_and_regions_are(row):
+    table = answer(row, tint)(1.0)
+    means = stats.binding(table).set_index(["task", "method", "masks"])
+    assert means["own_word"]["one", "plain", ""] == 1
+    assert means["bleed"]["one", "plain", ""] == pytest.approx(1, abs=0.01)
+    assert means["own_word"]["two", "plain", ""] == 0.5
+    assert means["other_word"]["two", "plain", ""] == 0.5
+    for masks in ("true", "found"):
+        assert means["bleed"]["one", "regions", masks] == pytest.approx(0, abs=0.01)
+        assert means["own_word"]["two", "regions", masks] == 1
+        assert means["other_word"]["two", "regions", masks] == 0
+        assert means["chroma_deficit"]["two", "regions", masks] < 8  # what sRGB does not hold
+    assert means["own_word"]["two", "object", ""] == 0
+    assert means["chroma_deficit"]["two", "vague", ""] > 30
+
+
+def test_what_is_not_found_keeps_the_colours_of_the_prompt(row):
+    table = answer(row, tint)(0.0).set_index(["thing_word", "ground_word", "method", "masks"])
+    for case in binding.cases_of(row):
+        plain, found = table.loc[(*case, "plain" if case[1] else "object", "")], table.loc[(*case, "regions", "found")]
+        for name in binding.RESULTS:
+            assert np.allclose(plain[name], found[name], atol=1e-5, equal_nan=True)
+
+
+def test_the_table_is_read_as_it_was_written(row, tmp_path):
+    table = answer(row, tint)(1.0)
+    table.to_csv(tmp_path / "binding.csv", index=False)
+    pd.testing.assert_frame_equal(binding.read_binding(tmp_path / "binding.csv"), table)
+    assert list(table.columns) == list(binding.COLUMNS)
+    assert table[table["ground_word"] == ""]["own_ground"].isna().all()
+
+
+def test_a_ratio_of_means_has_its_interval():
+    below, above = np.array([1.0, 2, 3, 4] * 10), np.array([0.5, 1, 1.5, 2] * 10)
+    assert stats.ratio_interval(below, above) == pytest.approx((0.5, 0.5, 0.5))
+    mean, low, high = stats.ratio_interval(below, above[::-1])
+    assert low < mean == 0.5 < high
+    assert np.isnan(stats.ratio_interval(0 * below, above)).all()
