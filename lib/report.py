@@ -31,6 +31,8 @@ from lib.stats import (
 )
 
 MAX_COLUMNS = 8  # of a table in a notebook
+EFFECT_COLUMNS = ["contrast", "metric", "n", "mean", "low", "high", "p_holm", "improved"]  # of the report
+SYSTEM_COLUMNS = ["system", "prompt_level", "psnr", "ssim", "ciede2000", "hue_error", "colorfulness", "chroma_ratio"]
 NAMES = {"psnr": "PSNR", "ssim": "SSIM", "ciede2000": "CIEDE2000"}
 FORMATS = {  # of a column's numbers
     **dict.fromkeys(("psnr", "ciede2000", "ab_error", "chroma_ratio", "effect_size", "power_of_five", "bleed"), ".2f"),
@@ -123,7 +125,8 @@ def write_report(profile, metrics, tables, rows, runs=False):
         profile=profile,
         provenance=provenance(profile),
         **facts_of_samples(metrics, rows),
-        **{name: tables[name] for name in ("effects", "seeds", "variance")},
+        **{name: tables[name] for name in ("seeds", "variance")},
+        effects=effects.assign(contrast=list(map(label, effects["first"], effects["second"])))[EFFECT_COLUMNS],
         **{name: tables.get(name) for name in ("goals", "sets")},
         answer=answer(effects),
         questions=CONTRASTS,
@@ -131,7 +134,7 @@ def write_report(profile, metrics, tables, rows, runs=False):
         before_merge=rows_by(tables["before_merge"], "first", "second"),
         obeyed=obedience(steering) if len(steering) else {},
         binding=tables["binding"].set_index(["task", "method", "masks"]) if len(tables["binding"]) else None,
-        systems=summary.query("merged").drop(columns="merged"),
+        systems=summary.query("merged")[SYSTEM_COLUMNS],
         baselines="gan" in set(summary["system"]),
         baselines_resolution=get_profile("pocket").data.resolution,  # whatever the profile: they ship with the code
         merge=before_and_after(summary),

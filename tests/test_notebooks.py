@@ -56,6 +56,7 @@ def test_every_parameter_is_annotated_and_used(path):
         assert re.search(rf"\b{name}\b", source)
 
 
+@pytest.mark.filterwarnings("ignore:Overriding existing pre_save_hook")
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_saving_in_jupyterlab_changes_no_file_that_git_tracks_and_keeps_outputs_apart(path, tmp_path):
     (tmp_path / "notebooks").mkdir()

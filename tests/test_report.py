@@ -161,7 +161,12 @@ def answer_of(table, folder):
 
 
 def test_the_pocket_report_says_who_wrote_its_captions(tmp_path):
-    text = report_of(get_profile("pocket", reports=str(tmp_path)), LEVELS)
+    profile = get_profile("pocket", reports=str(tmp_path))
+    text = report_of(profile, LEVELS)
+    lines = (profile.folders.reports_dir / "report.md").read_text().splitlines()
+    columns = [line.count("|") - 1 for line in lines if line.startswith("|---")]
+    assert len(columns) > 5
+    assert max(columns) == report.MAX_COLUMNS
     assert (
         "`detailed` was written by people who saw the colours. `gray_caption` was written by people who saw only"
         in text
