@@ -82,18 +82,37 @@ def page(lab):
         browser.close()
 
 
-def colorize(page, *prompts):
-    """Colorize the photo of the panel under prompts, and wait for their pictures."""
+def colorize(page, *prompts, colors=""):
+    """Colorize the photo of the panel under prompts, and wait for their pictures; `colors`: what they say of things."""
     page.get_by_label("prompts").fill("\n".join(prompts))
     page.get_by_label("prompts").press("Tab")
     page.get_by_role("button", name="Colorize").click()
     for prompt in prompts:
-        page.locator("b", has_text=prompt).wait_for()
+        page.get_by_text(prompt + colors, exact=True).wait_for()
     pictures = page.locator(".widget-image")
     for index in range(len(prompts)):
         page.wait_for_function("e => e.naturalWidth > 0", arg=pictures.nth(index).element_handle())
     assert pictures.count() == len(prompts)
     return pictures
+
+
+def draw_box(page, number, color, *box):
+    """Draw a box (left, top, right, bottom) in fractions on the photo, and type its colour where the panel waits."""
+    photo = page.get_by_alt_text("annotate me")
+    photo.scroll_into_view_if_needed()
+    at = photo.bounding_box()
+    left, right = (at["x"] + at["width"] * side for side in box[::2])
+    top, bottom = (at["y"] + at["height"] * side for side in box[1::2])
+    page.mouse.move(left, top)
+    page.mouse.down()
+    page.mouse.move((left + right) / 2, (top + bottom) / 2)
+    page.mouse.move(right, bottom)
+    page.mouse.up()
+    field = page.get_by_label(f"box {number}", exact=True)
+    field.wait_for()
+    page.wait_for_function("e => e === document.activeElement", arg=field.element_handle())
+    page.keyboard.type(color)
+    page.locator("svg text", has_text=f"{number} {color}").first.wait_for()  # it stands on the box
 
 
 def upload(page, path):
@@ -146,3 +165,44 @@ def test_photos_are_colorized_compared_uploaded_and_downloaded(page, tmp_path):
     assert save_and_download(page, got) == "large.color.png"
     assert Image.open(got).size == (4000, 3600)
     assert got.stat().st_size > 25e6
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium: apt-get install chromium")
+def test_boxes_drawn_on_a_photo_change_their_own_places_and_nothing_else(page, tmp_path):
+    page.get_by_role("combobox", name="photo", exact=True).select_option("castle.jpg")
+    page.get_by_text("castle.jpg, 341 x 256").wait_for()
+    got = {}
+
+    def keep(name):
+        save_and_download(page, tmp_path / name)
+        got[name] = np.asarray(Image.open(tmp_path / name)).astype(int)
+
+    colorize(page, "a castle")
+    keep("plain.png")
+    draw_box(page, 1, "dark red", 0.1, 0.4, 0.5, 0.8)
+    draw_box(page, 2, "blue", 0.2, 0.5, 0.35, 0.7)  # in the first
+    draw_box(page, 3, "green", 0.8, 0.6, 1.02, 1.02)  # to beyond the corner
+    colorize(page, "a castle", colors=" + dark red + blue + green")
+    page.screenshot(path=tmp_path / "boxes.png")
+    keep("three.png")
+    page.get_by_role("button", name="Undo").click()
+    colorize(page, "a castle", colors=" + dark red + blue")
+    keep("two.png")
+
+    (first, _), (second, _), (third, _) = read_metadata(tmp_path / "three.png")["colors"]
+    assert np.abs(np.subtract(first, (0.1, 0.4, 0.5, 0.8))).max() < 0.01
+    assert np.abs(np.subtract(second, (0.2, 0.5, 0.35, 0.7))).max() < 0.01
+    assert third[2:] == [1, 1]
+    outside = np.ones((256, 341), bool)
+    for left, top, right, bottom in (first, third):
+        place = np.s_[
+            int(top * 256) - 2 : int(bottom * 256) + 3, int(left * 341) - 2 : int(right * 341) + 3
+        ]  # soft edge
+        outside[place] = False
+        assert (got["three.png"] != got["plain.png"])[place].any()
+    assert (got["three.png"] == got["plain.png"])[outside].all()
+    assert (got["two.png"] == got["plain.png"])[place].all()  # the third was taken back
+    red, _, blue = (got["two.png"] - got["plain.png"])[128:178, 124:170].mean(axis=(0, 1))
+    assert red > blue + 5  # beside the blue box
+    red, _, blue = (got["two.png"] - got["plain.png"])[128:178, 70:117].mean(axis=(0, 1))
+    assert blue > red + 5  # in it

@@ -1,6 +1,7 @@
 """The panel, driven without a browser."""
 
 from datetime import datetime
+from html import unescape
 
 import nbformat
 import numpy as np
@@ -9,8 +10,10 @@ from PIL import Image
 
 from lib import ROOT
 from lib.photo import Colorizer
+from lib.photo.boxes import SMALLEST
 from lib.photo.panel import MAX_PROMPTS, Panel
 from lib.photo.pictures import read_metadata
+from lib.regions import MAX_REGIONS
 
 
 @pytest.fixture
@@ -36,6 +39,26 @@ def send(panel, name, content):
     """What a browser does when a photo is uploaded."""
     facts = {"type": "image/png", "size": len(content), "last_modified": datetime.now()}
     panel.upload.value = [{**facts, "name": name, "content": content}]
+
+
+def draw(panel, *corners, finished=True):
+    """What a browser sends while a box is drawn on the photo of 96 x 64: one of no size, and then all of it."""
+    left, top, right, bottom = corners
+    there, drawing = panel.things.drawing.bboxes, panel.things.drawing
+    box = {"x": left, "y": top, "width": 0, "height": 0, "label": ""}
+    drawing.bboxes = [*there, box]
+    if finished:
+        drawing.bboxes = [*there, {**box, "width": right - left, "height": bottom - top}]
+
+
+def labels(panel):
+    """What stands on the boxes in the browser."""
+    return [box["label"] for box in panel.things.drawing.bboxes]
+
+
+def open_rows(panel):
+    """The fields of colours that are there to be filled."""
+    return [row for row in panel.things.rows if row.layout.display != "none"]
 
 
 def png(path, *size):
@@ -114,18 +137,18 @@ def test_the_history_goes_back_to_earlier_pictures_of_each_photo(panel):
     assert shown(panel) == [blue, red]
     panel.choose.index = 1
     assert panel.history.options == ()
-    assert len(shown(panel)) == 1  # the second photo alone
+    assert shown(panel) == []
     panel.choose.index = 0
     assert [result for _, result in panel.history.options] == results
 
 
 def test_an_upload_is_shown_and_a_bad_one_is_named_and_not_replaced_by_another(panel, tmp_path):
     assert panel.message.value == "photo.png, 96 x 64"
-    first = shown(panel)
+    first = panel.things.drawing.image_bytes
     send(panel, "../mine.png", png(tmp_path / "other.png", 50, 40))
     assert panel.message.value == "mine.png, 40 x 50"
     assert panel.choose.label == "mine.png"
-    assert shown(panel) != first
+    assert panel.things.drawing.image_bytes != first
     panel.button.click()
     assert panel.message.value.startswith("mine.png")
     save_buttons(panel)[0].click()
@@ -134,9 +157,11 @@ def test_an_upload_is_shown_and_a_bad_one_is_named_and_not_replaced_by_another(p
     assert "torn.png: can't be read" in panel.message.value
     assert panel.choose.label == "torn.png"
     assert shown(panel) == []
+    assert panel.things.box.layout.display == "none"  # there is nothing to draw on
     panel.button.click()
     assert panel.message.value == "no photo is chosen"
     panel.choose.label = "mine.png"  # and back, with its history
+    assert panel.things.box.layout.display == ""
     assert len(panel.history.options) == 1
     send(panel, "mine.png", png(tmp_path / "other.png", 60, 60))  # another photo of this name
     assert panel.message.value == "mine.png, 60 x 60"
@@ -157,6 +182,114 @@ def test_what_goes_wrong_while_colorizing_is_said_and_the_history_stays(panel, m
     assert shown(panel) == before
     save_buttons(panel)[0].click()
     assert panel.message.value == "not saved: out of &lt;memory&gt;"
+
+
+def test_a_box_changes_its_own_place_and_nothing_else_and_is_saved_with_the_picture(panel, tmp_path):
+    panel.prompts.value = "a wall"
+    panel.button.click()
+    draw(panel, 48, 16, 96, 64)
+    panel.things.rows[0].value = "dark red"
+    panel.button.click()
+    after, before = [result.preview for result in panel.results]
+    changed = (after != before).any(axis=-1)
+    assert changed[20:60, 52:92].any()
+    assert not changed[:16].any()
+    assert not changed[:, :48].any()
+    assert panel.history.options[0][0].startswith("a wall + dark red (seed 0, ")
+    panel.things.undo.click()  # the picture keeps its own box
+    save_buttons(panel)[0].click()
+    saved = tmp_path / "saved/photo.color.png"
+    assert read_metadata(saved)["colors"] == [([0.5, 0.25, 1.0, 1.0], "dark red")]
+    assert np.array_equal(np.asarray(Image.open(saved)), after)
+
+
+def test_boxes_are_numbered_named_removed_and_taken_back(panel):
+    things = panel.things
+    assert things.undo.disabled
+    draw(panel, 0, 0, 48, 32)
+    things.rows[0].value = "red"
+    draw(panel, 48, 0, 106, 32)  # beyond the photo
+    things.rows[1].value = "pale blue"
+    assert labels(panel) == ["1 red", "2 pale blue"]
+    assert things.colors() == [((0, 0, 0.5, 0.5), "red"), ((0.5, 0, 1, 0.5), "pale blue")]
+    things.drawing.bboxes = things.drawing.bboxes[1:]  # the first is removed in the browser
+    assert labels(panel) == ["1 pale blue"]
+    assert [row.value for row in open_rows(panel)] == ["pale blue"]
+    things.undo.click()
+    assert labels(panel) == ["1 red", "2 pale blue"]
+    assert [row.value for row in open_rows(panel)] == ["red", "pale blue"]
+    things.undo.click()
+    assert labels(panel) == ["1 red"]
+    things.drawing.bboxes = [{**things.drawing.bboxes[0], "y": 16}]  # moved
+    assert things.colors() == [((0, 0.25, 0.5, 0.75), "red")]
+    things.undo.click()
+    assert things.colors() == [((0, 0, 0.5, 0.5), "red")]
+    things.undo.click()
+    assert (things.colors(), labels(panel), open_rows(panel), things.undo.disabled) == ([], [], [], True)
+
+
+def test_a_slip_of_the_mouse_is_no_box_and_a_box_is_left_alone_while_it_is_drawn(panel):
+    draw(panel, 0, 0, 48, 32)
+    panel.things.rows[0].value = "red"
+    draw(panel, 60, 10, 60, 10, finished=False)
+    in_browser = panel.things.drawing.bboxes
+    assert (in_browser[1]["width"], in_browser[1]["label"]) == (0, "")
+    assert len(open_rows(panel)) == len(panel.things.colors()) == 1
+    draw(panel, 70, 20, 90, 20 + SMALLEST - 1)
+    assert len(panel.things.colors()) == 1
+    draw(panel, 70, 20, 90, 20 + SMALLEST)  # the slips go with the next box
+    assert labels(panel) == ["1 red", "2 "]
+    panel.things.undo.click()
+    assert labels(panel) == ["1 red"]
+
+
+def test_what_is_wrong_with_a_colour_is_said_and_nothing_is_colorized(panel):
+    draw(panel, 0, 0, 48, 32)
+    panel.things.rows[0].value = " "
+    panel.button.click()
+    said = "not colorized: box 1 has no colour: type one, such as 'dark red', or remove the box"
+    assert panel.message.value == said
+    panel.things.rows[0].value = "red"
+    panel.things.names.value = "tram"
+    panel.button.click()
+    assert panel.message.value == "not colorized: region of colour 'tram': names no thing: name one, such as 'tram'"
+    panel.things.names.value = ""
+    for index in range(MAX_REGIONS):
+        draw(panel, index, 0, index + 10, 10)
+        panel.things.rows[min(index + 1, MAX_REGIONS - 1)].value = "red"
+    panel.things.drawing.bboxes = [{**box, "color": "red"} for box in panel.things.drawing.bboxes]
+    panel.button.click()
+    assert panel.message.value == f"not colorized: {MAX_REGIONS + 1} regions are too many: name at most {MAX_REGIONS}"
+    assert len(panel.history.options) == 0
+    assert not panel.button.disabled
+
+
+def test_things_are_named_and_what_is_not_found_is_said_below_the_picture(panel, monkeypatch, tmp_path):
+    def locate(plane, names):
+        return [(plane > plane.mean()) * np.float32(name == "wall") for name in names]
+
+    monkeypatch.setitem(vars(panel.colorizer), "segmenter", locate)
+    panel.prompts.value, panel.things.names.value = "a blue wall", "wall: pale red; tram: blue"
+    panel.things.bind.value = True
+    panel.button.click()
+    words = panel.columns.children[0].children[1].value
+    found, missing = words.split("<br>")[:2]
+    assert found == "<b>a blue wall + wall: pale red + tram: blue</b>"
+    assert unescape(missing) == "not found in the photo: 'blue' in tram"
+    assert panel.history.options[0][0].endswith("each colour kept to its thing)")
+    save_buttons(panel)[0].click()
+    made = read_metadata(tmp_path / "saved/photo.color.png")
+    assert (made["colors"], made["bind"]) == ([("wall", "pale red"), ("tram", "blue")], True)
+
+
+def test_another_photo_has_no_boxes_yet(panel):
+    draw(panel, 0, 0, 48, 32)
+    panel.things.rows[0].value = "red"
+    panel.choose.index = 1
+    assert (labels(panel), panel.things.colors(), open_rows(panel)) == ([], [], [])
+    assert panel.things.undo.disabled
+    panel.button.click()
+    assert panel.message.value.startswith("second.png")
 
 
 def test_the_notebook_of_the_panel_needs_no_other_notebook(monkeypatch, tmp_path):

@@ -48,7 +48,7 @@ class ColoredThings:
             row.observe(lambda change: self.recolor(change["owner"]), "value")
         self.bind = widgets.Checkbox(description="keep each colour of a prompt to its thing", indent=False)
         beside = [widgets.HTML(HINT, layout=widgets.Layout(width="22em")), *self.rows, self.undo, self.names, self.bind]
-        self.box = widgets.HBox([self.drawing, widgets.VBox(beside)])
+        self.box = widgets.HBox([self.drawing, widgets.VBox(beside)], layout=widgets.Layout(flex_flow="row wrap"))
         self.take([])
 
     def show(self, pixels):
@@ -63,7 +63,8 @@ class ColoredThings:
 
     def colors(self):
         """[((left, top, right, bottom), colour)] in fractions of the photo after [(name, colour)]: ValueError."""
-        pairs = [part.rpartition(":")[::2] for part in self.names.value.split(";") if part.strip()]
+        named = [part.rpartition(":") for part in self.names.value.split(";") if part.strip()]
+        pairs = [(thing.strip(), color.strip()) for thing, _, color in named]
         for number, box in enumerate(self.past[-1], 1):
             if not box["color"].strip():
                 raise ValueError(f"box {number} has no colour: type one, such as 'dark red', or remove the box")
