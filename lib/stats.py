@@ -240,7 +240,8 @@ def binding(table):
     """Means of a binding table over photos with 95 % intervals, by task, method and masks.
 
     `own_word`, `other_word`: the shares of things and grounds that took the colour of their own word, or of the other
-    (task `two`); `bleed` (task `one`): mean `shift_outside` over mean `shift_inside`; `chroma_deficit`; each with `_low` and `_high`.
+    (task `two`); `bleed` (task `one`): mean `shift_outside` over mean `shift_inside`; `chroma_deficit`. Each has
+    `_low` and `_high`.
     """
     table = table.assign(task=np.where(table["ground_word"] == "", "one", "two"))
     for kind in ("own", "other"):

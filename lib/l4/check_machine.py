@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 import huggingface_hub
@@ -21,6 +22,7 @@ from lib.l4 import coco, downloads, flowers, forecast, hub
 from lib.l4.captioner import load_captioner
 from lib.l4.set_metrics import load_clip, make_lpips, require_packages, set_distances
 from lib.profiles import profiles_to_run, resolve
+from lib.segmenter import load_segmenter
 
 GPU_GB = 20  # what training at 512 px needs, with room
 DRIVERS = {"13": "580.65.06", "12": "525.60.13"}  # the oldest for each CUDA, by NVIDIA's release notes
@@ -188,7 +190,7 @@ def missing_files(files):
 
 
 def check_networks(profiles):
-    """Fetch the networks that write captions and measure sets."""
+    """Fetch the networks that write captions, find things and measure sets."""
     return "; ".join(dict.fromkeys(fetch_networks(profile) for profile in profiles))
 
 
@@ -198,10 +200,13 @@ def fetch_networks(profile):
     What can't be had is a ValueError that names it.
     """
     require_packages(profile.study)
-    data, study = profile.data, profile.study
+    data, model, study = profile.data, profile.model, profile.study
     wanted = {}
     if data.captioner:
         wanted[data.captioner, data.captioner_revision] = lambda: load_captioner(data)
+    if not resolve(model.segmenter).is_dir():
+        named = model.segmenter, model.segmenter_revision
+        wanted[named] = partial(load_segmenter, *named)
     if study.set_metrics:
         wanted[study.clip, study.clip_revision] = lambda: load_clip(study)
         wanted |= {("Inception", ""): lambda: set_distances(2), ("AlexNet", ""): make_lpips}

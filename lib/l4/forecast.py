@@ -44,7 +44,7 @@ REFERENCE_PICTURES = 8  # pictures a test photo that no prompt touched: six refe
 JPEG_BYTES, GRAY_BYTES, PNG_BYTES = 117_000, 135_000, 376_000  # mean of 60 photos at 512 px; the data set holds two
 PROMPT_BYTES = 2 * 77  # of a caption's token vectors in half precision, times their width
 CHECKPOINT_GB, CONTROLNET_GB = 4.4, 1.5  # 364 M parameters with AdamW's two moments, and alone
-BASE_GB, NETWORKS_GB = 5.2, 2.0  # a base model; BLIP, CLIP, Inception and AlexNet
+BASE_GB, NETWORKS_GB = 5.2, 2.6  # a base model; BLIP, CLIPSeg, CLIP, Inception and AlexNet
 GUIDE = ROOT / "notebooks/L4.md"
 MARKS = ("<!-- written by `make forecast ARGS=--save` -->", "<!-- end -->")
 
@@ -107,7 +107,7 @@ def plan(profiles, choose=max):
     with_photos = [profile.for_test_photos for profile in profiles] + profiles
     of_sources = {profile.data.source: profile for profile in with_photos}
     parts = [part for profile in of_sources.values() for part in plan_source(profile)]
-    parts.append(Part("networks of captions and measures", "models", NETWORKS_GB))
+    parts.append(Part("networks of captions, masks and measures", "models", NETWORKS_GB))
     bases = dict.fromkeys(profile.model.base_model for profile in profiles)
     parts += [Part(f"base {name}", "models", BASE_GB) for name in bases]
     trained = [profile for profile in profiles if not profile.model.controlnet]

@@ -142,7 +142,7 @@ class Place:
 def pinned_revisions(profiles):
     """The commits at which profiles want what they load from the Hub: {id: commit}."""
     names = {"base_model": "base_revision", "controlnet": "controlnet_revision", "adapter": "adapter_revision",
-             "captioner": "captioner_revision", "clip": "clip_revision"}  # fmt: skip
+             "captioner": "captioner_revision", "clip": "clip_revision", "segmenter": "segmenter_revision"}  # fmt: skip
     values = [profile.values(*names, *names.values()) for profile in profiles]
     pairs = [(value[name], value[names[name]]) for value in values for name in names]
     pairs += [profile.model.base_unet[:2] for profile in profiles if profile.model.base_unet]

