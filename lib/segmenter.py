@@ -118,11 +118,14 @@ class PhraseSegmenter(ModelMixin, ConfigMixin):
                 kept.append(x)
         return kept[::-1], F.relu6(self.head(x))
 
+    def direction_of(self, text):
+        """What the last features are like where a name (..., width) is: unit vectors (..., 1280)."""
+        return F.normalize(self.name_out(self.name_in(text)), dim=-1)
+
     def score(self, last, text):
         """How much each place (B, 1280, h, w) looks like each name (B, P, width), about 1 apart: (B, P, h, w)."""
-        name = F.normalize(self.name_out(self.name_in(text)), dim=2)
         seen = F.normalize(last - self.usual[:, None, None], dim=1)
-        return 20 * torch.einsum("bchw,bpc->bphw", seen, name)
+        return 20 * torch.einsum("bchw,bpc->bphw", seen, self.direction_of(text))
 
     def decode(self, features, score, text, size):
         """Logits (B, P, *size) from features and scores, and the sentence vectors (B, P, width) that steer them."""
@@ -130,8 +133,9 @@ class PhraseSegmenter(ModelMixin, ConfigMixin):
         scores = torch.cat([score[:, :, None], whole.expand(-1, -1, -1, *score.shape[2:])], dim=2).flatten(0, 1)
         x = scores
         for lateral, film, mix, feature in zip(self.lateral, self.film, self.mix, features, strict=True):
-            gain, shift = film(text.flatten(0, 1))[..., None, None].chunk(2, dim=1)
-            seen = F.relu(lateral(feature).repeat_interleave(text.shape[1], dim=0) * (1 + gain) + shift)
+            scaled = 10 * text.flatten(0, 1)  # the parts of a unit vector are small
+            gain, shift = film(scaled)[..., None, None].chunk(2, dim=1)
+            seen = F.relu(lateral(feature / 5).repeat_interleave(text.shape[1], dim=0) * (1 + gain) + shift)
             x, near = (F.interpolate(part, seen.shape[2:], mode="bilinear") for part in (x, scores))
             x = F.relu(mix(torch.cat([x, seen, near], dim=1)))
         return F.interpolate(self.last(x), size, mode="bilinear").unflatten(0, text.shape[:2])[:, :, 0]

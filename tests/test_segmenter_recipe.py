@@ -10,7 +10,7 @@ from torch import nn
 from lib.pocket_model import segmenter as recipe
 from lib.pocket_model import segmenter_evaluation as evaluation
 from lib.pocket_model import segmenter_pictures as pictures
-from lib.segmenter import load_segmenter
+from lib.segmenter import PhraseSegmenter, load_segmenter
 
 
 class Words:
@@ -123,19 +123,38 @@ def test_normalisation_is_folded_into_the_convolution():
     torch.testing.assert_close(folded(photo), norm(conv(photo)))
 
 
+def test_names_start_from_the_classes_of_a_classifier_and_go_on_to_our_regions():
+    torch.manual_seed(0)
+    network = PhraseSegmenter(text_width=16, rank=8)
+    text, seen = torch.randn(6, 16), torch.randn(6, 1280)
+    text, seen = (torch.nn.functional.normalize(part, dim=1) for part in (text, seen))
+    own = lambda: torch.cosine_similarity(network.direction_of(text), seen).detach()  # noqa: E731
+    recipe.start_names(network, text[:4], seen[:4] - seen[:4].mean(dim=0))
+    started = own()
+    assert started[:4].min() > 0.5
+    assert started[4:].abs().max() < 0.05
+    names, vectors = [f"name {number}" for number in range(6)], dict(zip(range(6), text, strict=True))
+    vocabulary = lambda asked: torch.stack([vectors[names.index(name)] for name in asked])  # noqa: E731
+    regions = seen[4:].repeat(20, 1), torch.ones(40), names[4:] * 20
+    recipe.fit_names(network, vocabulary, regions, (text[:4], seen[:4]), 0)
+    assert own()[4:].min() > 0.1
+    assert own()[:4].min() > 0.5  # and what was known is kept
+
+
 def test_the_recipe_trains_the_decoder_alone_resumes_and_ships(tmp_path, monkeypatch):
     things = make_cutouts(["red cup", "bus", "zebra"]), make_cutouts(["owl"]), ["lamp", "tent", "river"]
     monkeypatch.setattr(pictures, "load_data", lambda folder: (SCENES, *things))
-    monkeypatch.setattr(recipe, "start_from_imagenet", lambda *_: None)
+    monkeypatch.setattr(recipe, "start", lambda *_, **__: None)
     monkeypatch.setattr(recipe, "N_BLOCKS", 2)
+    monkeypatch.setattr(recipe, "N_PHOTO_BLOCKS", 1)
     small = {"train_steps": 2, "checkpoint_every": 1, "train_batch_size": 2, "log_every": 1}
     folder, target = tmp_path / "work", tmp_path / "segmenter"
     recipe.train_segmenter("", small, folder, target)
     weights = target / "diffusion_pytorch_model.safetensors"
     assert weights.stat().st_size < 8e6
-    first = recipe.PhraseSegmenter.from_pretrained(target).state_dict()
+    first = PhraseSegmenter.from_pretrained(target).state_dict()
     recipe.train_segmenter("", {**small, "train_steps": 3}, folder, target)
-    second = recipe.PhraseSegmenter.from_pretrained(target).state_dict()
+    second = PhraseSegmenter.from_pretrained(target).state_dict()
     changed = {name.split(".")[0] for name in first if not torch.equal(first[name], second[name])}
     assert changed == {"lateral", "film", "mix", "last"}
     assert list(pd.read_csv(folder / "losses.csv")["step"]) == [1, 2, 3]

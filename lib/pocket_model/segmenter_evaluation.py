@@ -1,6 +1,7 @@
 """How well the pocket segmenter finds things by name: `lib/pocket_model/segmenter/evaluation.csv` and a sheet."""
 
 import argparse
+from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from tqdm import tqdm
 
 from lib.color import make_conditioning_image
 from lib.dataset import read_manifest
+from lib.figures import save_sheet
 from lib.files import exit_with_one_line, open_picture, write_table
 from lib.pocket_model import segmenter_pictures as pictures
 from lib.segmenter import PhraseSegmenter, load_segmenter
@@ -21,6 +23,25 @@ THRESHOLDS = np.arange(1, 20) / 20
 SEEN = 0.01  # share of a photo above the threshold that counts as found
 
 
+def read_masked(split):
+    """The photos of a split that have a mask: row of the manifest, gray PIL picture, and mask (h, w), bool."""
+    for row in read_manifest(pictures.PHOTOS).query("split == @split and mask != ''").to_dict("records"):
+        with open_picture(row["path"]) as photo:
+            gray = make_conditioning_image(photo.convert("RGB"))
+        yield row, gray, pictures.load_mask(row["mask"], gray.size[::-1]) > 0.5
+
+
+def save_masks(locate, split, path, n=10):
+    """A sheet of photos of a split: gray, the mask, and what is found for the thing and for its ground."""
+    columns, titles = [], []
+    for row, gray, mask in islice(read_masked(split), n):
+        found = locate(gray, [row["thing"], row["ground"] or "background"])
+        columns.append([np.asarray(gray), *(np.dstack([plane] * 3).astype(float) for plane in (mask, *found))])
+        titles.append(f"{row['thing']}, {row['ground'] or 'background'}")
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    save_sheet(rows, path, row_titles=["gray", "mask", "thing", "ground"], column_titles=titles)
+
+
 def measure_photos(locate, split):
     """One row for each photo of a split with a mask; `overlap`, `named` and `false` are lists, one value a threshold.
 
@@ -29,10 +50,7 @@ def measure_photos(locate, split):
     share of absent names, are found.
     """
     rows = []
-    for row in tqdm(read_manifest(pictures.PHOTOS).query("split == @split and mask != ''").to_dict("records"), split):
-        with open_picture(row["path"]) as photo:
-            gray = make_conditioning_image(photo.convert("RGB"))
-        mask = pictures.load_mask(row["mask"], gray.size[::-1]) > 0.5
+    for row, gray, mask in tqdm(list(read_masked(split)), split):
         text = f"{row['object_caption']} {row['detailed_caption']} {row['subject']}"
         absent = [name for name in ABSENT if name not in text]
         thing, ground, *others = locate(gray, [row["thing"], row["ground"] or "background", *absent])
@@ -126,6 +144,7 @@ def main():
         table = evaluate(options.pictures, options.segmenter, options.n)
         folder = pictures.resolve(options.segmenter)
         write_table(table, folder / "evaluation.csv")
+        save_masks(load_segmenter(options.segmenter), "validation", folder / "masks.png")
         network = PhraseSegmenter.from_pretrained(folder)
         network.register_to_config(threshold=float(table.set_index("measure")["mean"]["threshold"]), _name_or_path="")
         network.save_config(folder)

@@ -40,6 +40,11 @@ class Region:
     mask: np.ndarray
     sure: np.ndarray
 
+    @property
+    def trust(self):
+        """How sure the mask is within itself, in [0, 1]."""
+        return float((self.mask * self.sure).sum() / max(self.mask.sum(), 1))
+
     def map(self, function):
         """The region with its planes changed by a function."""
         return Region(self.name, function(self.mask), function(self.sure))
@@ -225,13 +230,13 @@ def paste(gray, regions, cutout, rng, sides=(0.3, 0.9)):
     return True
 
 
-def make_picture(scenes, cutouts, size, rng):
+def make_picture(scenes, cutouts, size, rng, photos=0.35):
     """A picture and what is known of it: gray (h, w) in [0, 1], regions, and all names that may be elsewhere in it.
 
-    A third are photos with regions as they are. The others are one to four cut-outs of different names on a photo or a
-    plain ground; `background` is then all but the cut-outs.
+    A share, `photos`, are photos with regions as they are. The others are one to four cut-outs of different names on a
+    photo or a plain ground; `background` is then all but the cut-outs.
     """
-    if rng.random() < 0.35:
+    if rng.random() < photos:
         scene = scenes[rng.integers(len(scenes))]
         return *crop_scene(scene, size, rng), scene.mentioned
     gray, behind, elsewhere = plain_ground(size, rng), [], ()
