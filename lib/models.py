@@ -186,7 +186,8 @@ def add_controlnet(base, controlnet, scheduler="unipc"):
     kind, differences = SCHEDULERS[scheduler]
     sampler = kind.from_config(base.scheduler.config, **differences)
     with_controlnet = getattr(diffusers, type(base).__name__.replace("Pipeline", "ControlNetPipeline"))
-    pipeline = with_controlnet.from_pipe(base, controlnet=controlnet, scheduler=sampler)
+    parts = {"controlnet": controlnet, "scheduler": sampler}
+    pipeline = with_controlnet.from_pipe(base, **parts, dtype=base.unet.dtype)  # without it, all becomes float32
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
