@@ -14,7 +14,7 @@ from lib.color import luminance, srgb_to_lab, to_float
 from lib.files import progress
 from lib.metrics import SAME_HUE, name_color
 from lib.prompts import STEERING_WORDS, TARGETS, VAGUE_PROMPT, fix_articles, steering_prompt
-from lib.regions import compose, share_out, weigh
+from lib.regions import Region, compose, find_masks, share_out
 
 PAIRS = 2  # of words for a photo, each asked both ways
 PLAN_COLUMNS = ("image_id", "category", "prompt_level", "prompt", "seed")
@@ -86,7 +86,8 @@ def measure_binding(rows, images, read_picture, locate):
         if not (cases := cases_of(row)):
             continue
         mask, plane = mask_of(row), luminance(to_float(row["conditioning_image"]))
-        found = locate(plane, [row["thing"], row["ground"] or "background"])
+        named = [Region(row["thing"], ""), Region(row["ground"] or "background", "")]
+        found = find_masks(named, plane, lambda: locate)
         ab = {}
         for case in cases:
             for prompt in prompts_of(row, *case).values():
@@ -106,11 +107,8 @@ def answers(ab, mask, found):
     yield "plain", "", ab["both" if two else "thing"]
     true = np.array([mask, ~mask], np.float32)
     for name, masks in (("true", true), ("found", np.asarray(found, np.float32))):
-        if two:
-            layers, weights = [ab["both"], ab["thing"], ab["ground"]], share_out(masks)
-        else:
-            layers, weights = [ab["object"], ab["thing"]], weigh(masks[:1])
-        yield "regions", name, compose(layers, weights)
+        layers = [ab["both"], ab["thing"], ab["ground"]] if two else [ab["object"], ab["thing"]]
+        yield "regions", name, compose(layers, share_out(masks if two else masks[:1]))
     yield "object", "", ab["object"]
     yield "vague", "", ab["vague"]
 

@@ -14,8 +14,8 @@ from lib.color_words import phrases_of
 
 MAX_REGIONS = 16
 FIND_PX, WORKING_PX = 256, 512  # of the photo's longer side at which things are found, and at which masks are kept
-FOUND = 0.5  # a segmenter's mask counts from this value on, and
-SMALLEST = 0.002  # from this share of the picture on
+FOUND = 0.3  # a segmenter's score from which on a place belongs to a thing (chosen on validation photos)
+SMALLEST = 0.002  # share of the picture that a thing takes at least
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +106,9 @@ def regions_of(prompt):
 
 
 def find_masks(regions, plane, segmenter):
-    """Soft masks (regions, h, w) in [0, 1], float32, of what each region names; zeros for what isn't found.
+    """Soft masks (regions, h, w) in [0, 1], float32, of each region's place; zeros for a name that isn't found.
+
+    Of names these are the segmenter's scores, which `share_out` takes; boxes and masks go to `weigh`.
 
     `plane`: L* (h, w) of the photo; `segmenter()` gives what `load_segmenter` returns, and is called for names only.
     """
@@ -114,7 +116,7 @@ def find_masks(regions, plane, segmenter):
     named = [index for index, region in enumerate(regions) if isinstance(region.place, str)]
     if named:
         found = segmenter()(plane, [regions[index].place for index in named])
-        masks[named] = [mask if (mask > FOUND).mean() > SMALLEST else 0 * mask for mask in found]
+        masks[named] = [mask * ((mask > FOUND).mean() > SMALLEST) for mask in found]
     for index, region in enumerate(regions):
         if isinstance(region.place, tuple):
             masks[index] = find_in_box(plane, region.place)
@@ -160,15 +162,19 @@ def weigh(masks):
     return weights
 
 
-def share_out(masks):
-    """Weights (1 + n, h, w) of masks of which none is later than the others: they share what they overlap in."""
-    total = masks.sum(axis=0)
-    return np.concatenate([[np.maximum(1 - total, 0)], masks / np.maximum(total, 1)]).astype(np.float32)
+def share_out(scores):
+    """Weights (1 + n, h, w) of the rest and of things that were found by name, from their scores (n, h, w).
+
+    A place belongs to the things in proportion to their scores, and to the rest as far as none reaches `FOUND`.
+    """
+    taken = np.clip(scores.max(axis=0, initial=0) / FOUND, 0, 1)
+    shares = taken * scores / np.maximum(scores.sum(axis=0), 1e-6)
+    return np.concatenate([[1 - shares.sum(axis=0)], shares]).astype(np.float32)
 
 
 def overlap(masks):
     """Whether any place belongs to two masks (n, h, w)."""
-    return bool(((masks > FOUND).sum(axis=0) > 1).any())
+    return bool(((masks > 0.5).sum(axis=0) > 1).any())
 
 
 def compose(layers, weights):

@@ -56,10 +56,14 @@ def test_weights_add_up_and_the_later_mask_wins():
     assert np.allclose(regions.compose(layers, weights)[2], 2)
 
 
-def test_shared_masks_are_halved_where_two_are_sure():
-    weights = regions.share_out(np.ones((2, 3, 3), np.float32))
-    assert (weights[0] == 0).all()
-    assert (weights[1:] == 0.5).all()
+def test_names_share_a_place_by_their_scores():
+    scores = np.zeros((2, 1, 4), np.float32)
+    scores[:, 0] = [[1, 0.6, 0.15, 0], [1, 0.2, 0, 0]]
+    rest, first, second = regions.share_out(scores)[:, 0]
+    assert np.allclose(first, [0.5, 0.75, 0.15 / regions.FOUND, 0])
+    assert np.allclose(second, [0.5, 0.25, 0, 0])
+    assert np.allclose(rest, [0, 0, 1 - 0.15 / regions.FOUND, 1])
+    assert (regions.share_out(np.zeros((0, 1, 4))) == 1).all()
 
 
 @pytest.mark.parametrize(
@@ -114,8 +118,11 @@ def test_things_take_their_own_colours_and_later_regions_win(photo):
         assert lab[red][..., 1].mean() > lab[blue][..., 1].mean() + 5
         assert lab[red][..., 2].mean() > lab[blue][..., 2].mean() + 5
     assert not both.notes
-    over = MODEL(photo, "a wall", colors=[("wall", "red"), (LEFT, "blue")])
-    assert over.notes == ["regions overlap: the later one wins"]
+    over = MODEL(photo, "a wall", colors=[(LEFT, "blue"), ("wall", "red")])  # a place goes before a name
+    assert not over.notes
+    assert MODEL(photo, "a wall", colors=[(LEFT, "red"), (LEFT, "blue")]).notes == [
+        "regions overlap: the later one wins"
+    ]
     assert ab_of(over)[left][..., 1].mean() < ab_of(both)[left][..., 1].mean() - 5
 
 

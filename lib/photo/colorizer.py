@@ -60,7 +60,7 @@ class Colorizer:
         - `seed`: another number gives other colours.
         - `saturation`: 0 is gray, 1 as the network says, 2 twice as much; at most 5.
         - `colors`: colours of single things, {"tram": "dark red"}, or of places, [((left, top, right, bottom),
-          "dark red"), (mask, "blue")]: see `regions.Region`. Where they overlap, the later one wins.
+          "dark red"), (mask, "blue")]: see `regions.Region`. Where places overlap, the later one wins.
         - `bind`: find each thing that the prompt gives a colour, and keep the colour to it.
         - `sampling`: options as the class takes them, for this picture.
 
@@ -72,11 +72,12 @@ class Colorizer:
         profile = self.profile.replace(**sampling)
         photo = photo if isinstance(photo, Photo) else open_photo(photo)
         colors = to_regions(colors, photo.pixels.shape[:2])
-        bound = regions_of(prompt) if bind else []
+        names = {region.place for region in colors if isinstance(region.place, str)}
+        bound = [region for region in regions_of(prompt) if region.place not in names] if bind else []
         height, width = photo.pixels.shape[:2]
         multiple = self.pipeline.vae_scale_factor * 2 ** (len(self.pipeline.unet.config.block_out_channels) - 1)
         plane = reduce_lightness(photo.pixels, network_size(height, width, self.profile.data.resolution, multiple))
-        regions, weights, notes = self.place(bound, colors, photo.pixels)
+        regions, weights, notes = self.place([*bound, *colors], photo.pixels)
         gray, options = to_pil(gray_from_luminance(plane)), vars(profile.sampling)
         outputs = sample(
             self.pipeline, [gray], [prompt], [seed], **options
@@ -88,22 +89,24 @@ class Colorizer:
         made = made_with(photo.path, prompt, seed, saturation, colors, bind, profile, self.controlnet)
         return ColorPicture(pixels, photo, made, lost, notes)
 
-    def place(self, bound, colors, pixels):
-        """The regions that are found in a photo, the weights (1 + regions, h, w) of the rest and of them, and notes."""
-        if not (bound or colors):
+    def place(self, regions, pixels):
+        """The regions that are found in a photo, the weights (1 + regions, h, w) of the rest and of them, and notes.
+
+        Names share places by how sure the segmenter is; boxes and masks go over them, the later over the earlier.
+        """
+        if not regions:
             return [], None, []
         coarse, fine = (reduced_plane(pixels, longest) for longest in (FIND_PX, WORKING_PX))
-        masks = refine(find_masks([*bound, *colors], coarse, lambda: self.segmenter), coarse, fine)
+        regions = sorted(regions, key=lambda region: not isinstance(region.place, str))
+        masks = refine(find_masks(regions, coarse, lambda: self.segmenter), coarse, fine)
         there = masks.max(axis=(1, 2)) > 0
-        own, others = masks[: len(bound)][there[: len(bound)]], masks[len(bound) :][there[len(bound) :]]
-        over = weigh(others)
-        weights = np.concatenate([share_out(own) * over[0], over[1:]])
-        regions = [region for region, found in zip([*bound, *colors], there, strict=True) if found]
-        missing = [region for region in [*bound, *colors] if region not in regions]
-        notes = [f"not found in the photo: {region.name}" for region in missing]
-        if overlap(others):
+        notes = [f"not found in the photo: {region.name}" for region, ok in zip(regions, there, strict=True) if not ok]
+        regions, masks = [region for region, ok in zip(regions, there, strict=True) if ok], masks[there]
+        names = sum(isinstance(region.place, str) for region in regions)
+        if overlap(masks[names:]):
             notes.append("regions overlap: the later one wins")
-        return regions, weights, notes
+        over = weigh(masks[names:])
+        return regions, np.concatenate([share_out(masks[:names]) * over[0], over[1:]]), notes
 
     @cached_property
     def segmenter(self):
