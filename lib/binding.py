@@ -95,20 +95,20 @@ def measure_binding(rows, images, read_picture, locate):
                     ab[prompt] = srgb_to_lab(read_picture(files[row["image_id"], prompt]))[..., 1:]
             of_case = {level: ab[prompt] for level, prompt in prompts_of(row, *case).items()}
             facts = dict(zip(COLUMNS, (row["image_id"], row["thing"], case[0], row["ground"], case[1]), strict=False))
-            for method, masks, picture in answers(of_case, mask, found):
+            for method, masks, picture in answers(of_case, mask, found, locate.threshold):
                 said = {"method": method, "masks": masks}
                 table.append(facts | said | judge(picture, of_case["object"], mask, *case))
     return pd.DataFrame(table, columns=COLUMNS)
 
 
-def answers(ab, mask, found):
+def answers(ab, mask, found, threshold):
     """(method, masks, a*b* picture) of a case, from the a*b* of its prompts; `mask` of the thing, `found` by name."""
     two = "both" in ab
     yield "plain", "", ab["both" if two else "thing"]
     true = np.array([mask, ~mask], np.float32)
-    for name, masks in (("true", true), ("found", np.asarray(found, np.float32))):
+    for name, masks, sure in (("true", true, 1), ("found", found, threshold)):
         layers = [ab["both"], ab["thing"], ab["ground"]] if two else [ab["object"], ab["thing"]]
-        yield "regions", name, compose(layers, share_out(masks if two else masks[:1]))
+        yield "regions", name, compose(layers, share_out(masks if two else masks[:1], sure))
     yield "object", "", ab["object"]
     yield "vague", "", ab["vague"]
 

@@ -288,7 +288,7 @@ def region_pictures(rows, images, phrases, locate):
         if regions and row["image_id"] not in there:
             continue
         masks = find_masks(regions, luminance(to_float(row["conditioning_image"])), lambda: locate)
-        weights = share_out(masks)
+        weights = share_out(masks, locate.threshold)
         for picture in detailed[detailed["image_id"] == row["image_id"]].itertuples():
             names = [files[row["image_id"], region.phrase, picture.seed] for region in regions]
             said = dict(prompt_level="detailed", prompt=picture.prompt, seed=picture.seed)

@@ -14,7 +14,6 @@ from lib.color_words import phrases_of
 
 MAX_REGIONS = 16
 FIND_PX, WORKING_PX = 256, 512  # of the photo's longer side at which things are found, and at which masks are kept
-FOUND = 0.3  # a segmenter's score from which on a place belongs to a thing (chosen on validation photos)
 SMALLEST = 0.002  # share of the picture that a thing takes at least
 
 
@@ -110,13 +109,15 @@ def find_masks(regions, plane, segmenter):
 
     Of names these are the segmenter's scores, which `share_out` takes; boxes and masks go to `weigh`.
 
-    `plane`: L* (h, w) of the photo; `segmenter()` gives what `load_segmenter` returns, and is called for names only.
+    `plane`: L* (h, w) of the photo; `segmenter()` gives what `load_segmenter` returns, and is called for names only. A
+    name is found where enough of the picture reaches the segmenter's threshold.
     """
     masks = np.zeros((len(regions), *plane.shape), np.float32)
     named = [index for index, region in enumerate(regions) if isinstance(region.place, str)]
     if named:
-        found = segmenter()(plane, [regions[index].place for index in named])
-        masks[named] = [mask * ((mask > FOUND).mean() > SMALLEST) for mask in found]
+        locate = segmenter()
+        found = locate(plane, [regions[index].place for index in named])
+        masks[named] = [mask * ((mask > locate.threshold).mean() > SMALLEST) for mask in found]
     for index, region in enumerate(regions):
         if isinstance(region.place, tuple):
             masks[index] = find_in_box(plane, region.place)
@@ -162,12 +163,12 @@ def weigh(masks):
     return weights
 
 
-def share_out(scores):
+def share_out(scores, threshold):
     """Weights (1 + n, h, w) of the rest and of things that were found by name, from their scores (n, h, w).
 
-    A place belongs to the things in proportion to their scores, and to the rest as far as none reaches `FOUND`.
+    A place belongs to the things in proportion to their scores, and to the rest as far as none reaches the threshold.
     """
-    taken = np.clip(scores.max(axis=0, initial=0) / FOUND, 0, 1)
+    taken = np.clip(scores.max(axis=0, initial=0) / threshold, 0, 1)
     shares = taken * scores / np.maximum(scores.sum(axis=0), 1e-6)
     return np.concatenate([[1 - shares.sum(axis=0)], shares]).astype(np.float32)
 

@@ -38,7 +38,12 @@ def locate(found):
     """A segmenter that finds the halves, or nothing."""
     left = np.zeros((SIZE, SIZE), np.float32)
     left[:, : SIZE // 2] = found
-    return lambda plane, names: np.array([left, found - left])
+
+    def halves(plane, names):
+        return np.array([left, found - left])
+
+    halves.threshold = 0.5
+    return halves
 
 
 def test_what_a_photo_is_asked(row):

@@ -35,6 +35,7 @@ def halves(monkeypatch):
         light = plane > plane.mean()
         return [{"wall": light, "door": ~light}.get(name, 0 * light).astype(np.float32) for name in names]
 
+    locate.threshold = 0.5
     monkeypatch.setitem(vars(MODEL), "segmenter", locate)
     monkeypatch.setattr(command, "load", lambda options: MODEL)
 
@@ -46,7 +47,7 @@ def ab_of(picture):
 def test_weights_add_up_and_the_later_mask_wins():
     masks = np.random.default_rng(0).uniform(0, 1, (3, 5, 7)).astype(np.float32)
     masks[1, 2], masks[2, 2], masks[2, 3] = 1, 0, 1
-    for weights in (regions.weigh(masks), regions.share_out(masks)):
+    for weights in (regions.weigh(masks), regions.share_out(masks, 1)):
         assert np.abs(weights.sum(axis=0) - 1).max() < 1e-6
         assert weights.min() >= 0
     weights = regions.weigh(masks)
@@ -59,11 +60,11 @@ def test_weights_add_up_and_the_later_mask_wins():
 def test_names_share_a_place_by_their_scores():
     scores = np.zeros((2, 1, 4), np.float32)
     scores[:, 0] = [[1, 0.6, 0.15, 0], [1, 0.2, 0, 0]]
-    rest, first, second = regions.share_out(scores)[:, 0]
-    assert np.allclose(first, [0.5, 0.75, 0.15 / regions.FOUND, 0])
+    rest, first, second = regions.share_out(scores, 0.3)[:, 0]
+    assert np.allclose(first, [0.5, 0.75, 0.15 / 0.3, 0])
     assert np.allclose(second, [0.5, 0.25, 0, 0])
-    assert np.allclose(rest, [0, 0, 1 - 0.15 / regions.FOUND, 1])
-    assert (regions.share_out(np.zeros((0, 1, 4))) == 1).all()
+    assert np.allclose(rest, [0, 0, 1 - 0.15 / 0.3, 1])
+    assert (regions.share_out(np.zeros((0, 1, 4)), 1) == 1).all()
 
 
 @pytest.mark.parametrize(

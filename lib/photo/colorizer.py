@@ -106,7 +106,8 @@ class Colorizer:
         if overlap(masks[names:]):
             notes.append("regions overlap: the later one wins")
         over = weigh(masks[names:])
-        return regions, np.concatenate([share_out(masks[:names]) * over[0], over[1:]]), notes
+        shares = share_out(masks[:names], self.segmenter.threshold if names else 1)
+        return regions, np.concatenate([shares * over[0], over[1:]]), notes
 
     @cached_property
     def segmenter(self):
