@@ -268,6 +268,7 @@ def test_things_are_named_and_what_is_not_found_is_said_below_the_picture(panel,
     def locate(plane, names):
         return [(plane > plane.mean()) * np.float32(name == "wall") for name in names]
 
+    locate.threshold = 0.5
     monkeypatch.setitem(vars(panel.colorizer), "segmenter", locate)
     panel.prompts.value, panel.things.names.value = "a blue wall", "wall: pale red; tram: blue"
     panel.things.bind.value = True

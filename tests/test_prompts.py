@@ -116,4 +116,4 @@ def test_rotating_hues_renames_colors_and_mends_articles():
 
 
 def test_every_contrast_is_of_levels_that_exist():
-    assert set().union(*CONTRASTS) <= {*prompts.PROMPT_LEVELS, "gray"}
+    assert set().union(*CONTRASTS) <= {*prompts.PROMPT_LEVELS, "gray", "regions"}
