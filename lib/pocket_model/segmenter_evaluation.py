@@ -102,7 +102,7 @@ def measure_pairs(locate, scenes, cutouts, n, seed=0):
     return pd.DataFrame(rows)
 
 
-def evaluate(folder_of_pictures, source=FOLDER, n=150):
+def evaluate(folder_of_pictures, source=FOLDER, n=100):
     """The table of what the segmenter can do: measure, what it was measured on, how many, and the mean.
 
     The threshold is the one with the best overlap on validation photos. New things are those that it wasn't trained on.
@@ -111,12 +111,12 @@ def evaluate(folder_of_pictures, source=FOLDER, n=150):
 
     def add(measure, on, values):
         values = pd.Series(values).dropna()
-        rows.append({"measure": measure, "on": on, "n": len(values), "mean": round(float(values.mean()), 3)})
+        rows.append({"measure": measure, "on": on, "n": len(values), "value": round(float(values.mean()), 3)})
 
     photos = {split: measure_photos(locate, split) for split in ("validation", "test")}
     best = int(np.mean(photos["validation"]["overlap"].tolist(), axis=0).argmax())
     rows.append(
-        {"measure": "threshold", "on": "validation photos", "n": len(photos["validation"]), "mean": THRESHOLDS[best]}
+        {"measure": "threshold", "on": "validation photos", "n": len(photos["validation"]), "value": THRESHOLDS[best]}
     )
     for split, table in photos.items():
         add("AUC of the thing", f"{split} photos", table["auc"])
@@ -138,7 +138,7 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m lib.pocket_model.segmenter_evaluation", description=__doc__)
     parser.add_argument("--pictures", required=True, help="folder with the pictures of data_cards/training_pictures")
     parser.add_argument("--segmenter", default=FOLDER)
-    parser.add_argument("-n", type=int, default=150)
+    parser.add_argument("-n", type=int, default=100)
     options = parser.parse_args()
     with exit_with_one_line():
         table = evaluate(options.pictures, options.segmenter, options.n)
@@ -146,7 +146,7 @@ def main():
         write_table(table, folder / "evaluation.csv")
         save_masks(load_segmenter(options.segmenter), "validation", folder / "masks.png")
         network = PhraseSegmenter.from_pretrained(folder)
-        network.register_to_config(threshold=float(table.set_index("measure")["mean"]["threshold"]), _name_or_path="")
+        network.register_to_config(threshold=float(table.set_index("measure")["value"]["threshold"]), _name_or_path="")
         network.save_config(folder)
         print(table.to_string(index=False))
 

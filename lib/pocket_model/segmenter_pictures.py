@@ -142,6 +142,15 @@ def typical_lab(shade, word):
     return np.array([(low + high) / 2 + lighter, chroma * paler * np.cos(angle), chroma * paler * np.sin(angle)])
 
 
+def split_into_parts(lab):
+    """Superpixels of a CIELAB picture: their numbers (h, w), mean colours (N, 3), and centres y and x in [0, 1]."""
+    parts = slic(lab / (100, 60, 60), n_segments=120, compactness=0.15, convert2lab=False, start_label=0)
+    y, x = np.indices(parts.shape) / np.reshape(parts.shape, (2, 1, 1))
+    planes = [*lab.transpose(2, 0, 1), y, x]
+    *mean, y, x = (np.bincount(parts.ravel(), plane.ravel()) / np.bincount(parts.ravel()) for plane in planes)
+    return parts, np.stack(mean, axis=1), y, x
+
+
 def regions_by_color(record, shape):
     """Where the coloured names of a photo's caption are: superpixels go to the name whose colours they come nearest.
 
@@ -150,36 +159,23 @@ def regions_by_color(record, shape):
     names = colored_names(record["detailed_caption"])
     if not names:
         return []
-    lab = srgb_to_lab(to_float(record["image"].resize((128, round(128 * shape[0] / shape[1])))))
-    parts = slic(lab / (100, 60, 60), n_segments=120, compactness=0.15, convert2lab=False, start_label=0)
-    count = np.bincount(parts.ravel())
-    y, x = (
-        np.bincount(parts.ravel(), place.ravel()) / count / side
-        for place, side in zip(np.indices(parts.shape), parts.shape, strict=True)
-    )
-    mean = np.stack([np.bincount(parts.ravel(), lab[..., plane].ravel()) / count for plane in range(3)], axis=1)
-    distance = []
-    for name, colors in names.items():
-        away = [
-            np.hypot(0.5 * (mean - typical_lab(*color))[:, 0], np.hypot(*(mean - typical_lab(*color))[:, 1:].T))
-            for color in colors
-        ]
-        distance.append(np.min(away, axis=0))
+    small = record["image"].resize((128, round(128 * shape[0] / shape[1])))
+    parts, mean, y, x = split_into_parts(srgb_to_lab(to_float(small)))
+    distance = np.empty((len(names), len(mean)))
+    for row, (name, colors) in zip(distance, names.items(), strict=True):
+        row[:] = np.min([np.linalg.norm((mean - typical_lab(*one)) * (0.5, 1, 1), axis=1) for one in colors], axis=0)
         if ABOVE.search(name):
-            distance[-1] += 60 * (y - 0.45).clip(0)
+            row += 60 * (y - 0.45).clip(0)
         elif BELOW.search(name):
-            distance[-1] += 60 * (0.5 - y).clip(0)
+            row += 60 * (0.5 - y).clip(0)
         if record.get("thing_box") and name.split()[-1] == record["thing"].split()[-1]:
             left, top, right, bottom = map(float, record["thing_box"].split())
-            distance[-1] -= 20 * ((x > left) & (x < right) & (y > top) & (y < bottom))
-    share = np.exp(-np.array(distance) / 6)
+            row -= 20 * ((x > left) & (x < right) & (y > top) & (y < bottom))
+    share = np.exp(-distance / 6)
     share /= share.sum(axis=0) + np.exp(-30 / 6)
     planes = [cv2.resize(plane[parts].astype(np.float32), shape[::-1]) for plane in share]
-    return [
-        Region(name, plane, 0.5 * ((plane > 0.6) | (plane < 0.15)).astype(np.float32))
-        for name, plane in zip(names, planes, strict=True)
-        if plane.max() > 0.6
-    ]
+    sure = [((plane > 0.6) | (plane < 0.15)).astype(np.float32) / 2 for plane in planes]
+    return [Region(*found) for found in zip(names, planes, sure, strict=True) if found[1].max() > 0.6]
 
 
 def resize(plane, size):
