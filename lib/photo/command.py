@@ -45,7 +45,7 @@ ALONE = (
     "bind",
     *SAMPLING_OPTIONS,
 )  # not beside --again
-SAMPLES_STEPS = 8  # at least, for several samples: in one step the pocket model's seeds hardly differ
+SAMPLES_STEPS = 3  # at least, for several samples: in one step the pocket model's seeds hardly differ, in many too much
 SHEET_PX = 600  # of the longer side of a picture in a contact sheet
 
 
