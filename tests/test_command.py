@@ -368,7 +368,7 @@ def test_bad_photos_are_named_in_one_line_and_nothing_is_written(tmp_path, capsy
         (["PHOTO", "--saturation", "-1"], 2, "--saturation: invalid number from 0 to 5 value: '-1'"),
         (["PHOTO", "--seed", "red"], 2, "--seed: invalid number from 0"),
         (["PHOTO", "--seed", "99999999999999999999"], 2, "--seed: invalid number from 0"),
-        (["PHOTO", "--color", "red"], 2, "unrecognized arguments"),
+        (["PHOTO", "--colour", "red"], 2, "unrecognized arguments"),
         (["PHOTO", "--profile", "big"], 2, "invalid choice: 'big'"),
         (["PHOTO", "--steps", "some"], 2, "--steps: invalid number from 1"),
         (["PHOTO", "--steps", "0"], 2, "--steps: invalid number from 1"),
