@@ -70,7 +70,7 @@ def plan_binding(rows):
 def measure_binding(rows, images, read_picture, locate):
     """The binding table: one row of `COLUMNS` for each case of data-set rows and each method.
 
-    `images`: the listing of `plan_binding`'s pictures; `locate`: what `load_segmenter` returns. Methods:
+    `images`: the listing of `plan_binding`'s pictures, perhaps of some of the rows only; `locate`: what `load_segmenter` returns. Methods:
 
     - `plain`: the whole request is the prompt
     - `regions`: each phrase colours its own place, given the `true` masks or those that were `found` by name
@@ -81,9 +81,10 @@ def measure_binding(rows, images, read_picture, locate):
     the chroma of what was asked for stays below its word's, on the mean.
     """
     files = images.set_index(["image_id", "prompt"])["after"]
-    table = []
+    asked, table = set(images["image_id"]), []
     for row in progress(rows, desc="binding", leave=False):
-        if not (cases := cases_of(row)):
+        cases = cases_of(row) if row["image_id"] in asked else []
+        if not cases:
             continue
         mask, plane = mask_of(row), luminance(to_float(row["conditioning_image"]))
         named = [Region(row["thing"], ""), Region(row["ground"] or "background", "")]

@@ -71,7 +71,8 @@ def answer(row, of_prompt):
             shown.setdefault(prompt, of_prompt(level, *case))
     plan = binding.plan_binding([row])
     assert set(plan["prompt"]) == set(shown) - {"gray"}
-    return lambda found: binding.measure_binding([row], plan.assign(after=plan["prompt"]), shown.get, locate(found))
+    rows = [row, row | {"image_id": "not asked"}]
+    return lambda found: binding.measure_binding(rows, plan.assign(after=plan["prompt"]), shown.get, locate(found))
 
 
 def tint(level, thing_word, ground_word):
