@@ -70,7 +70,8 @@ def plan_binding(rows):
 def measure_binding(rows, images, read_picture, locate):
     """The binding table: one row of `COLUMNS` for each case of data-set rows and each method.
 
-    `images`: the listing of `plan_binding`'s pictures, perhaps of some of the rows only; `locate`: what `load_segmenter` returns. Methods:
+    `images`: the listing of `plan_binding`'s pictures, perhaps of some of the rows only; `locate`: what
+    `load_segmenter` returns. Methods:
 
     - `plain`: the whole request is the prompt
     - `regions`: each phrase colours its own place, given the `true` masks or those that were `found` by name
