@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from lib.color import luminance, srgb_to_lab, to_float
+from lib.color_words import article_of
 from lib.files import progress
-from lib.metrics import SAME_HUE, name_color
-from lib.prompts import STEERING_WORDS, TARGETS, VAGUE_PROMPT, fix_articles, steering_prompt
+from lib.metrics import SAME_HUE, hue_and_chroma, name_color
+from lib.prompts import TARGETS, VAGUE_PROMPT, allowed_words, steering_prompt
 from lib.regions import Region, compose, find_masks, share_out
 
 PAIRS = 2  # of words for a photo, each asked both ways
@@ -26,11 +27,6 @@ def mask_of(row):
     """The mask of a data-set row's thing, bool (H, W); None where it has none, or nothing is left beside it."""
     mask = np.asarray(row["mask"]) > 127 if row["mask"] else None
     return mask if mask is not None and 0.01 < mask.mean() < 0.97 else None
-
-
-def allowed_words(lightness):
-    """The words of `STEERING_WORDS` in which something of this mean L* can be seen."""
-    return [word for word in STEERING_WORDS if TARGETS[word][2][0] <= lightness <= TARGETS[word][2][1]]
 
 
 def cases_of(row):
@@ -52,9 +48,8 @@ def cases_of(row):
 def prompts_of(row, thing_word, ground_word):
     """The prompts of a case by the part that they play: `object`, `thing`, `ground`, `both`, `vague`."""
     thing, ground = steering_prompt(row["thing"], thing_word), f"{ground_word} {row['ground']}"
-    article = "an" if row["thing"][0] in "aeiou" else "a"
-    prompts = {"vague": VAGUE_PROMPT, "object": f"{article} {row['thing']}", "thing": thing}
-    return prompts | ({"ground": ground, "both": fix_articles(f"{thing}, {ground}")} if ground_word else {})
+    prompts = {"vague": VAGUE_PROMPT, "object": f"{article_of(row['thing'])} {row['thing']}", "thing": thing}
+    return prompts | ({"ground": ground, "both": f"{thing}, {ground}"} if ground_word else {})
 
 
 def plan_binding(rows):
@@ -77,7 +72,7 @@ def measure_binding(rows, images, read_picture, locate):
     - `regions`: each phrase colours its own place, given the `true` masks or those that were `found` by name
     - `object`, `vague`: no colour is asked for, so what they reach is chance
 
-    `own_…`, `other_…`: whether the mean colour of thing or ground is named its own word, or the other one; `shift_…`:
+    `own_*`, `other_*`: whether the mean colour of thing or ground is named its own word, or the other one; `shift_*`:
     mean distance in a*b* from the picture under `object`, in and outside the thing's mask; `chroma_deficit`: how far
     the chroma of what was asked for stays below its word's, on the mean.
     """
@@ -92,10 +87,10 @@ def measure_binding(rows, images, read_picture, locate):
         found = find_masks(named, plane, lambda: locate)
         ab = {}
         for case in cases:
-            for prompt in prompts_of(row, *case).values():
-                if prompt not in ab:
-                    ab[prompt] = srgb_to_lab(read_picture(files[row["image_id"], prompt]))[..., 1:]
-            of_case = {level: ab[prompt] for level, prompt in prompts_of(row, *case).items()}
+            prompts = prompts_of(row, *case)
+            for prompt in set(prompts.values()) - set(ab):
+                ab[prompt] = srgb_to_lab(read_picture(files[row["image_id"], prompt]))[..., 1:]
+            of_case = {level: ab[prompt] for level, prompt in prompts.items()}
             facts = dict(zip(COLUMNS, (row["image_id"], row["thing"], case[0], row["ground"], case[1]), strict=False))
             for method, masks, picture in answers(of_case, mask, found, locate.threshold):
                 said = {"method": method, "masks": masks}
@@ -125,9 +120,8 @@ def judge(ab, reference, mask, thing_word, ground_word):
         ("ground", ~mask, ground_word, thing_word),
     ):
         if own:
-            a, b = ab[part].mean(axis=0)
-            chroma = float(np.hypot(a, b))
-            named = name_color(float(np.degrees(np.arctan2(b, a))) % 360, chroma)
+            hue, chroma = hue_and_chroma(*ab[part].mean(axis=0))
+            named = name_color(hue, chroma)
             results[f"own_{name}"] = float(named == SAME_HUE.get(own, own))
             results[f"other_{name}"] = float(named == SAME_HUE.get(other, other)) if other else np.nan
             deficits.append(max(0.0, TARGETS[own][1] - chroma))

@@ -65,19 +65,19 @@ TAGS = {  # C: a colour; O: a colour that is a noun, too; N: nouns, adjectives a
     "B": "is|are|was|were|be|been|looks?|seems?|appears?|turn(?:s|ed|ing)|becom(?:es|ing)",
     "L": "painted|colou?red|dyed|tinted|wearing|wears?|wore|dressed|clothed|clad|decorated|trimmed|lit|show(?:s|ing)",
     "I": "in|(?:shade|hue|tone|colou?r)s? of",
-    "P": "of|on|at|by|with|without|from|into|onto|over|under|above|below|beneath|underneath|behind|beside|between|among"
-    "|amid|against|across|along|around|near|nearby|next|through|towards?|inside|outside|off|up|down|out|as|for|like|than"
-    "|while|where|when|during|after|before|about|upon|within|beyond|atop|past|but|so|because|if|here|together|today"
-    "|away|ahead|not|also|just|only|too|overall|then",
+    "P": "of|on|at|by|with|without|from|into|onto|over|under|above|below|beneath|underneath|behind|beside|between"
+    "|among|amid|against|across|along|around|near|nearby|next|through|towards?|inside|outside|off|up|down|out|as"
+    "|for|like|than|while|where|when|during|after|before|about|upon|within|beyond|atop|past|but|so|because|if"
+    "|here|together|today|away|ahead|not|also|just|only|too|overall|then",
     "F": "has|have|had|will|would|does|do|made|cut|seen|hung|sat|grew",
     "V": r"(?!(?:ceil|build|paint|rail|sid|frost|ic|letter|awn|topp|cloth|bedd|wedd|str|spr|even|morn|park|floor|mold"
     r"|light|stuff|fill|dress|stock|cover|earr|dumpl|pudd|pav|cross)ing$)\w{3,}ing",
     "E": r"\w{3,}(?<![be])ed|worn|drawn|woven",
 }
 VERBS = re.compile(  # verbs after a noun that they agree with, nouns elsewhere: "a bus stands", "blue stands"
-    "(?:sit|stand|lie|lay|hang|rest|walk|run|ride|fly|flie|eat|swim|sleep|play|wait|jump|lean|grow|float|hover|move|pass"
-    "|hold|drive|stare|graze|contain|feature|surround|cover|fill|carry|carrie|pull|fix|direct|take|serve|drift|throw|catch|shine|reflect|rise|fall|come|go|make|reach"
-    "|overlook|approach|follow|chase|kick|read|bend|set)(?:e?s)?"
+    "(?:sit|stand|lie|lay|hang|rest|walk|run|ride|fly|flie|eat|swim|sleep|play|wait|jump|lean|grow|float|hover|move"
+    "|pass|hold|drive|stare|graze|contain|feature|surround|cover|fill|carry|carrie|pull|fix|direct|take|serve|drift"
+    "|throw|catch|shine|reflect|rise|fall|come|go|make|reach|overlook|approach|follow|chase|kick|read|bend|set)(?:e?s)?"
 )
 PLURAL = re.compile(r"\w+[^su]s|people|m[ae]n|women|children|sheep|cattle")
 UNIT = r"(?:M+A(?=M*[CO]))?(?:M*[CO])+"  # "dark gray", "bright and dark green", "pale blue gray"
@@ -256,6 +256,11 @@ def _is_one_of_two(tags, group):
     return tags[: group.first].endswith(("B", ",")) and re.match("AP?N(?![^.,])", tags[group.last :]) is not None
 
 
+def article_of(text):
+    """`a` or `an`, as the text after it asks."""
+    return "an" if VOWEL.match(text) else "a"
+
+
 def put_words(caption, changes):
     """Put texts in the place of characters, [(start, end, text)], with `a` or `an` before them as they ask.
 
@@ -264,7 +269,7 @@ def put_words(caption, changes):
     put, done = "", 0
     for start, end, text in changes:
         put += caption[done:start]
-        article = "an" if VOWEL.match(text.strip() or caption[end:]) else "a"
+        article = article_of(text.strip() or caption[end:])
         put = re.sub(r"\b([Aa])n?(?= $)", lambda m, article=article: m[1] + article[1:], put) + text
         done = end
     put = (put + caption[done:]).lstrip()

@@ -26,7 +26,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from lib import ROOT
 from lib.color import lab_to_srgb, luminance, merge_luminance, srgb_to_lab, to_float, to_pil
 from lib.files import hash_of, new_file, progress
-from lib.prompts import STEERING_WORDS, TARGETS
+from lib.prompts import STEERING_WORDS, TARGETS, allowed_words
 from lib.regions import compose, find_masks, regions_of, share_out
 
 ERRORS = ("psnr", "ssim", "ssim_luma", "ciede2000", "ab_error", "hue_error", "hue_share")
@@ -36,10 +36,8 @@ STEERING_COLUMNS = ("image_id", "thing", "word", "lightness", "hue", "chroma", "
 REFERENCES = ("gray", "mean_color", "true_mean_color", "half_chroma", "autoencoder")
 SAME_HUE = {"brown": "orange"}  # they differ in lightness and chroma, not in hue
 HUE_NEEDS_CHROMA = 10  # C*ab below which a hue says little
-CODE, PACKAGES = (
-    ("metrics.py", "color.py", "regions.py"),
-    ("numpy", "scipy", "scikit-image"),
-)  # that measurements depend on
+CODE = ("metrics.py", "color.py", "regions.py")  # that measurements depend on, and
+PACKAGES = ("numpy", "scipy", "scikit-image")
 PHOTOS_PER_SAVE = 64  # after how many photos the cache is written: what a stopped machine loses at most
 
 
@@ -305,9 +303,9 @@ def measure_steering(rows, images, read_picture):
     for record in images.to_dict("records"):
         row, word = by_id[record["image_id"]], record["prompt_level"]
         color = color_in_box(read_picture(record["after"]), row["thing_box"])
-        named, (low, high) = name_color(color["hue"], color["chroma"]), TARGETS[word][2]
+        named = name_color(color["hue"], color["chroma"])
         facts = dict(image_id=row["image_id"], thing=row["thing"], word=word, **color, named=named)
-        facts |= dict(allowed=low <= color["lightness"] <= high, reached=named == SAME_HUE.get(word, word))
+        facts |= dict(allowed=word in allowed_words(color["lightness"]), reached=named == SAME_HUE.get(word, word))
         table.append(facts)
     return pd.DataFrame(table, columns=STEERING_COLUMNS)
 
@@ -318,7 +316,13 @@ def color_in_box(picture, box):
     sides = zip(box.split(), [width, height] * 2, strict=True)
     left, top, right, bottom = (round(float(fraction) * side) for fraction, side in sides)
     lightness, a, b = (float(v) for v in srgb_to_lab(picture)[top:bottom, left:right].mean(axis=(0, 1)))
-    return {"lightness": lightness, "hue": float(np.degrees(np.arctan2(b, a))) % 360, "chroma": float(np.hypot(a, b))}
+    hue, chroma = hue_and_chroma(a, b)
+    return {"lightness": lightness, "hue": hue, "chroma": chroma}
+
+
+def hue_and_chroma(a, b):
+    """Hue in degrees, from 0 on, and chroma of a colour's a* and b*."""
+    return float(np.degrees(np.arctan2(b, a))) % 360, float(np.hypot(a, b))
 
 
 def name_color(hue, chroma):

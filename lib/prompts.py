@@ -87,6 +87,11 @@ def _prompts_of_others(rows, seed):
     return prompts
 
 
+def allowed_words(lightness, words=STEERING_WORDS):
+    """Those of some words of `TARGETS` in which a thing of this mean L* can be seen."""
+    return [word for word in words if TARGETS[word][2][0] <= lightness <= TARGETS[word][2][1]]
+
+
 def steering_prompt(thing, word):
     """A prompt that names one thing and one colour."""
     return fix_articles(f"a {word} {thing}")

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPSegForImageSegmentation
 
-from lib.color import gray_from_luminance
+from lib.color import gray_from_luminance, to_pil
 from lib.color_words import COLOR_WORDS
 from lib.files import explained
 from lib.l4.vision import load_with_tokenizer
@@ -197,8 +197,7 @@ def load_segmenter(source, revision=""):
 def gray_picture(photo):
     """A PIL picture in one channel, from a PIL picture or an L* plane (h, w) in [0, 100]."""
     if not isinstance(photo, Image.Image):
-        plane = gray_from_luminance(np.asarray(photo, np.float32))[..., 0]
-        photo = Image.fromarray((plane * 255).round().astype(np.uint8))
+        photo = to_pil(gray_from_luminance(np.asarray(photo, np.float32)))
     return photo.convert("L")
 
 

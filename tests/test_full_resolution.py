@@ -100,7 +100,9 @@ def bordered(border, inside=128, width=20):
 @pytest.mark.parametrize("border", [250, 235, 5])
 def test_paper_and_frames_stay_neutral_and_the_photo_does_not(border):
     pixels = bordered(border)
-    functions = full_resolution.color_functions(pixels, network_view(pixels), [np.full((48, 64, 2), 25.0)])
+    fine, ab = full_resolution.reduced_plane(pixels, 512), np.full((48, 64, 2), 25.0)
+    weights = np.ones((1, *fine.shape), np.float32)
+    functions = full_resolution.color_functions(network_view(pixels), [ab], fine, weights)
     picture, _ = full_resolution.paint(pixels, functions)
     chroma = np.hypot(*np.moveaxis(srgb_to_lab(to_float(picture))[..., 1:], -1, 0))
     outside = np.ones(pixels.shape, bool)

@@ -77,26 +77,27 @@ class Colorizer:
         height, width = photo.pixels.shape[:2]
         multiple = self.pipeline.vae_scale_factor * 2 ** (len(self.pipeline.unet.config.block_out_channels) - 1)
         plane = reduce_lightness(photo.pixels, network_size(height, width, self.profile.data.resolution, multiple))
-        regions, weights, notes = self.place([*bound, *colors], photo.pixels)
+        fine = reduced_plane(photo.pixels, WORKING_PX)
+        regions, weights, notes = self.place([*bound, *colors], photo.pixels, fine)
         gray, options = to_pil(gray_from_luminance(plane)), vars(profile.sampling)
-        outputs = sample(
-            self.pipeline, [gray], [prompt], [seed], **options
-        )  # alone, so that it is the same without regions
+        # the prompt's picture alone, so that it is the same with and without regions
+        outputs = sample(self.pipeline, [gray], [prompt], [seed], **options)
         phrases, count = [region.phrase for region in regions], len(regions)
         outputs += sample(self.pipeline, [gray] * count, phrases, [seed] * count, **options)
         layers = [saturation * srgb_to_lab(output)[..., 1:] for output in outputs]
-        pixels, lost = paint(photo.pixels, color_functions(photo.pixels, plane, layers, weights))
+        pixels, lost = paint(photo.pixels, color_functions(plane, layers, fine, weights))
         made = made_with(photo.path, prompt, seed, saturation, colors, bind, profile, self.controlnet)
         return ColorPicture(pixels, photo, made, lost, notes)
 
-    def place(self, regions, pixels):
+    def place(self, regions, pixels, fine):
         """The regions that are found in a photo, the weights (1 + regions, h, w) of the rest and of them, and notes.
 
-        Names share places by how sure the segmenter is; boxes and masks go over them, the later over the earlier.
+        `fine`: the photo's L* (h, w) at the size of the weights. Names share places by how sure the segmenter is; boxes
+        and masks go over them, the later over the earlier.
         """
         if not regions:
-            return [], None, []
-        coarse, fine = (reduced_plane(pixels, longest) for longest in (FIND_PX, WORKING_PX))
+            return [], np.ones((1, *fine.shape), np.float32), []
+        coarse = reduced_plane(pixels, FIND_PX)
         regions = sorted(regions, key=lambda region: not isinstance(region.place, str))
         masks = refine(find_masks(regions, coarse, lambda: self.segmenter), coarse, fine)
         there = masks.max(axis=(1, 2)) > 0

@@ -35,16 +35,7 @@ FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}  # of pictures: names
 ENDINGS = (*FORMATS.values(), ".jpeg")
 OUTPUT = re.compile(r"\.color(\.(-?\d+|sheet|compare))?\.(png|jpe?g|webp)$")  # names of outputs: no photos of a folder
 MODEL_OPTIONS = ("controlnet", "base_model", *SAMPLING_OPTIONS)
-ALONE = (
-    "prompt",
-    "prompts",
-    "seed",
-    "samples",
-    "saturation",
-    "colors",
-    "bind",
-    *SAMPLING_OPTIONS,
-)  # not beside --again
+ALONE = ("prompt", "prompts", "seed", "samples", "saturation", "colors", "bind", *SAMPLING_OPTIONS)  # without --again
 SAMPLES_STEPS = 3  # at least, for several samples: in one step the pocket model's seeds hardly differ, in many too much
 SHEET_PX = 600  # of the longer side of a picture in a contact sheet
 
@@ -100,14 +91,11 @@ def make_parser():
     """The options of the command."""
     about = {"prog": "colorize", "description": "Colorize grayscale photos with a sentence, at their own size."}
     parser = argparse.ArgumentParser(**about, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add, x, model = parser.add_argument, {"metavar": "X"}, {"metavar": "PATH_OR_HUB_ID"}
+    add = parser.add_argument
     add("photos", nargs="*", metavar="PHOTO_OR_FOLDER", help="photos, or folders whose photos are taken, e.g. album/")
     add("--prompt", help='what is in the photo, with its colours, e.g. --prompt "a red bus, blue sky"')
-    add(
-        "--prompts",
-        metavar="FILE.csv",
-        help="a prompt for each photo: columns photo,prompt, e.g. --prompts prompts.csv",
-    )
+    text = "a prompt for each photo: columns photo,prompt, e.g. --prompts prompts.csv"
+    add("--prompts", metavar="FILE.csv", help=text)
     text = "a folder, or for one picture a .png, .jpg or .webp file, e.g. --output colored/"
     add("--output", metavar="PATH", help=text)
     text = 'the colour of one thing, wherever it is, e.g. --color "tram: dark red"; several may be given'
@@ -119,16 +107,30 @@ def make_parser():
     text = "of the pictures where --output names no file: png (the default) loses nothing, jpeg and webp are smaller"
     add("--format", choices=tuple(FORMATS), help=f"{text}, e.g. --format jpeg")
     add("--recursive", action="store_true", help="take the photos of subfolders too, e.g. colorize album/ --recursive")
+    add_model_options(add)
+    text = "also the photo and its picture side by side; with --samples, the photo in the sheet, e.g. --compare"
+    add("--compare", action="store_true", help=text)
+    add("--overwrite", action="store_true", help="replace pictures that are there, e.g. colorize photo.jpg --overwrite")
+    text = "leave out photos whose pictures are all there, e.g. colorize photo.jpg --skip-existing"
+    add("--skip-existing", action="store_true", help=text)
+    text = "keep where the photo was taken in the picture, e.g. colorize photo.jpg --keep-gps"
+    add("--keep-gps", action="store_true", help=text)
+    text = "make a picture again from what it says of itself, e.g. --again photo.color.png; "
+    add("--again", metavar="FILE", help=text + "its photo may be named too, where it has moved")
+    return parser
+
+
+def add_model_options(add):
+    """Add the options of the network and its sampling by a parser's method `add`."""
+    x, model = {"metavar": "X"}, {"metavar": "PATH_OR_HUB_ID"}
     add("--profile", choices=tuple(PROFILES), default="pocket", help="pocket (CPU) or l4 (GPU), e.g. --profile l4")
     add("--controlnet", **model, help="a ControlNet of your own, e.g. --controlnet build/pocket/mine/controlnet")
     text = "the base that the ControlNet was trained for, where it is not the profile's and no run.csv lies beside the "
     text += "ControlNet, e.g. --base stable-diffusion-v1-5/stable-diffusion-v1-5"
     add("--base", dest="base_model", type=folder_or_id, **model, help=text)
     add("--seed", type=number(*LIMITS["seed"]), help="another number gives other colours, e.g. --seed 7")
-    text = (
-        f"K pictures with seeds SEED, SEED+1, ... and a sheet of them, in at least {SAMPLES_STEPS} steps, so that they "
-    )
-    text += "differ visibly, e.g. --samples 4"
+    text = f"K pictures with seeds SEED, SEED+1, ... and a sheet of them, in at least {SAMPLES_STEPS} steps, "
+    text += "so that they differ visibly, e.g. --samples 4"
     add("--samples", type=number(int, 1, 100), metavar="K", help=text)
     text = "sampling steps, e.g. --steps 5"
     add("--steps", dest="num_inference_steps", type=number(*LIMITS["num_inference_steps"]), metavar="N", help=text)
@@ -137,18 +139,6 @@ def make_parser():
     text = "how much the photo's shapes count, e.g. --controlnet-conditioning-scale 0.8"
     add("--controlnet-conditioning-scale", type=number(*LIMITS["controlnet_conditioning_scale"]), **x, help=text)
     add("--saturation", type=number(*LIMITS["saturation"]), **x, help="less or more colour, e.g. --saturation 1.3")
-    text = "also the photo and its picture side by side; with --samples, the photo in the sheet, e.g. --compare"
-    add("--compare", action="store_true", help=text)
-    add("--overwrite", action="store_true", help="replace pictures that are there, e.g. colorize photo.jpg --overwrite")
-    text = "leave out photos whose pictures are all there, e.g. colorize photo.jpg --skip-existing"
-    add("--skip-existing", action="store_true", help=text)
-    text = "keep where the photo was taken in the picture, e.g. colorize photo.jpg --keep-gps"
-    add("--keep-gps", action="store_true", help=text)
-    text = (
-        "make a picture again from what it says of itself, e.g. --again photo.color.png; its photo may be named too, "
-    )
-    add("--again", metavar="FILE", help=text + "where it has moved")
-    return parser
 
 
 def parse_arguments(arguments=None):

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from lib.color import WHITE_D65, XYZ_TO_LINEAR_SRGB, fit_gamut
-from lib.regions import WORKING_PX, compose, reduced_size
+from lib.regions import compose, reduced_size
 
 STRIP = 32  # rows at a time, so that the work stays in the processor's cache
 LEVELS = 65535  # entries of the tables that replace powers
@@ -106,18 +106,14 @@ def refine(masks, coarse, plane):
     return fine
 
 
-def color_functions(pixels, plane, layers, weights=None):
+def color_functions(plane, layers, fine, weights):
     """What `paint` needs to join small a*, b* planes to a photo: `guided_functions`, zero where there is only paper.
 
-    `pixels`: as of `paint`; `plane`: L* (h, w), what the network saw; `layers`: a*, b* that it gave, (n, h, w, 2);
-    `weights` (n, H, W): how much each of several layers counts where, at any size.
+    `plane`: L* (h, w), what the network saw; `layers`: a*, b* that it gave, (n, h, w, 2); `fine`: L* of the photo
+    (H, W), finer; `weights` (n, H, W): how much each layer counts where. Returns float32 (H, W, 4).
     """
-    whole = reduced_plane(pixels, WORKING_PX)
-    functions = [cv2.resize(guided_functions(plane, ab), whole.shape[::-1]) for ab in layers]
-    return (
-        compose(functions, np.ones((1, 1, 1), np.float32) if weights is None else weights)
-        * (1 - find_border(whole))[..., None]
-    )
+    functions = [cv2.resize(guided_functions(plane, ab), fine.shape[::-1]) for ab in layers]
+    return compose(functions, weights) * (1 - find_border(fine))[..., None]
 
 
 def find_border(plane):

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from skimage.segmentation import slic
 
-from lib.color import gray_from_luminance, luminance, srgb_to_lab, to_float
+from lib.color import make_conditioning_image, srgb_to_lab, to_float
 from lib.color_words import COLOR_PATTERN, HUES_OF_WORDS
 from lib.files import open_picture
 from lib.pocket_model.training_pictures import load_training_pictures
@@ -77,7 +77,7 @@ def to_gray(image, longest):
     """A PIL picture as 8-bit gray of its L* (h, w), its longer side at most `longest` px."""
     image = image.copy()
     image.thumbnail((longest, longest))
-    return (gray_from_luminance(luminance(to_float(image)))[..., 0] * 255).round().astype(np.uint8)
+    return np.asarray(make_conditioning_image(image).convert("L"))
 
 
 def load_cutouts(cutouts):

@@ -18,7 +18,7 @@ from lib.color import fit_gamut, lab_to_srgb, make_conditioning_image, srgb_to_l
 from lib.dataset import FEATURES, read_manifest
 from lib.files import exit_with_one_line, hash_of_file, new_folder, open_picture, progress, write_text
 from lib.profiles import add_field_option
-from lib.prompts import TARGETS, draw_training_prompt, fix_articles, rotate_color_words
+from lib.prompts import TARGETS, allowed_words, draw_training_prompt, fix_articles, rotate_color_words
 
 
 def crop_at_random(image, size, rng):
@@ -40,8 +40,7 @@ def recolor_thing(lab, alpha, rng):
     """Give a cut-out one new colour that its lightness allows; returns the CIELAB image and the colour's word."""
     solid = alpha > 0.5
     lightness, mean_ab = lab[solid, 0].mean(), lab[solid, 1:].mean(axis=0)
-    words = [word for word, (_, _, (low, high)) in TARGETS.items() if low <= lightness <= high]
-    word = str(rng.choice(words))
+    word = str(rng.choice(allowed_words(lightness, TARGETS)))
     hue, chroma, _ = TARGETS[word]
     target = chroma * np.array([np.cos(np.deg2rad(hue)), np.sin(np.deg2rad(hue))], np.float32)
     turned = rotate_hue(lab, hue - np.degrees(np.arctan2(mean_ab[1], mean_ab[0])))
