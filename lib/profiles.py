@@ -15,7 +15,7 @@ from typing import Literal, get_args, get_origin
 from lib import ROOT
 from lib.files import is_plain_name
 from lib.prompts import PROMPT_POLICIES
-from lib.study import EQUIVALENTS, RUNS, SCALED_BY
+from lib.study import EQUIVALENTS, RUNS, SCALED_BY, TABLE
 
 Source = Literal["folder", "coco", "flowers"]
 
@@ -115,7 +115,8 @@ class Sampling:
 class Study:
     """What the notebooks make of the test photos, and of which runs."""
 
-    runs: tuple[str, ...] = ()  # what `make reports` does, one after another; (): `run` alone; all: the whole of RUNS
+    runs: tuple[str, ...] = ()  # what `make reports` does, one after another; (): `run` alone; all: those of TABLE
+    n_train_seeds: int = 3  # of "all": how often each is trained, with another seed each time
     n_images: int = 0  # test photos under the vague and the detailed prompt; 0: all
     n_images_other: int = 0  # how many of these also under the other prompts; 0: all
     n_images_all_seeds: int = 0  # how many of these with every seed, the others with the first; 0: all
@@ -255,6 +256,7 @@ PROFILES = {  # by name: what differs from the defaults above
         n_images_other=120,
         n_images_all_seeds=60,
         n_steered=50,
+        n_train_seeds=1,
         set_metrics=True,
         clip_revision="57c216476eefef5ab752ec549e440a49ae4ae5f3",
         runs=("study_1", "study_2", "study_3"),
@@ -332,8 +334,8 @@ def runs_of(name):
 
 def fields_of_run(name, run):
     """The fields in which a run of `RUNS` differs from its profile; a run of your own is like the profile's."""
-    known = runs_of(name)
-    if run in RUNS and run not in known:
+    known = [run for run in runs_of(name) if run in TABLE]
+    if run in RUNS and run not in runs_of(name):
         raise ValueError(f"run {run!r} needs a base model that profile {name!r} lacks: known are {', '.join(known)}")
     if run not in RUNS and difflib.get_close_matches(run, RUNS, cutoff=0.8):
         raise ValueError(f"unknown run {run!r}: known are {', '.join(known)}; a name of yours must differ more")
@@ -341,7 +343,7 @@ def fields_of_run(name, run):
     if not row:
         return {}
     other = equivalents["other runs"] if run in RUNS and run != own_run(name) else {}
-    names = ("learning_rate", "train_epochs", "prompt_policy", "prompt_dropout", "controlnet")
+    names = ("learning_rate", "train_epochs", "prompt_policy", "prompt_dropout", "controlnet", "train_seed")
     own = {key: getattr(row, key) for key in names}
     scaled = {key: own[key] * factor for key, factor in SCALED_BY[name].items()}
     return {**other, **equivalents[row.base], **equivalents[row.photos], **own, **scaled}
@@ -363,11 +365,12 @@ def profiles_to_run(name, **overrides):
     runs, own = profile.study.runs, profile.folders.run
     names = (own,) if "run" in overrides or not runs else runs
     if names == ("all",):
-        trained = [run for run in runs_of(name) if not RUNS[run].controlnet and run != own]
-        names = (*trained, own, *(run for run in runs_of(name) if RUNS[run].controlnet))
+        known = [run for run in runs_of(name) if RUNS[run].train_seed < profile.study.n_train_seeds]
+        trained = [run for run in known if not RUNS[run].controlnet and run != own]
+        names = (*trained, own, *(run for run in known if RUNS[run].controlnet))
     unknown = [run for run in names if run not in (*RUNS, own)]
     if unknown:
-        raise ValueError(f"unknown run {unknown[0]!r}: known are {', '.join(runs_of(name))}, or all")
+        raise ValueError(f"unknown run {unknown[0]!r}: known are {', '.join(TABLE)}, or all")
     return [get_profile(name, **{**overrides, "run": run}) for run in names]
 
 

@@ -1,6 +1,6 @@
 """The training runs of the study, and what each profile uses as their models and photos: data only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,10 @@ class Run:
     prompt_dropout: float = 0.0
     seen: str = ""  # what the study saw
     controlnet: str = ""
+    train_seed: int = 0
 
 
-RUNS = {  # the study's three; then others that change one thing at a time
+TABLE = {  # the study's three; then others that change one thing at a time
     "study_1": Run("SD 1.5", "flowers", 1e-5, 10, seen="output unlike the input"),
     "study_2": Run("SD 2.1-base", "flowers", 1e-4, 10, seen="converging, dull colour"),  # epochs not told: as in run 1
     "study_3": Run("SD 2.1-base", "COCO", 1e-4, 3, seen="satisfactory"),
@@ -33,6 +34,9 @@ RUNS = {  # the study's three; then others that change one thing at a time
     "study_3_tcd": Run("SD 2.1-base + TCD", "COCO", controlnet="study_3"),  # in a few steps, by a distilled adapter
     "peer_sdxl_light": Run("SDXL-Lightning", "COCO", controlnet="nickpai/sdxl_light_custom_caption_output"),
 }
+RUNS = dict(TABLE)  # and those that train, again with other seeds
+for seed in (1, 2):
+    RUNS |= {f"{name}_seed_{seed}": replace(run, train_seed=seed) for name, run in TABLE.items() if not run.controlnet}
 EQUIVALENTS = {  # what a profile takes for a run's base and photos, and what runs beside its own need
     "l4": {
         "SD 1.5": {

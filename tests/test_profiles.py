@@ -3,7 +3,7 @@
 import pytest
 
 from lib.profiles import get_profile, profiles_to_run
-from lib.study import RUNS
+from lib.study import RUNS, TABLE
 
 
 def test_overrides_are_converted_to_the_type_of_the_field():
@@ -76,11 +76,14 @@ def test_which_runs_make_reports_does():
     assert [p.folders.run for p in profiles_to_run("l4", run="captions")] == ["captions"]
     assert [p.folders.run for p in profiles_to_run("pocket", runs="study_1,captions")] == ["study_1", "captions"]
     everything = [p.folders.run for p in profiles_to_run("l4", runs="all")]
-    assert set(everything) == set(RUNS)
+    assert set(everything) == set(TABLE)  # one training each
     borrowed = [name for name, run in RUNS.items() if run.controlnet]
     assert borrowed == ["study_3_tcd", "peer_sdxl_light"]
     assert everything[-3:] == ["study_3", *borrowed]  # what a run takes must be there before it
-    assert [p.folders.run for p in profiles_to_run("pocket", runs="all")] == [*RUNS][:-2] + ["default"]
+    trained = [name for name, run in RUNS.items() if not run.controlnet]
+    assert [p.folders.run for p in profiles_to_run("pocket", runs="all")] == [*trained, "default"]
+    seeds = {get_profile("pocket", run=f"study_2{end}").training.train_seed for end in ("", "_seed_1", "_seed_2")}
+    assert seeds == {0, 1, 2}
     with pytest.raises(
         ValueError, match="'study_3_tcd' needs a base model that profile 'pocket' lacks: known are study"
     ):

@@ -10,7 +10,7 @@ from PIL import Image
 from lib import ROOT
 from lib.headless import run_notebooks
 from lib.profiles import profiles_to_run
-from lib.study import RUNS
+from lib.study import TABLE
 
 README, GUIDE = ROOT / "README.md", ROOT / "notebooks/README.md"
 DOCUMENTS = [
@@ -84,7 +84,7 @@ def test_three_lines_of_python_colorize_a_photo(tmp_path, monkeypatch):
 
 def test_the_table_of_runs_is_that_of_the_code():
     guide = GUIDE.read_text()
-    for name, run in RUNS.items():
+    for name, run in TABLE.items():
         if run.controlnet:
             assert f"| `{name}` | {run.base} | {run.photos} | `{run.controlnet}` |" in guide
             continue
