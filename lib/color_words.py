@@ -211,14 +211,20 @@ def find_places(caption):
     return places
 
 
-def without_color_words(caption):
+def without_color_words(caption, keep=()):
     """A caption without its colours: "the bus is red with a white stripe" is "the bus with a stripe".
 
     What held a colour goes with it: its `and`, "is", "painted", "in". A caption of nothing else stays as it is.
+    `keep`: the numbers of the colours that stay, in the order of `find_places`.
     """
     tokens, tags, groups = find_groups(caption)
-    cuts = []
-    for group in groups:
+    kept, cuts = [[] for _ in groups], []
+    for number, (start, end, group) in enumerate(find_places(caption)):
+        kept[group] += [caption[start:end]] if number in keep else []
+    for group, texts in zip(groups, kept, strict=True):
+        if texts:
+            cuts.append((tokens[group.first].start, tokens[group.last - 1].end, " and ".join(texts)))
+            continue
         first, last = _first_to_cut(tokens, tags, group), _last_to_cut(tokens, tags, group)
         end = tokens[last].start if last < len(tokens) else len(caption)
         cuts.append((tokens[first].start, end, " "))

@@ -6,6 +6,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -47,6 +48,7 @@ def seed_of(image_id, seed):
 def plan_pictures(photos, prompts, n_seeds=1, n_other=0, n_all_seeds=0):
     """A table of `PLAN_COLUMNS`, a row a picture: photos (a table with their ids) under {level: [a prompt each]}.
 
+    A prompt is a text, or a tuple of one for each seed.
     Only the first `n_other` photos get pictures of levels other than `COMPARED_LEVELS`, and only the first
     `n_all_seeds` get all `n_seeds` seeds, the others one; 0: all photos.
     """
@@ -54,7 +56,10 @@ def plan_pictures(photos, prompts, n_seeds=1, n_other=0, n_all_seeds=0):
     for index, (image_id, category) in enumerate(zip(photos["image_id"], photos["category"], strict=True)):
         levels = [level for level in prompts if level in COMPARED_LEVELS or index < (n_other or len(photos))]
         seeds = range(n_seeds if index < (n_all_seeds or len(photos)) else 1)
-        records += [(image_id, category, level, prompts[level][index], seed) for level in levels for seed in seeds]
+        for level, seed in product(levels, seeds):
+            prompt = prompts[level][index]
+            said = prompt if isinstance(prompt, str) else prompt[seed]
+            records.append((image_id, category, level, said, seed))
     return pd.DataFrame(records, columns=PLAN_COLUMNS)
 
 
@@ -101,7 +106,7 @@ def colorize_test_photos(profile):
     """
     process_state()  # gives each process its GPU
     rows = pick_across_categories(load_dataset_dict(profile)["test"], profile.study.n_images)
-    prompts = ladder(rows) | read_auto_captions(profile, rows["image_id"])
+    prompts = ladder(rows, profile.study.n_seeds) | read_auto_captions(profile, rows["image_id"])
     plans = plan_test_photos(rows, prompts, profile.study)
     colorize_rows(load_pipeline(profile), rows, plans, profile)
 

@@ -1,17 +1,22 @@
-"""Training runs side by side: which of them differ in one thing only, and what that thing did to the colours."""
+"""Training runs side by side: which of them differ in one thing only, and what that thing did to the colours.
+
+A run is trained several times, with other seeds, since another seed alone moves its error more than most changes do.
+Verdicts come from a model in which photos and trainings are both random (`stats.effect_over_draws`).
+"""
 
 from itertools import combinations
 
+import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from lib.metrics import read_metrics
-from lib.stats import by_photo, contrast, corrected, interval, obedience, summary
+from lib.stats import METRIC, by_photo, differences, effect_of, holm, obedience, subjects_of, summary
 from lib.study import RUNS
 
 FACTORS = {  # what a run can differ in, by the column of its `run.csv`
     **dict(base="base model", start="start", photos="photos", epochs="epochs", rate="learning rate", batch="batch"),
-    **dict(prompts="training prompts", dropout="prompt dropout", seed="seed", other="other settings"),
+    **dict(prompts="training prompts", dropout="prompt dropout", other="other settings"),
 }
 ONE_FACTOR = {"photos", "epochs"}  # count as one where both differ: more photos want fewer passes
 FILES = {  # that a run's reports must hold, and the notebook that writes them
@@ -21,7 +26,7 @@ FILES = {  # that a run's reports must hold, and the notebook that writes them
     "steering.csv": "05_evaluate",
 }
 ASKED = [("study_1", "study_2"), ("study_2", "study_3"), ("study_3", "stock_recipe")]  # whatever changed between them
-METRIC = "ciede2000"
+TRAININGS = 3  # of a run that a verdict needs
 CONTRASTS_OF_RUNS = (("detailed", "vague"), ("vague", "gray"), ("detailed", "gray"))  # asked of every run
 EFFECTS_OF_CHANGES = (("vague", ""), ("detailed", ""), ("detailed", "vague"))  # asked of every pair of runs
 
@@ -49,19 +54,24 @@ def read_runs(profile):
 
 def values_of(metrics, first, second=""):
     """CIEDE2000 by photo of a prompt or system, less that of a second one where it is named."""
-    values = by_photo(metrics, METRIC, first)
-    return values - by_photo(metrics, METRIC, second) if second else values
+    return differences(metrics, METRIC, first, second) if second else by_photo(metrics, METRIC, first)
+
+
+def trainings_of(facts):
+    """{name: its runs}: those that differ in the training seed only, under the name of the first."""
+    groups = facts.groupby(list(FACTORS), sort=False, dropna=False)["run"].agg(list)
+    return {runs[0]: runs for runs in groups}
 
 
 def table_of_runs(facts, metrics):
-    """A row a run: what it was, and what came out: means of CIEDE2000 and of the chroma ratio (detailed prompt).
+    """A row a training: what it was, and what came out: means of CIEDE2000 and of the chroma ratio (detailed prompt).
 
     `obeyed` is over the things that all runs steered, as many as `things_measured`.
     """
     rows, steering = [], read_steering(facts)
     for fact in facts.itertuples():
         table, things = metrics[fact.run], steering[fact.run]
-        row = {name: getattr(fact, name) for name in ("run", *FACTORS)}
+        row = {name: getattr(fact, name) for name in ("run", *FACTORS, "seed")}
         row["seeds"] = table.loc[table["system"] == "controlnet", "seed"].nunique()
         row["photos_measured"] = table["image_id"].nunique()
         row |= {name: values_of(table, name).mean() for name in ("vague", "detailed", "gray")}
@@ -73,14 +83,17 @@ def table_of_runs(facts, metrics):
     return pd.DataFrame(rows)
 
 
-def contrasts_of_runs(metrics):
-    """The contrasts first - second within each run, in CIEDE2000: `n` photos, `mean` and its 95 % interval."""
+def contrasts_of_runs(facts, metrics):
+    """The contrasts first - second within each run, in CIEDE2000, over its trainings: `effect_of`, and how they vary.
+
+    `seed_sd`: the standard deviation of the trainings' means.
+    """
     rows = []
-    for run, table in metrics.items():
+    for run, runs in trainings_of(facts).items():
         for first, second in CONTRASTS_OF_RUNS:
-            values = values_of(table, first, second)
-            ends = dict(zip(("mean", "low", "high"), interval(values), strict=True))
-            rows.append({"run": run, "first": first, "second": second, "n": len(values), **ends})
+            table = pd.DataFrame({name: values_of(metrics[name], first, second) for name in runs})
+            facts_of_row = {"run": run, "first": first, "second": second, "trainings": len(runs)}
+            rows.append({**facts_of_row, **effect_of(table, subjects_of(metrics[run])), "seed_sd": table.mean().std()})
     return pd.DataFrame(rows)
 
 
@@ -112,17 +125,24 @@ def pairs_of_runs(facts):
 
 
 def effects_of_changes(facts, metrics):
-    """What each change between two runs did: `contrast` of CIEDE2000, first run - second run, photo by photo.
+    """What each change between two runs did to CIEDE2000: `effect_of`, first run - second run, over their trainings.
 
     The first run is the one after the change. A row is about one prompt (`first`; `second` is empty) or about the
-    difference of two (`first` - `second`). p is corrected by Holm's method over all rows.
+    difference of two (`first` - `second`). `trainings`: of the run that has fewer; below `TRAININGS` there is no p.
+    p is corrected by Holm's method over all rows.
     """
-    columns = ["changed", "first_run", "second_run", "first", "second", "metric", "n", "mean", "low", "high", "p"]
-    rows = []
-    for changed, before, after in pairs_of_runs(facts):
+    columns = ["changed", "first_run", "second_run", "first", "second", "trainings", "n", "mean", "low", "high", "p"]
+    rows, runs = [], trainings_of(facts)
+    for changed, before, after in pairs_of_runs(facts[facts["run"].isin(list(runs))]):
+        trainings = min(len(runs[before]), len(runs[after]))
         for first, second in EFFECTS_OF_CHANGES:
-            values = [values_of(metrics[run], first, second) for run in (after, before)]
-            facts_of_row = dict(changed=changed, first_run=after, second_run=before, first=first, second=second)
-            rows.append(facts_of_row | contrast(*values, METRIC))
-    table = pd.DataFrame(rows, columns=[*columns, "improved"])
-    return corrected(table) if rows else table
+            new, old = (
+                pd.DataFrame({name: values_of(metrics[name], first, second) for name in runs[run]})
+                for run in (after, before)
+            )
+            row = dict(changed=changed, first_run=after, second_run=before, first=first, second=second)
+            effect = effect_of(new, subjects_of(metrics[after]), old)
+            effect["p"] = effect["p"] if trainings >= TRAININGS else np.nan
+            rows.append({**row, "trainings": trainings, **effect})
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(p_holm=holm(table["p"]), p_equal=np.nan, metric=METRIC)

@@ -17,7 +17,7 @@ from PIL import ImageOps
 from lib.color import make_conditioning_image
 from lib.files import explained, hash_of, hash_of_file, is_plain_name, new_folder, open_picture, progress, write_text
 from lib.profiles import check_settings, resolve, write_settings
-from lib.prompts import CAPTIONS, draw_training_prompt
+from lib.prompts import CAPTIONS, WRITERS, draw_training_prompt
 
 disable_progress_bars()  # of `datasets`; ours say what is being done
 SPLITS = ("train", "validation", "test")
@@ -25,21 +25,22 @@ MANIFEST_COLUMNS = ("file_name", "image_id", "split", "subject", "category", *CA
 FEATURES = Features(  # a gray picture is kept with one channel and read with three
     {"prompt": Value("string"), "image": Image(), "conditioning_image": Image(mode="RGB")}
 )
-# May be missing: one dominant thing, a box in it ("left top right bottom"), its mask (a PNG), and what surrounds it.
-THING_COLUMNS = ("thing", "thing_box", "mask", "ground")
+# May be missing: one dominant thing, a box in it ("left top right bottom"), its mask (a PNG), and what surrounds it;
+# detailed captions by other writers.
+OPTIONAL_COLUMNS = ("thing", "thing_box", "mask", "ground", *WRITERS)
 PICTURES = ("image", "conditioning_image")
 AUTO_CAPTIONS, AUTO_LEVELS = "auto_captions.csv", {"gray_caption": "conditioning_image", "auto_caption": "image"}
 DATASET_FIELDS = ("source", "photos", "resolution", "image_format", "dataset_seed")
-TEXT_COLUMNS = ("image_id", "subject", "category", *CAPTIONS, "thing", "thing_box", "ground")
+TEXT_COLUMNS = ("image_id", "subject", "category", *CAPTIONS, "thing", "thing_box", "ground", *WRITERS)
 ROW_FEATURES = Features({**FEATURES, **{name: Value("string") for name in TEXT_COLUMNS}, "mask": Image()})
 
 
 def read_manifest(photos):
     """The rows of `metadata.csv` in a folder of photos (below the repository, if relative), and their files' paths.
 
-    These are `path` and `mask_path` (None without a mask). All other columns are text; `THING_COLUMNS` are empty where
-    the file has none. A ValueError names what is wrong: a missing folder, column, caption, photo or mask, an unknown or
-    empty split, a subject in two splits, or an `image_id` used twice.
+    These are `path` and `mask_path` (None without a mask). All other columns are text; `OPTIONAL_COLUMNS` are empty
+    where the file has none. A ValueError names what is wrong: a missing folder, column, caption, photo or mask, an
+    unknown or empty split, a subject in two splits, or an `image_id` used twice.
     """
     folder = resolve(photos)
     path = folder / "metadata.csv"
@@ -50,7 +51,7 @@ def read_manifest(photos):
     missing = [column for column in MANIFEST_COLUMNS if column not in manifest]
     if missing:
         raise ValueError(f"{path}: column {missing[0]!r} is missing: needed are {', '.join(MANIFEST_COLUMNS)}")
-    manifest = manifest.assign(**{column: "" for column in THING_COLUMNS if column not in manifest})
+    manifest = manifest.assign(**{column: "" for column in OPTIONAL_COLUMNS if column not in manifest})
     manifest["path"] = [folder / name for name in manifest["file_name"]]
     manifest["mask_path"] = [folder / name if name else None for name in manifest["mask"]]
     problems = {

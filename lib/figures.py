@@ -4,11 +4,12 @@ import textwrap
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from lib.color import to_pil
 from lib.files import new_file
-from lib.stats import by_photo, interval, label
+from lib.stats import by_photo, effect_of, interval, label, subjects_of
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 BLUE, ORANGE, GRAY = "#0072b2", "#d55e00", "#666666"
@@ -16,6 +17,11 @@ SPLIT_COLORS = dict(train="#0072b2", validation="#e69f00", test="#56b4e9")
 LEVEL_COLORS = dict(vague="#e69f00", detailed="#0072b2")  # the study's two; other levels are gray
 WORD_COLORS = dict(red="#d5281e", orange="#ef8a17", yellow="#f4d92e", green="#3f9b45", blue="#2f6fd0")
 WORD_COLORS |= dict(purple="#8a4fb0", brown="#7d5232", white="#ffffff")
+SPLIT_LABELS = {  # of a difference between two prompts
+    "ciede2000": "CIEDE2000",
+    "mean_error": "a*b* error of the mean colour (tint)",
+    "deviation_error": "a*b* error of the deviations (placement)",
+}
 LABELS = {
     "psnr": "PSNR (dB, higher is better)",
     "ssim": "SSIM (higher is better)",
@@ -105,13 +111,13 @@ def legend_handles(axis):
     return list(by_label.values()), list(by_label)
 
 
-def three_panels(names, height):
-    """A figure with a panel for each metric of `LABELS` over shared rows, and {metric: axis}; `height`: of a row."""
+def three_panels(names, height, labels=LABELS):
+    """A figure with a panel for each of three metrics over shared rows, and {metric: axis}; `height`: of a row."""
     figure, axes = plt.subplots(1, 3, figsize=(11, height * len(names) + 1.2), sharey=True)
     name_rows(axes[0], names)
-    for axis, title in zip(axes, LABELS.values(), strict=True):
-        axis.set(title=title)
-    return figure, dict(zip(LABELS, axes, strict=True))
+    for axis, title in zip(axes, labels.values(), strict=True):
+        axis.set_title(title, fontsize=10)
+    return figure, dict(zip(labels, axes, strict=True))
 
 
 def draw_counts(table):
@@ -180,10 +186,12 @@ def draw_systems(metrics, systems, levels):
     Squares take no prompt.
     """
     figure, panels = three_panels([name.replace("_", " ") for name in (*systems, *levels)], height=0.36)
+    subjects = subjects_of(metrics)
     for metric, axis in panels.items():
         for row, name in enumerate((*systems, *levels)):
             color, marker = LEVEL_COLORS.get(name, GRAY), "s" if name in systems else "o"
-            draw_interval(axis, row, interval(by_photo(metrics, metric, name)), color, fmt=marker)
+            values = by_photo(metrics, metric, name)
+            draw_interval(axis, row, interval(values, subjects[values.index]), color, fmt=marker)
     figure.tight_layout()
     return figure
 
@@ -203,13 +211,74 @@ def draw_merge(metrics, levels):
 
 
 def draw_effects(effects):
-    """Contrasts as points with their 95 % intervals around zero, one panel a metric; filled: p < 0.05 after Holm."""
+    """Contrasts as points with their 95 % intervals around zero: CIEDE2000, and the two parts of the a*b* error.
+
+    Filled: p < 0.05 after Holm's correction, which is asked of CIEDE2000 only.
+    """
     contrasts = effects[["first", "second"]].drop_duplicates().itertuples(index=False)
-    figure, panels = three_panels([label(*contrast) for contrast in contrasts], height=0.4)
+    figure, panels = three_panels([label(*contrast) for contrast in contrasts], 0.3, SPLIT_LABELS)
     for metric, axis in panels.items():
         part = effects[effects["metric"] == metric]
-        draw_effects_on(axis, part, part["p_holm"] < 0.05)
-        axis.set_title(f"difference in {LABELS[metric]}", fontsize=10)
+        draw_effects_on(axis, part, part["p_holm"] < 0.05, capsize=3, ms=5)
+    figure.suptitle("first - second: below zero, the first is better", x=0.01, ha="left", fontsize=10)
+    figure.tight_layout()
+    return figure
+
+
+def draw_words(dose, parts):
+    """What makes a detailed prompt work, as differences from the vague prompt with 95 % intervals.
+
+    Left: more and more of its colour words (`dose`: of `gains.dose_table`); right: other texts (`parts`: effects).
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 0.32 * len(parts) + 1.4))
+    bounds = [dose["mean"] - dose["low"], dose["high"] - dose["mean"]]
+    left.errorbar(range(len(dose)), dose["mean"], yerr=bounds, fmt="o-", color=BLUE, capsize=4)
+    left.axhline(0, color="black", lw=1)
+    left.set_xticks(range(len(dose)), dose["kept"])
+    left.set(xlabel="colours kept in the detailed caption", ylabel="CIEDE2000, difference from vague")
+    draw_effects_on(right, parts, [True] * len(parts))
+    name_rows(right, parts["first"].str.replace("_", " "))
+    right.set(xlabel="CIEDE2000, difference from vague")
+    figure.suptitle("below zero: better than the vague prompt", x=0.01, ha="left", fontsize=10)
+    figure.tight_layout()
+    return figure
+
+
+def draw_gains(gains):
+    """What a detailed prompt gains on each photo, by the photo's true chroma with straight fits, and how often."""
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), sharey=True, width_ratios=(3, 3, 2))
+    for axis, name in zip(axes, ("over_vague", "over_gray"), strict=False):
+        axis.scatter(gains["true_chroma"], gains[name], c=gains["hues"], cmap="viridis", s=22)
+        ends = np.array([gains["true_chroma"].min(), gains["true_chroma"].max()])
+        axis.plot(ends, np.polyval(np.polyfit(gains["true_chroma"], gains[name], 1), ends), color=ORANGE, lw=2)
+        axis.axhline(0, color="black", lw=1)
+        axis.set(xlabel="true mean chroma", title=f"gain {name.replace('_', ' ')}")
+    figure.colorbar(axes[1].collections[0], ax=axes[1], label="hues in the photo")
+    axes[0].set(ylabel="CIEDE2000 (above zero: detailed is better)")
+    axes[2].hist(gains["over_vague"], bins=20, orientation="horizontal", color=BLUE, alpha=0.6)
+    for value, style in ((gains["over_vague"].mean(), "-"), (gains["over_vague"].median(), "--")):
+        axes[2].axhline(value, color="black", ls=style, label=f"{'mean' if style == '-' else 'median'} {value:.2f}")
+    axes[2].set(xlabel="photos", title="gain over vague")
+    axes[2].legend(fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def draw_sampling(tried):
+    """Detailed less vague, and less gray, by the number of steps and the guidance, on validation photos (95 %)."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.2))
+    for axis, name in zip(axes, ("over_vague", "over_gray"), strict=True):
+        for number, (scale, part) in enumerate(tried.groupby("guidance")):
+            places = np.arange(len(part)) + 0.08 * number
+            bounds = [part[name] - part[f"{name}_low"], part[f"{name}_high"] - part[name]]
+            color = (BLUE, ORANGE, GRAY, "black")[number % 4]
+            axis.errorbar(
+                places, part[name], yerr=bounds, fmt="o-", capsize=3, color=color, label=f"guidance {scale:g}"
+            )
+            axis.set_xticks(range(len(part)), part["steps"])
+        axis.axhline(0, color="black", lw=1)
+        axis.set(xlabel="sampling steps", title=f"detailed - {name.removeprefix('over_')}", ylabel="CIEDE2000")
+    axes[0].legend(fontsize=8)
     figure.tight_layout()
     return figure
 
@@ -285,23 +354,28 @@ def draw_binding(summary):
     return figure
 
 
-def draw_runs(metrics, references):
+def draw_runs(metrics, trainings, references):
     """CIEDE2000 of every run under the vague and the detailed prompt, with 95 % intervals, beside rows without a model.
 
-    `metrics`: {run: metrics}; `references`: systems, the last run's drawn as lines. The mean colour of each run's own
-    training photos is a tick.
+    `metrics`: {run: metrics}; `trainings`: {name: runs that differ in the seed only}, each a row, single ones as small
+    dots; `references`: systems, the last run's drawn as lines. The mean colour of each run's own training photos is a
+    tick.
     """
-    figure, axis = plt.subplots(figsize=(8.5, 0.45 * len(metrics) + 1.6))
-    for row, table in enumerate(metrics.values()):
+    figure, axis = plt.subplots(figsize=(8.5, 0.45 * len(trainings) + 1.6))
+    for row, runs in enumerate(trainings.values()):
+        table = metrics[runs[0]]
         for shift, level in ((-0.13, "vague"), (0.13, "detailed")):
-            values = interval(by_photo(table, "ciede2000", level))
+            errors = pd.DataFrame({run: by_photo(metrics[run], "ciede2000", level) for run in runs})
+            found = effect_of(errors, subjects_of(table))
+            values = [found[end] for end in ("mean", "low", "high")]
             draw_interval(axis, row + shift, values, LEVEL_COLORS[level], capsize=3, label=level)
+            axis.plot(errors.mean(), [row + shift] * len(runs), ".", color="black", ms=3)
         flat = by_photo(table, "ciede2000", "mean_color").mean()
         axis.plot(flat, row, "|", color="black", ms=16, mew=2, label="mean color")
     for system, style in zip(references, ("-", "--", "-.", ":"), strict=False):
         mean = by_photo(table, "ciede2000", system).mean()
         axis.axvline(mean, color="black", ls=style, lw=1, label=f"{system.replace('_', ' ')} {mean:.1f}")
-    name_rows(axis, list(metrics))
+    name_rows(axis, list(trainings))
     axis.set(xlabel=LABELS["ciede2000"])
     axis.legend(*legend_handles(axis), loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     return figure

@@ -4,6 +4,8 @@ Pictures are float sRGB (H, W, 3) in [0, 1]. The metrics, by column of the table
 
 - `psnr`, `ssim`: on the three sRGB channels; `ssim_luma`: SSIM on L*/100
 - `ciede2000` (Sharma, Wu, Dalal 2005), `ab_error` (distance in a*b*): means over pixels
+- `mean_error`, `deviation_error`: the distance of the mean a*b* from the photo's, and the root mean squared distance of
+  the deviations from it; the sum of their squares is the mean squared error in a*b*
 - `hue_error`: mean absolute difference of hue in degrees, over the pixels where both pictures have a chroma of at least
   10, empty where there are none; `hue_share`: these pixels as a share of those where the true photo has such a chroma
 - `colorfulness`: Hasler and Suesstrunk 2003, with signed opponent channels on the 0-255 scale
@@ -26,12 +28,22 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from lib import ROOT
 from lib.color import lab_to_srgb, luminance, merge_luminance, srgb_to_lab, to_float, to_pil
 from lib.files import hash_of, new_file, progress
-from lib.prompts import STEERING_WORDS, TARGETS, allowed_words
+from lib.prompts import LADDER, STEERING_WORDS, TARGETS, allowed_words
 from lib.regions import compose, find_masks, regions_of, share_out
 
-ERRORS = ("psnr", "ssim", "ssim_luma", "ciede2000", "ab_error", "hue_error", "hue_share")
+ERRORS = (
+    "psnr",
+    "ssim",
+    "ssim_luma",
+    "ciede2000",
+    "ab_error",
+    "mean_error",
+    "deviation_error",
+    "hue_error",
+    "hue_share",
+)
 METRICS = (*ERRORS, "colorfulness", "true_colorfulness", "chroma", "true_chroma")
-COLUMNS = ("image_id", "category", "system", "prompt_level", "prompt", "seed", "merged", *METRICS)
+COLUMNS = ("image_id", "subject", "category", "system", "prompt_level", "prompt", "seed", "merged", *METRICS)
 STEERING_COLUMNS = ("image_id", "thing", "word", "lightness", "hue", "chroma", "named", "allowed", "reached")
 REFERENCES = ("gray", "mean_color", "true_mean_color", "half_chroma", "autoencoder")
 SAME_HUE = {"brown": "orange"}  # they differ in lightness and chroma, not in hue
@@ -78,6 +90,14 @@ def hue_error(truth_lab, output_lab):
     return float(error), float(both.sum() / colored.sum())
 
 
+def ab_errors(truth_lab, output_lab):
+    """`ab_error`, `mean_error` and `deviation_error` of two CIELAB images."""
+    off = output_lab[..., 1:] - truth_lab[..., 1:]
+    mean = off.mean(axis=(0, 1))
+    spread = np.sqrt(((off - mean) ** 2).sum(axis=-1).mean())
+    return float(np.linalg.norm(off, axis=-1).mean()), float(np.linalg.norm(mean)), float(spread)
+
+
 def measure(truth, output, truth_lab=None):
     """All metrics of one output against its truth, by the names in `METRICS`; two shapes are a ValueError.
 
@@ -91,7 +111,7 @@ def measure(truth, output, truth_lab=None):
         ssim(truth, output),
         ssim(truth_lab[..., :1] / 100, output_lab[..., :1] / 100),
         float(deltaE_ciede2000(truth_lab, output_lab).mean()),
-        float(np.linalg.norm(truth_lab[..., 1:] - output_lab[..., 1:], axis=-1).mean()),
+        *ab_errors(truth_lab, output_lab),
         *hue_error(truth_lab, output_lab),
         *(colorfulness(output), colorfulness(truth)),
         *(chroma(output_lab), chroma(truth_lab)),
@@ -141,7 +161,7 @@ def measure_pictures(rows, pictures, read_picture=None, cache=None, workers=0):
         photo_key, new = key_of(*photo), {}
         for position, picture in listed[row["image_id"]]:
             key = key_of(photo_key, picture.make.__name__, *picture.arguments)
-            table[position] = (key, {**picture._asdict(), "category": row["category"]})
+            table[position] = (key, {**picture._asdict(), "subject": row["subject"], "category": row["category"]})
             if key not in known:
                 new[key] = picture
         if new:
@@ -254,12 +274,13 @@ def ab_pictures(image_ids, predicted):
 
 
 def model_pictures(image_ids, images):
-    """The colorized pictures that the table `images` lists, before and after the merge, photo by photo."""
+    """The colorized pictures that the table `images` lists, photo by photo; those of `LADDER` before the merge, too."""
     by_photo = dict(list(images.groupby("image_id")))
     for name in image_ids:
         for row in by_photo[name].itertuples():
             said = dict(prompt_level=row.prompt_level, prompt=row.prompt, seed=row.seed)
-            yield Picture(name, "controlnet", from_file, (row.before,), merged=False, **said)
+            if row.prompt_level in LADDER:
+                yield Picture(name, "controlnet", from_file, (row.before,), merged=False, **said)
             yield Picture(name, "controlnet", from_file, (row.after,), **said)
 
 

@@ -2,11 +2,14 @@
 
 import re
 import zlib
-from itertools import pairwise
+from functools import partial
 
 import numpy as np
 
-from lib.color_words import COLOR_PATTERN, COLORS, HUES, HUES_OF_WORDS, SHADES, find_places, put_words
+from lib import rewriting
+from lib.color import srgb_to_lab, to_float
+from lib.color_words import COLORS, HUES
+from lib.rewriting import nearest_hue_word
 
 VAGUE_PROMPT = "Colorize this image."
 GENERIC_PROMPTS = [  # the study's sentence, and others like it
@@ -21,8 +24,14 @@ GENERIC_PROMPTS = [  # the study's sentence, and others like it
 ]
 CAPTIONS = ("object_caption", "detailed_caption", "gray_caption")
 # To add a level: a name here, in the order of tables and charts; a rule in `prompts_at`; its contrasts in
-# `stats.CONTRASTS`; a sentence in `templates/report.md.j2`.
-PROMPT_LEVELS = ("empty", "vague", "gray_caption", "auto_caption", "object", "detailed", "wrong_color", "other_photo")
+# `stats.QUESTIONS`; a sentence in `templates/report.md.j2`.
+LADDER = ("empty", "vague", "gray_caption", "auto_caption", "object", "detailed", "wrong_color", "other_photo")
+DOSES = (0, 1, 2, 4)  # how many colours of the detailed caption are kept
+PARTS = ("colors_only", "shuffled", "permuted", "tint", "filler")  # what in a detailed caption works
+WRITERS = ("writer_2", "writer_3", "writer_4", "writer_5")  # detailed captions by others, where a photo has them
+PROBES = (*(f"dose_{k}" for k in DOSES), *PARTS, *WRITERS)
+DRAWN = ("dose_1", "dose_2", "dose_4", "shuffled", "permuted")  # drawn anew for each seed of a photo
+PROMPT_LEVELS = (*LADDER, *PROBES)
 PROMPT_POLICIES = ("generic", "captions", "mix")
 
 TARGETS = {  # word: hue, chroma and the range of mean L* in which a thing can be called so
@@ -37,36 +46,53 @@ TARGETS = {  # word: hue, chroma and the range of mean L* in which a thing can b
     "black": (90, 2, (0, 30)),
 }
 STEERING_WORDS = ("red", "orange", "yellow", "green", "blue", "purple", "brown", "white")
-NEXT_NEUTRAL = {"white": "gray", "gray": "black", "grey": "black", "black": "silver"}  # others: white
 
 
-def ladder(rows, seed=0):
-    """{level: prompts} of the whole ladder for records; `gray_caption` is left out where a photo has none.
+def ladder(rows, n_seeds=1):
+    """{level: prompts} of all levels for records; a level of captions that not all have is left out.
 
-    `auto_caption` is no photo's own: `lib.l4.captioner` writes it.
+    A prompt is a text, or for the levels in `DRAWN` a text for each of `n_seeds` draws. `auto_caption` is no photo's
+    own: `lib.l4.captioner` writes it. `tint` is left out where records have no `image`.
     """
-    rows = [{name: row[name] for name in ("image_id", "category", *CAPTIONS)} for row in rows]
+    names = ("image_id", "category", *CAPTIONS, *WRITERS)
+    records = [{name: row.get(name, "") for name in names} | _tint_of(row) for row in rows]
+    texts = {"gray_caption": "gray_caption", "tint": "mean_lab", **{name: name for name in WRITERS}}
     own = [level for level in PROMPT_LEVELS if level != "auto_caption"]
-    levels = [level for level in own if level != "gray_caption" or all(row[level] for row in rows)]
-    return {level: prompts_at(level, rows, seed) for level in levels}
+    levels = [level for level in own if level not in texts or all(row[texts[level]] for row in records)]
+    found = {level: prompts_at(level, records) for level in levels}
+    for level in DRAWN:
+        draws = (prompts_at(level, records, seed) for seed in range(n_seeds))
+        found[level] = list(zip(*draws, strict=True))
+    return found
+
+
+def _tint_of(row):
+    image = row.get("image")
+    return {"mean_lab": tuple(srgb_to_lab(to_float(image)).mean(axis=(0, 1))) if image else ()}
 
 
 def prompts_at(level, rows, seed=0):
-    """The prompts of records (mappings with `image_id`, `category` and captions) at one level of the ladder.
+    """The prompts of records (mappings with `image_id`, `category` and captions) at one of `PROMPT_LEVELS`.
 
-    `empty`: ""; `vague`: the study's sentence; `gray_caption`, `object`, `detailed`: the photo's own captions;
-    `wrong_color`: the detailed one with every colour changed (`change_color_words`); `other_photo`: the detailed one of
-    a photo of another category; both are drawn from the seed and the photo. An unknown level is a ValueError.
+    `empty`: ""; `vague`: the study's sentence; `gray_caption`, `object`, `detailed`, `writer_2` ...: the photo's own
+    captions; `wrong_color`: the detailed one with every colour changed (`change_color_words`); `other_photo`: the
+    detailed one of a photo of another category. Of the detailed caption, `dose_k` keeps k colours, `colors_only` only
+    the colours; `shuffled` has its words in another order, `permuted` its colours; `filler` has as many words that say
+    nothing; `tint` names the photo's mean colour. What is drawn, is drawn from the seed and the photo. An unknown level
+    is a ValueError.
     """
     captions = {"gray_caption": "gray_caption", "object": "object_caption", "detailed": "detailed_caption"}
+    captions |= {name: name for name in WRITERS}
     if level in captions:
         return [row[captions[level]] for row in rows]
     if level in ("empty", "vague"):
         return ["" if level == "empty" else VAGUE_PROMPT] * len(rows)
-    if level == "wrong_color":
-        return [change_color_words(row["detailed_caption"], _rng_of(row, seed)) for row in rows]
     if level == "other_photo":
         return _prompts_of_others(rows, seed)
+    if level == "tint":
+        return [tint_prompt(*row["mean_lab"]) for row in rows]
+    if level in REWRITTEN:
+        return [REWRITTEN[level](row["detailed_caption"], _rng_of(row, seed)) for row in rows]
     raise ValueError(f"unknown prompt level {level!r}: known are {', '.join(PROMPT_LEVELS)}")
 
 
@@ -114,87 +140,27 @@ def draw_training_prompt(record, policy, rng):
     raise ValueError(f"unknown prompt policy {policy!r}: known are {', '.join(PROMPT_POLICIES)}")
 
 
-def nearest_hue_word(degrees):
-    """The chromatic word whose CIELAB hue is nearest to an angle."""
-    return min(HUES, key=lambda word: _angle(HUES[word], degrees))
-
-
-def rotate_color_words(caption, degrees):
-    """Rename the colours of a caption as a rotation of all hues by an angle changes them; neutral words stay."""
-
-    def rename(match):
-        word = match[0].lower()
-        if word not in HUES_OF_WORDS:
-            return match[0]
-        new = nearest_hue_word(HUES_OF_WORDS[word] + degrees)
-        return {"brown": f"dark {new}", "beige": f"pale {new}", "cream": f"pale {new}"}.get(word, new)
-
-    changes = []
-    for start, end, _ in find_places(caption):
-        text = re.sub(f"(?:{SHADES})[ -]", "", caption[start:end], flags=re.I)
-        changes.append((start, end, COLOR_PATTERN.sub(rename, text)))
-    return put_words(caption, changes)
-
-
-def change_color_words(caption, rng):
-    """Give every colour of a caption another one, with as many chromatic and neutral words as before.
-
-    All hues turn by one angle of 100 to 260 degrees, to a word at least 60 degrees away; different words become
-    different ones as far as the eight words go. The colours, each with its modifiers and neighbours ("dark gray
-    blue"), then trade places, so that hues stand where neutral words stood and the other way round as far as there are
-    both; a neutral word that still stands for a neutral one becomes the next of white, gray, black and silver. Of up
-    to 100 draws the one counts that leaves the fewest places as they were and repeats the fewest words side by side.
-    `rng` is a numpy Generator.
-    """
-    places = find_places(caption)
-    old = [re.sub(f"(?:{SHADES})[ -]", "", caption[start:end].lower()) for start, end, _ in places]
-    groups = [group for *_, group in places]
-    best = _draw_wrong_colors(old, rng)
-    for _ in range(100):
-        if not _flaws(old, best, groups):
-            break
-        best = min(best, _draw_wrong_colors(old, rng), key=lambda new: _flaws(old, new, groups))
-    return put_words(caption, [(start, end, text) for (start, end, _), text in zip(places, best, strict=True)])
-
-
-def _draw_wrong_colors(old, rng):
-    turned = _turn_hues(dict.fromkeys(COLOR_PATTERN.findall(" ".join(old))), rng.uniform(100, 260))
-    new = [COLOR_PATTERN.sub(lambda m: turned.get(m[0], m[0]), old[k]) for k in rng.permutation(len(old))]
-    stays = [not _hues(before) and not _hues(after) for before, after in zip(old, new, strict=True)]
-    return [
-        COLOR_PATTERN.sub(lambda m: NEXT_NEUTRAL.get(m[0], "white"), after) if stay else after
-        for after, stay in zip(new, stays, strict=True)
-    ]
-
-
-def _turn_hues(words, degrees):
-    turned = {}
-    for word in [word for word in words if word in HUES_OF_WORDS]:
-        far = [new for new, hue in HUES.items() if _angle(hue, HUES_OF_WORDS[word]) >= 60]
-        free = [new for new in far if new not in turned.values()] or far
-        turned[word] = min(free, key=lambda new: _angle(HUES[new], HUES_OF_WORDS[word] + degrees))
-    return turned
-
-
-def _flaws(old, new, groups):
-    """How many places of a draw keep their colour, plus how many words stand beside themselves in a group."""
-    words = [(group, word) for group, text in zip(groups, new, strict=True) for word in COLOR_PATTERN.findall(text)]
-    repeats = sum(first == second for first, second in pairwise(words))
-    return repeats + sum(_alike(_hues(before), _hues(after)) for before, after in zip(old, new, strict=True))
-
-
-def _alike(first, second):
-    return first == second == [] or any(_angle(a, b) < 60 for a in first for b in second)
-
-
-def _hues(text):
-    return [HUES_OF_WORDS[word] for word in COLOR_PATTERN.findall(text) if word in HUES_OF_WORDS]
-
-
-def _angle(first, second):
-    return abs((first - second + 180) % 360 - 180)
-
-
 def fix_articles(caption):
     """`a` or `an` before every colour word, as its first letter asks."""
     return re.sub(rf"\ban? (?=({COLORS})\b)", lambda m: "an " if m[1][0] in "aeiou" else "a ", caption)
+
+
+def tint_prompt(lightness, a, b):
+    """`a <colour> photo` for a mean colour in CIELAB: "gray" below a chroma of 5, else its hue's word.
+
+    Yellow and orange below a chroma of 30 are called beige, or brown where L* is below 60.
+    """
+    chroma, word = np.hypot(a, b), nearest_hue_word(np.degrees(np.arctan2(b, a)))
+    if word in ("orange", "yellow") and chroma < 30:
+        word = "beige" if lightness >= 60 else "brown"
+    return fix_articles(f"a {'gray' if chroma < 5 else word} photo")
+
+
+REWRITTEN = {  # level: the detailed caption, rewritten
+    **{f"dose_{k}": partial(lambda k, caption, rng: rewriting.keep_colors(caption, k, rng), k) for k in DOSES},
+    "wrong_color": rewriting.change_color_words,
+    "permuted": rewriting.permute_colors,
+    "shuffled": rewriting.shuffle_words,
+    "colors_only": lambda caption, rng: rewriting.colors_alone(caption),
+    "filler": lambda caption, rng: rewriting.filler_of(caption),
+}

@@ -14,24 +14,24 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lib import ROOT
 from lib.color_words import has_color_words
-from lib.compare_runs import FACTORS
+from lib.compare_runs import FACTORS, trainings_of
 from lib.files import write_table, write_text
+from lib.luck import seed_share
 from lib.profiles import get_profile
-from lib.prompts import PROMPT_LEVELS
+from lib.prompts import LADDER
 from lib.stats import (
-    CONTRASTS,
-    HIGHER_IS_BETTER,
-    components,
-    differences_by_seed,
-    interval_width,
+    FAMILIES,
+    MARGIN,
+    METRIC,
+    QUESTIONS,
     label,
-    obedience,
     side_by_side,
+    verdict,
     with_all_seeds,
 )
 
 MAX_COLUMNS = 8  # of a table in a notebook
-EFFECT_COLUMNS = ["contrast", "metric", "n", "mean", "low", "high", "p_holm", "improved"]  # of the report
+EFFECT_COLUMNS = ["contrast", "n", "mean", "low", "high", "p_holm", "verdict"]  # of the report
 SYSTEM_COLUMNS = ["system", "prompt_level", "psnr", "ssim", "ciede2000", "hue_error", "colorfulness", "chroma_ratio"]
 NAMES = {"psnr": "PSNR", "ssim": "SSIM", "ciede2000": "CIEDE2000"}
 FORMATS = {  # of a column's numbers
@@ -42,8 +42,10 @@ FORMATS = {  # of a column's numbers
     **dict.fromkeys(("fid", "clip_score", "chroma_deficit"), ".1f"),
     **dict.fromkeys(("ssim", "ssim_luma"), ".3f"),
     **dict.fromkeys(("kid", "lpips"), ".4f"),
-    **dict.fromkeys(("mean", "low", "high"), "+.3f"),
-    **dict.fromkeys(("p", "p_holm"), ".2g"),
+    **dict.fromkeys(("mean", "low", "high", "median", "over_vague", "over_gray", "slope"), "+.2f"),
+    **dict.fromkeys(("p", "p_holm", "p_equal"), ".2g"),
+    **dict.fromkeys(("vague", "detailed", "gray", "seed_sd", "r_squared", "mean_error", "deviation_error"), ".2f"),
+    **dict(true_chroma=".1f"),
     **dict.fromkeys(("improved", "share", "hue_share", "obeyed", "own_word", "other_word"), ".0%"),
     **dict.fromkeys(("photos_needed", "steps"), ".0f"),
     **dict(learning_rate=".0e", train_epochs="g"),
@@ -113,33 +115,42 @@ def render(template, **values):
     return TEMPLATES.get_template(f"{template}.md.j2").render(values)
 
 
-def write_report(profile, metrics, tables, rows, runs=False):
+def write_report(profile, metrics, tables, rows, runs=False, judged=""):
     """Write `report.md`, every number from the metrics and the tables of notebook 06 by name; `rows`: the test photos.
 
-    `runs`: whether there is a `runs.md` to point to.
+    `runs`: whether there is a `runs.md` to point to; `judged`: what people found, in a sentence.
     """
-    summary, effects, steering = tables["summary"], tables["effects"], tables["steering"]
+    summary, effects = tables["summary"], tables["effects"]
     folder, home = profile.folders.reports_dir, profile.folders.reports_home
+    of_metric = effects[effects["metric"] == METRIC]
+    told = of_metric.assign(
+        contrast=list(map(label, of_metric["first"], of_metric["second"])),
+        verdict=list(map(verdict, of_metric.itertuples())),
+    )
     text = render(
         "report",
         profile=profile,
         provenance=provenance(profile),
         **facts_of_samples(metrics, rows),
-        **{name: tables[name] for name in ("seeds", "variance")},
-        effects=effects.assign(contrast=list(map(label, effects["first"], effects["second"])))[EFFECT_COLUMNS],
-        **{name: tables.get(name) for name in ("goals", "sets")},
+        **{name: tables[name] for name in ("seeds", "variance", "gains_thirds", "gain_fit", "tint", "writers")},
+        dose=rows_of(tables["dose"]),
+        **{name: tables.get(name) for name in ("sets", "tried")},
+        families={family: told[told["family"] == family][EFFECT_COLUMNS] for family in FAMILIES},
         answer=answer(effects),
-        questions=CONTRASTS,
+        questions=QUESTIONS,
         found=rows_by(effects, "first", "second"),
+        ours={(row.first, row.second): row for row in rows_of(of_metric)},
         before_merge=rows_by(tables["before_merge"], "first", "second"),
-        obeyed=obedience(steering) if len(steering) else {},
         binding=tables["binding"].set_index(["task", "method", "masks"]) if len(tables["binding"]) else None,
         systems=summary.query("merged")[SYSTEM_COLUMNS],
+        error={(row.system, row.prompt_level): row for row in summary.query("merged").itertuples()},
         baselines="gan" in set(summary["system"]),
         baselines_resolution=get_profile("pocket").data.resolution,  # whatever the profile: they ship with the code
         merge=before_and_after(summary),
         luck=seed_share(metrics, len(rows)),
         claims=claims(summary, effects),
+        margin=MARGIN,
+        judged=judged,
         runs_page=os.path.relpath(home / "runs.md", folder) if runs else "",
     )
     write_text(text, folder / "report.md")
@@ -155,13 +166,14 @@ def facts_of_samples(metrics, rows):
     return {
         "photos": len(rows),
         "categories": ours["category"].nunique(),
+        "subjects": ours["subject"].nunique(),
         "prompts": prompts,
         "colorless": sum(not has_color_words(text) for text in prompts["detailed"]),
         "ladder": list(first.itertuples()),
         "most_seeds": seeds.max(),
         "fewest_seeds": seeds.min(),
         "photos_with_most": (seeds == seeds.max()).sum(),
-        "photos_of_rarer": counts[counts < counts.max()].to_dict(),  # by level
+        "fewest_photos": counts.min(),
         "shared": side_by_side(metrics)["image_id"].nunique(),
         "seeded": with_all_seeds(metrics)["image_id"].nunique(),
     }
@@ -169,21 +181,31 @@ def facts_of_samples(metrics, rows):
 
 def write_runs(profile, table, contrasts, effects):
     """Write `runs.md` at the profile's home, from the tables of `compare_runs`: of runs, contrasts and effects."""
-    results = table[["run", "seeds", "vague", "detailed"]].round(2)
+    runs = trainings_of(table)
+    means = [
+        table[table["run"].isin(names)][["vague", "detailed", "chroma_ratio", "obeyed"]].mean()
+        for names in runs.values()
+    ]
+    results = pd.DataFrame(means, index=list(runs)).rename_axis("run").reset_index()
+    results.insert(1, "trainings", [len(names) for names in runs.values()])
     for (first, second), part in contrasts.groupby(["first", "second"], sort=False):
         by_run = {row.run: estimate(row) for row in part.itertuples()}
-        results = results.assign(**{label(first, second): table["run"].map(by_run)})
+        results[label(first, second)] = results["run"].map(by_run)
+    detail = contrasts[(contrasts["first"] == "detailed") & (contrasts["second"] == "vague")].set_index("run")
+    results["seed_sd"] = results["run"].map(detail["seed_sd"])
+    results = results.assign(**{name: results.pop(name) for name in ("chroma_ratio", "obeyed")})  # as the last columns
     text = render(
         "runs",
         profile=profile,
         photos=table["photos_measured"].min(),
         things=table["things_measured"].max(),
         gray=table["gray"].mean(),
-        facts=table[["run", *FACTORS]].drop(columns=["batch", "seed"]),
-        results=results.assign(chroma_ratio=table["chroma_ratio"], obeyed=table["obeyed"]),
+        facts=table[table["run"].isin(list(runs))][["run", *FACTORS]].drop(columns="batch"),
+        trainings=results["trainings"],
+        results=results,
         beside_gray={prompt: beside_gray(contrasts, prompt) for prompt in ("vague", "detailed")},
         changes=rows_by(effects, "changed", "first_run", "second_run"),
-        effects=effects.drop(columns="metric"),
+        tested=effects["p_holm"].notna().sum(),
     )
     write_text(text, profile.folders.reports_home / "runs.md")
 
@@ -194,62 +216,50 @@ def estimate(row, form="+.2f"):
 
 
 def beside_gray(contrasts, prompt):
-    """How many runs are clearly `better` or `worse` than the photos left gray under a prompt, of how many `runs`."""
-    part = contrasts[(contrasts["first"] == prompt) & (contrasts["second"] == "gray")]
+    """How many runs are `better` or `worse` than the photos left gray under a prompt, of the `runs` that were trained
+    several times; by their intervals, not corrected."""
+    part = contrasts[(contrasts["first"] == prompt) & (contrasts["second"] == "gray") & contrasts["p"].notna()]
     return {"better": (part["high"] < 0).sum(), "worse": (part["low"] > 0).sum(), "runs": len(part)}
-
-
-def seed_share(metrics, photos):
-    """The seed's `share` (0 to 1) of the variance of detailed - vague in CIEDE2000, and what all `seeds` would give.
-
-    `width`: how wide the interval would be with all seeds for all photos, in shares of the present one; None where all
-    have them. {} where no two photos have two seeds.
-    """
-    differences = differences_by_seed(metrics, "detailed", "vague")
-    with_all, seeds = differences.shape
-    if min(with_all, seeds) < 2 or not differences.any():
-        return {}
-    between, within = components(differences)
-    widths = [interval_width(between, within, photos, seeds, n) for n in (photos, with_all)]
-    width = widths[0] / widths[1] if with_all < photos else None
-    return {"share": within / (between + within), "seeds": seeds, "width": width}
 
 
 def before_and_after(summary):
     """The metrics of every prompt before and after the merge, side by side."""
     ours = summary[summary["system"] == "controlnet"].pivot(index="prompt_level", columns="merged", values=list(NAMES))
     ours.columns = [f"{metric} {'after' if merged else 'before'}" for metric, merged in ours.columns]
-    return ours.loc[[level for level in PROMPT_LEVELS if level in ours.index]].reset_index().round(3)
+    return ours.loc[[level for level in LADDER if level in ours.index]].reset_index().round(3)
 
 
 def answer(effects):
-    """The answer to the study's question, and to whether colour was worth adding, as the intervals allow to say."""
+    """The answer to the primary question, as its interval allows to say."""
     main = effects[(effects["first"] == "detailed") & (effects["second"] == "vague")].set_index("metric")
-    facts = dict(photos=main["n"].min(), improved=main.loc["ciede2000", "improved"], enough=main["low"].notna().all())
-    return render("answer", found=rows_by(effects, "first", "second"), **facts).strip()
+    return render("answer", row=next(iter(rows_of(main.loc[[METRIC]].reset_index())), None)).strip()
+
+
+def rows_of(effects):
+    """The rows of a table of effects, each with `name` (its metric), `label`, `verdict` and `estimate`."""
+    rows = list(effects.itertuples())
+    told = effects.assign(
+        name=[NAMES.get(row.metric, row.metric) for row in rows],
+        label=[label(row.first, row.second) for row in rows],
+        verdict=list(map(verdict, rows)),
+        estimate=list(map(estimate, rows)),
+    )
+    return list(told.itertuples())
 
 
 def rows_by(effects, *columns):
-    """{values of the columns: rows of these effects}, each with `name` (its metric), `label`, `verdict`, `estimate`."""
-    rows = list(effects.itertuples())
-    labels = [label(row.first, row.second) for row in rows]
-    verdicts, estimates = [word_for(row) for row in rows], [estimate(row) for row in rows]
-    told = effects.assign(name=effects["metric"].map(NAMES), label=labels, verdict=verdicts, estimate=estimates)
-    return {values: list(part.itertuples()) for values, part in told.groupby(list(columns), sort=False)}
-
-
-def word_for(row):
-    """What an effect's interval and corrected p allow to say: better, worse, or not told apart."""
-    if not (row.p_holm < 0.05 and (row.low > 0 or row.high < 0)):
-        return "not told apart"
-    return "better" if (row.low > 0) == HIGHER_IS_BETTER[row.metric] else "worse"
+    """{values of the columns: `rows_of` these effects}."""
+    return {values: rows_of(part) for values, part in effects.groupby(list(columns), sort=False)}
 
 
 def claims(summary, effects):
     """The study's claims beside what was found here, and beside the photos left gray."""
     rows = []
     for row in rows_by(effects, "first", "second")["detailed", "vague"]:
-        stands = {"better": "yes", "worse": "no, the reverse"}.get(row.verdict, "not shown")
+        if row.metric not in NAMES:
+            continue
+        as_claimed = row.low > 0 if row.metric != METRIC else row.high < 0
+        stands = "yes" if as_claimed else "no, the reverse" if row.low > 0 or row.high < 0 else "not shown"
         rows.append((f"detailed prompts colorize better, in {row.name}", estimate(row, "+.3f"), "", "", stands))
     by_name = summary.set_index(["system", "prompt_level", "merged"])
     for text, level, metric, low, high in (
@@ -265,24 +275,3 @@ def claims(summary, effects):
         stands = ("yes, but so does gray" if low <= gray <= high else "yes") if low <= ours <= high else "no"
         rows.append((text, f"{ours:.2f}", f"{before:.2f}", f"{gray:.2f}", stands))
     return pd.DataFrame(rows, columns=["the study", "here", "before the merge", "left gray", "stands"])
-
-
-def goals(summary, effects, steering):
-    """What a model must reach for the question to have an answer: a table `goal`, `wanted`, `reached`, `found`."""
-    merged = summary[summary["merged"]].set_index(["system", "prompt_level"])
-    floor, chroma = merged["ciede2000"]["autoencoder", ""], merged["chroma_ratio"]["controlnet", "detailed"]
-    obeyed, rows = obedience(steering)["reached"], []
-    found = {(row.first, row.second, row.metric): row for row in effects.itertuples()}
-    rows.append(("autoencoder, CIEDE2000", "at most 3.0", floor <= 3, f"{floor:.2f}"))
-    for contrast, metric, wanted, holds in (
-        (("detailed", "vague"), "ciede2000", "at most -1.5, clear of zero", lambda e: e.mean <= -1.5 and e.high < 0),
-        (("detailed", "vague"), "psnr", "above zero, clear of it", lambda e: e.low > 0),
-        (("detailed", "gray"), "ciede2000", "below zero, clear of it", lambda e: e.high < 0),
-        (("wrong_color", "vague"), "ciede2000", "above zero, clear of it", lambda e: e.low > 0),
-    ):
-        effect = found[*contrast, metric]
-        rows.append((f"{label(*contrast)}, {metric}", wanted, holds(effect), estimate(effect)))
-    rows.append(("chroma ratio, detailed", "0.7 to 1.3", 0.7 <= chroma <= 1.3, f"{chroma:.2f}"))
-    rows.append(("things that took the named colour", "at least 70 %", obeyed >= 0.7, f"{obeyed:.2f}"))
-    table = pd.DataFrame(rows, columns=["goal", "wanted", "reached", "found"])
-    return table.assign(reached=table["reached"].map({True: "yes", False: "no"}))

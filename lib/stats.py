@@ -1,33 +1,69 @@
-"""Paired effects: differences by photo, their intervals, tests and power; where the variance and the luck lie.
+"""Paired effects: differences by photo, their intervals, tests and power.
 
 What is compared goes by one name: a prompt level, whose pictures are the model's, or a system without a prompt, such as
 `gray`. A contrast is a pair (first, second) of such names, and always means first - second.
+
+One rule holds for all means: photos weigh alike, and the interval and p are those of Student's t with a standard error
+that is robust to photos of one subject being alike (Liang and Zeger 1986), with one degree of freedom less than there
+are subjects.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+from statsmodels.api import OLS
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from lib.metrics import METRICS, SAME_HUE
-from lib.prompts import PROMPT_LEVELS
 
 ENDS = ("", "_low", "_high")  # of the columns of a mean and its interval
-HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "ciede2000": False}
-CONTRASTS = {  # (first, second): what first - second answers
-    ("detailed", "vague"): "Do detailed prompts colorize better than vague ones?",
-    ("detailed", "object"): "What does a description with colours add to one without?",
-    ("detailed", "wrong_color"): "How much depends on the colour words?",
-    ("detailed", "gray_caption"): "What does the writer gain by seeing the colours?",
-    ("gray_caption", "vague"): "What can be had without looking at the answer?",
-    ("auto_caption", "vague"): "What does a captioner give that sees the colours?",
-    ("regions", "detailed"): "Does it help to keep each colour to its own thing?",
-    ("wrong_color", "vague"): "Does the model follow wrong words too?",
-    ("other_photo", "vague"): "Does any long prompt help?",
-    ("vague", "gray"): "Is a vague prompt better than no colour?",
-    ("gray_caption", "gray"): "Is a caption of the gray photo better than no colour?",
-    ("detailed", "gray"): "Is a detailed prompt better than no colour?",
+HIGHER_IS_BETTER = dict(psnr=True, ssim=True, ciede2000=False, mean_error=False, deviation_error=False)
+METRIC, MARGIN = "ciede2000", 1.0  # that verdicts are about, and what is too small to matter in it
+PRIMARY, SECONDARY, EXPLORATORY = FAMILIES = ("primary", "secondary", "exploratory")
+
+
+class Question(NamedTuple):
+    """What a contrast answers, and the family within which its p is corrected."""
+
+    family: str
+    text: str
+
+
+QUESTIONS = {  # (first, second): what first - second answers
+    ("detailed", "vague"): Question(PRIMARY, "Do detailed prompts colorize better than vague ones?"),
+    ("object", "vague"): Question(SECONDARY, "Does it help to name things without their colours?"),
+    ("detailed", "object"): Question(SECONDARY, "What do the colour words add to a description?"),
+    ("detailed", "true_mean_color"): Question(SECONDARY, "Is it better than one flat tint in the photo's mean colour?"),
+    ("detailed", "gray"): Question(SECONDARY, "Is a detailed prompt better than no colour?"),
+    ("detailed", "empty"): Question(SECONDARY, "Is a detailed prompt better than an empty one?"),
+    ("vague", "empty"): Question(SECONDARY, "Is the vague prompt better than an empty one?"),
+    ("vague", "gan"): Question(SECONDARY, "Is the vague prompt better than a GAN without prompts?"),
+    ("vague", "classification"): Question(SECONDARY, "Is it better than a classifier of colours without prompts?"),
+    ("gray_caption", "vague"): Question(SECONDARY, "What can be had without looking at the answer?"),
+    ("auto_caption", "vague"): Question(SECONDARY, "What does a captioner give that sees the colours?"),
+    ("regions", "detailed"): Question(SECONDARY, "Does it help to keep each colour to its own thing?"),
+    ("detailed", "gray_caption"): Question(EXPLORATORY, "What does the writer gain by seeing the colours?"),
+    ("detailed", "wrong_color"): Question(EXPLORATORY, "How much depends on the colour words being right?"),
+    ("wrong_color", "vague"): Question(EXPLORATORY, "Does the model follow wrong words too?"),
+    ("other_photo", "vague"): Question(EXPLORATORY, "Does any long prompt help?"),
+    ("vague", "gray"): Question(EXPLORATORY, "Is a vague prompt better than no colour?"),
+    ("gray_caption", "gray"): Question(EXPLORATORY, "Is a caption of the gray photo better than no colour?"),
+    ("dose_0", "vague"): Question(EXPLORATORY, "The detailed caption without its colour words"),
+    ("dose_1", "vague"): Question(EXPLORATORY, "The same with one of its colours, drawn at random"),
+    ("dose_2", "vague"): Question(EXPLORATORY, "The same with two"),
+    ("dose_4", "vague"): Question(EXPLORATORY, "The same with four"),
+    ("colors_only", "vague"): Question(EXPLORATORY, "The colour words alone"),
+    ("shuffled", "vague"): Question(EXPLORATORY, "The caption's words in random order"),
+    ("permuted", "vague"): Question(EXPLORATORY, "Its colours dealt to the wrong things"),
+    ("tint", "vague"): Question(EXPLORATORY, "The photo's mean colour in words"),
+    ("filler", "vague"): Question(EXPLORATORY, "As many words that say nothing"),
+    ("detailed", "colors_only"): Question(EXPLORATORY, "What do nouns and grammar add to the colour words?"),
+    ("detailed", "shuffled"): Question(EXPLORATORY, "What does the order of the words add?"),
+    ("detailed", "permuted"): Question(EXPLORATORY, "What does it add that each colour stands by its own thing?"),
+    ("detailed", "tint"): Question(EXPLORATORY, "What does a sentence add to the mean colour in words?"),
 }
 
 
@@ -78,65 +114,165 @@ def by_photo(metrics, metric, name, merged=True):
     return rows.groupby("image_id")[metric].mean()
 
 
-def interval(values, confidence=0.95, n_resamples=5000, seed=0):
-    """Mean and its bias-corrected, accelerated bootstrap interval (Efron 1987), resampling photos.
+def subjects_of(metrics):
+    """The subject of each photo, as a Series by image_id."""
+    return metrics.drop_duplicates("image_id").set_index("image_id")["subject"]
 
-    Fewer than eight values have too few resamples: then it is Student's interval.
+
+def differences(metrics, metric, first, second, merged=True):
+    """first - second by photo, over the photos that both have.
+
+    Photos whose two prompts are the same text, as those of a caption without colour words are at several levels, are
+    left out: they would show no difference whatever the model does.
     """
+    values = by_photo(metrics, metric, first, merged) - by_photo(metrics, metric, second, merged)
+    ours = metrics[metrics["system"] == "controlnet"]
+    said = {name: ours[ours["prompt_level"] == name].groupby("image_id")["prompt"].agg(set) for name in (first, second)}
+    same = [name for name in values.index if name in said[second] and said[first].get(name) == said[second][name]]
+    return values.drop(same).dropna()
+
+
+def fit_mean(values, subjects=None):
+    """statsmodels' fit of the mean of values by photo: its t has one degree of freedom less than there are subjects.
+
+    `subjects`: one a value; None: each value is a subject of its own.
+    """
+    groups = pd.factorize(np.asarray(subjects))[0] if subjects is not None else np.arange(len(values))
     values = np.asarray(values, float)
+    return OLS(values, np.ones(len(values))).fit(cov_type="cluster", cov_kwds={"groups": groups}, use_t=True)
+
+
+def has_interval(values, subjects=None):
+    """Whether values differ and are of at least three subjects, so that their mean has an interval."""
+    return len(set(range(len(values)) if subjects is None else subjects)) >= 3 and np.ptp(values) > 0
+
+
+def interval(values, subjects=None, confidence=0.95):
+    """The mean of values and its interval, by the one rule of this module; NaN where there is none (`has_interval`)."""
     if not len(values):
-        return (float("nan"),) * 3
-    if len(values) < 3 or np.ptp(values) == 0:
-        return float(values.mean()), float("nan"), float("nan")
-    if len(values) < 8:
-        bounds = stats.t.interval(confidence, len(values) - 1, values.mean(), stats.sem(values))
-        return float(values.mean()), *(float(bound) for bound in bounds)
-    options = dict(confidence_level=confidence, n_resamples=n_resamples, method="BCa", rng=seed)
-    bounds = stats.bootstrap((values,), np.mean, **options).confidence_interval
-    return float(values.mean()), *(float(bound) for bound in bounds)
+        return (np.nan,) * 3
+    if not has_interval(values, subjects):
+        return float(np.mean(values)), np.nan, np.nan
+    low, high = fit_mean(values, subjects).conf_int(1 - confidence)[0]
+    return float(np.mean(values)), float(low), float(high)
 
 
-def contrast(first, second, metric):
-    """The paired effect first - second of two Series by photo.
+def p_of_equality(fit):
+    """p of the two one-sided tests (Schuirmann 1987) that a mean lies within plus or minus `MARGIN`."""
+    (mean,), (error,), freedom = fit.params, fit.bse, fit.df_resid_inference
+    return float(max(stats.t.sf((mean + MARGIN) / error, freedom), stats.t.cdf((mean - MARGIN) / error, freedom)))
 
-    `mean`, `low`, `high`: mean and 95 % interval; `p`: Wilcoxon's signed-rank test; `effect_size`: Cohen's d of the
-    differences; `improved`: the share of photos on which the first is better in the metric's own direction;
-    `photos_needed`: how many would show this effect size in 80 % of studies, by a paired t-test at the 5 % level, and
-    `power_of_five`: in what share of studies five photos would; both only where the interval leaves zero out.
+
+def contrast(difference, metric, subjects=None):
+    """The effect in differences by photo, with subjects as in `fit_mean`.
+
+    `mean`, `low`, `high`, `p`: mean, its 95 % interval and p; `p_equal`: `p_of_equality`, in CIEDE2000; `median`;
+    `improved`: the share of photos on which the first is better in the metric's own direction; `effect_size`: Cohen's
+    d. Where the interval leaves zero out, also `power`, with `photos_needed_low` and `_high` for the interval's ends.
     """
-    difference = (first - second).dropna()
-    mean, low, high = interval(difference)
+    mean, low, high = interval(difference, subjects)
+    fit = fit_mean(difference, subjects) if has_interval(difference, subjects) else None
+    equal = p_of_equality(fit) if fit and metric == METRIC else np.nan
     better = difference > 0 if HIGHER_IS_BETTER[metric] else difference < 0
-    p = stats.wilcoxon(difference).pvalue if (difference != 0).any() else 1.0
-    size = mean / difference.std() if difference.std() > 0 else float("nan")
-    shown = power(abs(size)) if low > 0 or high < 0 else dict.fromkeys(("photos_needed", "power_of_five"), float("nan"))
-    effect = dict(metric=metric, n=len(difference), mean=mean, low=low, high=high, p=p)
-    return {**effect, "effect_size": size, "improved": float(better.mean()), **shown}
+    effect = {"metric": metric, "n": len(difference), "mean": mean, "low": low, "high": high}
+    effect |= {"p": float(fit.pvalues[0]) if fit else 1.0, "p_equal": equal, "median": float(np.median(difference))}
+    effect |= {"improved": float(better.mean()), "effect_size": mean / difference.std() if fit else np.nan}
+    if not (low > 0 or high < 0):
+        return effect
+    near, far = sorted(max(abs(end) / difference.std(), 0.01) for end in (low, high))
+    few, many = (power(size)["photos_needed"] for size in (far, near))
+    return {**effect, **power(abs(effect["effect_size"])), "photos_needed_low": few, "photos_needed_high": many}
 
 
 def power(effect_size):
-    """`photos_needed` and `power_of_five` of `contrast` for Cohen's d; above d = 2, photos as for 2."""
+    """`photos_needed`: how many photos would show a Cohen's d in 80 % of studies, by a paired t-test at the 5 % level;
+    above d = 2, as for 2. `power_of_five`: in what share of studies five photos would.
+    """
     needed = TTestPower().solve_power(min(effect_size, 2), power=0.8, alpha=0.05)
     return {"photos_needed": np.ceil(needed), "power_of_five": TTestPower().power(effect_size, 5, 0.05)}
 
 
-def contrasts(metrics, pairs, merged=True):
-    """A table of `contrast` rows in every metric, for pairs (first, second) of names, which are its first columns.
+EFFECT_COLUMNS = ("family", "first", "second", "metric", "n", "mean", "low", "high", "p", "p_holm", "p_equal", "median")
+EFFECT_COLUMNS += ("improved", "effect_size", "photos_needed", "photos_needed_low", "photos_needed_high")
+EFFECT_COLUMNS += ("power_of_five",)
 
-    `p_holm` is p corrected by Holm's method over all rows of the table.
+
+def contrasts(metrics, pairs, merged=True):
+    """A table of `EFFECT_COLUMNS`: the `contrast` of pairs (first, second) of names, in every metric.
+
+    `p_holm` and `p_equal` are corrected by Holm's method within a pair's family, in CIEDE2000; other metrics describe
+    and are not tested. A pair whose prompts are the same on every photo is left out.
     """
-    rows = []
+    rows, subjects = [], subjects_of(metrics)
     for first, second in pairs:
         for metric in HIGHER_IS_BETTER:
-            values = [by_photo(metrics, metric, name, merged) for name in (first, second)]
-            rows.append({"first": first, "second": second, **contrast(*values, metric)})
-    return corrected(pd.DataFrame(rows))
-
-
-def corrected(table):
-    """A table of contrasts with a column `p_holm` beside `p`: corrected by Holm's method over all rows."""
-    table.insert(table.columns.get_loc("p") + 1, "p_holm", multipletests(table["p"], method="holm")[1])
+            difference = differences(metrics, metric, first, second, merged)
+            if len(difference):
+                facts = {"family": QUESTIONS[first, second].family, "first": first, "second": second}
+                rows.append(facts | contrast(difference, metric, subjects[difference.index]))
+    table = pd.DataFrame(rows, columns=EFFECT_COLUMNS)
+    for _, part in table[table["metric"] == METRIC].groupby("family"):
+        table.loc[part.index, "p_holm"] = holm(part["p"])
+        table.loc[part.index, "p_equal"] = holm(part["p_equal"])
     return table
+
+
+def holm(p):
+    """p values corrected by Holm's method; those that are missing stay so."""
+    known = p.notna()
+    return p.mask(known, pd.Series(multipletests(p[known], method="holm")[1], p.index[known])) if known.any() else p
+
+
+def verdict(row):
+    """What a row with `mean`, `p_holm` and `p_equal` allows to say, in the metric's own direction.
+
+    better, worse, the same within the margin of `MARGIN`, not told apart; or not tested, where it has no p.
+    """
+    if row.p_holm != row.p_holm:
+        return "not tested"
+    if row.p_holm < 0.05:
+        return "better" if (row.mean > 0) == HIGHER_IS_BETTER[row.metric] else "worse"
+    return f"the same within {MARGIN:g}" if row.p_equal < 0.05 else "not told apart"
+
+
+def effect_over_draws(first, second=None, subjects=None):
+    """The mean of a table (photos, draws), or of one less another, where photos and draws are both random.
+
+    Draws are trainings that differ in their seed, or writers. The variance is that of the means over photos plus that
+    of the means over draws, less the residual's, which both contain; its degrees of freedom are Satterthwaite's (1946).
+    Returns `mean`, `low`, `high` and `p`, by Student's t.
+    """
+    tables = [np.asarray(table, float) for table in (first, second) if table is not None]
+    by_photo = tables[0].mean(axis=1) - (tables[1].mean(axis=1) if second is not None else 0)
+    if not has_interval(by_photo, subjects):
+        return {"mean": float(by_photo.mean()), **dict.fromkeys(("low", "high", "p"), np.nan)}
+    fit = fit_mean(by_photo, subjects)
+    parts = [(fit.bse[0] ** 2, fit.df_resid_inference)]
+    for table in tables:
+        photos, draws = table.shape
+        residual = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
+        freedom = (photos - 1) * (draws - 1)
+        parts.append((table.mean(axis=0).var(ddof=1) / draws, draws - 1))
+        parts.append((-(residual**2).sum() / freedom / (photos * draws), freedom))
+    variance = max(sum(part for part, _ in parts), parts[0][0])
+    freedom = variance**2 / sum(part**2 / of_part for part, of_part in parts)
+    mean, error = float(by_photo.mean()), np.sqrt(variance)
+    reach = error * stats.t.ppf(0.975, freedom)
+    p = float(2 * stats.t.sf(abs(mean) / error, freedom))
+    return {"mean": mean, "low": float(mean - reach), "high": float(mean + reach), "p": p}
+
+
+def effect_of(table, subjects, other=None):
+    """`n`, `mean`, `low`, `high` and `p` of a table (photos, draws), or of it less another: `effect_over_draws`.
+
+    With one draw of either, the interval is that of photos alone, and there is no p. `subjects`: a Series by photo.
+    """
+    columns = [table] if other is None else [table, other]
+    subjects = subjects[table.index]
+    if min(len(part.columns) for part in columns) > 1:
+        return {"n": len(table), **effect_over_draws(*columns, subjects=subjects)}
+    values = columns[0].mean(axis=1) - (other.mean(axis=1) if other is not None else 0)
+    return {"n": len(table), **dict(zip(("mean", "low", "high"), interval(values, subjects), strict=True)), "p": np.nan}
 
 
 def effects_by_category(metrics, metric, first, second):
@@ -144,81 +280,9 @@ def effects_by_category(metrics, metric, first, second):
     rows = []
     for category in metrics.drop_duplicates("image_id")["category"].value_counts().index:
         part = metrics[metrics["category"] == category]
-        effect = contrast(by_photo(part, metric, first), by_photo(part, metric, second), metric)
-        rows.append({"category": category, **effect})
+        difference = differences(part, metric, first, second)
+        rows.append({"category": category, **contrast(difference, metric, subjects_of(part)[difference.index])})
     return pd.DataFrame(rows)[["category", "n", "mean", "low", "high", "improved"]]
-
-
-def variance_shares(metrics, metric, levels):
-    """A table `part`, `share` of a metric's variance: photo, prompt, their interaction, seed, and the rest.
-
-    From the mean squares of the balanced table photo x seed x prompt of the merged pictures, where seeds are nested in
-    photos, over the photos that have every seed under these prompts; an estimate below zero counts as zero.
-    """
-    rows = of_model(metrics)
-    rows = with_all_seeds(rows[rows["prompt_level"].isin(levels)])
-    cube = rows.set_index(["image_id", "prompt_level", "seed"])[metric].unstack("seed").unstack("prompt_level")
-    seeds, prompts = rows["seed"].nunique(), len(levels)
-    values = cube.to_numpy().reshape(-1, seeds, prompts)
-    photos = len(values)
-    photo, prompt = values.mean((1, 2), keepdims=True), values.mean((0, 1), keepdims=True)
-    cell, draw, grand = values.mean(1, keepdims=True), values.mean(2, keepdims=True), values.mean()
-
-    def mean_square(part, freedom):
-        return (np.broadcast_to(part, values.shape) ** 2).sum() / max(freedom, 1)
-
-    of_photo = mean_square(photo - grand, photos - 1)
-    of_prompt = mean_square(prompt - grand, prompts - 1)
-    of_cell = mean_square(cell - photo - prompt + grand, (photos - 1) * (prompts - 1))
-    of_seed = mean_square(draw - photo, photos * (seeds - 1))
-    of_rest = mean_square(values - cell - draw + photo, photos * (seeds - 1) * (prompts - 1))
-    parts = {
-        "photo": (of_photo - of_seed - of_cell + of_rest) / (seeds * prompts),
-        "prompt": (of_prompt - of_cell) / (photos * seeds),
-        "photo x prompt": (of_cell - of_rest) / seeds,
-        "seed": (of_seed - of_rest) / prompts,
-        "seed x prompt": of_rest,
-    }
-    shares = np.clip(list(parts.values()), 0, None)
-    return pd.DataFrame({"part": list(parts), "share": shares / shares.sum()})
-
-
-def differences_by_seed(metrics, first, second, metric="ciede2000"):
-    """The metric under one prompt level less that under another with the same noise: (photos, seeds), for all seeds."""
-    values = of_model(with_all_seeds(metrics)).set_index(["prompt_level", "image_id", "seed"])[metric]
-    return (values[first] - values[second]).unstack("seed").to_numpy()
-
-
-def components(differences):
-    """The variance of differences (photos, seeds) between photos, at least 0, and that between a photo's seeds."""
-    within = float(differences.var(axis=1, ddof=1).mean())
-    return max(float(differences.mean(axis=1).var(ddof=1)) - within / differences.shape[1], 0.0), within
-
-
-def interval_width(between, within, photos, seeds, with_all):
-    """The width of the 95 % interval of a mean difference over photos, `with_all` of which have all seeds, others one.
-
-    `between`, `within`: `components`. Photos weigh alike.
-    """
-    variance = between + within * (with_all / seeds + photos - with_all) / photos
-    return float(2 * stats.norm.ppf(0.975) * np.sqrt(variance / photos))
-
-
-def seed_gain(metrics, metric="ciede2000"):
-    """By prompt level, the mean metric of a single sample, of the mean over seeds, and of the best seed (an oracle).
-
-    Over the photos that have every seed under every prompt.
-    """
-    metrics = with_all_seeds(metrics)
-    single = of_model(metrics).groupby(["prompt_level", "image_id"])[metric]
-    best = single.max() if HIGHER_IS_BETTER[metric] else single.min()
-    mean = metrics[metrics["system"] == "seed_mean"].set_index(["prompt_level", "image_id"])[metric]
-    table = pd.DataFrame({"single sample": single.mean(), "mean of seeds": mean, "best seed (oracle)": best})
-    table = table.groupby(level="prompt_level").mean()
-    chroma = metrics[metrics["merged"]].groupby(["system", "prompt_level"])[["chroma", "true_chroma"]].sum()
-    ratio = chroma["chroma"] / chroma["true_chroma"]
-    table["chroma ratio, single"], table["chroma ratio, mean"] = ratio.loc["controlnet"], ratio.loc["seed_mean"]
-    return table.loc[[level for level in PROMPT_LEVELS if level in table.index]].reset_index()
 
 
 def obedience(steering):

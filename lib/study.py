@@ -29,7 +29,6 @@ TABLE = {  # the study's three; then others that change one thing at a time
     "sd21_low_rate": Run("SD 2.1-base", "flowers", 1e-5, 10),
     "stock_recipe": Run("SD 2.1-base", "COCO", 1e-5, 1),  # as diffusers' example trains a ControlNet
     "captions": Run("SD 2.1-base", "COCO", 1e-4, 3, "captions"),
-    "captions_dropout_10": Run("SD 2.1-base", "COCO", 1e-4, 3, "captions", 0.1),
     "captions_dropout_50": Run("SD 2.1-base", "COCO", 1e-4, 3, "captions", 0.5),
     "study_3_tcd": Run("SD 2.1-base + TCD", "COCO", controlnet="study_3"),  # in a few steps, by a distilled adapter
     "peer_sdxl_light": Run("SDXL-Lightning", "COCO", controlnet="nickpai/sdxl_light_custom_caption_output"),
@@ -79,7 +78,16 @@ EQUIVALENTS = {  # what a profile takes for a run's base and photos, and what ru
         "SD 2.1-base": {},
         "flowers": {"train_categories": ("animals",)},
         "COCO": {},
-        "other runs": {"initial_controlnet": "", "n_seeds": 1, "checkpoint_every": 100, "log_every": 10},
+        "other runs": {
+            "initial_controlnet": "",
+            "n_seeds": 1,
+            "checkpoint_every": 100,
+            "log_every": 10,
+            "steps_to_try": (),
+            "guidance_to_try": (),
+            "prompt_levels": ("vague", "detailed"),
+            "n_steered": 30,
+        },
     },
 }
 SCALED_BY = {

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import ROOT, color_words, prompts
+from lib import ROOT, color_words, rewriting
 from lib.dataset import read_manifest
 
 PATTERNS = pd.read_csv(ROOT / "tests/data/caption_patterns.csv", keep_default_na=False)  # own sentences, COCO's manner
@@ -83,7 +83,7 @@ def test_no_sentence_is_too_odd():
             assert color_words.COLOR_PATTERN.search(colors)
             assert colors in phrase
             assert thing in phrase
-        changed = prompts.change_color_words(text, rng)
+        changed = rewriting.change_color_words(text, rng)
         assert len(color_words.COLOR_PATTERN.findall(changed)) == len(color_words.COLOR_PATTERN.findall(text))
-        assert isinstance(prompts.rotate_color_words(text, 90), str)
+        assert isinstance(rewriting.rotate_color_words(text, 90), str)
     assert color_words.find_color_words("") == color_words.phrases_of("") == []

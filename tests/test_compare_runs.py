@@ -14,8 +14,9 @@ from lib import ROOT, compare_runs, figures
 from lib.l4 import sources
 from lib.metrics import COLUMNS
 from lib.profiles import RUNS, get_profile, other_settings
+from lib.study import TABLE
 
-FACTS = {"start": "", "n": 10, "epochs": 10.0, "batch": 8, "seed": 0, "steps": 5, "hours": 0.1, "other": ""}
+FACTS = {"start": "", "n": 10, "epochs": 10.0, "batch": 8, "steps": 5, "hours": 0.1, "other": ""}
 
 
 def facts_of(names):
@@ -24,28 +25,38 @@ def facts_of(names):
     for name in RUNS:
         if name in names:
             run = RUNS[name]
-            facts = dict(run=name, base=run.base, photos=run.photos, rate=run.learning_rate, prompts=run.prompt_policy)
+            facts = dict(
+                run=name,
+                seed=run.train_seed,
+                base=run.base,
+                photos=run.photos,
+                rate=run.learning_rate,
+                prompts=run.prompt_policy,
+            )
             rows.append({**facts, "dropout": run.prompt_dropout, **FACTS, "epochs": run.train_epochs})
     return pd.DataFrame(rows)
 
 
 def test_pairs_separate_what_the_study_changed_together():
-    pairs = {(first, second): changed for changed, first, second in compare_runs.pairs_of_runs(facts_of(RUNS))}
+    pairs = {(first, second): changed for changed, first, second in compare_runs.pairs_of_runs(facts_of(TABLE))}
     assert pairs["study_1", "sd15_high_rate"] == "learning rate"
     assert pairs["sd21_low_rate", "study_2"] == "learning rate"  # from low to high, as above
     assert pairs["study_1", "sd21_low_rate"] == "base model"
     assert pairs["sd15_high_rate", "study_2"] == "base model"  # from the narrow base to the wide one, as above
     assert pairs["study_2", "study_3"] == "photos and epochs"
     assert pairs["study_3", "captions"] == "training prompts"
-    assert pairs["captions", "captions_dropout_50"] == pairs["captions", "captions_dropout_10"] == "prompt dropout"
+    assert pairs["captions", "captions_dropout_50"] == "prompt dropout"
     assert pairs["study_1", "study_2"] == "base model and learning rate"  # as the study went
     assert pairs["study_3", "stock_recipe"] == "epochs and learning rate"
     assert ("study_1", "study_3") not in pairs
     assert ("study_1", "captions") not in pairs
 
 
-def write_run(home, name, shift, photos="abcdefghij"):
-    """A run's folder whose detailed prompt is better than vague by 1, and which is worse than another by `shift`."""
+def write_run(home, name, shift, photos="abcdefghij", luck=0.0):
+    """A run's folder whose detailed prompt is better than vague by 1, and which is worse than another by `shift`.
+
+    `luck`: what a training's seed adds to every photo.
+    """
     folder = home / name
     folder.mkdir(parents=True)
     facts_of([name]).to_csv(folder / "run.csv", index=False)
@@ -57,7 +68,8 @@ def write_run(home, name, shift, photos="abcdefghij"):
             ("controlnet", "detailed", 8 - 0.02 * k),
         ):
             values = dict.fromkeys(COLUMNS, 1.0) | {"image_id": photo, "category": "x", "system": system, "seed": 0}
-            values |= {"prompt_level": level, "merged": True, "ciede2000": error + shift * (1 + 0.1 * k)}
+            values |= {"prompt_level": level, "prompt": level, "subject": photo, "merged": True}
+            values["ciede2000"] = error + shift * (1 + 0.1 * k) + luck * (system == "controlnet")
             rows.append(values)
     pd.DataFrame(rows)[list(COLUMNS)].to_csv(folder / "metrics.csv", index=False)
     pd.DataFrame({"image_id": [], "word": [], "allowed": []}).to_csv(folder / "steering.csv", index=False)
@@ -83,9 +95,12 @@ def test_effects_are_paired_and_signed_second_less_first(tmp_path):
     assert effects.loc[("detailed", ""), "mean"] == pytest.approx(-2 * np.mean(1 + 0.1 * np.arange(10)))
     assert effects.loc[("detailed", ""), "high"] < 0
     assert effects.loc[("detailed", "vague"), "mean"] == pytest.approx(0)
-    assert (effects["p_holm"] >= effects["p"]).all()
-    contrasts = compare_runs.contrasts_of_runs(metrics)
-    assert list(contrasts.columns) == ["run", "first", "second", "n", "mean", "low", "high"]
+    assert effects[["p", "p_holm"]].isna().all(axis=None)
+    contrasts = compare_runs.contrasts_of_runs(facts, metrics)
+    assert list(contrasts.columns) == [
+        *("run", "first", "second", "trainings", "n", "mean", "low", "high", "p", "seed_sd")
+    ]
+    assert contrasts[["p", "seed_sd"]].isna().all(axis=None)  # one training tells nothing of another
     assert set(contrasts["n"]) == {10}
     contrasts = contrasts.set_index(["run", "first", "second"])
     assert contrasts.loc[("study_1", "detailed", "vague"), "mean"] == pytest.approx(-1.09)
@@ -113,6 +128,36 @@ def test_runs_are_compared_on_the_same_photos_and_things(tmp_path):
     assert list(table["chroma_ratio"]) == [1.7, 1.7]  # whatever photos the empty prompt has
     assert list(table["things_measured"]) == [2, 2]
     assert list(table["obeyed"]) == [0.5, 0.5]
+
+
+def test_trainings_are_random_as_photos_are(tmp_path):
+    profile = get_profile("l4", run="study_1", reports=str(tmp_path))
+    home = profile.folders.reports_home
+    for seed, luck in enumerate((-0.6, 0.0, 0.6)):
+        end = f"_seed_{seed}" if seed else ""
+        write_run(home, f"study_1{end}", 0.0, luck=luck)
+        write_run(home, f"sd15_high_rate{end}", -0.8, luck=luck)
+    facts, metrics = compare_runs.read_runs(profile)
+    assert compare_runs.trainings_of(facts)["study_1"] == ["study_1", "study_1_seed_1", "study_1_seed_2"]
+    assert len(compare_runs.table_of_runs(facts, metrics)) == 6
+    effects = compare_runs.effects_of_changes(facts, metrics).set_index(["first", "second"])
+    assert set(effects["trainings"]) == {3}
+    detailed = effects.loc[("detailed", "")]
+    assert detailed["mean"] == pytest.approx(-0.8 * 1.45)
+    assert detailed["low"] < detailed["mean"] - 0.6  # photos alone would say less than 0.2
+    assert detailed["p_holm"] >= detailed["p"] > 0.01
+    contrasts = compare_runs.contrasts_of_runs(facts, metrics).set_index(["run", "first", "second"])
+    assert contrasts.loc[("study_1", "detailed", "gray"), "seed_sd"] == pytest.approx(0.6)
+    assert contrasts.loc[("study_1", "detailed", "vague"), "seed_sd"] == pytest.approx(0, abs=1e-9)
+
+
+def test_two_trainings_are_too_few_for_a_verdict(tmp_path):
+    profile = get_profile("l4", run="study_1", reports=str(tmp_path))
+    for name in ("study_1", "study_1_seed_1", "sd15_high_rate", "sd15_high_rate_seed_1"):
+        write_run(profile.folders.reports_home, name, -2.0 * name.startswith("sd15"))
+    effects = compare_runs.effects_of_changes(*compare_runs.read_runs(profile))
+    assert set(effects["trainings"]) == {2}
+    assert effects["p"].isna().all()
 
 
 def test_one_run_is_compared_with_nothing(tmp_path):

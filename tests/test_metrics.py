@@ -55,6 +55,18 @@ def test_measure_of_a_gray_copy():
         metrics.measure(PHOTO, PHOTO[:16])
 
 
+def test_the_error_in_ab_is_that_of_the_tint_and_of_the_places():
+    rng = np.random.default_rng(0)
+    truth, output = rng.normal(0, 20, (2, 16, 16, 3))
+    _, mean, deviation = metrics.ab_errors(truth, output)
+    assert mean**2 + deviation**2 == pytest.approx(((truth - output)[..., 1:] ** 2).sum(axis=-1).mean())
+    tinted = truth + [0, 3, 4]
+    assert metrics.ab_errors(truth, tinted) == pytest.approx((5, 5, 0), abs=1e-6)
+    moved = np.roll(truth, 3, axis=1)  # the same colours in other places
+    assert metrics.ab_errors(truth, moved)[1] == pytest.approx(0, abs=1e-9)
+    assert metrics.ab_errors(truth, moved)[2] > 10
+
+
 def test_true_mean_color_is_nearer_than_gray_and_mean_color_of_others():
     tinted = np.clip(PHOTO * [1.2, 0.9, 0.5], 0, 1)
     photo, errors = metrics.Truth(tinted, luminance(tinted), None), {}
@@ -89,7 +101,14 @@ def test_ssim_agrees_with_its_definition_on_one_window():
 def rows_and_pictures():
     """One data-set row with a thing at its left, and two merged pictures of it."""
     truth = np.clip(PHOTO * [1.2, 0.9, 0.5], 0, 1)
-    row = {"image_id": "a", "category": "c", "image": to_pil(truth), "thing": "cup", "thing_box": "0 0 0.5 1"}
+    row = {
+        "image_id": "a",
+        "subject": "s",
+        "category": "c",
+        "image": to_pil(truth),
+        "thing": "cup",
+        "thing_box": "0 0 0.5 1",
+    }
     row["conditioning_image"] = make_conditioning_image(row["image"])
     gray = to_float(row["conditioning_image"])
     return row, {"warm": in_color(gray, (20, 14)), "cold": in_color(gray, (-20, -14))}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lib import colorize
-from lib.stats import components, interval_width
+from lib.luck import components, interval_width
 from tests.bench import precision
 
 

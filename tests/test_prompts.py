@@ -1,14 +1,14 @@
 """Prompt levels, training prompts and colour words."""
 
-import re
-
 import numpy as np
 import pytest
+from PIL import Image
 
 from lib import prompts
-from lib.color_words import COLOR_PATTERN, COLOR_WORDS, HUES_OF_WORDS
-from lib.dataset import read_manifest
-from lib.stats import CONTRASTS
+from lib.baselines import SYSTEMS
+from lib.color_words import COLOR_PATTERN, HUES_OF_WORDS
+from lib.metrics import REFERENCES
+from lib.stats import QUESTIONS
 
 RECORD = {"object_caption": "a cup", "detailed_caption": "a red cup on a white table", "gray_caption": "a pale cup"}
 ROWS = [
@@ -45,37 +45,6 @@ def test_wrong_colors_change_every_color_word_and_nothing_else():
     ]  # a photo's wrong colours don't depend on the other photos
 
 
-def test_wrong_colors_are_matched_on_real_captions():
-    captions = read_manifest("data_cards/pocket_photos")["detailed_caption"]
-    for caption in captions:
-        wrong = prompts.change_color_words(caption, np.random.default_rng(len(caption)))
-        old, new = COLOR_PATTERN.findall(caption), COLOR_PATTERN.findall(wrong)
-        assert sum(map(is_hue, old)) == sum(map(is_hue, new))
-        assert len(old) == len(new)
-        assert not re.search(rf"\b({'|'.join(COLOR_WORDS)})\s+\1\b", wrong), wrong
-        assert wrong != caption
-        assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", wrong), wrong
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_wrong_colors_trade_places_with_their_modifiers_and_neighbours(seed):
-    def change(caption):
-        return prompts.change_color_words(caption, np.random.default_rng(seed))
-
-    cup = change("a dark blue gray cup on a white table")
-    first, second = COLOR_PATTERN.findall(cup)[1:]
-    assert cup.startswith("a white cup on a dark ")  # the hue went where white was, and took its neighbours along
-    assert is_hue(first)
-    assert first not in ("blue", "purple")
-    assert second == "gray"
-    bird = COLOR_PATTERN.findall(change("a golden brown bird"))
-    assert len(set(bird)) == 2
-    assert not set(bird) & {"golden", "brown", "yellow", "orange", "red"}
-    assert change("a silver spoon") == "a white spoon"  # without a hue, none comes in
-    assert change("a lime green ball and ice cream") in {f"a {word} ball and ice cream" for word in prompts.HUES}
-    assert change("a cup and an orange") == "a cup and an orange"
-
-
 def test_other_photo_is_of_another_category():
     for seed in range(20):
         cup, spoon, owl = prompts.prompts_at("other_photo", ROWS, seed)
@@ -103,17 +72,30 @@ def test_policies_draw_from_their_own_sentences_and_repeat_with_the_seed():
         prompts.draw_training_prompt(RECORD, "none", np.random.default_rng(0))
 
 
-def test_rotating_hues_renames_colors_and_mends_articles():
-    assert prompts.rotate_color_words("a red cup on a white table", 98) == "a green cup on a white table"
-    assert prompts.rotate_color_words("a blue bird, a brown branch", 180) == "a yellow bird, a dark blue branch"
-    assert prompts.rotate_color_words("an orange cup", 0) == "an orange cup"
-    assert prompts.rotate_color_words("an orange cup", -30) == "a red cup"
-    assert prompts.rotate_color_words("a red cup", 30) == "an orange cup"
-    assert prompts.rotate_color_words("ice cream and an orange on a pale blue plate", 140) == (
-        "ice cream and an orange on a pale orange plate"
-    )
-    assert prompts.rotate_color_words("a lime green ball", 140) == "a blue ball"
+def test_every_contrast_is_of_levels_or_systems_that_exist():
+    assert set().union(*QUESTIONS) <= {*prompts.PROMPT_LEVELS, *REFERENCES, *SYSTEMS, "regions"}
+    assert [pair for pair, question in QUESTIONS.items() if question.family == "primary"] == [("detailed", "vague")]
 
 
-def test_every_contrast_is_of_levels_that_exist():
-    assert set().union(*CONTRASTS) <= {*prompts.PROMPT_LEVELS, "gray", "regions"}
+def test_the_ladder_draws_anew_for_each_seed_what_is_random():
+    image = Image.new("RGB", (8, 8), (200, 40, 40))
+    rows = [{**row, "object_caption": "x", "gray_caption": "", "image": image} for row in ROWS]
+    found = prompts.ladder(rows, n_seeds=3)
+    assert "gray_caption" not in found
+    assert not set(prompts.WRITERS) & set(found)
+    assert {level for level in found if not isinstance(found[level][0], str)} == set(prompts.DRAWN)
+    assert all(len(texts) == 3 for level in prompts.DRAWN for texts in found[level])
+    assert len(set(found["shuffled"][0])) > 1
+    assert found["tint"] == ["a red photo"] * 3
+    assert found["dose_4"][0] == (ROWS[0]["detailed_caption"],) * 3  # it has two colours
+    with_writers = prompts.ladder([{**row, "writer_2": f"a cup by {k}"} for k, row in enumerate(rows)])
+    assert with_writers["writer_2"] == ["a cup by 0", "a cup by 1", "a cup by 2"]
+
+
+@pytest.mark.parametrize(
+    ("lab", "word"),
+    [((50, 1, 2), "gray"), ((70, 2, 10), "beige"), ((40, 2, 10), "brown"), ((60, 0, 40), "yellow")]
+    + [((60, 20, 38), "orange"), ((50, 0, -20), "blue"), ((50, -9, 9), "green")],
+)
+def test_the_mean_colour_in_words(lab, word):
+    assert prompts.tint_prompt(*lab) == f"{'an' if word == 'orange' else 'a'} {word} photo"

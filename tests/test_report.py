@@ -9,37 +9,45 @@ import pytest
 from datasets import Dataset
 from jinja2 import UndefinedError
 
-from lib import ROOT, report, stats
+from lib import gains, luck, report, stats
 from lib.compare_runs import CONTRASTS_OF_RUNS, EFFECTS_OF_CHANGES, FACTORS
 from lib.metrics import COLUMNS, METRICS
+from lib.pocket_model import recipe
 from lib.profiles import get_profile
-from lib.stats import CONTRASTS, HIGHER_IS_BETTER
+from lib.stats import METRIC, QUESTIONS
 
 
-def effects(low, high):
-    """Effects of both contrasts: CIEDE2000 as given, PSNR with an interval across zero."""
+def effects(low, high, p_holm=0.01, p_equal=0.5):
+    """Effects of two contrasts: CIEDE2000 as given, PSNR with an interval across zero."""
     rows = []
     for second in ("vague", "gray"):
         for metric, a, b in (("psnr", -1.0, 1.0), ("ciede2000", low, high)):
-            ends = dict(mean=(a + b) / 2, low=a, high=b, p_holm=0.01)
-            rows.append(dict(first="detailed", second=second, metric=metric, n=9, improved=0.5, **ends))
+            family = QUESTIONS["detailed", second].family
+            tested = dict(p_holm=p_holm, p_equal=p_equal) if metric == METRIC else dict(p_holm=np.nan, p_equal=np.nan)
+            values = dict(n=9, mean=(a + b) / 2, low=a, high=b, median=-0.5, improved=0.5, **tested)
+            rows.append(dict(family=family, first="detailed", second=second, metric=metric, **values))
     return pd.DataFrame(rows)
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "word", "stands"),
-    [(-2, -1, "better", "yes"), (1, 2, "worse", "no, the reverse"), (-1, 2, "not told apart", "not shown")],
-)
-def test_answer_and_claims_follow_the_interval(low, high, word, stands, tmp_path):
-    text = answer_of(effects(low, high), tmp_path)
-    assert text.startswith("Detailed against vague, in 9 photos: **not told apart** in PSNR (+0.000, 95 % interval")
-    assert "50% of the photos improved in CIEDE2000. Detailed against the same photo left gray: **" in text
-    assert text.count(f"**{word}** in CIEDE2000") == 2
-    assert text.count("**not told apart** in PSNR") == 2
+    ("given", "start", "word", "stands"),
+    [
+        ((-2, -1), "**Yes, for this model and these photos.** Detailed prompts change CIEDE2000 by **-1.50**", "better", "yes"),
+        ((1, 2), "**No, the reverse, for", "worse", "no, the reverse"),
+        ((-1, 2, 0.6), "**It can't be told, for", "not told apart", "not shown"),
+        ((-0.5, 0.4, 0.6, 0.01), "**No, for", "the same within 1", "not shown"),
+    ],
+)  # fmt: skip
+def test_answer_and_claims_follow_the_rule(given, start, word, stands, tmp_path):
+    text = answer_of(effects(*given), tmp_path)
+    assert text.startswith(start)
+    assert "The median photo changes by -0.50, and 50% of 9 photos get better." in text
+    assert f"the detailed prompt changes CIEDE2000 by {(given[0] + given[1]) / 2:+.2f}" in text
+    assert text.endswith(f"{word}.")
     names = [("controlnet", "vague"), ("controlnet", "detailed"), ("gray", "")]
     summary = pd.DataFrame([(*name, merged) for name, merged in product(names, (False, True))], columns=KEYS)
     summary = summary.assign(psnr=21.0, ssim=0.9, ciede2000=8.5)
-    claims = report.claims(summary, effects(low, high)).set_index("the study")["stands"]
+    claims = report.claims(summary, effects(*given)).set_index("the study")["stands"]
     assert claims["detailed prompts colorize better, in CIEDE2000"] == stands
     assert claims["detailed prompts colorize better, in PSNR"] == "not shown"
     assert claims["vague: PSNR 15 to 20 dB"] == "no"
@@ -48,7 +56,7 @@ def test_answer_and_claims_follow_the_interval(low, high, word, stands, tmp_path
 
 def test_the_answer_of_the_notebook_is_that_of_the_report(tmp_path):
     found = effects(-2, -1)
-    assert " ".join(report.answer(found).split()) == answer_of(found, tmp_path)
+    assert answer_of(found, tmp_path).startswith(" ".join(report.answer(found).split()))
 
 
 def test_goals_say_what_was_wanted_and_found():
@@ -56,7 +64,7 @@ def test_goals_say_what_was_wanted_and_found():
     summary = pd.DataFrame(names, columns=KEYS).assign(ciede2000=[3.5, 9.0], chroma_ratio=[0.9, 0.8])
     wrong = effects(1, 2).query("second == 'vague'").assign(first="wrong_color")
     steering = pd.DataFrame({"image_id": list("abc"), "word": "red", "named": "red", "allowed": True, "reached": True})
-    table = report.goals(summary, pd.concat([effects(-2, -1), wrong]), steering).set_index("goal")
+    table = recipe.goals(summary, pd.concat([effects(-2, -1), wrong]), steering).set_index("goal")
     assert table.loc["autoencoder, CIEDE2000"].tolist() == ["at most 3.0", "no", "3.50"]
     assert table.loc["detailed - vague, ciede2000", ["reached", "found"]].tolist() == ["yes", "-1.50 [-2.00, -1.00]"]
     assert table.loc["detailed - vague, psnr", "reached"] == "no"
@@ -64,41 +72,9 @@ def test_goals_say_what_was_wanted_and_found():
     assert table.loc["things that took the named colour", ["reached", "found"]].tolist() == ["yes", "1.00"]
 
 
-def test_notebook_06_says_of_pocket_what_its_effects_allow():
-    """The bullets below "What we learned", which are about the shipped model."""
-    effects = pd.read_csv(ROOT / "reports/pocket/effects.csv").itertuples()
-    found = {(row.first, row.second, row.metric): report.word_for(row) for row in effects}
-    assert {found["detailed", "vague", metric] for metric in HIGHER_IS_BETTER} == {"better"}
-    assert {found["wrong_color", "vague", metric] for metric in HIGHER_IS_BETTER} == {"worse"}
-    assert {found["gray_caption", "vague", metric] for metric in HIGHER_IS_BETTER} == {"not told apart"}
-    assert found["detailed", "gray", "psnr"] == "better"
-    assert found["detailed", "gray", "ciede2000"] == "not told apart"
-
-
-def test_what_more_seeds_would_give():
-    rng, rows = np.random.default_rng(0), []
-    for k, seed, level in product(range(12), range(3), ("vague", "detailed")):
-        if k < 6 or seed == 0:
-            error = 10 - (level == "detailed") * (k + 6 * rng.normal())
-            rows.append(("controlnet", True, f"p{k}", level, seed, error))
-    rows = pd.DataFrame(rows, columns=["system", "merged", "image_id", "prompt_level", "seed", "ciede2000"])
-    luck = report.seed_share(rows, 12)
-    assert 0.5 < luck["share"] < 1  # the noise has a variance of 36, the photos' own differences one of 3
-    assert luck["seeds"] == 3
-    assert 0.6 < luck["width"] < 1
-    assert report.seed_share(rows.query("seed == 0"), 12) == {}
-    assert report.seed_share(rows[:36], 6)["width"] is None
-
-
-def test_an_interval_alone_does_not_make_an_effect(tmp_path):
-    text = answer_of(effects(-2, -1).assign(p_holm=0.2), tmp_path)
-    assert "better" not in text
-    assert "-1.000, but p after correction is 0.2)" in text
-
-
 def test_no_answer_without_an_interval(tmp_path):
-    text = answer_of(effects(np.nan, np.nan), tmp_path)
-    assert text == "**Too few photos to tell**: 9, or no difference between them."
+    text = answer_of(effects(np.nan, np.nan, np.nan), tmp_path)
+    assert text.startswith("**Too few photos to tell**, or no difference between them. What this does not show")
 
 
 def test_tables_show_a_missing_number_as_a_dash():
@@ -135,8 +111,15 @@ def measured(levels, photos=9):
         for system, level, merged in systems:
             for seed in range(2 if system == "controlnet" and k < 3 else 1):
                 values = dict.fromkeys(METRICS, 1.0) | {"ciede2000": rng.uniform(5, 9), "psnr": rng.uniform(20, 25)}
-                prompt = "a red cup" if k else "a cup"
-                facts = dict(image_id=f"p{k}", category="ab"[k % 2], system=system, prompt_level=level, merged=merged)
+                prompt = f"a red cup{'' if level == 'detailed' else ', ' + level}" if k else f"a cup {level[:0]}"
+                facts = dict(
+                    image_id=f"p{k}",
+                    subject=f"s{k}",
+                    category="ab"[k % 2],
+                    system=system,
+                    prompt_level=level,
+                    merged=merged,
+                )
                 rows.append({**facts, "prompt": prompt, "seed": seed, **values})
     return pd.DataFrame(rows)[list(COLUMNS)]
 
@@ -144,12 +127,17 @@ def measured(levels, photos=9):
 def report_of(profile, levels, **others):
     """The written report, on one line, of a run on photos that were measured under some levels; `others`: tables."""
     metrics = measured(levels)
-    known = [pair for pair in CONTRASTS if set(pair) <= {"gray", *levels}]
+    known = [pair for pair in QUESTIONS if set(pair) <= {"gray", *levels}]
     tables = {"effects": stats.contrasts(metrics, known), "summary": stats.summary(metrics)}
     tables["before_merge"] = tables["effects"]
-    tables["seeds"] = stats.seed_gain(metrics)
-    tables |= {"steering": [], "binding": [], "variance": pd.DataFrame({"part": ["photo"], "share": [1.0]})}
+    tables["seeds"] = luck.seed_gain(metrics)
+    tables |= {"binding": [], "variance": pd.DataFrame({"part": ["photo"], "share": [1.0]})}
     rows = {"image_id": sorted(set(metrics["image_id"]))}
+    photos = [{"image_id": name, "image": np.full((4, 4, 3), 0.5)} for name in rows["image_id"]]
+    gained = gains.gains_by_photo(metrics, photos).assign(true_chroma=range(9), hues=[0, 1, 2] * 3)
+    tables |= {"gain_fit": gains.fit_gains(gained), "gains_thirds": gains.gains_by_third(gained)}
+    tables |= {"tint": gains.tint_shares(metrics, [("detailed", "vague")]), "writers": gains.effect_of_writers(metrics)}
+    tables["dose"] = gains.dose_table(others.get("effects", tables["effects"]))
     report.write_report(profile, metrics, tables | others, Dataset.from_dict(rows))
     return " ".join((profile.folders.reports_dir / "report.md").read_text().split())
 
@@ -157,7 +145,7 @@ def report_of(profile, levels, **others):
 def answer_of(table, folder):
     """What a report with these effects says under "Answer"."""
     text = report_of(get_profile("pocket", reports=str(folder)), ("vague", "detailed"), effects=table)
-    return text.partition("## Answer ")[2].partition(" ## Method")[0]
+    return text.partition("## Answer ")[2].partition(" ## ")[0]
 
 
 def test_the_pocket_report_says_who_wrote_its_captions(tmp_path):
@@ -168,11 +156,10 @@ def test_the_pocket_report_says_who_wrote_its_captions(tmp_path):
     assert len(columns) > 5
     assert max(columns) == report.MAX_COLUMNS
     assert (
-        "`detailed` was written by people who saw the colours. `gray_caption` was written by people who saw only"
+        "`detailed` was written by a language model that saw the colour photo. `gray_caption` was written by one that saw only"
         in text
     )
     assert "though their writers may have known a famous place" in text
-    assert "**What does the writer gain by seeing the colours?**" in text
     assert "trained at 128 px on the training split of `data_cards/pocket_photos`" in text
     assert "a size that they were not trained on" not in text
     assert "under 6 kinds of prompt, with the same noise for each, 2 seeds for 3 photos and 1 for the others (" in text
@@ -195,7 +182,6 @@ def test_the_l4_report_says_what_the_captioner_wrote_and_what_people_did(tmp_pat
     assert "(1 of 9 have none and stay as they are)" in text
     assert "the captioner may have learned from captions of these very photos" in text
     assert "people who saw only the gray photo" not in text
-    assert "What does the writer gain" not in text
     assert "famous place" not in text
     assert "trained at 128 px on the training split of `data_cards/pocket_photos`" in text
     assert "here they see photos of 512 px, a size that they were not trained on" in text
@@ -211,7 +197,7 @@ def test_levels_that_were_not_asked_are_not_explained(tmp_path):
 
 
 WRITERS = {  # by source: who wrote the captions
-    "folder": "`detailed` was written by people who saw the colours.",
+    "folder": "`detailed` was written by a language model that saw the colour photo.",
     "coco": "`detailed` is one of COCO's captions, which people wrote who saw the colours",
     "flowers": "`detailed` names the kind of flower and no colour.",
 }
@@ -225,29 +211,36 @@ def test_every_source_of_photos_has_its_words(source, tmp_path):
 
 
 def test_the_page_of_runs_says_what_the_intervals_allow(tmp_path):
-    row = dict.fromkeys(FACTORS, "a") | {"seeds": 1, "photos_measured": 9, "things_measured": 4}
+    row = dict.fromkeys(FACTORS, "a") | {"seed": 0, "seeds": 1, "photos_measured": 9, "things_measured": 4}
     row |= {"vague": 11.0, "detailed": 10.0, "gray": 12.0, "chroma_ratio": 0.5, "obeyed": 0.25}
-    table = pd.DataFrame([row | {"run": run} for run in ("one", "two")])
+    table = pd.DataFrame([row | {"run": run, "rate": run} for run in ("one", "two")])
     contrasts = []
     for run, (pair, mean) in product(("one", "two"), zip(CONTRASTS_OF_RUNS, (-1.0, -1.0, -2.0), strict=True)):
-        contrasts.append((run, *pair, 9, mean, mean - 1.5, mean + 1.5))
-    contrasts = pd.DataFrame(contrasts, columns=["run", "first", "second", "n", "mean", "low", "high"])
+        contrasts.append((run, *pair, 3, 9, mean, mean - 1.5, mean + 1.5, 0.04, 0.25))
+    columns = ["run", "first", "second", "trainings", "n", "mean", "low", "high", "p", "seed_sd"]
+    contrasts = pd.DataFrame(contrasts, columns=columns)
     ends = zip(EFFECTS_OF_CHANGES, (-2.0, 0.0, 2.0), strict=True)
     effects = pd.DataFrame([(*pair, mean, mean - 1, mean + 1) for pair, mean in ends])
     effects.columns = ["first", "second", "mean", "low", "high"]
-    facts = dict(changed="learning rate", first_run="two", second_run="one", metric="ciede2000", p_holm=0.01)
+    facts = dict(changed="learning rate", first_run="two", second_run="one", metric="ciede2000", p_equal=np.nan)
     profile = get_profile("pocket", reports=str(tmp_path))
-    report.write_runs(profile, table, contrasts, effects.assign(**facts))
+    report.write_runs(profile, table, contrasts, effects.assign(**facts, p_holm=[0.01, np.nan, 0.02]))
     text = (profile.folders.reports_home / "runs.md").read_text()
     assert (
         "\n\n- learning rate (two - one): vague -2.00 [-3.00, -1.00] **better**; detailed +0.00 [-1.00, +1.00] "
-        "**not told apart**; detailed - vague +2.00 [+1.00, +3.00] **smaller gain**\n\n" in text
+        "not tested; detailed - vague +2.00 [+1.00, +3.00] **smaller gain**\n\n" in text
     )
-    assert "- Under the vague prompt 0 of 2 runs are clearly better than gray and 0 clearly worse.\n" in text
-    assert "- Under the detailed prompt 2 of 2 runs are clearly better than gray and 0 clearly worse.\n" in text
+    assert (
+        "- Under the vague prompt of the 2 runs that were trained several times, 0 have an interval below gray and 0 one above.\n"
+        in text
+    )
+    assert (
+        "- Under the detailed prompt of the 2 runs that were trained several times, 2 have an interval below gray and 0 one above.\n"
+        in text
+    )
     assert "allows it (4 things that all runs coloured)\n\nRows: `runs.csv`" in text
     assert (
-        "| one | 1 | 11.0 | 10.0 | -1.00 [-2.50, +0.50] | -1.00 [-2.50, +0.50] | -2.00 [-3.50, -0.50] | 0.50 | 25% |"
+        "| one | 1 | 11.00 | 10.00 | -1.00 [-2.50, +0.50] | -1.00 [-2.50, +0.50] | -2.00 [-3.50, -0.50] | 0.25 | 0.50 | 25% |"
         in text
     )
     assert "(left gray: 12.00)" in text

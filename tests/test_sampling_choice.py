@@ -9,7 +9,7 @@ from lib.color import srgb_to_lab, to_float
 
 
 def trials(*rows):
-    return pd.DataFrame(rows, columns=["steps", "guidance", "ciede2000", "chroma_ratio"])
+    return pd.DataFrame(rows, columns=["steps", "guidance", "detailed", "chroma_ratio"])
 
 
 def test_the_best_of_those_that_are_colourful_enough():

@@ -2,7 +2,9 @@
 
 import json
 import zipfile
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from lib.color_words import find_color_words, without_color_words
 from lib.files import explained, new_file, progress, write_bytes
 from lib.l4.downloads import download, extract, require_disk
 from lib.profiles import resolve
+from lib.prompts import WRITERS
 
 COCO = {  # archive: path below the profile's coco_url, bytes, MD5; as the servers give them
     "train2017.zip": ("zips/train2017.zip", 19_336_861_798, "cced6f7f71b7629ddf16f17bbcfab6b2"),
@@ -108,19 +111,20 @@ def read_captions(archive, part):
     """By file name, the captions of those photos in one part of COCO that have any.
 
     `detailed_caption`: the human one with most colour words, and of these the longest; `object_caption`: the same
-    without colour words.
+    without colour words; `writer_2` ...: those of the other people, in the same order, "" where there are fewer.
     """
     with explained(f"{archive.filename}: no captions of {part} in it", "download it again", (KeyError, ValueError)):
         said = json.loads(archive.read(f"annotations/captions_{part}.json"))
     names = {image["id"]: image["file_name"] for image in said["images"]}
-    best = {}
+    texts, captions = defaultdict(list), {}
     for note in said["annotations"]:
-        name, caption = names.get(note["image_id"]), " ".join(note["caption"].split())
-        if name and richness(caption) > richness(best.get(name, "")):
-            best[name] = caption
-    captions = {}
-    for name, text in best.items():
-        captions[name] = {"object_caption": without_color_words(text), "detailed_caption": text, "gray_caption": ""}
+        if note["image_id"] in names:
+            texts[names[note["image_id"]]].append(" ".join(note["caption"].split()))
+    for name, found in texts.items():
+        best, *others = sorted(found, key=richness, reverse=True)
+        of_writers = dict(zip_longest(WRITERS, others[: len(WRITERS)], fillvalue=""))
+        own = {"object_caption": without_color_words(best), "detailed_caption": best, "gray_caption": ""}
+        captions[name] = own | of_writers
     return captions
 
 

@@ -64,13 +64,15 @@ def measure_sets(rows, images, read_picture, study, batch_size=32):
     """A table `prompt_level`, `n` and `SET_METRICS` of seed 0, after the merge, at 256 px: one row a prompt level.
 
     FID falls with the number of photos: levels are compared on the `n` photos that all of them have, and published rows
-    compare only at their number (5,000 of val2017).
+    compare only at their number (5,000 of val2017). The CLIP score is that of the picture and the photo's detailed
+    caption, whatever the level, so that rows compare.
     """
     first = images.query("seed == 0")
     first = first[first["image_id"].isin(complete_photos(first, ["prompt_level"]))]
     device = pick_device()
     clip, tokenizer = load_clip(study)
     clip = clip.to(device)
+    captions = first[first["prompt_level"] == "detailed"].set_index("image_id")["prompt"]
     position, table = {name: index for index, name in enumerate(rows["image_id"])}, []
     for level, group in first.groupby("prompt_level", sort=False):
         distances, scores = set_distances(len(group)), []
@@ -79,7 +81,7 @@ def measure_sets(rows, images, read_picture, study, batch_size=32):
             part = group.iloc[start : start + batch_size]
             outputs = np.stack([read_picture(name) for name in part["after"]])
             truths = np.stack([to_float(rows[position[name]]["image"]) for name in part["image_id"]])
-            scores.append(clip_score(outputs, list(part["prompt"]), clip, tokenizer).cpu())
+            scores.append(clip_score(outputs, list(captions[part["image_id"]]), clip, tokenizer).cpu())
             small = [F.interpolate(to_tensor(p), (SET_SIZE,) * 2, mode="area").to(device) for p in (truths, outputs)]
             lpips.update(*small)
             for distance in distances.values():

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from lib.dataset import MANIFEST_COLUMNS, THING_COLUMNS
+from lib.dataset import MANIFEST_COLUMNS, OPTIONAL_COLUMNS
 from lib.files import open_picture, progress, write_table
 from lib.l4.coco import prepare_coco
 from lib.l4.flowers import prepare_flowers
@@ -51,7 +51,7 @@ def write_manifest(rows, folder):
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         files = [folder / row["file_name"] for row in rows]
         reasons = list(progress(pool.map(flaw_of, files), total=len(files), desc="checking photos"))
-    table = pd.DataFrame(rows, columns=[*MANIFEST_COLUMNS, *THING_COLUMNS]).assign(reason=reasons)
+    table = pd.DataFrame(rows, columns=[*MANIFEST_COLUMNS, *OPTIONAL_COLUMNS]).assign(reason=reasons)
     flawed = table["reason"] != ""
     write_table(table[flawed][["image_id", "split", "reason"]], folder / "left_out.csv")
     write_table(table[~flawed].drop(columns="reason"), folder / "metadata.csv")

@@ -20,8 +20,9 @@ from lib.pocket_model.autoencoder import set_scaling_factor, train_autoencoder
 from lib.pocket_model.segmenter import STAGE
 from lib.pocket_model.training_pictures import make_dataset, run_recipe
 from lib.profiles import get_profile
-from lib.report import markdown_table, render
+from lib.report import estimate, markdown_table, render
 from lib.segmenter import PhraseSegmenter
+from lib.stats import label, obedience
 from lib.training import diffusion_loss, read_losses, run_settings, save_model, train, train_controlnet
 
 WIDTHS = {"base": (64, 128, 192), "narrow_base": (32, 64, 96)}  # 11.5 and 3 M parameters
@@ -160,12 +161,41 @@ def write_logs(profiles, folder, target):
 def write_card(target):
     """The model card, from the tables that the recipe (`stages.csv`) and the trials left beside the weights."""
     tables = {name: read_table(target / f"{name}.csv") for name in ("stages", "sampling", "trials")}
-    tables["goals"] = read_table(ROOT / "reports/pocket/goals.csv")
+    tables["goals"] = read_goals()
     tables["segmenter"] = read_table(target / "segmenter/evaluation.csv")
     narrow = make_unet(get_profile("pocket").data.resolution, WIDTHS["narrow_base"]).num_parameters()
     fields = {"dropout": SHARED["prompt_dropout"], "schedule": SHARED["lr_scheduler"], "narrow": narrow / 1e6}
     fields |= {"segmenter_size": PhraseSegmenter().num_parameters() / 1e6, "segmenter_steps": STAGE["train_steps"]}
     write_text(render("pocket_card", **fields, **tables), target / "README.md")
+
+
+def goals(summary, effects, steering):
+    """What the model was to reach, from the tables of its report: a table `goal`, `wanted`, `reached`, `found`."""
+    merged = summary[summary["merged"]].set_index(["system", "prompt_level"])
+    floor, chroma = merged["ciede2000"]["autoencoder", ""], merged["chroma_ratio"]["controlnet", "detailed"]
+    obeyed, rows = obedience(steering)["reached"], []
+    found = {(row.first, row.second, row.metric): row for row in effects.itertuples()}
+    rows.append(("autoencoder, CIEDE2000", "at most 3.0", floor <= 3, f"{floor:.2f}"))
+    for contrast, metric, wanted, holds in (
+        (("detailed", "vague"), "ciede2000", "at most -1.5, clear of zero", lambda e: e.mean <= -1.5 and e.high < 0),
+        (("detailed", "vague"), "psnr", "above zero, clear of it", lambda e: e.low > 0),
+        (("detailed", "gray"), "ciede2000", "below zero, clear of it", lambda e: e.high < 0),
+        (("wrong_color", "vague"), "ciede2000", "above zero, clear of it", lambda e: e.low > 0),
+    ):
+        effect = found[*contrast, metric]
+        rows.append((f"{label(*contrast)}, {metric}", wanted, holds(effect), estimate(effect)))
+    rows.append(("chroma ratio, detailed", "0.7 to 1.3", 0.7 <= chroma <= 1.3, f"{chroma:.2f}"))
+    rows.append(("things that took the named colour", "at least 70 %", obeyed >= 0.7, f"{obeyed:.2f}"))
+    table = pd.DataFrame(rows, columns=["goal", "wanted", "reached", "found"])
+    return table.assign(reached=table["reached"].map({True: "yes", False: "no"}))
+
+
+def read_goals(folder=ROOT / "reports/pocket"):
+    """`goals` from the tables of the last `make reports`, in Markdown, or a line that says that there are none."""
+    paths = [folder / f"{name}.csv" for name in ("summary", "effects", "steering")]
+    if not all(path.exists() for path in paths):
+        return "Not measured yet."
+    return markdown_table(goals(*(pd.read_csv(path).fillna({"prompt_level": ""}) for path in paths)))
 
 
 def read_table(path):

@@ -18,7 +18,8 @@ from lib.color import fit_gamut, lab_to_srgb, make_conditioning_image, srgb_to_l
 from lib.dataset import FEATURES, read_manifest
 from lib.files import exit_with_one_line, hash_of_file, new_folder, open_picture, progress, write_text
 from lib.profiles import add_field_option
-from lib.prompts import TARGETS, allowed_words, draw_training_prompt, fix_articles, rotate_color_words
+from lib.prompts import TARGETS, allowed_words, draw_training_prompt, fix_articles
+from lib.rewriting import rotate_color_words
 
 
 def crop_at_random(image, size, rng):

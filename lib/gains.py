@@ -1,0 +1,105 @@
+"""Where the gain of a detailed prompt comes from: tint or placement, how many colours, which writer, which photos."""
+
+import numpy as np
+import pandas as pd
+from statsmodels.api import OLS, add_constant
+
+from lib.color import srgb_to_lab, to_float
+from lib.metrics import HUE_NEEDS_CHROMA
+from lib.prompts import DOSES, WRITERS
+from lib.rewriting import nearest_hue_word
+from lib.stats import METRIC, by_photo, contrast, differences, effect_over_draws, ratio_interval, subjects_of
+
+SPLIT = (("detailed", "vague"), ("detailed", "object"), ("detailed", "permuted"), ("detailed", "gray"))
+HUE_SHARE = 0.05  # of a photo's pixels that make a hue count
+
+
+def tint_shares(metrics, pairs=SPLIT):
+    """How much of each gain in squared a*b* error is tint: a table `first`, `second`, `gain`, `share`, its interval.
+
+    A picture's mean squared error in a*b* is that of its mean colour (`mean_error`, its tint) plus that of the
+    deviations from it (`deviation_error`, where the colours are). `share`: the first part of the gain over all of it,
+    with a bootstrap interval over photos.
+    """
+    rows = []
+    for first, second in pairs:
+        squares = metrics.assign(tint=metrics["mean_error"] ** 2, place=metrics["deviation_error"] ** 2)
+        tint, place = (-differences(squares, part, first, second) for part in ("tint", "place"))
+        share, low, high = ratio_interval((tint + place).to_numpy(), tint.to_numpy())
+        gain = {"first": first, "second": second, "gain": (tint + place).mean()}
+        rows.append(gain | {"share": share, "share_low": low, "share_high": high})
+    return pd.DataFrame(rows)
+
+
+def dose_table(effects):
+    """The rows of a table of effects for more and more colours of the caption, with `kept`: how many."""
+    rows = effects[(effects["metric"] == METRIC) & (effects["second"] == "vague")].set_index("first")
+    names = {**{f"dose_{k}": str(k) for k in DOSES}, "detailed": "all"}
+    table = rows.loc[[name for name in names if name in rows.index]].reset_index()
+    return table.assign(kept=table["first"].map(names))
+
+
+def writers_of(metrics):
+    """The prompt levels that hold one writer's captions each, `detailed` first; several are needed to compare them."""
+    return [level for level in ("detailed", *WRITERS) if (metrics["prompt_level"] == level).any()]
+
+
+def effect_of_writers(metrics):
+    """What captions change against the vague prompt in CIEDE2000, by writer and over them, as a table of effects.
+
+    A row for each writer, with photos random, then `all` with photos and writers random (`effect_over_draws`), over the
+    photos that all of them described.
+    """
+    gain = pd.DataFrame({name: differences(metrics, METRIC, name, "vague") for name in writers_of(metrics)}).dropna()
+    subjects, rows = subjects_of(metrics)[gain.index], []
+    for name in gain:
+        rows.append({"writer": name, "n": len(gain), **contrast(gain[name], METRIC, subjects)})
+    if len(rows) > 1:
+        rows.append({"writer": "all", "n": len(gain), "metric": METRIC, **effect_over_draws(gain, subjects=subjects)})
+    return pd.DataFrame(rows)[["writer", "n", "mean", "low", "high", "p"]]
+
+
+def count_hues(lab):
+    """How many of the eight hues a CIELAB picture (H, W, 3) shows, each on `HUE_SHARE` of its pixels at least."""
+    a, b = lab[..., 1].ravel(), lab[..., 2].ravel()
+    colored = np.hypot(a, b) >= HUE_NEEDS_CHROMA
+    words = [nearest_hue_word(angle) for angle in np.degrees(np.arctan2(b, a))[colored]]
+    return int((pd.Series(words, dtype=str).value_counts() >= HUE_SHARE * len(a)).sum())
+
+
+def gains_by_photo(metrics, rows):
+    """One row a photo: `subject`, `category`, `true_chroma`, `hues`, and what the detailed prompt gains in CIEDE2000
+    over the vague one and over gray (above zero: it is better)."""
+    facts = metrics.drop_duplicates("image_id").set_index("image_id")[["subject", "category", "true_chroma"]]
+    hues = {row["image_id"]: count_hues(srgb_to_lab(to_float(row["image"]))) for row in rows}
+    detailed = by_photo(metrics, METRIC, "detailed")
+    table = facts.loc[detailed.index].assign(hues=pd.Series(hues))
+    over = {f"over_{name}": by_photo(metrics, METRIC, name) - detailed for name in ("vague", "gray")}
+    return table.assign(**over).reset_index()
+
+
+def fit_gains(gains):
+    """What a photo's colour has to do with its gain: least squares on `true_chroma` and `hues` together.
+
+    Rows `gain`, `term`, `slope`, `low`, `high`, `p` (errors robust to photos of one subject), and `r_squared`.
+    """
+    rows, terms = [], ["true_chroma", "hues"]
+    groups = pd.factorize(gains["subject"])[0]
+    for name in ("over_vague", "over_gray"):
+        model = OLS(gains[name], add_constant(gains[terms].astype(float)))
+        fit = model.fit(cov_type="cluster", cov_kwds={"groups": groups}, use_t=True)
+        for term in terms:
+            low, high = fit.conf_int().loc[term]
+            facts = {"slope": fit.params[term], "low": low, "high": high, "p": fit.pvalues[term]}
+            rows.append({"gain": name, "term": term, **facts, "r_squared": fit.rsquared})
+    return pd.DataFrame(rows)
+
+
+def gains_by_third(gains):
+    """The mean gain in the thirds of photos with least, middling and most chroma."""
+    third = pd.qcut(gains["true_chroma"], 3, labels=["least chroma", "middle", "most chroma"])
+    return (
+        gains.groupby(third, observed=True)[["true_chroma", "over_vague", "over_gray"]]
+        .mean()
+        .reset_index(names="third")
+    )
