@@ -96,6 +96,25 @@ def interval(values, confidence=0.95, n_resamples=5000, seed=0):
     return float(values.mean()), *(float(bound) for bound in bounds)
 
 
+def crossed_interval(table, n_resamples=5000, seed=0):
+    """The mean of a table photos x judges and its 95 % percentile bootstrap interval, drawing both again.
+
+    NaN: not judged. Photos weigh alike, however many judged them. The interval is for other photos and other judges
+    (Owen 2007, "The pigeonhole bootstrap"), so it is rough for few judges; with one, it is for that judge. It is NaN
+    for fewer than eight photos, and where all values are equal.
+    """
+    values, known = table.fillna(0).to_numpy(float), table.notna().to_numpy(float)
+    mean, sizes, rng = float(table.mean(axis=1).mean()), table.shape, np.random.default_rng(seed)
+    if sizes[0] < 8 or np.ptp(values[known > 0]) == 0:
+        return mean, float("nan"), float("nan")
+    photos, judges = (rng.multinomial(size, np.full(size, 1 / size), n_resamples).T for size in sizes)
+    answers = known @ judges  # of each photo in each resample
+    means = np.divide(values @ judges, answers, out=np.zeros_like(answers), where=answers > 0)
+    counted = photos * (answers > 0)
+    resampled = (means * counted).sum(axis=0)[counted.any(axis=0)] / counted.sum(axis=0)[counted.any(axis=0)]
+    return mean, *(float(bound) for bound in np.percentile(resampled, [2.5, 97.5]))
+
+
 def contrast(first, second, metric):
     """The paired effect first - second of two Series by photo.
 
