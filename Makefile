@@ -6,7 +6,7 @@ PICTURES ?=
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help reports book test rehearse lab lint format pocket-model pocket-trials segmenter baselines bench precision check-gpu forecast clean
+.PHONY: help reports book test rehearse lab judge lint format pocket-model pocket-trials segmenter baselines bench precision check-gpu forecast clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -36,6 +36,9 @@ rehearse: .venv/installed  ## run the l4 study in minutes on a CPU, with small s
 
 lab: .venv/installed  ## open JupyterLab: a panel for your own photo, and the notebooks
 	@JUPYTER_CONFIG_PATH=$(CURDIR)/lib/photo $(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/your_photo.ipynb $(ARGS)
+
+judge: .venv/installed  ## open JupyterLab to judge the pictures: which of two looks more natural?
+	@JUPYTER_CONFIG_PATH=$(CURDIR)/lib/photo $(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/judge.ipynb $(ARGS)
 
 lint: .venv/installed  ## check the style of code and notebooks, and that notebooks keep no outputs
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb

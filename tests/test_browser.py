@@ -1,4 +1,4 @@
-"""The panel in a real browser: JupyterLab in headless Chromium, where Chromium is installed."""
+"""The panels in a real browser: JupyterLab in headless Chromium, where Chromium is installed."""
 
 import os
 import re
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 
 import numpy as np
 import papermill
@@ -15,7 +16,12 @@ import pytest
 from PIL import Image
 
 from lib import ROOT
+from lib.colorize import colorize_rows, plan_pictures
+from lib.dataset import pick_across_categories
+from lib.judging import QUESTIONS, draw_pairs, load_photos, read_judgements
 from lib.photo.pictures import read_metadata
+from lib.profiles import get_profile
+from lib.prompts import prompts_at
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -33,22 +39,22 @@ MEAN_COLOR = """async image => {
 }"""
 
 
-@pytest.fixture
-def lab(tmp_path):
-    """JupyterLab as `make lab` starts it, in a folder with the notebook of the panel alone; gives its address."""
-    (tmp_path / "notebooks").mkdir()
-    source, target = ROOT / "notebooks/your_photo.ipynb", tmp_path / "notebooks/your_photo.ipynb"
-    papermill.execute_notebook(source, target, {"folder": "../saved"}, prepare_only=True, progress_bar=False)
+@contextmanager
+def lab(folder, name, parameters):
+    """JupyterLab as `make` starts it at a notebook, in a folder with this notebook alone; gives its address."""
+    (folder / "notebooks").mkdir()
+    source, target = ROOT / f"notebooks/{name}.ipynb", folder / f"notebooks/{name}.ipynb"
+    papermill.execute_notebook(source, target, parameters, prepare_only=True, progress_bar=False)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    (opening,) = re.findall(r"--LabApp\.default_url=\S+", (ROOT / "Makefile").read_text())
+    (opening,) = re.findall(rf"--LabApp\.default_url=\S+/{name}\.ipynb", (ROOT / "Makefile").read_text())
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--IdentityProvider.token=",
                "--allow-root", opening, "--LabApp.news_url=None"]  # fmt: skip
-    environment = {**os.environ, "JUPYTER_CONFIG_DIR": str(tmp_path / ".jupyter")}
+    environment = {**os.environ, "JUPYTER_CONFIG_DIR": str(folder / ".jupyter")}
     environment["JUPYTER_CONFIG_PATH"] = str(ROOT / "lib/photo")  # as `make lab` does
-    with (tmp_path / "server.log").open("w") as log:
-        server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
     try:
         for _ in range(120):
             try:
@@ -62,9 +68,9 @@ def lab(tmp_path):
         server.wait(20)
 
 
-@pytest.fixture
-def page(lab):
-    """A page of headless Chromium in which all cells of the notebook are run."""
+@contextmanager
+def opened(address):
+    """A page of headless Chromium at an address."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -73,13 +79,25 @@ def page(lab):
         )
         page = browser.new_page(viewport={"width": 1300, "height": 1400})
         page.set_default_timeout(90_000)
-        page.goto(lab)
-        page.get_by_text("| Idle").first.wait_for()  # the kernel is there
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        page.get_by_role("button", name="Colorize").wait_for()
+        page.goto(address)
         yield page
         browser.close()
+
+
+def run_all(page, button):
+    """Run all cells of the notebook, and wait for a button of its panel."""
+    page.get_by_text("| Idle").first.wait_for()  # the kernel is there
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.get_by_role("button", name=button, exact=True).wait_for()
+
+
+@pytest.fixture
+def page(tmp_path):
+    """A page in which all cells of the notebook of the panel for own photos are run."""
+    with lab(tmp_path, "your_photo", {"folder": "../saved"}) as address, opened(address) as page:
+        run_all(page, "Colorize")
+        yield page
 
 
 def colorize(page, *prompts, colors=""):
@@ -206,3 +224,71 @@ def test_boxes_drawn_on_a_photo_change_their_own_places_and_nothing_else(page, t
     assert red > blue + 5  # beside the blue box
     red, _, blue = (got["two.png"] - got["plain.png"])[128:178, 70:117].mean(axis=(0, 1))
     assert blue > red + 5  # in it
+
+
+@pytest.fixture
+def colorized(profile, pipeline, triples):
+    """A run of the small profile with pictures of three photos to judge."""
+    profile = profile.replace(run="judged")
+    pipeline.controlnet.save_pretrained(profile.folders.controlnet_dir)
+    rows = pick_across_categories(triples["test"], 3)
+    prompts = {level: prompts_at(level, rows) for level in ("vague", "detailed", "wrong_color")}
+    plan = plan_pictures(rows.select_columns(["image_id", "category"]).to_pandas(), prompts)
+    colorize_rows(pipeline, rows, {"images": plan}, profile)
+    return profile
+
+
+def wait_for_answers(path, number):
+    """Wait until the file has so many answers; the last one."""
+    for _ in range(100):
+        if path.exists() and len(table := read_judgements(path)) == number:
+            return table.iloc[-1]
+        time.sleep(0.1)
+    raise AssertionError(f"not {number} answers in {path}")
+
+
+def colors_shown(page):
+    """The mean colours of the two pictures that are shown."""
+    pictures = page.locator(".widget-image")
+    assert pictures.count() == 2
+    return [page.evaluate(MEAN_COLOR, picture) for picture in pictures.element_handles()]
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium: apt-get install chromium")
+def test_pictures_are_judged_with_the_mouse_and_the_keyboard_and_gone_on_with_later(colorized, tmp_path):
+    usual = get_profile("pocket").values()
+    overrides = {name: value for name, value in colorized.values().items() if value != usual.get(name)}
+    path, photos = colorized.folders.reports_dir / "judgements.csv", load_photos(colorized, 0)
+    pairs = draw_pairs(photos, "ann")
+    actions = [
+        lambda page: page.get_by_role("button", name="right", exact=True).click(),
+        lambda page: page.keyboard.press("Space"),  # on the button that was clicked
+        lambda page: (page.keyboard.press("Shift+Tab"), page.keyboard.press("Space")),
+        lambda page: (page.keyboard.press("Tab"), page.keyboard.press("Space")),
+        lambda page: page.get_by_role("button", name="left", exact=True).click(),
+    ]
+    assert len(pairs) == len(actions)
+    with lab(tmp_path, "judge", {"judge": "Ann", "overrides": overrides}) as address, opened(address) as page:
+        run_all(page, "left")
+        for number, (pair, act, side) in enumerate(zip(pairs, actions, "rrlrl", strict=True), 1):
+            page.get_by_text(QUESTIONS[pair.question]).last.wait_for()
+            time.sleep(0.5)  # the pictures are there; a faster answer is a double click
+            shown = colors_shown(page)
+            for picture, name in zip(shown, (pair.left, pair.right), strict=True):
+                assert picture == pytest.approx(np.asarray(photos[pair.image_id][name]).mean(axis=(0, 1)), abs=2)
+            panel = page.locator(".jp-OutputArea-output .widget-vbox").first.evaluate("e => e.outerHTML")
+            words = ("true", "vague", "wrong", "detailed", pair.image_id)
+            assert not any(word in re.sub(r'aria-\w+="[^"]*"', "", panel) for word in words)
+            assert (photos[pair.image_id]["sentence"] in panel) == (pair.question == "fits")
+            page.screenshot(path=tmp_path / f"{pair.question}.png")
+            act(page)
+            answer = wait_for_answers(path, number)
+            assert (answer["judge"], answer["question"], answer["image_id"]) == ("ann", pair.question, pair.image_id)
+            assert answer["chosen"] == (pair.left if side == "l" else pair.right)
+            if number == 3:  # another day
+                page.reload()
+                run_all(page, "left")
+                page.get_by_role("button", name="left", exact=True).focus()
+        page.get_by_text("That was the last pair. Thank you!").wait_for()
+        assert not page.get_by_role("button", name="left", exact=True).is_visible()
+    assert len(read_judgements(path)) == 5
