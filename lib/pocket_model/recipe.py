@@ -18,7 +18,7 @@ from lib.latents import Batches, build_cache
 from lib.models import load_text_encoder, pick_device
 from lib.pocket_model.autoencoder import set_scaling_factor, train_autoencoder
 from lib.pocket_model.segmenter import STAGE
-from lib.pocket_model.training_pictures import make_dataset, run_recipe
+from lib.pocket_model.training_pictures import load_training_pictures, make_dataset, prompt_shares, run_recipe
 from lib.profiles import get_profile
 from lib.report import estimate, markdown_table, render
 from lib.segmenter import PhraseSegmenter
@@ -136,6 +136,7 @@ def build_pocket_model(pictures, overrides, folder=ROOT / "build/pocket_model", 
     ship(base, target, controlnet=controlnet)
     ship(bases["narrow_base"], target / "narrow")
     write_logs(profiles, folder, target)
+    write_table(prompt_shares(*load_training_pictures(pictures), N_PICTURES), target / "prompts.csv")
     write_card(target)
 
 
@@ -160,7 +161,7 @@ def write_logs(profiles, folder, target):
 
 def write_card(target):
     """The model card, from the tables that the recipe (`stages.csv`) and the trials left beside the weights."""
-    tables = {name: read_table(target / f"{name}.csv") for name in ("stages", "sampling", "trials")}
+    tables = {name: read_table(target / f"{name}.csv") for name in ("stages", "prompts", "sampling", "trials")}
     tables["goals"] = read_goals()
     tables["segmenter"] = read_table(target / "segmenter/evaluation.csv")
     narrow = make_unet(get_profile("pocket").data.resolution, WIDTHS["narrow_base"]).num_parameters()

@@ -15,10 +15,11 @@ from PIL import Image
 
 from lib import ROOT
 from lib.color import fit_gamut, lab_to_srgb, make_conditioning_image, srgb_to_lab, to_float, to_pil
+from lib.color_words import has_color_words
 from lib.dataset import FEATURES, read_manifest
 from lib.files import exit_with_one_line, hash_of_file, new_folder, open_picture, progress, write_text
 from lib.profiles import add_field_option
-from lib.prompts import TARGETS, allowed_words, draw_training_prompt, fix_articles
+from lib.prompts import GENERIC_PROMPTS, TARGETS, VAGUE_PROMPT, allowed_words, draw_training_prompt, fix_articles
 from lib.rewriting import rotate_color_words
 
 
@@ -140,6 +141,28 @@ def load_training_pictures(pictures):
     return scenes, cutouts
 
 
+def make_records(scenes, things, n, size, seed=0, recolor=True):
+    """`n` training pictures with their prompts, one by one: records with `image`, `prompt` and `recolored`."""
+    for index in progress(range(n), desc="training pictures"):
+        rng = np.random.default_rng((seed, index))
+        record = make_training_picture(scenes, things, size, rng, recolor)
+        prompt = draw_training_prompt(record, "captions" if record["recolored"] else "mix", rng)
+        yield {"prompt": prompt, "image": record["image"], "recolored": record["recolored"]}
+
+
+def prompt_shares(scenes, things, n, size=16):
+    """How the first `n` training prompts were made, as a table of shares: recoloured, with colour words, vague."""
+    table = pd.DataFrame([(r["recolored"], r["prompt"]) for r in make_records(scenes, things, n, size)])
+    prompts = table[1]
+    shares = {
+        "recoloured pictures": table[0].mean(),
+        "prompts with colour words": prompts.map(has_color_words).mean(),
+        "generic prompts": prompts.isin(GENERIC_PROMPTS).mean(),
+        f'"{VAGUE_PROMPT}"': (prompts == VAGUE_PROMPT).mean(),
+    }
+    return pd.DataFrame({"training": list(shares), "share": list(shares.values())})
+
+
 def make_dataset(pictures, folder, n, size, seed=0, cutouts=True, recolor=True):
     """A data set of `n` training pictures with the columns of notebook 01's, made once and kept in `folder`.
 
@@ -151,12 +174,9 @@ def make_dataset(pictures, folder, n, size, seed=0, cutouts=True, recolor=True):
         things = things if cutouts else []
 
         def rows():
-            for index in progress(range(n), desc="training pictures"):
-                rng = np.random.default_rng((seed, index))
-                record = make_training_picture(scenes, things, size, rng, recolor)
-                prompt = draw_training_prompt(record, "captions" if record["recolored"] else "mix", rng)
-                conditioning_image = make_conditioning_image(record["image"])
-                yield {"prompt": prompt, "image": record["image"], "conditioning_image": conditioning_image}
+            for record in make_records(scenes, things, n, size, seed, recolor):
+                gray = make_conditioning_image(record["image"])
+                yield {"prompt": record["prompt"], "image": record["image"], "conditioning_image": gray}
 
         dataset = Dataset.from_generator(rows, features=FEATURES, cache_dir=str(folder.parent / "arrow"))
         with new_folder(folder) as partial:
