@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from lib.metrics import read_metrics
+from lib.metrics import COLUMNS, read_metrics
 from lib.stats import METRIC, by_photo, differences, effect_of, holm, obedience, subjects_of, summary
 from lib.study import RUNS
 
@@ -35,7 +35,8 @@ def read_runs(profile):
     """The runs below a profile's reports that colorized all photos of its own run: rows of `run.csv`, {run: metrics}.
 
     The metrics are of the own run's photos; the order is that of `RUNS`, then of names. A folder that lacks one of
-    `FILES` is no run; where the own run's lacks one, it is a ValueError that says which notebook to run first.
+    `FILES`, or a column of today's metrics, is no run; where the own run's lacks a file, it is a ValueError that says
+    which notebook to run first.
     """
     for name, notebook in FILES.items():
         if not (profile.folders.reports_dir / name).exists():
@@ -45,7 +46,7 @@ def read_runs(profile):
         if all((folder / name).exists() for name in FILES):
             facts = pd.read_csv(folder / "run.csv", keep_default_na=False, dtype={"run": str}).assign(folder=folder)
             metrics = read_metrics(folder / "metrics.csv")
-            if photos <= set(metrics["image_id"]):
+            if set(COLUMNS) <= set(metrics) and photos <= set(metrics["image_id"]):
                 runs[facts["run"][0]] = facts, metrics[metrics["image_id"].isin(photos)]
     names = [run for run in RUNS if run in runs] + sorted(set(runs) - set(RUNS))
     facts = pd.concat([runs[name][0] for name in names], ignore_index=True)

@@ -257,6 +257,7 @@ PROFILES = {  # by name: what differs from the defaults above
         guidance_scale=7.5,
         guidance_share=0.5,
         sample_batch_size=32,
+        sampling_tried="",
         steps_to_try=(6, 10),
         guidance_to_try=(1.0, 2.0, 4.0, 7.5),
         n_images=650,  # with one seed no less precise than 500 with three: reports/precision.csv

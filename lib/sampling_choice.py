@@ -13,6 +13,7 @@ from lib.dataset import load_dataset_dict, pick_across_categories
 from lib.files import hash_of, write_table, write_text
 from lib.metrics import chroma
 from lib.models import load_pipeline, process_state
+from lib.profiles import resolve
 from lib.stats import ENDS, interval
 
 N_VALIDATION, CHROMA_RATIO = 24, (0.7, 1.3)  # photos that sampling is chosen on, and how colourful it must be
@@ -81,6 +82,12 @@ def with_chosen_sampling(profile):
             f"no steps and guidance chosen in {profile.folders.run_dir}: run notebook 04_colorize_photos first"
         )
     return profile.replace(**choice)
+
+
+def read_tried(profile):
+    """The table of `try_sampling` that gave the profile its steps and guidance; None where it names none."""
+    path = profile.folders.run_dir / "sampling.csv" if _grid(profile) else resolve(profile.study.sampling_tried)
+    return pd.read_csv(path) if path.is_file() else None
 
 
 def _grid(profile):

@@ -83,8 +83,6 @@ EQUIVALENTS = {  # what a profile takes for a run's base and photos, and what ru
             "n_seeds": 1,
             "checkpoint_every": 100,
             "log_every": 10,
-            "steps_to_try": (),
-            "guidance_to_try": (),
             "prompt_levels": ("vague", "detailed"),
             "n_steered": 30,
         },

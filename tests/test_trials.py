@@ -9,7 +9,8 @@ from lib.pocket_model import trials
 
 
 def test_trials_fill_the_tables_of_the_card(tmp_path, monkeypatch):
-    monkeypatch.setattr(trials, "SAMPLING", [{"num_inference_steps": 1}])
+    monkeypatch.setattr(trials, "STEPS", (1,))
+    monkeypatch.setattr(trials, "SCALES", (1.0,))
     monkeypatch.setattr(
         trials, "TRIALS", {name: trials.TRIALS[name] for name in ("uniform timesteps", "no recolouring")}
     )
@@ -25,4 +26,4 @@ def test_trials_fill_the_tables_of_the_card(tmp_path, monkeypatch):
     assert table["detailed"].between(5, 40).all()
     card = (target / "README.md").read_text()
     assert "| uniform timesteps |" in card
-    assert f"| {pd.read_csv(target / 'sampling.csv')['detailed'].item()} |" in card
+    assert f"| {pd.read_csv(target / 'sampling.csv')['detailed'].item():.2f} |" in card

@@ -161,7 +161,9 @@ def write_logs(profiles, folder, target):
 
 def write_card(target):
     """The model card, from the tables that the recipe (`stages.csv`) and the trials left beside the weights."""
-    tables = {name: read_table(target / f"{name}.csv") for name in ("stages", "prompts", "sampling", "trials")}
+    tables = {name: read_table(target / f"{name}.csv") for name in ("stages", "prompts", "trials")}
+    shown = ["steps", "guidance", "vague", "detailed", "over_vague", "over_gray", "chroma_ratio"]
+    tables["sampling"] = read_table(target / "sampling.csv", shown)
     tables["goals"] = read_goals()
     tables["segmenter"] = read_table(target / "segmenter/evaluation.csv")
     narrow = make_unet(get_profile("pocket").data.resolution, WIDTHS["narrow_base"]).num_parameters()
@@ -199,9 +201,9 @@ def read_goals(folder=ROOT / "reports/pocket"):
     return markdown_table(goals(*(pd.read_csv(path).fillna({"prompt_level": ""}) for path in paths)))
 
 
-def read_table(path):
-    """A CSV file as a Markdown table, or a line that says that it is missing."""
-    return markdown_table(pd.read_csv(path)) if path.exists() else "Not measured yet."
+def read_table(path, columns=None):
+    """A CSV file, or these columns of it, as a Markdown table, or a line that says that it is missing."""
+    return markdown_table(pd.read_csv(path, usecols=columns)) if path.exists() else "Not measured yet."
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ def prompt_shares(scenes, things, n, size=16):
         "recoloured pictures": table[0].mean(),
         "prompts with colour words": prompts.map(has_color_words).mean(),
         "generic prompts": prompts.isin(GENERIC_PROMPTS).mean(),
-        f'"{VAGUE_PROMPT}"': (prompts == VAGUE_PROMPT).mean(),
+        "the vague prompt itself": (prompts == VAGUE_PROMPT).mean(),
     }
     return pd.DataFrame({"training": list(shares), "share": list(shares.values())})
 

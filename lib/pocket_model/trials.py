@@ -14,10 +14,10 @@ from lib.models import add_controlnet, load_base, load_controlnet
 from lib.pocket_model.recipe import stage_profile, write_card
 from lib.pocket_model.training_pictures import make_dataset, run_recipe
 from lib.profiles import get_profile
+from lib.sampling_choice import try_sampling
 from lib.training import train_controlnet
 
-SAMPLING = [{"num_inference_steps": n} for n in (1, 2, 5, 10, 50)]  # at the profile's guidance, which is 1
-SAMPLING += [{"guidance_scale": scale} for scale in (1.25, 1.5, 2.0, 3.0)]
+STEPS, SCALES = (1, 2, 4, 8), (1.0, 1.5, 2.0)  # of sampling and guidance
 TRIALS = {  # what is changed: fields of the ControlNet's stage, or arguments of make_dataset
     "the recipe, cut short": ({}, {}),
     "uniform timesteps": ({"timestep_bias": 1.0}, {}),
@@ -54,12 +54,8 @@ def run_trials(pictures, overrides, folder=ROOT / "build/pocket_trials", target=
     rows = triples["validation"]
     base = load_base(pocket.model)
     shipped = add_controlnet(base, load_controlnet(str(target / "controlnet"), base.unet))
-    sampling = []
-    for fields in SAMPLING:
-        profile = pocket.replace(**fields)
-        row = {"steps": profile.sampling.num_inference_steps, "guidance": profile.sampling.guidance_scale}
-        sampling.append(row | score(shipped, rows, profile.sampling))
-        write_table(pd.DataFrame(sampling), target / "sampling.csv")
+    tried = try_sampling(shipped, rows, pocket.replace(steps_to_try=STEPS, guidance_to_try=SCALES))
+    write_table(tried, target / "sampling.csv")
     trials = []
     known = pick_across_categories(triples["train"], KNOWN_PHOTOS)
     for name, part in (("", rows), (", photos it was trained on", known)):
