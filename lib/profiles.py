@@ -123,11 +123,9 @@ class Study:
     n_steered: int = 0  # how many things in them are recoloured word by word; 0: all
     n_seeds: int = 3  # samples per photo and prompt
     prompt_levels: tuple[str, ...] = ()  # of prompts.PROMPT_LEVELS, with vague and detailed; (): all
-    steps_to_try: tuple[int, ...] = (1, 2, 4, 8)  # numbers of steps, and
-    guidance_to_try: tuple[float, ...] = (
-        1.0,
-        2.0,
-    )  # scales, of which notebook 04 chooses on validation photos; (): no choice
+    sampling_tried: str = "lib/pocket_model/sampling.csv"  # trials that chose the sampling, where none are made here
+    steps_to_try: tuple[int, ...] = ()  # numbers of steps, and
+    guidance_to_try: tuple[float, ...] = ()  # scales, of which notebook 04 chooses on validation photos; (): no choice
     set_metrics: bool = False  # FID, KID, LPIPS and CLIP score
     clip: str = "openai/clip-vit-base-patch16"
     clip_revision: str = ""  # a commit of it on the Hub; "": the newest

@@ -16,7 +16,7 @@ from PIL import EpsImagePlugin, Image
 
 from lib import dataset
 from lib.color import make_conditioning_image
-from lib.color_words import COLOR_PATTERN
+from lib.color_words import COLOR_PATTERN, find_color_words
 from lib.l4 import sources
 from lib.profiles import get_profile, resolve
 from lib.prompts import GENERIC_PROMPTS
@@ -40,6 +40,16 @@ def edit(profile, change):
     """Change the manifest of a small folder."""
     path = resolve(profile.data.photos) / "metadata.csv"
     change(pd.read_csv(path, keep_default_na=False)).to_csv(path, index=False)
+
+
+def test_other_writers_described_the_test_photos_alone():
+    card = (PHOTOS / "README.md").read_text()
+    for name, words in (("writer_2", "5.1"), ("writer_3", "5.0"), ("detailed_caption", "5.9")):
+        texts = MANIFEST[MANIFEST["split"] == "test"][name]
+        assert texts.str.split().str.len().between(12, 24).all()
+        assert f"{texts.map(find_color_words).map(len).mean():.1f}" == words  # as the card says
+        assert f"({words})" in card or f"({words} and" in card or f"and {words} colour words" in card
+    assert (MANIFEST[MANIFEST["split"] != "test"][["writer_2", "writer_3"]] == "").all(axis=None)
 
 
 def test_no_subject_crosses_splits():
