@@ -191,10 +191,11 @@ def test_photos_get_different_noise_and_prompts_the_same():
 
 def test_the_default_plan_has_every_photo_level_and_seed(triples, profile):
     rows = dataset.pick_across_categories(triples["test"], 8)
-    prompts = ladder(rows)
+    prompts = ladder(rows, n_seeds=3)
     plans = colorize.plan_test_photos(rows, prompts, profile.replace(n_seeds=3).study)
+    said = {level: [[text] * 3 if isinstance(text, str) else text for text in prompts[level]] for level in prompts}
     expected = [
-        (rows["image_id"][index], rows["category"][index], level, prompts[level][index], seed)
+        (rows["image_id"][index], rows["category"][index], level, said[level][index][seed], seed)
         for index in range(8) for level in prompts for seed in range(3)
     ]  # fmt: skip
     assert list(plans["images"].itertuples(index=False, name=None)) == expected
