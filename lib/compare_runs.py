@@ -11,7 +11,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from lib.metrics import COLUMNS, read_metrics
-from lib.stats import METRIC, by_photo, differences, effect_of, holm, obedience, subjects_of, summary
+from lib.stats import METRIC, by_photo, differences, effect_of, holm, obedience, of_model, subjects_of, summary
 from lib.study import RUNS
 
 FACTORS = {  # what a run can differ in, by the column of its `run.csv`
@@ -76,7 +76,7 @@ def table_of_runs(facts, metrics):
         row["seeds"] = table.loc[table["system"] == "controlnet", "seed"].nunique()
         row["photos_measured"] = table["image_id"].nunique()
         row |= {name: values_of(table, name).mean() for name in ("vague", "detailed", "gray")}
-        means = summary(table[table["prompt_level"] == "detailed"]).query("merged and system == 'controlnet'")
+        means = summary(of_model(table[table["prompt_level"] == "detailed"]))
         row["chroma_ratio"] = means["chroma_ratio"].item()
         row["things_measured"] = things["image_id"].nunique()
         row["obeyed"] = obedience(things)["reached"] if len(things) else float("nan")

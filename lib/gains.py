@@ -5,29 +5,44 @@ import pandas as pd
 from statsmodels.api import OLS, add_constant
 
 from lib.color import srgb_to_lab, to_float
+from lib.color_words import find_places
 from lib.metrics import HUE_NEEDS_CHROMA
 from lib.prompts import DOSES, WRITERS
 from lib.rewriting import nearest_hue_word
-from lib.stats import METRIC, by_photo, contrast, differences, effect_over_draws, ratio_interval, subjects_of
+from lib.stats import (
+    ENDS,
+    METRIC,
+    by_photo,
+    contrast,
+    differences,
+    effect_over_draws,
+    interval,
+    ratio_interval,
+    subjects_of,
+)
 
-SPLIT = (("detailed", "vague"), ("detailed", "object"), ("detailed", "permuted"), ("detailed", "gray"))
+SPLIT = (("detailed", "vague"), ("writer_2", "vague"), ("writer_3", "vague"), ("detailed", "object"))
+SPLIT += (("detailed", "permuted"), ("detailed", "gray"))
 HUE_SHARE = 0.05  # of a photo's pixels that make a hue count
 
 
 def tint_shares(metrics, pairs=SPLIT):
-    """How much of each gain in squared a*b* error is tint: a table `first`, `second`, `gain`, `share`, its interval.
+    """What the fall in squared a*b* error is made of: a table by `first` and `second`.
 
     A picture's mean squared error in a*b* is that of its mean colour (`mean_error`, its tint) plus that of the
-    deviations from it (`deviation_error`, where the colours are). `share`: the first part of the gain over all of it,
-    with a bootstrap interval over photos.
+    deviations from it (`deviation_error`, where the colours are). `fall`: how much the sum falls from the second to the
+    first; `share`: the tint's part of that, with a bootstrap interval over subjects; `tint_falls`, `placement_falls`:
+    each part's own fall, as a share of what it was.
     """
-    rows = []
+    squares = metrics.assign(tint=metrics["mean_error"] ** 2, place=metrics["deviation_error"] ** 2)
+    rows, subjects = [], subjects_of(metrics)
     for first, second in pairs:
-        squares = metrics.assign(tint=metrics["mean_error"] ** 2, place=metrics["deviation_error"] ** 2)
         tint, place = (-differences(squares, part, first, second) for part in ("tint", "place"))
-        share, low, high = ratio_interval((tint + place).to_numpy(), tint.to_numpy())
-        gain = {"first": first, "second": second, "gain": (tint + place).mean()}
-        rows.append(gain | {"share": share, "share_low": low, "share_high": high})
+        was = [by_photo(squares, part, second)[tint.index].mean() for part in ("tint", "place")]
+        share = ratio_interval((tint + place).to_numpy(), tint.to_numpy(), subjects[tint.index])
+        ends = dict(zip(("share", "share_low", "share_high"), share, strict=True))
+        falls = {"tint_falls": tint.mean() / was[0], "placement_falls": place.mean() / was[1]}
+        rows.append({"first": first, "second": second, "fall": (tint + place).mean(), **ends, **falls})
     return pd.DataFrame(rows)
 
 
@@ -47,16 +62,21 @@ def writers_of(metrics):
 def effect_of_writers(metrics):
     """What captions change against the vague prompt in CIEDE2000, by writer and over them, as a table of effects.
 
-    A row for each writer, with photos random, then `all` with photos and writers random (`effect_over_draws`), over the
-    photos that all of them described.
+    A row for each writer, with photos random; then `others`, all but `detailed`, and `all`, in which photos and writers
+    are random (`effect_over_draws`). Over the photos that all of them described. `colors`: colours in a caption, on the
+    mean.
     """
     gain = pd.DataFrame({name: differences(metrics, METRIC, name, "vague") for name in writers_of(metrics)}).dropna()
     subjects, rows = subjects_of(metrics)[gain.index], []
+    said = metrics[metrics["image_id"].isin(gain.index)].drop_duplicates(["image_id", "prompt_level"])
+    colors = said["prompt"].map(lambda text: len(find_places(text))).groupby(said["prompt_level"]).mean()
     for name in gain:
-        rows.append({"writer": name, "n": len(gain), **contrast(gain[name], METRIC, subjects)})
-    if len(rows) > 1:
-        rows.append({"writer": "all", "n": len(gain), "metric": METRIC, **effect_over_draws(gain, subjects=subjects)})
-    return pd.DataFrame(rows)[["writer", "n", "mean", "low", "high", "p"]]
+        rows.append({"writer": name, "colors": colors[name], **contrast(gain[name], METRIC, subjects)})
+    for name, columns in (("others", list(gain)[1:]), ("all", list(gain))):
+        if len(columns) > 1:
+            effect = effect_over_draws(gain[columns], subjects=subjects)
+            rows.append({"writer": name, "colors": colors[columns].mean(), "n": len(gain), **effect})
+    return pd.DataFrame(rows, columns=["writer", "colors", "n", "mean", "low", "high", "p", "df"])
 
 
 def count_hues(lab):
@@ -96,10 +116,13 @@ def fit_gains(gains):
 
 
 def gains_by_third(gains):
-    """The mean gain in the thirds of photos with least, middling and most chroma."""
+    """The mean gain, with its interval, in the thirds of photos with least, middling and most chroma."""
     third = pd.qcut(gains["true_chroma"], 3, labels=["least chroma", "middle", "most chroma"])
-    return (
-        gains.groupby(third, observed=True)[["true_chroma", "over_vague", "over_gray"]]
-        .mean()
-        .reset_index(names="third")
-    )
+    rows = []
+    for name, part in gains.groupby(third, observed=True):
+        row = {"third": name, "n": len(part), "true_chroma": part["true_chroma"].mean()}
+        for gain in ("over_vague", "over_gray"):
+            ends = interval(part[gain], part["subject"])
+            row |= {f"{gain}{end}": value for end, value in zip(ENDS, ends, strict=True)}
+        rows.append(row)
+    return pd.DataFrame(rows)

@@ -28,7 +28,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from lib import ROOT
 from lib.color import lab_to_srgb, luminance, merge_luminance, srgb_to_lab, to_float, to_pil
 from lib.files import hash_of, new_file, progress
-from lib.prompts import LADDER, STEERING_WORDS, TARGETS, allowed_words
+from lib.prompts import LADDER, STEERING_WORDS, TARGETS, VAGUE_PROMPT, allowed_words
 from lib.regions import compose, find_masks, regions_of, share_out
 
 ERRORS = (
@@ -247,6 +247,12 @@ def mean_over_seeds(photo, *names):
     return with_ab(photo, np.mean([srgb_to_lab(photo.read(name))[..., 1:] for name in names], axis=0))
 
 
+def retinted(photo, name, other):
+    """The photo with a*, b* of one file, shifted to the mean of another's."""
+    ab, of_other = (srgb_to_lab(photo.read(file))[..., 1:] for file in (name, other))
+    return with_ab(photo, ab + of_other.mean(axis=(0, 1)) - ab.mean(axis=(0, 1)))
+
+
 def composed(photo, weights, *names):
     """The photo with a*, b* of several files, each weighed where its region is: weights (files, H, W)."""
     return with_ab(photo, compose([srgb_to_lab(photo.read(name))[..., 1:] for name in names], weights))
@@ -290,6 +296,14 @@ def seed_mean_pictures(images):
     for (name, level, prompt), group in images.groupby(["image_id", "prompt_level", "prompt"], sort=False):
         if group["seed"].nunique() == seeds:
             yield Picture(name, "seed_mean", mean_over_seeds, tuple(group["after"]), prompt_level=level, prompt=prompt)
+
+
+def retinted_pictures(images):
+    """The vague prompt's pictures shifted to the mean colour of the detailed one's: what a tint alone would give."""
+    files = images.set_index(["prompt_level", "image_id", "seed"])["after"]
+    for (name, seed), vague in files["vague"].items():
+        said = dict(prompt_level="vague", prompt=VAGUE_PROMPT, seed=seed)
+        yield Picture(name, "retinted", retinted, (vague, files["detailed", name, seed]), **said)
 
 
 def region_pictures(rows, images, phrases, locate):

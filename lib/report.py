@@ -13,12 +13,12 @@ from IPython.display import Markdown
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lib import ROOT
-from lib.color_words import has_color_words
+from lib.color_words import find_places, has_color_words
 from lib.compare_runs import FACTORS, trainings_of
 from lib.files import write_table, write_text
 from lib.luck import seed_share
 from lib.profiles import get_profile
-from lib.prompts import LADDER
+from lib.prompts import DOSES, LADDER
 from lib.stats import (
     FAMILIES,
     MARGIN,
@@ -43,11 +43,12 @@ FORMATS = {  # of a column's numbers
     **dict.fromkeys(("ssim", "ssim_luma"), ".3f"),
     **dict.fromkeys(("kid", "lpips"), ".4f"),
     **dict.fromkeys(("mean", "low", "high", "median", "over_vague", "over_gray", "slope"), "+.2f"),
+    **dict.fromkeys(("tint_falls", "placement_falls", "share_low", "share_high"), ".0%"),
     **dict.fromkeys(("p", "p_holm", "p_equal"), ".2g"),
     **dict.fromkeys(("vague", "detailed", "gray", "seed_sd", "r_squared", "mean_error", "deviation_error"), ".2f"),
-    **dict(true_chroma=".1f"),
+    **dict(true_chroma=".1f", colors=".1f", fall=".1f"),
     **dict.fromkeys(("improved", "share", "hue_share", "obeyed", "own_word", "other_word"), ".0%"),
-    **dict.fromkeys(("photos_needed", "steps"), ".0f"),
+    **dict.fromkeys(("photos_needed", "steps", "df"), ".0f"),
     **dict(learning_rate=".0e", train_epochs="g"),
 }
 
@@ -132,7 +133,9 @@ def write_report(profile, metrics, tables, rows, runs=False, judged=""):
         profile=profile,
         provenance=provenance(profile),
         **facts_of_samples(metrics, rows),
-        **{name: tables[name] for name in ("seeds", "variance", "gains_thirds", "gain_fit", "tint", "writers")},
+        **{name: tables[name] for name in ("seeds", "variance", "gain_fit", "writers")},
+        thirds=list(tables["gains_thirds"].itertuples()),
+        tint={(row.first, row.second): row for row in tables["tint"].itertuples()},
         dose=rows_of(tables["dose"]),
         **{name: tables.get(name) for name in ("sets", "tried")},
         families={family: told[told["family"] == family][EFFECT_COLUMNS] for family in FAMILIES},
@@ -168,6 +171,7 @@ def facts_of_samples(metrics, rows):
         "categories": ours["category"].nunique(),
         "subjects": ours["subject"].nunique(),
         "prompts": prompts,
+        "few_colors": sum(len(find_places(text)) <= max(DOSES) for text in prompts["detailed"]),
         "colorless": sum(not has_color_words(text) for text in prompts["detailed"]),
         "ladder": list(first.itertuples()),
         "most_seeds": seeds.max(),
@@ -232,7 +236,8 @@ def before_and_after(summary):
 def answer(effects):
     """The answer to the primary question, as its interval allows to say."""
     main = effects[(effects["first"] == "detailed") & (effects["second"] == "vague")].set_index("metric")
-    return render("answer", row=next(iter(rows_of(main.loc[[METRIC]].reset_index())), None)).strip()
+    row = next(iter(rows_of(main.loc[[METRIC]].reset_index())), None)
+    return render("answer", row=row, margin=MARGIN).strip()
 
 
 def rows_of(effects):
@@ -258,8 +263,9 @@ def claims(summary, effects):
     for row in rows_by(effects, "first", "second")["detailed", "vague"]:
         if row.metric not in NAMES:
             continue
-        as_claimed = row.low > 0 if row.metric != METRIC else row.high < 0
-        stands = "yes" if as_claimed else "no, the reverse" if row.low > 0 or row.high < 0 else "not shown"
+        stands = {"better": "yes", "worse": "no, the reverse"}.get(row.verdict, "not shown")
+        if row.metric != METRIC:
+            stands = f"not tested; the interval {'leaves out' if row.low > 0 or row.high < 0 else 'has'} zero"
         rows.append((f"detailed prompts colorize better, in {row.name}", estimate(row, "+.3f"), "", "", stands))
     by_name = summary.set_index(["system", "prompt_level", "merged"])
     for text, level, metric, low, high in (

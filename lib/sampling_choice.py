@@ -50,7 +50,9 @@ def try_sampling(pipeline, rows, profile):
         for level in COMPARED_LEVELS:  # the detailed one last
             labs = colorize_level(pipeline, rows, level, 0, tried)
             errors[level] = np.array(errors_of(labs, truths))
-        row = {"steps": steps, "guidance": scale} | {level: errors[level].mean() for level in COMPARED_LEVELS}
+        row = {"steps": steps, "guidance": scale, "photos": len(rows)} | {
+            level: errors[level].mean() for level in COMPARED_LEVELS
+        }
         for other in ("vague", "gray"):
             ends = interval(errors["detailed"] - errors[other], rows["subject"])
             row |= {f"over_{other}{end}": value for end, value in zip(ENDS, ends, strict=True)}

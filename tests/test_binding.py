@@ -83,7 +83,7 @@ def tint(level, thing_word, ground_word):
 
 def test_a_tint_of_the_whole_picture_is_no_binding_and_regions_are(row):
     table = answer(row, tint)(1.0)
-    means = stats.binding(table).set_index(["task", "method", "masks"])
+    means = stats.binding(table, pd.Series("s", table["image_id"].unique())).set_index(["task", "method", "masks"])
     assert means["own_word"]["one", "plain", ""] == 1
     assert means["bleed"]["one", "plain", ""] == pytest.approx(1, abs=0.01)
     assert means["own_word"]["two", "plain", ""] == 0.5
@@ -115,7 +115,10 @@ def test_the_table_is_read_as_it_was_written(row, tmp_path):
 
 def test_a_ratio_of_means_has_its_interval():
     below, above = np.array([1.0, 2, 3, 4] * 10), np.array([0.5, 1, 1.5, 2] * 10)
-    assert stats.ratio_interval(below, above) == pytest.approx((0.5, 0.5, 0.5))
-    mean, low, high = stats.ratio_interval(below, above[::-1])
+    photos = np.arange(40)
+    assert stats.ratio_interval(below, above, photos) == pytest.approx((0.5, 0.5, 0.5))
+    mean, low, high = stats.ratio_interval(below, above[::-1], photos)
     assert low < mean == 0.5 < high
-    assert np.isnan(stats.ratio_interval(0 * below, above)).all()
+    _, wide_low, wide_high = stats.ratio_interval(below, above[::-1], photos // 20)
+    assert (wide_low, wide_high) == pytest.approx((0.5, 0.5))  # both subjects have the same ratio
+    assert np.isnan(stats.ratio_interval(0 * below, above, photos)).all()

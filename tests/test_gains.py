@@ -36,9 +36,10 @@ def test_the_share_of_the_tint():
     })  # fmt: skip
     pairs = [("detailed", "vague"), ("detailed", "permuted"), ("vague", "permuted")]
     table = gains.tint_shares(metrics, pairs).set_index(["first", "second"])
-    assert table.loc[("detailed", "vague"), ["gain", "share"]].tolist() == [16, 1]
-    assert table.loc[("detailed", "permuted"), ["gain", "share"]].tolist() == pytest.approx([4, 0])
-    assert np.isnan(table.loc[("vague", "permuted"), "share"])  # it lost: there is no gain to share out
+    assert table.loc[("detailed", "vague"), ["fall", "share"]].tolist() == [16, 1]
+    assert table.loc[("detailed", "vague"), ["tint_falls", "placement_falls"]].tolist() == [16 / 25, 0]
+    assert table.loc[("detailed", "permuted"), ["fall", "share"]].tolist() == pytest.approx([4, 0])
+    assert np.isnan(table.loc[("vague", "permuted"), "share"])  # it rises: there is no fall to share out
 
 
 def test_writers_are_random_where_there_are_several():
@@ -50,9 +51,12 @@ def test_writers_are_random_where_there_are_several():
         for row, (name, shift) in enumerate(shifts.items())
     }
     table = gains.effect_of_writers(measured(errors)).set_index("writer")
-    assert list(table.index) == ["detailed", "writer_2", "writer_3", "all"]
+    assert list(table.index) == ["detailed", "writer_2", "writer_3", "others", "all"]
     assert table.loc["detailed", "high"] < 0
     assert table.loc["all", "mean"] == pytest.approx(table["mean"][:3].mean())
+    assert table.loc["others", "mean"] == pytest.approx(table["mean"][1:3].mean())
+    assert 2 < table.loc["all", "df"] < 29
+    assert (table["colors"] == 0).all()  # the prompts here are the levels' names
     assert table.loc["all", "low"] < 0 < table.loc["all", "high"]  # three writers who disagree show nothing
     one = gains.effect_of_writers(measured({name: errors[name] for name in ("vague", "detailed")}))
     assert list(one["writer"]) == ["detailed"]
@@ -94,4 +98,5 @@ def test_who_gains():
     assert fit.loc[("over_vague", "hues"), "low"] < 0.01
     thirds = gains.gains_by_third(table)
     assert thirds["over_vague"].is_monotonic_increasing
-    assert len(thirds) == 3
+    assert list(thirds["n"]) == [10, 10, 10]
+    assert (thirds["over_vague_low"] < thirds["over_vague"]).all()

@@ -6,7 +6,7 @@ import pytest
 from skimage.color import deltaE_ciede2000
 
 from lib import ROOT, metrics
-from lib.color import luminance, make_conditioning_image, to_float, to_pil
+from lib.color import lab_to_srgb, luminance, make_conditioning_image, srgb_to_lab, to_float, to_pil
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.uniform(0.2, 0.8, (32, 32, 3))
@@ -65,6 +65,16 @@ def test_the_error_in_ab_is_that_of_the_tint_and_of_the_places():
     moved = np.roll(truth, 3, axis=1)  # the same colours in other places
     assert metrics.ab_errors(truth, moved)[1] == pytest.approx(0, abs=1e-9)
     assert metrics.ab_errors(truth, moved)[2] > 10
+
+
+def test_a_retinted_picture_has_the_mean_of_the_other_and_its_own_deviations():
+    lab = np.dstack([np.full((8, 8), 60.0), np.zeros((8, 8)), np.zeros((8, 8))])
+    lab[:4, :, 1] = 12
+    files = {"own": lab_to_srgb(lab), "other": lab_to_srgb(lab * [1, 0, 0] + [0, -4, 10])}
+    photo = metrics.Truth(files["own"], lab[..., 0], files.get)
+    found = srgb_to_lab(metrics.retinted(photo, "own", "other"))
+    np.testing.assert_allclose(found[..., 1:].mean(axis=(0, 1)), (-4, 10), atol=0.05)
+    np.testing.assert_allclose(found[0, 0, 1] - found[7, 7, 1], 12, atol=0.1)
 
 
 def test_true_mean_color_is_nearer_than_gray_and_mean_color_of_others():

@@ -73,7 +73,7 @@ def test_policies_draw_from_their_own_sentences_and_repeat_with_the_seed():
 
 
 def test_every_contrast_is_of_levels_or_systems_that_exist():
-    assert set().union(*QUESTIONS) <= {*prompts.PROMPT_LEVELS, *REFERENCES, *SYSTEMS, "regions"}
+    assert set().union(*QUESTIONS) <= {*prompts.PROMPT_LEVELS, *REFERENCES, *SYSTEMS, "regions", "retinted"}
     assert [pair for pair, question in QUESTIONS.items() if question.family == "primary"] == [("detailed", "vague")]
 
 

@@ -24,7 +24,8 @@ def effects(low, high, p_holm=0.01, p_equal=0.5):
         for metric, a, b in (("psnr", -1.0, 1.0), ("ciede2000", low, high)):
             family = QUESTIONS["detailed", second].family
             tested = dict(p_holm=p_holm, p_equal=p_equal) if metric == METRIC else dict(p_holm=np.nan, p_equal=np.nan)
-            values = dict(n=9, mean=(a + b) / 2, low=a, high=b, median=-0.5, improved=0.5, **tested)
+            values = dict(n=9, mean=(a + b) / 2, low=a, high=b, median=-0.5, improved=0.5, p_more=0.2, **tested)
+            values |= dict(photos_needed=37, photos_needed_low=18, photos_needed_high=126, power_of_five=0.13)
             rows.append(dict(family=family, first="detailed", second=second, metric=metric, **values))
     return pd.DataFrame(rows)
 
@@ -42,14 +43,15 @@ def test_answer_and_claims_follow_the_rule(given, start, word, stands, tmp_path)
     text = answer_of(effects(*given), tmp_path)
     assert text.startswith(start)
     assert "The median photo changes by -0.50, and 50% of 9 photos get better." in text
+    assert ("the declared margin, is not shown (one-sided p 0.2)." in text) == (word in ("better", "worse"))
     assert f"the detailed prompt changes CIEDE2000 by {(given[0] + given[1]) / 2:+.2f}" in text
-    assert text.endswith(f"{word}.")
+    assert f"], {word}. Intervals are not corrected" in text
     names = [("controlnet", "vague"), ("controlnet", "detailed"), ("gray", "")]
     summary = pd.DataFrame([(*name, merged) for name, merged in product(names, (False, True))], columns=KEYS)
     summary = summary.assign(psnr=21.0, ssim=0.9, ciede2000=8.5)
     claims = report.claims(summary, effects(*given)).set_index("the study")["stands"]
     assert claims["detailed prompts colorize better, in CIEDE2000"] == stands
-    assert claims["detailed prompts colorize better, in PSNR"] == "not shown"
+    assert claims["detailed prompts colorize better, in PSNR"] == "not tested; the interval has zero"
     assert claims["vague: PSNR 15 to 20 dB"] == "no"
     assert claims["detailed: CIEDE2000 about 8 (within 1)"] == "yes, but so does gray"
 
