@@ -9,7 +9,7 @@ from PIL import Image
 
 from lib.color import to_pil
 from lib.files import new_file
-from lib.stats import by_photo, effect_of, interval, label, subjects_of
+from lib.stats import METRIC, by_photo, effect_of, interval, label, subjects_of
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 BLUE, ORANGE, GRAY = "#0072b2", "#d55e00", "#666666"
@@ -149,7 +149,7 @@ def draw_pairs(first, second, names, title):
     axis.plot([0, 1], [first.mean(), second.mean()], color="black", lw=3, marker="o")
     axis.set_xticks([0, 1], names)
     axis.set(ylabel=title, xlim=(-0.2, 1.2))
-    axis.set_title("blue: lower with the second prompt", loc="left", fontsize=9)
+    axis.set_title(f"blue: lower with the {names[1]} prompt", loc="left", fontsize=9)
     return figure
 
 
@@ -213,13 +213,17 @@ def draw_merge(metrics, levels):
 def draw_effects(effects):
     """Contrasts as points with their 95 % intervals around zero: CIEDE2000, and the two parts of the a*b* error.
 
-    Filled: p < 0.05 after Holm's correction, which is asked of CIEDE2000 only.
+    Blue, filled: p < 0.05 after Holm's correction; gray: not tested. Dotted lines part the families.
     """
     contrasts = effects[["first", "second"]].drop_duplicates().itertuples(index=False)
     figure, panels = three_panels([label(*contrast) for contrast in contrasts], 0.3, SPLIT_LABELS)
     for metric, axis in panels.items():
         part = effects[effects["metric"] == metric]
-        draw_effects_on(axis, part, part["p_holm"] < 0.05, capsize=3, ms=5)
+        tested = metric == METRIC
+        filled = part["p_holm"] < 0.05 if tested else [True] * len(part)
+        draw_effects_on(axis, part, filled, BLUE if tested else GRAY, capsize=3, ms=5)
+        for row in np.flatnonzero(part["family"].to_numpy()[1:] != part["family"].to_numpy()[:-1]):
+            axis.axhline(row + 0.5, color="black", lw=0.8, ls=":")
     figure.suptitle("first - second: below zero, the first is better", x=0.01, ha="left", fontsize=10)
     figure.tight_layout()
     return figure
@@ -256,6 +260,7 @@ def draw_gains(gains):
     figure.colorbar(axes[1].collections[0], ax=axes[1], label="hues in the photo")
     axes[0].set(ylabel="CIEDE2000 (above zero: detailed is better)")
     axes[2].hist(gains["over_vague"], bins=20, orientation="horizontal", color=BLUE, alpha=0.6)
+    axes[2].xaxis.get_major_locator().set_params(integer=True)
     for value, style in ((gains["over_vague"].mean(), "-"), (gains["over_vague"].median(), "--")):
         axes[2].axhline(value, color="black", ls=style, label=f"{'mean' if style == '-' else 'median'} {value:.2f}")
     axes[2].set(xlabel="photos", title="gain over vague")
@@ -277,7 +282,8 @@ def draw_sampling(tried):
             )
             axis.set_xticks(range(len(part)), part["steps"])
         axis.axhline(0, color="black", lw=1)
-        axis.set(xlabel="sampling steps", title=f"detailed - {name.removeprefix('over_')}", ylabel="CIEDE2000")
+        axis.set(xlabel="sampling steps", title=f"detailed - {name.removeprefix('over_')}")
+        axis.set_ylabel("difference in CIEDE2000")
     axes[0].legend(fontsize=8)
     figure.tight_layout()
     return figure

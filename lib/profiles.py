@@ -132,8 +132,8 @@ class Study:
     hub_repo_id: str = ""  # name/repository: publish <this>-<source> (data set) and <this>-<run>; "": don't
     hub_private: bool = True  # whether what is published for the first time can be seen by its owner only
     history: str = (  # what a reader of the report must know of how this profile's model came to be
-        "The first model reached -1.28 in the primary contrast and -0.53 [-1.71, +0.60] against gray, short of two of "
-        "its goals; then training and sampling were changed, and the questions below were sorted into families."
+        "A first model reached -1.28 against vague and -0.53 [-1.71, +0.60] against gray, short of two goals that had "
+        "been set (-1.5, and clear of gray); then training and sampling were changed."
     )
     stand_ins: str = (  # what a reader of the runs must know of this profile's
         "No Stable Diffusion was run here. Two small bases that differ only in width take the places of 1.5 and "

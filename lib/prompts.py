@@ -27,7 +27,7 @@ CAPTIONS = ("object_caption", "detailed_caption", "gray_caption")
 # `stats.QUESTIONS`; a sentence in `templates/report.md.j2`.
 LADDER = ("empty", "vague", "gray_caption", "auto_caption", "object", "detailed", "wrong_color", "other_photo")
 DOSES = (0, 1, 2, 4)  # how many colours of the detailed caption are kept
-PARTS = ("colors_only", "shuffled", "permuted", "tint", "filler")  # what in a detailed caption works
+PARTS = ("colors_only", "shuffled", "permuted", "one_color", "filler")  # what in a detailed caption works
 WRITERS = ("writer_2", "writer_3", "writer_4", "writer_5")  # detailed captions by others, where a photo has them
 PROBES = (*(f"dose_{k}" for k in DOSES), *PARTS, *WRITERS)
 DRAWN = ("dose_1", "dose_2", "dose_4", "shuffled", "permuted")  # drawn anew for each seed of a photo
@@ -52,11 +52,11 @@ def ladder(rows, n_seeds=1):
     """{level: prompts} of all levels for records; a level of captions that not all have is left out.
 
     A prompt is a text, or for the levels in `DRAWN` a text for each of `n_seeds` draws. `auto_caption` is no photo's
-    own: `lib.l4.captioner` writes it. `tint` is left out where records have no `image`.
+    own: `lib.l4.captioner` writes it. `one_color` is left out where records have no `image`.
     """
     names = ("image_id", "category", *CAPTIONS, *WRITERS)
-    records = [{name: row.get(name, "") for name in names} | _tint_of(row) for row in rows]
-    texts = {"gray_caption": "gray_caption", "tint": "mean_lab", **{name: name for name in WRITERS}}
+    records = [{name: row.get(name, "") for name in names} | _mean_color_of(row) for row in rows]
+    texts = {"gray_caption": "gray_caption", "one_color": "mean_lab", **{name: name for name in WRITERS}}
     own = [level for level in PROMPT_LEVELS if level != "auto_caption"]
     levels = [level for level in own if level not in texts or all(row[texts[level]] for row in records)]
     found = {level: prompts_at(level, records) for level in levels}
@@ -66,7 +66,7 @@ def ladder(rows, n_seeds=1):
     return found
 
 
-def _tint_of(row):
+def _mean_color_of(row):
     image = row.get("image")
     return {"mean_lab": tuple(srgb_to_lab(to_float(image)).mean(axis=(0, 1))) if image else ()}
 
@@ -78,8 +78,8 @@ def prompts_at(level, rows, seed=0):
     captions; `wrong_color`: the detailed one with every colour changed (`change_color_words`); `other_photo`: the
     detailed one of a photo of another category. Of the detailed caption, `dose_k` keeps k colours, `colors_only` only
     the colours; `shuffled` has its words in another order, `permuted` its colours; `filler` has as many words that say
-    nothing; `tint` names the photo's mean colour. What is drawn, is drawn from the seed and the photo. An unknown level
-    is a ValueError.
+    nothing; `one_color` names the photo's mean colour. What is drawn, is drawn from the seed and the photo. An unknown
+    level is a ValueError.
     """
     captions = {"gray_caption": "gray_caption", "object": "object_caption", "detailed": "detailed_caption"}
     captions |= {name: name for name in WRITERS}
@@ -89,8 +89,8 @@ def prompts_at(level, rows, seed=0):
         return ["" if level == "empty" else VAGUE_PROMPT] * len(rows)
     if level == "other_photo":
         return _prompts_of_others(rows, seed)
-    if level == "tint":
-        return [tint_prompt(*row["mean_lab"]) for row in rows]
+    if level == "one_color":
+        return [mean_color_prompt(*row["mean_lab"]) for row in rows]
     if level in REWRITTEN:
         return [REWRITTEN[level](row["detailed_caption"], _rng_of(row, seed)) for row in rows]
     raise ValueError(f"unknown prompt level {level!r}: known are {', '.join(PROMPT_LEVELS)}")
@@ -145,7 +145,7 @@ def fix_articles(caption):
     return re.sub(rf"\ban? (?=({COLORS})\b)", lambda m: "an " if m[1][0] in "aeiou" else "a ", caption)
 
 
-def tint_prompt(lightness, a, b):
+def mean_color_prompt(lightness, a, b):
     """`a <colour> photo` for a mean colour in CIELAB: "gray" below a chroma of 5, else its hue's word.
 
     Yellow and orange below a chroma of 30 are called beige, or brown where L* is below 60.

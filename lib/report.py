@@ -278,6 +278,6 @@ def claims(summary, effects):
     ):
         before, ours = (by_name.loc[("controlnet", level, merged), metric] for merged in (False, True))
         gray = by_name.loc[("gray", "", True), metric]
-        stands = ("yes, but so does gray" if low <= gray <= high else "yes") if low <= ours <= high else "no"
+        stands = ("yes, but gray meets it too" if low <= gray <= high else "yes") if low <= ours <= high else "no"
         rows.append((text, f"{ours:.2f}", f"{before:.2f}", f"{gray:.2f}", stands))
     return pd.DataFrame(rows, columns=["the study", "here", "before the merge", "left gray", "stands"])

@@ -61,7 +61,7 @@ QUESTIONS = {  # (first, second): what first - second answers
     ("colors_only", "vague"): Question(EXPLORATORY, "The colour words alone"),
     ("shuffled", "vague"): Question(EXPLORATORY, "The caption's words in random order"),
     ("permuted", "vague"): Question(EXPLORATORY, "Its colours dealt to the wrong things"),
-    ("tint", "vague"): Question(EXPLORATORY, "The photo's mean colour in words"),
+    ("one_color", "vague"): Question(EXPLORATORY, "The photo's mean colour in words"),
     ("filler", "vague"): Question(EXPLORATORY, "As many words that say nothing"),
     ("dose_4", "dose_0"): Question(EXPLORATORY, "What do four colours add to none?"),
     ("detailed", "dose_4"): Question(EXPLORATORY, "What do the other colours add to four?"),
@@ -70,7 +70,7 @@ QUESTIONS = {  # (first, second): what first - second answers
     ("detailed", "colors_only"): Question(EXPLORATORY, "What do nouns and grammar add to the colour words?"),
     ("detailed", "shuffled"): Question(EXPLORATORY, "What does the order of the words add?"),
     ("detailed", "permuted"): Question(EXPLORATORY, "What does it add that each colour stands by its own thing?"),
-    ("detailed", "tint"): Question(EXPLORATORY, "What does a sentence add to the mean colour in words?"),
+    ("detailed", "one_color"): Question(EXPLORATORY, "What does a sentence add to the mean colour in words?"),
 }
 
 

@@ -64,7 +64,7 @@ def test_data_set_and_controlnet_go_out_and_come_back(tmp_path):
     card = server.repos["datasets", "me/colors-folder"]["README.md"].decode()
     assert "| train | 3 |" in card
     assert "dataset_info" in card
-    assert "`gray_caption` by people who saw only the gray photo. A photo is in one split only." in card
+    assert "`gray_caption` by somebody who saw only the gray photo; " in card
     card = server.repos["models", "me/colors-default"]["README.md"].decode()
     assert "| controlnet | detailed | 23.40 |" in card
     assert 'from_pretrained("me/colors-default")' in card
@@ -76,7 +76,7 @@ def test_data_set_and_controlnet_go_out_and_come_back(tmp_path):
 
 
 CAPTIONS = {  # by source: what the card says of the caption columns
-    "folder": "`detailed_caption` was written by people who saw the colours, `gray_caption` by people who saw only the gray",
+    "folder": "`detailed_caption` was written by somebody who saw the colours, `gray_caption` by somebody who saw only the",
     "coco": "`detailed_caption` is one of COCO's captions, which people wrote: the one with most colour words; `object_caption`",
     "flowers": "All captions name the kind of flower only, and `gray_caption` is empty.",
 }

@@ -15,7 +15,7 @@ def differences(between, within, photos=4000, seeds=2):
 
 
 @pytest.mark.parametrize("plan", [(120, 1, 0), (120, 3, 120), (150, 3, 30)])
-def test_the_bootstrap_has_that_width_and_covers(plan):
+def test_the_interval_has_that_width_and_covers(plan):
     seen = differences(2, 2, photos=300)
     simulated = precision.simulate(plan, seen, studies=120)
     assert simulated["simulated width"] == pytest.approx(interval_width(*components(seen), *plan), rel=0.04)

@@ -86,7 +86,7 @@ def test_the_ladder_draws_anew_for_each_seed_what_is_random():
     assert {level for level in found if not isinstance(found[level][0], str)} == set(prompts.DRAWN)
     assert all(len(texts) == 3 for level in prompts.DRAWN for texts in found[level])
     assert len(set(found["shuffled"][0])) > 1
-    assert found["tint"] == ["a red photo"] * 3
+    assert found["one_color"] == ["a red photo"] * 3
     assert found["dose_4"][0] == (ROWS[0]["detailed_caption"],) * 3  # it has two colours
     with_writers = prompts.ladder([{**row, "writer_2": f"a cup by {k}"} for k, row in enumerate(rows)])
     assert with_writers["writer_2"] == ["a cup by 0", "a cup by 1", "a cup by 2"]
@@ -98,4 +98,4 @@ def test_the_ladder_draws_anew_for_each_seed_what_is_random():
     + [((60, 20, 38), "orange"), ((50, 0, -20), "blue"), ((50, -9, 9), "green")],
 )
 def test_the_mean_colour_in_words(lab, word):
-    assert prompts.tint_prompt(*lab) == f"{'an' if word == 'orange' else 'a'} {word} photo"
+    assert prompts.mean_color_prompt(*lab) == f"{'an' if word == 'orange' else 'a'} {word} photo"

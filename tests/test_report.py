@@ -44,8 +44,8 @@ def test_answer_and_claims_follow_the_rule(given, start, word, stands, tmp_path)
     assert text.startswith(start)
     assert "The median photo changes by -0.50, and 50% of 9 photos get better." in text
     assert ("the declared margin, is not shown (one-sided p 0.2)." in text) == (word in ("better", "worse"))
-    assert f"the detailed prompt changes CIEDE2000 by {(given[0] + given[1]) / 2:+.2f}" in text
-    assert f"], {word}. Intervals are not corrected" in text
+    assert f"the detailed prompt changes the error by {(given[0] + given[1]) / 2:+.2f}" in text
+    assert f"], {word}. How it was tested:" in text
     names = [("controlnet", "vague"), ("controlnet", "detailed"), ("gray", "")]
     summary = pd.DataFrame([(*name, merged) for name, merged in product(names, (False, True))], columns=KEYS)
     summary = summary.assign(psnr=21.0, ssim=0.9, ciede2000=8.5)
@@ -53,7 +53,7 @@ def test_answer_and_claims_follow_the_rule(given, start, word, stands, tmp_path)
     assert claims["detailed prompts colorize better, in CIEDE2000"] == stands
     assert claims["detailed prompts colorize better, in PSNR"] == "not tested; the interval has zero"
     assert claims["vague: PSNR 15 to 20 dB"] == "no"
-    assert claims["detailed: CIEDE2000 about 8 (within 1)"] == "yes, but so does gray"
+    assert claims["detailed: CIEDE2000 about 8 (within 1)"] == "yes, but gray meets it too"
 
 
 def test_the_answer_of_the_notebook_is_that_of_the_report(tmp_path):
@@ -76,7 +76,7 @@ def test_goals_say_what_was_wanted_and_found():
 
 def test_no_answer_without_an_interval(tmp_path):
     text = answer_of(effects(np.nan, np.nan, np.nan), tmp_path)
-    assert text.startswith("**Too few photos to tell**, or no difference between them. What this does not show")
+    assert text.startswith("**Too few photos to tell**, or no difference between them. Why?")
 
 
 def test_tables_show_a_missing_number_as_a_dash():
@@ -158,7 +158,7 @@ def test_the_pocket_report_says_who_wrote_its_captions(tmp_path):
     assert len(columns) > 5
     assert max(columns) == report.MAX_COLUMNS
     assert (
-        "`detailed` was written by a language model that saw the colour photo. `gray_caption` was written by one that saw only"
+        "`detailed` was written by somebody who saw the colour photo (for the pocket photos, a language model). `gray_caption`"
         in text
     )
     assert "though their writers may have known a famous place" in text
@@ -183,7 +183,7 @@ def test_the_l4_report_says_what_the_captioner_wrote_and_what_people_did(tmp_pat
     assert f"`auto_caption` was written by {blip}, which was shown the colour photo" in text
     assert "(1 of 9 have none and stay as they are)" in text
     assert "the captioner may have learned from captions of these very photos" in text
-    assert "people who saw only the gray photo" not in text
+    assert "somebody who saw only the gray photo" not in text
     assert "famous place" not in text
     assert "trained at 128 px on the training split of `data_cards/pocket_photos`" in text
     assert "here they see photos of 512 px, a size that they were not trained on" in text
@@ -199,7 +199,7 @@ def test_levels_that_were_not_asked_are_not_explained(tmp_path):
 
 
 WRITERS = {  # by source: who wrote the captions
-    "folder": "`detailed` was written by a language model that saw the colour photo.",
+    "folder": "`detailed` was written by somebody who saw the colour photo",
     "coco": "`detailed` is one of COCO's captions, which people wrote who saw the colours",
     "flowers": "`detailed` names the kind of flower and no colour.",
 }
