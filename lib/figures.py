@@ -15,8 +15,6 @@ from lib.stats import METRIC, by_photo, effect_of, interval, label, subjects_of
 BLUE, ORANGE, GRAY = "#0072b2", "#d55e00", "#666666"
 SPLIT_COLORS = dict(train="#0072b2", validation="#e69f00", test="#56b4e9")
 LEVEL_COLORS = dict(vague="#e69f00", detailed="#0072b2")  # the study's two; other levels are gray
-WORD_COLORS = dict(red="#d5281e", orange="#ef8a17", yellow="#f4d92e", green="#3f9b45", blue="#2f6fd0")
-WORD_COLORS |= dict(purple="#8a4fb0", brown="#7d5232", white="#ffffff")
 SPLIT_LABELS = {  # of a difference between two prompts
     "ciede2000": "CIEDE2000",
     "mean_error": "a*b* error of the mean colour (tint)",
@@ -325,17 +323,6 @@ def draw_deviation(pictures, maps, names):
     for part, axis in zip(maps, figure.axes[len(names) :], strict=False):
         drawn = axis.imshow(part, cmap="gray", vmin=0, vmax=top)
     figure.colorbar(drawn, ax=figure.axes, label="a*b* deviation", shrink=0.6)
-    return figure
-
-
-def draw_steering(table):
-    """By colour word, the share of things that took the named colour, where their lightness allows it."""
-    shares = table[table["allowed"]].groupby("word", sort=False)["reached"].agg(["mean", "size"])
-    figure, axis = plt.subplots(figsize=(7, 2.8))
-    axis.bar(range(len(shares)), shares["mean"], color=[WORD_COLORS[word] for word in shares.index], edgecolor="black")
-    axis.set_xticks(range(len(shares)), [f"{word}\n{row['size']:.0f}" for word, row in shares.iterrows()])
-    axis.set(xlabel="word of the prompt, and how many photos allow it", ylabel="took the colour", ylim=(0, 1.02))
-    axis.grid(axis="x", visible=False)
     return figure
 
 

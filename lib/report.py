@@ -216,7 +216,15 @@ def write_runs(profile, table, contrasts, effects):
 
 def estimate(row, form="+.2f"):
     """A difference with its interval, as text."""
-    return f"{row.mean:{form}} [{row.low:{form}}, {row.high:{form}}]"
+    return with_interval(row.mean, row.low, row.high, form)
+
+
+def with_interval(mean, low, high, form="+.2f"):
+    """A number with its interval, as text; without one where there is none."""
+    return f"{mean:{form}}" + (f" [{low:{form}}, {high:{form}}]" if low == low else "")
+
+
+TEMPLATES.globals["with_interval"] = with_interval
 
 
 def beside_gray(contrasts, prompt):
