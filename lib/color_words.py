@@ -94,6 +94,11 @@ VOWEL = re.compile(r"(?!uni(?!n)|us[ae]|eu|onc?e\b)[aeiou]|hour|honest|heir", re
 ELLIPTIC = ("one", "another", "other", "some", "each")  # "one black and the other white"
 
 
+def hue_distance(first, second):
+    """The angle between hues in degrees, 0 to 180; numbers or arrays."""
+    return abs((first - second + 180) % 360 - 180)
+
+
 class Token(NamedTuple):
     """A word or sign of a caption, lower case, and its characters from `start` to before `end`."""
 
@@ -202,7 +207,10 @@ def has_color_words(caption):
 
 def find_places(caption):
     """(start, end, group) in characters of every colour with its modifiers, such as "very dark" and "gray blue"."""
-    tokens, tags, groups = find_groups(caption)
+    return _places_in(*find_groups(caption))
+
+
+def _places_in(tokens, tags, groups):
     places = []
     for number, group in enumerate(groups):
         for unit in re.finditer(UNIT, tags[group.first : group.last]):
@@ -219,7 +227,7 @@ def without_color_words(caption, keep=()):
     """
     tokens, tags, groups = find_groups(caption)
     kept, cuts = [[] for _ in groups], []
-    for number, (start, end, group) in enumerate(find_places(caption)):
+    for number, (start, end, group) in enumerate(_places_in(tokens, tags, groups)):
         kept[group] += [caption[start:end]] if number in keep else []
     for group, texts in zip(groups, kept, strict=True):
         if texts:

@@ -11,7 +11,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from lib.metrics import COLUMNS, read_metrics
-from lib.stats import METRIC, by_photo, differences, effect_of, holm, obedience, of_model, subjects_of, summary
+from lib.stats import METRIC, by_photo, differences, effect_over_draws, holm, obedience, of_model, subjects_of, summary
 from lib.study import RUNS
 
 FACTORS = {  # what a run can differ in, by the column of its `run.csv`
@@ -58,6 +58,11 @@ def values_of(metrics, first, second=""):
     return differences(metrics, METRIC, first, second) if second else by_photo(metrics, METRIC, first)
 
 
+def values_of_trainings(metrics, runs, first, second=""):
+    """A table (photos, trainings) of `values_of` several runs."""
+    return pd.DataFrame({run: values_of(metrics[run], first, second) for run in runs})
+
+
 def trainings_of(facts):
     """{name: its runs}: those that differ in the training seed only, under the name of the first."""
     groups = facts.groupby(list(FACTORS), sort=False, dropna=False)["run"].agg(list)
@@ -85,17 +90,18 @@ def table_of_runs(facts, metrics):
 
 
 def contrasts_of_runs(facts, metrics):
-    """The contrasts first - second within each run, in CIEDE2000, over its trainings: `effect_of`, and how they vary.
+    """The contrasts first - second within each run, in CIEDE2000, over its trainings: `effect_over_draws`.
 
     `seed_sd`: the standard deviation of the trainings' means.
     """
     rows = []
     for run, runs in trainings_of(facts).items():
         for first, second in CONTRASTS_OF_RUNS:
-            table = pd.DataFrame({name: values_of(metrics[name], first, second) for name in runs})
-            facts_of_row = {"run": run, "first": first, "second": second, "trainings": len(runs)}
-            rows.append({**facts_of_row, **effect_of(table, subjects_of(metrics[run])), "seed_sd": table.mean().std()})
-    return pd.DataFrame(rows)
+            table = values_of_trainings(metrics, runs, first, second)
+            row = {"run": run, "first": first, "second": second, "trainings": len(runs), "n": len(table)}
+            effect = effect_over_draws(table, subjects=subjects_of(metrics[run])[table.index])
+            rows.append({**row, **effect, "seed_sd": table.mean().std()})
+    return pd.DataFrame(rows).drop(columns="df")
 
 
 def read_steering(facts):
@@ -126,7 +132,7 @@ def pairs_of_runs(facts):
 
 
 def effects_of_changes(facts, metrics):
-    """What each change between two runs did to CIEDE2000: `effect_of`, first run - second run, over their trainings.
+    """What each change between two runs did to CIEDE2000: `effect_over_draws`, first run - second run.
 
     The first run is the one after the change. A row is about one prompt (`first`; `second` is empty) or about the
     difference of two (`first` - `second`). `trainings`: of the run that has fewer; below `TRAININGS` there is no p.
@@ -137,13 +143,10 @@ def effects_of_changes(facts, metrics):
     for changed, before, after in pairs_of_runs(facts[facts["run"].isin(list(runs))]):
         trainings = min(len(runs[before]), len(runs[after]))
         for first, second in EFFECTS_OF_CHANGES:
-            new, old = (
-                pd.DataFrame({name: values_of(metrics[name], first, second) for name in runs[run]})
-                for run in (after, before)
-            )
+            new, old = (values_of_trainings(metrics, runs[run], first, second) for run in (after, before))
             row = dict(changed=changed, first_run=after, second_run=before, first=first, second=second)
-            effect = effect_of(new, subjects_of(metrics[after]), old)
+            effect = effect_over_draws(new, old, subjects_of(metrics[after])[new.index])
             effect["p"] = effect["p"] if trainings >= TRAININGS else np.nan
-            rows.append({**row, "trainings": trainings, **effect})
+            rows.append({**row, "trainings": trainings, "n": len(new), **effect})
     table = pd.DataFrame(rows, columns=columns)
-    return table.assign(p_holm=holm(table["p"]), p_equal=np.nan, metric=METRIC)
+    return table.assign(p_holm=holm(table["p"]), metric=METRIC)

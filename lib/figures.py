@@ -9,7 +9,7 @@ from PIL import Image
 
 from lib.color import to_pil
 from lib.files import new_file
-from lib.stats import METRIC, by_photo, effect_of, interval, label, subjects_of
+from lib.stats import METRIC, by_photo, effect_over_draws, interval, label, subjects_of
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 BLUE, ORANGE, GRAY = "#0072b2", "#d55e00", "#666666"
@@ -359,7 +359,7 @@ def draw_runs(metrics, trainings, references):
         table = metrics[runs[0]]
         for shift, level in ((-0.13, "vague"), (0.13, "detailed")):
             errors = pd.DataFrame({run: by_photo(metrics[run], "ciede2000", level) for run in runs})
-            found = effect_of(errors, subjects_of(table))
+            found = effect_over_draws(errors, subjects=subjects_of(table)[errors.index])
             values = [found[end] for end in ("mean", "low", "high")]
             draw_interval(axis, row + shift, values, LEVEL_COLORS[level], capsize=3, label=level)
             axis.plot(errors.mean(), [row + shift] * len(runs), ".", color="black", ms=3)

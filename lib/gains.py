@@ -2,21 +2,21 @@
 
 import numpy as np
 import pandas as pd
-from statsmodels.api import OLS, add_constant
+from statsmodels.regression.linear_model import OLS
+from statsmodels.tools.tools import add_constant
 
 from lib.color import srgb_to_lab, to_float
-from lib.color_words import find_places
+from lib.color_words import HUES, find_places, hue_distance
 from lib.metrics import HUE_NEEDS_CHROMA
 from lib.prompts import DOSES, WRITERS
-from lib.rewriting import nearest_hue_word
 from lib.stats import (
-    ENDS,
     METRIC,
     by_photo,
     contrast,
     differences,
     effect_over_draws,
     interval,
+    named_ends,
     ratio_interval,
     subjects_of,
 )
@@ -40,7 +40,7 @@ def tint_shares(metrics, pairs=SPLIT):
         tint, place = (-differences(squares, part, first, second) for part in ("tint", "place"))
         was = [by_photo(squares, part, second)[tint.index].mean() for part in ("tint", "place")]
         share = ratio_interval((tint + place).to_numpy(), tint.to_numpy(), subjects[tint.index])
-        ends = dict(zip(("share", "share_low", "share_high"), share, strict=True))
+        ends = named_ends("share", share)
         falls = {"tint_falls": tint.mean() / was[0], "placement_falls": place.mean() / was[1]}
         rows.append({"first": first, "second": second, "fall": (tint + place).mean(), **ends, **falls})
     return pd.DataFrame(rows)
@@ -83,8 +83,9 @@ def count_hues(lab):
     """How many of the eight hues a CIELAB picture (H, W, 3) shows, each on `HUE_SHARE` of its pixels at least."""
     a, b = lab[..., 1].ravel(), lab[..., 2].ravel()
     colored = np.hypot(a, b) >= HUE_NEEDS_CHROMA
-    words = [nearest_hue_word(angle) for angle in np.degrees(np.arctan2(b, a))[colored]]
-    return int((pd.Series(words, dtype=str).value_counts() >= HUE_SHARE * len(a)).sum())
+    distances = hue_distance(np.array(list(HUES.values())), np.degrees(np.arctan2(b, a))[colored, None])
+    counts = np.bincount(distances.argmin(axis=1), minlength=len(HUES))
+    return int((counts >= HUE_SHARE * len(a)).sum())
 
 
 def gains_by_photo(metrics, rows):
@@ -122,7 +123,6 @@ def gains_by_third(gains):
     for name, part in gains.groupby(third, observed=True):
         row = {"third": name, "n": len(part), "true_chroma": part["true_chroma"].mean()}
         for gain in ("over_vague", "over_gray"):
-            ends = interval(part[gain], part["subject"])
-            row |= {f"{gain}{end}": value for end, value in zip(ENDS, ends, strict=True)}
+            row |= named_ends(gain, interval(part[gain], part["subject"]))
         rows.append(row)
     return pd.DataFrame(rows)

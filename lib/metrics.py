@@ -27,6 +27,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from lib import ROOT
 from lib.color import lab_to_srgb, luminance, merge_luminance, srgb_to_lab, to_float, to_pil
+from lib.color_words import hue_distance
 from lib.files import hash_of, new_file, progress
 from lib.prompts import LADDER, STEERING_WORDS, TARGETS, VAGUE_PROMPT, allowed_words
 from lib.regions import compose, find_masks, regions_of, share_out
@@ -365,7 +366,7 @@ def name_color(hue, chroma):
     if chroma < HUE_NEEDS_CHROMA:
         return "white" if chroma < 8 else ""
     words = [word for word in STEERING_WORDS if word != "white" and word not in SAME_HUE]
-    return min(words, key=lambda word: abs((TARGETS[word][0] - hue + 180) % 360 - 180))
+    return min(words, key=lambda word: hue_distance(TARGETS[word][0], hue))
 
 
 def read_metrics(path):

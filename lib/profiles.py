@@ -296,6 +296,8 @@ def get_profile(name, **overrides):
     of_run = fields_of_run(name, given["run"])
     if "train_steps" in given:
         of_run["train_epochs"] = 0.0
+    if given.keys() & {"num_inference_steps", "guidance_scale"}:
+        of_run["sampling_tried"] = ""
     if "num_inference_steps" in given:
         of_run["steps_to_try"] = ()
     if "guidance_scale" in given:

@@ -2,7 +2,6 @@
 
 import re
 import zlib
-from functools import partial
 
 import numpy as np
 
@@ -29,6 +28,8 @@ LADDER = ("empty", "vague", "gray_caption", "auto_caption", "object", "detailed"
 DOSES = (0, 1, 2, 4)  # how many colours of the detailed caption are kept
 PARTS = ("colors_only", "shuffled", "permuted", "one_color", "filler")  # what in a detailed caption works
 WRITERS = ("writer_2", "writer_3", "writer_4", "writer_5")  # detailed captions by others, where a photo has them
+TEXTS = {"gray_caption": "gray_caption", "object": "object_caption", "detailed": "detailed_caption"}  # by level
+TEXTS |= {name: name for name in WRITERS}
 PROBES = (*(f"dose_{k}" for k in DOSES), *PARTS, *WRITERS)
 DRAWN = ("dose_1", "dose_2", "dose_4", "shuffled", "permuted")  # drawn anew for each seed of a photo
 PROMPT_LEVELS = (*LADDER, *PROBES)
@@ -56,14 +57,12 @@ def ladder(rows, n_seeds=1):
     """
     names = ("image_id", "category", *CAPTIONS, *WRITERS)
     records = [{name: row.get(name, "") for name in names} | _mean_color_of(row) for row in rows]
-    texts = {"gray_caption": "gray_caption", "one_color": "mean_lab", **{name: name for name in WRITERS}}
+    needed = {**TEXTS, "one_color": "mean_lab"}
     own = [level for level in PROMPT_LEVELS if level != "auto_caption"]
-    levels = [level for level in own if level not in texts or all(row[texts[level]] for row in records)]
-    found = {level: prompts_at(level, records) for level in levels}
-    for level in DRAWN:
-        draws = (prompts_at(level, records, seed) for seed in range(n_seeds))
-        found[level] = list(zip(*draws, strict=True))
-    return found
+    levels = [level for level in own if level not in needed or all(row[needed[level]] for row in records)]
+    found = {level: prompts_at(level, records) for level in levels if level not in DRAWN}
+    draws = {level: zip(*(prompts_at(level, records, seed) for seed in range(n_seeds)), strict=True) for level in DRAWN}
+    return {level: found[level] if level in found else list(draws[level]) for level in levels}
 
 
 def _mean_color_of(row):
@@ -81,10 +80,8 @@ def prompts_at(level, rows, seed=0):
     nothing; `one_color` names the photo's mean colour. What is drawn, is drawn from the seed and the photo. An unknown
     level is a ValueError.
     """
-    captions = {"gray_caption": "gray_caption", "object": "object_caption", "detailed": "detailed_caption"}
-    captions |= {name: name for name in WRITERS}
-    if level in captions:
-        return [row[captions[level]] for row in rows]
+    if level in TEXTS:
+        return [row[TEXTS[level]] for row in rows]
     if level in ("empty", "vague"):
         return ["" if level == "empty" else VAGUE_PROMPT] * len(rows)
     if level == "other_photo":
@@ -157,7 +154,7 @@ def mean_color_prompt(lightness, a, b):
 
 
 REWRITTEN = {  # level: the detailed caption, rewritten
-    **{f"dose_{k}": partial(lambda k, caption, rng: rewriting.keep_colors(caption, k, rng), k) for k in DOSES},
+    **{f"dose_{k}": lambda caption, rng, k=k: rewriting.keep_colors(caption, k, rng) for k in DOSES},
     "wrong_color": rewriting.change_color_words,
     "permuted": rewriting.permute_colors,
     "shuffled": rewriting.shuffle_words,

@@ -31,7 +31,7 @@ from lib.stats import (
 )
 
 MAX_COLUMNS = 8  # of a table in a notebook
-EFFECT_COLUMNS = ["contrast", "n", "mean", "low", "high", "p_holm", "verdict"]  # of the report
+COLUMNS_OF_EFFECTS = ["contrast", "n", "mean", "low", "high", "p_holm", "verdict"]  # of the report
 SYSTEM_COLUMNS = ["system", "prompt_level", "psnr", "ssim", "ciede2000", "hue_error", "colorfulness", "chroma_ratio"]
 NAMES = {"psnr": "PSNR", "ssim": "SSIM", "ciede2000": "CIEDE2000"}
 FORMATS = {  # of a column's numbers
@@ -123,11 +123,7 @@ def write_report(profile, metrics, tables, rows, runs=False, judged=""):
     """
     summary, effects = tables["summary"], tables["effects"]
     folder, home = profile.folders.reports_dir, profile.folders.reports_home
-    of_metric = effects[effects["metric"] == METRIC]
-    told = of_metric.assign(
-        contrast=list(map(label, of_metric["first"], of_metric["second"])),
-        verdict=list(map(verdict, of_metric.itertuples())),
-    )
+    told = in_words(effects[effects["metric"] == METRIC])
     text = render(
         "report",
         profile=profile,
@@ -138,11 +134,11 @@ def write_report(profile, metrics, tables, rows, runs=False, judged=""):
         tint={(row.first, row.second): row for row in tables["tint"].itertuples()},
         dose=rows_of(tables["dose"]),
         **{name: tables.get(name) for name in ("sets", "tried")},
-        families={family: told[told["family"] == family][EFFECT_COLUMNS] for family in FAMILIES},
+        families={family: told[told["family"] == family][COLUMNS_OF_EFFECTS] for family in FAMILIES},
         answer=answer(effects),
         questions=QUESTIONS,
         found=rows_by(effects, "first", "second"),
-        ours={(row.first, row.second): row for row in rows_of(of_metric)},
+        ours={(row.first, row.second): row for row in told.itertuples()},
         before_merge=rows_by(tables["before_merge"], "first", "second"),
         binding=tables["binding"].set_index(["task", "method", "masks"]) if len(tables["binding"]) else None,
         systems=summary.query("merged")[SYSTEM_COLUMNS],
@@ -243,21 +239,24 @@ def before_and_after(summary):
 
 def answer(effects):
     """The answer to the primary question, as its interval allows to say."""
-    main = effects[(effects["first"] == "detailed") & (effects["second"] == "vague")].set_index("metric")
-    row = next(iter(rows_of(main.loc[[METRIC]].reset_index())), None)
-    return render("answer", row=row, margin=MARGIN).strip()
+    asked = (effects["first"] == "detailed") & (effects["second"] == "vague") & (effects["metric"] == METRIC)
+    return render("answer", row=next(iter(rows_of(effects[asked])), None), margin=MARGIN).strip()
 
 
-def rows_of(effects):
-    """The rows of a table of effects, each with `name` (its metric), `label`, `verdict` and `estimate`."""
+def in_words(effects):
+    """A table of effects with `name` (its metric), `contrast`, `verdict` and `estimate`."""
     rows = list(effects.itertuples())
-    told = effects.assign(
+    return effects.assign(
         name=[NAMES.get(row.metric, row.metric) for row in rows],
-        label=[label(row.first, row.second) for row in rows],
+        contrast=[label(row.first, row.second) for row in rows],
         verdict=list(map(verdict, rows)),
         estimate=list(map(estimate, rows)),
     )
-    return list(told.itertuples())
+
+
+def rows_of(effects):
+    """The rows of a table of effects `in_words`."""
+    return list(in_words(effects).itertuples())
 
 
 def rows_by(effects, *columns):

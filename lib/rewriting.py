@@ -3,7 +3,16 @@
 import re
 from itertools import cycle, pairwise
 
-from lib.color_words import COLOR_PATTERN, HUES, HUES_OF_WORDS, SHADES, find_places, put_words, without_color_words
+from lib.color_words import (
+    COLOR_PATTERN,
+    HUES,
+    HUES_OF_WORDS,
+    SHADES,
+    find_places,
+    hue_distance,
+    put_words,
+    without_color_words,
+)
 
 NEXT_NEUTRAL = {"white": "gray", "gray": "black", "grey": "black", "black": "silver"}  # others: white
 FILLER = "this is one of those sentences that go on for some time and yet say nothing about anything that one could see"
@@ -11,7 +20,7 @@ FILLER = "this is one of those sentences that go on for some time and yet say no
 
 def nearest_hue_word(degrees):
     """The chromatic word whose CIELAB hue is nearest to an angle."""
-    return min(HUES, key=lambda word: _angle(HUES[word], degrees))
+    return min(HUES, key=lambda word: hue_distance(HUES[word], degrees))
 
 
 def rotate_color_words(caption, degrees):
@@ -65,9 +74,9 @@ def _draw_wrong_colors(old, rng):
 def _turn_hues(words, degrees):
     turned = {}
     for word in [word for word in words if word in HUES_OF_WORDS]:
-        far = [new for new, hue in HUES.items() if _angle(hue, HUES_OF_WORDS[word]) >= 60]
+        far = [new for new, hue in HUES.items() if hue_distance(hue, HUES_OF_WORDS[word]) >= 60]
         free = [new for new in far if new not in turned.values()] or far
-        turned[word] = min(free, key=lambda new: _angle(HUES[new], HUES_OF_WORDS[word] + degrees))
+        turned[word] = min(free, key=lambda new: hue_distance(HUES[new], HUES_OF_WORDS[word] + degrees))
     return turned
 
 
@@ -79,15 +88,11 @@ def _flaws(old, new, groups):
 
 
 def _alike(first, second):
-    return first == second == [] or any(_angle(a, b) < 60 for a in first for b in second)
+    return first == second == [] or any(hue_distance(a, b) < 60 for a in first for b in second)
 
 
 def _hues(text):
     return [HUES_OF_WORDS[word] for word in COLOR_PATTERN.findall(text) if word in HUES_OF_WORDS]
-
-
-def _angle(first, second):
-    return abs((first - second + 180) % 360 - 180)
 
 
 def keep_colors(caption, k, rng):

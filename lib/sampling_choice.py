@@ -14,7 +14,7 @@ from lib.files import hash_of, write_table, write_text
 from lib.metrics import chroma
 from lib.models import load_pipeline, process_state
 from lib.profiles import resolve
-from lib.stats import ENDS, interval
+from lib.stats import interval, named_ends
 
 N_VALIDATION, CHROMA_RATIO = 24, (0.7, 1.3)  # photos that sampling is chosen on, and how colourful it must be
 
@@ -54,8 +54,7 @@ def try_sampling(pipeline, rows, profile):
             level: errors[level].mean() for level in COMPARED_LEVELS
         }
         for other in ("vague", "gray"):
-            ends = interval(errors["detailed"] - errors[other], rows["subject"])
-            row |= {f"over_{other}{end}": value for end, value in zip(ENDS, ends, strict=True)}
+            row |= named_ends(f"over_{other}", interval(errors["detailed"] - errors[other], rows["subject"]))
         ratio = np.mean([chroma(lab) for lab in labs]) / np.mean([chroma(truth) for truth in truths])
         table.append(row | {"chroma_ratio": ratio})
     return pd.DataFrame(table).round(3)

@@ -13,13 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import stats
-from statsmodels.api import OLS
+from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from lib.metrics import METRICS, SAME_HUE
 
-ENDS = ("", "_low", "_high")  # of the columns of a mean and its interval
 HIGHER_IS_BETTER = dict(psnr=True, ssim=True, ciede2000=False, mean_error=False, deviation_error=False)
 METRIC, MARGIN = (
     "ciede2000",
@@ -154,14 +153,19 @@ def has_interval(values, subjects=None):
     return len(set(range(len(values)) if subjects is None else subjects)) >= 3 and np.ptp(values) > 0
 
 
-def interval(values, subjects=None, confidence=0.95):
-    """The mean of values and its interval, by the one rule of this module; NaN where there is none (`has_interval`)."""
+def interval(values, subjects=None):
+    """The mean of values and its 95 % interval, by the one rule of this module; NaN where there is none."""
     if not len(values):
         return (np.nan,) * 3
     if not has_interval(values, subjects):
         return float(np.mean(values)), np.nan, np.nan
-    low, high = fit_mean(values, subjects).conf_int(1 - confidence)[0]
+    low, high = fit_mean(values, subjects).conf_int()[0]
     return float(np.mean(values)), float(low), float(high)
+
+
+def named_ends(name, ends):
+    """A mean and the ends of its interval by the names of their columns: `name`, `name_low`, `name_high`."""
+    return dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
 
 
 def p_of_equality(fit):
@@ -184,8 +188,8 @@ def contrast(difference, metric, subjects=None):
     `improved`: the share of photos on which the first is better in the metric's own direction; `effect_size`: Cohen's
     d. Where the interval leaves zero out, also `power`, with `photos_needed_low` and `_high` for the interval's ends.
     """
-    mean, low, high = interval(difference, subjects)
     fit = fit_mean(difference, subjects) if has_interval(difference, subjects) else None
+    mean, (low, high) = float(np.mean(difference)), fit.conf_int()[0] if fit else (np.nan, np.nan)
     equal, more = (p_of_equality(fit), p_of_more(fit)) if fit and metric == METRIC else (np.nan, np.nan)
     better = difference > 0 if HIGHER_IS_BETTER[metric] else difference < 0
     effect = {"metric": metric, "n": len(difference), "mean": mean, "low": low, "high": high}
@@ -243,7 +247,7 @@ def holm(p):
 
 
 def verdict(row):
-    """What a row with `mean`, `p_holm` and `p_equal` allows to say, in the metric's own direction.
+    """What a row with `mean`, `p_holm` and perhaps `p_equal` allows to say, in the metric's own direction.
 
     better, worse, the same within the margin of `MARGIN`, not told apart; or not tested, where it has no p.
     """
@@ -251,7 +255,7 @@ def verdict(row):
         return "not tested"
     if row.p_holm < 0.05:
         return "better" if (row.mean > 0) == HIGHER_IS_BETTER[row.metric] else "worse"
-    return f"the same within {MARGIN:g}" if row.p_equal < 0.05 else "not told apart"
+    return f"the same within {MARGIN:g}" if getattr(row, "p_equal", 1) < 0.05 else "not told apart"
 
 
 def effect_over_draws(first, second=None, subjects=None):
@@ -260,12 +264,14 @@ def effect_over_draws(first, second=None, subjects=None):
     Draws are trainings that differ in their seed, or writers. The variance is that of the means over photos plus that
     of the means over draws, less the residual's, which both contain; its degrees of freedom are Satterthwaite's (1946).
     Returns `mean`, `low`, `high` and `p`, by Student's t, and its degrees of freedom, `df`. Where three draws make up
-    most of the variance, p is somewhat too small: 7 % of null effects are found at the 5 % level.
+    most of the variance, p is somewhat too small: 7 % of null effects are found at the 5 % level. With one draw of
+    either table the interval is that of photos alone, and there is no p.
     """
     tables = [np.asarray(table, float) for table in (first, second) if table is not None]
     by_photo = tables[0].mean(axis=1) - (tables[1].mean(axis=1) if second is not None else 0)
-    if not has_interval(by_photo, subjects):
-        return {"mean": float(by_photo.mean()), **dict.fromkeys(("low", "high", "p", "df"), np.nan)}
+    if min(table.shape[1] for table in tables) < 2 or not has_interval(by_photo, subjects):
+        mean, low, high = interval(by_photo, subjects)
+        return {"mean": mean, "low": low, "high": high, "p": np.nan, "df": np.nan}
     fit = fit_mean(by_photo, subjects)
     parts = [(fit.bse[0] ** 2, fit.df_resid_inference)]
     for table in tables:
@@ -280,19 +286,6 @@ def effect_over_draws(first, second=None, subjects=None):
     reach = error * stats.t.ppf(0.975, freedom)
     p = float(2 * stats.t.sf(abs(mean) / error, freedom))
     return {"mean": mean, "low": float(mean - reach), "high": float(mean + reach), "p": p, "df": float(freedom)}
-
-
-def effect_of(table, subjects, other=None):
-    """`n`, `mean`, `low`, `high` and `p` of a table (photos, draws), or of it less another: `effect_over_draws`.
-
-    With one draw of either, the interval is that of photos alone, and there is no p. `subjects`: a Series by photo.
-    """
-    columns = [table] if other is None else [table, other]
-    subjects = subjects[table.index]
-    if min(len(part.columns) for part in columns) > 1:
-        return {"n": len(table), **effect_over_draws(*columns, subjects=subjects)}
-    values = columns[0].mean(axis=1) - (other.mean(axis=1) if other is not None else 0)
-    return {"n": len(table), **dict(zip(("mean", "low", "high"), interval(values, subjects), strict=True)), "p": np.nan}
 
 
 def effects_by_category(metrics, metric, first, second):
@@ -340,10 +333,12 @@ def binding(table, subjects):
         for measure in measures:
             known = part[measure].notna().to_numpy()
             bounds[measure] = interval(part[measure][known], of_photo[known])
-        bleeds = ratio_interval(*part[shifts].to_numpy().T, of_photo) if values[0] == "one" else (np.nan,) * 3
-        bounds["bleed"] = bleeds
-        ends = {f"{name}{end}": v for name, three in bounds.items() for end, v in zip(ENDS, three, strict=True)}
-        rows.append({**dict(zip(keys, values, strict=True)), "photos": len(part), **ends})
+        shifted = part[shifts].to_numpy().T
+        bounds["bleed"] = ratio_interval(*shifted, of_photo) if values[0] == "one" else (np.nan,) * 3
+        row = {**dict(zip(keys, values, strict=True)), "photos": len(part)}
+        for name, ends in bounds.items():
+            row |= named_ends(name, ends)
+        rows.append(row)
     return pd.DataFrame(rows)
 
 

@@ -84,6 +84,7 @@ EQUIVALENTS = {  # what a profile takes for a run's base and photos, and what ru
             "checkpoint_every": 100,
             "log_every": 10,
             "prompt_levels": ("vague", "detailed"),
+            "sampling_tried": "",  # those trials are of another ControlNet
             "n_images_other": 20,
             "n_steered": 20,
         },
