@@ -383,7 +383,7 @@ def draw_run_effects(contrasts, effects):
     details = contrasts[(contrasts["first"] == "detailed") & (contrasts["second"] == "vague")]
     changes = effects.drop_duplicates(["first_run", "second_run"])
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 0.55 * max(len(details), len(changes)) + 1.3))
-    draw_effects_on(left, details, [True] * len(details), capsize=3)
+    draw_effects_on(left, details, (details["low"] > 0) | (details["high"] < 0), capsize=3)
     for number, ((first, second), part) in enumerate(effects.groupby(["first", "second"], sort=False)):
         color = GRAY if second else LEVEL_COLORS[first]
         right.plot([], [], "o", color=color, label=label(first, second))

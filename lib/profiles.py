@@ -136,9 +136,10 @@ class Study:
         "been set (-1.5, and clear of gray); then training and sampling were changed."
     )
     stand_ins: str = (  # what a reader of the runs must know of this profile's
-        "No Stable Diffusion was run here. Two small bases that differ only in width take the places of 1.5 and "
-        "2.1-base, animals those of flowers, and steps and rates are not the study's: nothing here tells how "
-        "Stable Diffusion 1.5 and 2.1-base compare."
+        "No Stable Diffusion was run here, whatever the runs' names say. Two small bases that differ only in width "
+        "replace 1.5 and 2.1-base, photos of animals replace those of flowers, and steps and rates differ from the "
+        "study's. "
+        "Nothing here tells how Stable Diffusion 1.5 and 2.1-base compare."
     )
 
 

@@ -206,6 +206,8 @@ def write_runs(profile, table, contrasts, effects):
         beside_gray={prompt: beside_gray(contrasts, prompt) for prompt in ("vague", "detailed")},
         changes=rows_by(effects, "changed", "first_run", "second_run"),
         tested=effects["p_holm"].notna().sum(),
+        told=(effects["p_holm"] < 0.05).sum(),
+        set_of_prompts=set(table["prompts"]),
     )
     write_text(text, profile.folders.reports_home / "runs.md")
 

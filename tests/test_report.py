@@ -76,7 +76,7 @@ def test_goals_say_what_was_wanted_and_found():
 
 def test_no_answer_without_an_interval(tmp_path):
     text = answer_of(effects(np.nan, np.nan, np.nan), tmp_path)
-    assert text.startswith("**Too few photos to tell**, or no difference between them. Why?")
+    assert text.startswith("**Too few photos to tell**, or no difference between them. Why, and where?")
 
 
 def test_tables_show_a_missing_number_as_a_dash():
@@ -233,11 +233,11 @@ def test_the_page_of_runs_says_what_the_intervals_allow(tmp_path):
         "not tested; detailed - vague +2.00 [+1.00, +3.00] **smaller gain**\n\n" in text
     )
     assert (
-        "- Under the vague prompt of the 2 runs that were trained several times, 0 have an interval below gray and 0 one above.\n"
+        "- Under the vague prompt of the 2 runs that were trained several times, 0 have their whole interval below gray and 0 above it.\n"
         in text
     )
     assert (
-        "- Under the detailed prompt of the 2 runs that were trained several times, 2 have an interval below gray and 0 one above.\n"
+        "- Under the detailed prompt of the 2 runs that were trained several times, 2 have their whole interval below gray and 0 above it.\n"
         in text
     )
     assert "allows it (4 things that all runs coloured)\n\nRows: `runs.csv`" in text
