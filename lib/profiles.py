@@ -138,8 +138,7 @@ class Study:
     stand_ins: str = (  # what a reader of the runs must know of this profile's
         "No Stable Diffusion was run here, whatever the runs' names say. Two small bases that differ only in width "
         "replace 1.5 and 2.1-base, photos of animals replace those of flowers, and steps and rates differ from the "
-        "study's. "
-        "Nothing here tells how Stable Diffusion 1.5 and 2.1-base compare."
+        "study's. Nothing here tells how Stable Diffusion 1.5 and 2.1-base compare."
     )
 
 
