@@ -21,7 +21,7 @@ class Run:
     train_seed: int = 0
 
 
-TABLE = {  # the study's three; then others that change fewer things at a time
+TABLE = {  # the study's three; then others, most of which change one thing
     "study_1": Run("SD 1.5", "flowers", 1e-5, 10, seen="output unlike the input"),
     "study_2": Run("SD 2.1-base", "flowers", 1e-4, 10, seen="converging, dull colour"),  # epochs not told: as in run 1
     "study_3": Run("SD 2.1-base", "COCO", 1e-4, 3, seen="satisfactory"),
