@@ -44,7 +44,7 @@ def test_the_answer_is_that_of_the_reports():
     others, every = (writers.loc[name] for name in ("others", "all"))
     said = {name: f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:+.2f}]" for name, row in writers.iterrows()}
     assert f"Two other writers reach {said['others']} together, all three {said['all'].replace('+', '')}." in text
-    assert others["high"] > 0 > every["high"]
+    assert max(others["high"], every["high"]) < 0
     assert f"An overall tint alone accounts for {contrast('retinted', 'vague').mean:.2f}." in text
     assert contrast("dose_2", "vague").high > 0 > contrast("dose_4", "vague").high
     assert pd.read_csv(ROOT / "reports/pocket/gains.csv")[["true_chroma", "over_vague"]].corr().iloc[0, 1] > 0.3

@@ -12,7 +12,6 @@ from jinja2 import UndefinedError
 from lib import gains, luck, report, stats
 from lib.compare_runs import CONTRASTS_OF_RUNS, EFFECTS_OF_CHANGES, FACTORS
 from lib.metrics import COLUMNS, METRICS
-from lib.pocket_model import recipe
 from lib.profiles import get_profile
 from lib.stats import METRIC, QUESTIONS
 
@@ -59,19 +58,6 @@ def test_answer_and_claims_follow_the_rule(given, start, word, stands, tmp_path)
 def test_the_answer_of_the_notebook_is_that_of_the_report(tmp_path):
     found = effects(-2, -1)
     assert answer_of(found, tmp_path).startswith(" ".join(report.answer(found).split()))
-
-
-def test_goals_say_what_was_wanted_and_found():
-    names = [("autoencoder", "", True), ("controlnet", "detailed", True)]
-    summary = pd.DataFrame(names, columns=KEYS).assign(ciede2000=[3.5, 9.0], chroma_ratio=[0.9, 0.8])
-    wrong = effects(1, 2).query("second == 'vague'").assign(first="wrong_color")
-    steering = pd.DataFrame({"image_id": list("abc"), "word": "red", "named": "red", "allowed": True, "reached": True})
-    table = recipe.goals(summary, pd.concat([effects(-2, -1), wrong]), steering).set_index("goal")
-    assert table.loc["autoencoder, CIEDE2000"].tolist() == ["at most 3.0", "no", "3.50"]
-    assert table.loc["detailed - vague, ciede2000", ["reached", "found"]].tolist() == ["yes", "-1.50 [-2.00, -1.00]"]
-    assert table.loc["detailed - vague, psnr", "reached"] == "no"
-    assert table.loc["wrong_color - vague, ciede2000", "found"] == "+1.50 [+1.00, +2.00]"
-    assert table.loc["things that took the named colour", ["reached", "found"]].tolist() == ["yes", "1.00"]
 
 
 def test_no_answer_without_an_interval(tmp_path):

@@ -9,8 +9,6 @@ from lib.pocket_model import trials
 
 
 def test_trials_fill_the_tables_of_the_card(tmp_path, monkeypatch):
-    monkeypatch.setattr(trials, "STEPS", (1,))
-    monkeypatch.setattr(trials, "SCALES", (1.0,))
     monkeypatch.setattr(
         trials, "TRIALS", {name: trials.TRIALS[name] for name in ("uniform timesteps", "no recolouring")}
     )
@@ -24,6 +22,4 @@ def test_trials_fill_the_tables_of_the_card(tmp_path, monkeypatch):
     before = ["left gray", "this model", "left gray, photos it was trained on", "this model, photos it was trained on"]
     assert list(table["trial"]) == [*before, "uniform timesteps", "no recolouring"]
     assert table["detailed"].between(5, 40).all()
-    card = (target / "README.md").read_text()
-    assert "| uniform timesteps |" in card
-    assert f"| {pd.read_csv(target / 'sampling.csv')['detailed'].item():.2f} |" in card
+    assert "| uniform timesteps |" in (target / "README.md").read_text()

@@ -1,4 +1,4 @@
-"""The recipe of the pocket model: autoencoder, base UNet and ControlNet, trained in this order and shipped."""
+"""The recipe of the pocket model: autoencoder, base UNets and ControlNet, trained in this order and shipped."""
 
 import copy
 import json
@@ -15,14 +15,17 @@ from lib.dataset import build_dataset, pick_across_categories
 from lib.figures import save_sheet
 from lib.files import write_table, write_text
 from lib.latents import Batches, build_cache
-from lib.models import load_text_encoder, pick_device
+from lib.models import add_controlnet, load_controlnet, load_text_encoder, pick_device
 from lib.pocket_model.autoencoder import set_scaling_factor, train_autoencoder
+from lib.pocket_model.goals import KNOWN_PHOTOS, goals_table, measure_models, save_goal_sheet
+from lib.pocket_model.grounding import WEIGHT, Grounding, train_grounding
+from lib.pocket_model.painted_parts import BORDERED, SHARES, SPOILED, make_painted
 from lib.pocket_model.segmenter import STAGE
 from lib.pocket_model.training_pictures import load_training_pictures, make_dataset, prompt_shares, run_recipe
 from lib.profiles import get_profile
-from lib.report import estimate, markdown_table, render
+from lib.report import markdown_table, render
+from lib.sampling_choice import try_sampling
 from lib.segmenter import PhraseSegmenter
-from lib.stats import label, obedience
 from lib.training import diffusion_loss, read_losses, run_settings, save_model, train, train_controlnet
 
 WIDTHS = {"base": (64, 128, 192), "narrow_base": (32, 64, 96)}  # 11.5 and 3 M parameters
@@ -100,9 +103,14 @@ STAGES = {  # what else differs from the pocket profile, stage by stage
     "controlnet": dict(train_steps=3200, learning_rate=4e-4, ema_decay=0.998, initial_controlnet=""),
     # the ControlNet again, from where it stood, nearer to the noise that one-step sampling starts from
     "restart": dict(train_steps=3600, learning_rate=3e-4, ema_decay=0.998, timestep_bias=4.0, checkpoint_every=250),
+    # on pictures of named parts, some of them with the empty prompt: where nouns are, where colour words are, colours
+    "nouns": dict(train_steps=1000, learning_rate=7e-4, ema_decay=0.998, prompt_dropout=0.0),
+    "words": dict(train_steps=2200, learning_rate=7e-4, ema_decay=0.998, prompt_dropout=0.0),
+    "parts": dict(train_steps=840, learning_rate=8e-4, ema_decay=0.998, timestep_bias=4.0, prompt_dropout=0.0),
 }
 STAGES["narrow_base"] = STAGES["base"]  # the other base of the runs, half as wide
 N_PICTURES = 12_000
+STEPS, SCALES = (1, 2, 4, 8), (1.0, 1.5, 2.0)  # of sampling and guidance, to choose from
 
 
 def stage_profile(stage, **overrides):
@@ -132,17 +140,43 @@ def build_pocket_model(pictures, overrides, folder=ROOT / "build/pocket_model", 
     watched = pick_across_categories(photos["validation"], 8)
     train_controlnet(base, cache, profiles["controlnet"], folder / "controlnet", watched)
     profiles["restart"] = profiles["restart"].replace(initial_controlnet=str(folder / "controlnet/controlnet"))
-    controlnet = train_controlnet(base, cache, profiles["restart"], folder / "restart", watched)
+    train_controlnet(base, cache, profiles["restart"], folder / "restart", watched)
+    controlnet = train_on_parts(base, pictures, size, profiles, folder, watched)
     ship(base, target, controlnet=controlnet)
     ship(bases["narrow_base"], target / "narrow")
     write_logs(profiles, folder, target)
     write_table(prompt_shares(*load_training_pictures(pictures), N_PICTURES), target / "prompts.csv")
+    before = load_controlnet(str(folder / "restart/controlnet"), base.unet)
+    measure({"before": before, "now": controlnet}, base, photos, target)
     write_card(target)
+
+
+def train_on_parts(base, pictures, size, profiles, folder, watched):
+    """The last three stages, which go on from `restart`: the ControlNet's attention, then all of it; returns it."""
+    dataset, before = make_painted(pictures, folder / "painted", N_PICTURES, size), folder / "restart/controlnet"
+    cache = build_cache(dataset, dataset["prompt"], base, folder / "cache")
+    for stage in ("nouns", "words"):
+        grounding = Grounding(dataset, base.tokenizer, profiles[stage].training, words=stage == "words")
+        train_grounding(load_controlnet(str(before), base.unet), cache, grounding, profiles[stage], folder / stage)
+        before = folder / stage / "controlnet"
+    profile = profiles["parts"].replace(initial_controlnet=str(before))
+    grounding = Grounding(dataset, base.tokenizer, profile.training)
+    return train_controlnet(base, cache, profile, folder / "parts", watched, more_loss_for=grounding.loss_for)
+
+
+def measure(controlnets, base, photos, target):
+    """Measure ControlNets on the validation photos: `goals.csv`, `goals.png`, and for the last one `sampling.csv`."""
+    rows, known = photos["validation"], pick_across_categories(photos["train"], KNOWN_PHOTOS)
+    profile = get_profile("pocket", steps_to_try=STEPS, guidance_to_try=SCALES)
+    write_table(measure_models(base, controlnets, rows, known, profile.sampling), target / "goals.csv")
+    save_goal_sheet(base, controlnets, rows, profile.sampling, target / "goals.png")
+    pipeline = add_controlnet(base, list(controlnets.values())[-1])
+    write_table(try_sampling(pipeline, rows, profile), target / "sampling.csv")
 
 
 def write_logs(profiles, folder, target):
     """Ship what each stage was trained on and how (`stages.csv`), its losses, and its last fixed-seed pictures."""
-    made = json.loads((folder / "dataset/made_from.json").read_text())
+    made = {name: json.loads((folder / name / "made_from.json").read_text()) for name in ("dataset", "painted")}
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
     rows, losses = [], []
     for stage, profile in profiles.items():
@@ -152,7 +186,8 @@ def write_logs(profiles, folder, target):
         row = {"stage": stage, "steps": training.train_steps, "batch": training.train_batch_size}
         row |= {"learning rate": training.learning_rate, "seed": training.train_seed}
         row |= {"hours": round(float(log["seconds"].iloc[-1]) / 3600, 2), "machine": machine, "precision": precision}
-        rows.append(row | {"data": "{pictures} pictures of {photos} photos and {cutouts} cut-outs".format(**made)})
+        data = made["painted" if stage in ("nouns", "words", "parts") else "dataset"]
+        rows.append(row | {"data": "{pictures} pictures of {photos} photos and {cutouts} cut-outs".format(**data)})
         for sheet in sorted((folder / stage / "samples").glob("*.png"))[-1:]:
             shutil.copy(sheet, target / f"{stage}.png")
     write_table(pd.DataFrame(rows), target / "stages.csv")
@@ -164,41 +199,14 @@ def write_card(target):
     tables = {name: read_table(target / f"{name}.csv") for name in ("stages", "prompts", "trials")}
     shown = ["steps", "guidance", "vague", "detailed", "over_vague", "over_gray", "chroma_ratio"]
     tables["sampling"] = read_table(target / "sampling.csv", shown)
-    tables["goals"] = read_goals()
+    goals = target / "goals.csv"
+    tables["goals"] = markdown_table(goals_table(pd.read_csv(goals))) if goals.exists() else "Not measured yet."
     tables["segmenter"] = read_table(target / "segmenter/evaluation.csv")
     narrow = make_unet(get_profile("pocket").data.resolution, WIDTHS["narrow_base"]).num_parameters()
     fields = {"dropout": SHARED["prompt_dropout"], "schedule": SHARED["lr_scheduler"], "narrow": narrow / 1e6}
     fields |= {"segmenter_size": PhraseSegmenter().num_parameters() / 1e6, "segmenter_steps": STAGE["train_steps"]}
+    fields |= {"weight": WEIGHT, "shares": SHARES, "bordered": BORDERED, "spoiled": SPOILED}
     write_text(render("pocket_card", **fields, **tables), target / "README.md")
-
-
-def goals(summary, effects, steering):
-    """What the model was to reach, from the tables of its report: a table `goal`, `wanted`, `reached`, `found`."""
-    merged = summary[summary["merged"]].set_index(["system", "prompt_level"])
-    floor, chroma = merged["ciede2000"]["autoencoder", ""], merged["chroma_ratio"]["controlnet", "detailed"]
-    obeyed, rows = obedience(steering)["reached"], []
-    found = {(row.first, row.second, row.metric): row for row in effects.itertuples()}
-    rows.append(("autoencoder, CIEDE2000", "at most 3.0", floor <= 3, f"{floor:.2f}"))
-    for contrast, metric, wanted, holds in (
-        (("detailed", "vague"), "ciede2000", "at most -1.5, clear of zero", lambda e: e.mean <= -1.5 and e.high < 0),
-        (("detailed", "vague"), "psnr", "above zero, clear of it", lambda e: e.low > 0),
-        (("detailed", "gray"), "ciede2000", "below zero, clear of it", lambda e: e.high < 0),
-        (("wrong_color", "vague"), "ciede2000", "above zero, clear of it", lambda e: e.low > 0),
-    ):
-        effect = found[*contrast, metric]
-        rows.append((f"{label(*contrast)}, {metric}", wanted, holds(effect), estimate(effect)))
-    rows.append(("chroma ratio, detailed", "0.7 to 1.3", 0.7 <= chroma <= 1.3, f"{chroma:.2f}"))
-    rows.append(("things that took the named colour", "at least 70 %", obeyed >= 0.7, f"{obeyed:.2f}"))
-    table = pd.DataFrame(rows, columns=["goal", "wanted", "reached", "found"])
-    return table.assign(reached=table["reached"].map({True: "yes", False: "no"}))
-
-
-def read_goals(folder=ROOT / "reports/pocket"):
-    """`goals` from the tables of the last `make reports`, in Markdown, or a line that says that there are none."""
-    paths = [folder / f"{name}.csv" for name in ("summary", "effects", "steering")]
-    if not all(path.exists() for path in paths):
-        return "Not measured yet."
-    return markdown_table(goals(*(pd.read_csv(path).fillna({"prompt_level": ""}) for path in paths)))
 
 
 def read_table(path, columns=None):

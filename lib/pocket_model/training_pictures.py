@@ -41,15 +41,20 @@ def rotate_hue(lab, degrees):
 def recolor_thing(lab, alpha, rng):
     """Give a cut-out one new colour that its lightness allows; returns the CIELAB image and the colour's word."""
     solid = alpha > 0.5
-    lightness, mean_ab = lab[solid, 0].mean(), lab[solid, 1:].mean(axis=0)
-    word = str(rng.choice(allowed_words(lightness, TARGETS)))
+    word = str(rng.choice(allowed_words(lab[solid, 0].mean(), TARGETS)))
+    return paint(lab, solid, word), word
+
+
+def paint(lab, solid, word):
+    """Turn a CIELAB image (H, W, 3) to the colour of a word of `TARGETS`, by the mean colour where `solid` (H, W)."""
+    mean_ab = lab[solid, 1:].mean(axis=0)
     hue, chroma, _ = TARGETS[word]
     target = chroma * np.array([np.cos(np.deg2rad(hue)), np.sin(np.deg2rad(hue))], np.float32)
     turned = rotate_hue(lab, hue - np.degrees(np.arctan2(mean_ab[1], mean_ab[0])))
     spread = turned[..., 1:] * chroma / max(np.hypot(*mean_ab), 1)
     mostly_gray = np.hypot(*mean_ab) < 12  # too little hue of its own: tint it evenly
     turned[..., 1:] = target if mostly_gray else 0.5 * target + 0.5 * np.clip(spread, -80, 80)
-    return turned, word
+    return turned
 
 
 def plain_ground(size, rng):
@@ -168,17 +173,25 @@ def make_dataset(pictures, folder, n, size, seed=0, cutouts=True, recolor=True):
 
     Trials leave out the cut-outs or the recolouring.
     """
-    stamp, wanted = folder / "made_from.json", {"pictures": n, "size": size, "seed": seed}
+
+    def rows(scenes, things):
+        for record in make_records(scenes, things if cutouts else [], n, size, seed, recolor):
+            gray = make_conditioning_image(record["image"])
+            yield {"prompt": record["prompt"], "image": record["image"], "conditioning_image": gray}
+
+    return made_once(pictures, folder, {"pictures": n, "size": size, "seed": seed}, rows, FEATURES)
+
+
+def made_once(pictures, folder, wanted, rows, features):
+    """The data set of what `rows(scenes, cutouts)` yields, made once and kept in `folder`.
+
+    `wanted`: what it is made from, by name; a folder made from something else is a ValueError.
+    """
+    stamp = folder / "made_from.json"
     if not stamp.exists():
         scenes, things = load_training_pictures(pictures)
-        things = things if cutouts else []
-
-        def rows():
-            for record in make_records(scenes, things, n, size, seed, recolor):
-                gray = make_conditioning_image(record["image"])
-                yield {"prompt": record["prompt"], "image": record["image"], "conditioning_image": gray}
-
-        dataset = Dataset.from_generator(rows, features=FEATURES, cache_dir=str(folder.parent / "arrow"))
+        cache = str(folder.parent / "arrow")
+        dataset = Dataset.from_generator(lambda: rows(scenes, things), features=features, cache_dir=cache)
         with new_folder(folder) as partial:
             dataset.save_to_disk(str(partial))
         write_text(json.dumps({**wanted, "photos": len(scenes), "cutouts": len(things)}), stamp)
