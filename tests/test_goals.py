@@ -50,6 +50,7 @@ def test_a_painter_that_binds_and_one_that_tints(rows, monkeypatch, tints, own, 
     monkeypatch.setattr(goals, "merge", lambda grays, outputs: outputs)
     found = goals.measure_words(None, [row], Sampling())
     assert found["own"] == pytest.approx(own)
+    assert found["reached"] == 1
     assert found["other"] == pytest.approx(other)
     assert found["bleed"] == pytest.approx(bleed, abs=0.01)
 

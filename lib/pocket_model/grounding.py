@@ -1,8 +1,8 @@
 """Grounding: teach a ControlNet's cross-attention where the things are that a prompt names.
 
-At pure noise, where colours are chosen, nothing but the gray picture tells where the words belong; a ControlNet that is
-trained on colours alone doesn't learn to look. Here its attention learns from known places, much as TokenCompose (Wang
-et al. 2024) teaches a Stable Diffusion: at each place, to be with the tokens that name what is there.
+At pure noise, where colours are chosen, nothing but the gray picture tells where the words belong, and ours didn't
+learn to look while it was trained on colours alone. Here its attention learns from known places, much as TokenCompose
+(Wang et al. 2024) teaches a Stable Diffusion: at each place, to be with the tokens that name what is there.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """Training pictures of named parts: each part has a known place, and perhaps a new colour that the prompt gives it.
 
-A part is a thing or its ground in a photo with a mask, or a cut-out. What the prompt gives no colour keeps its own, so
-that a colour word says nothing of the parts that it doesn't belong to. The gray side is sometimes that of an old photo.
+A part is a thing or its ground in a photo with a mask, or a cut-out. A part that is given no colour word keeps its own
+colours, so that a word says nothing of other parts. The gray input is sometimes degraded like an old photo.
 """
 
 import re
