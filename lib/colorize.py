@@ -252,8 +252,14 @@ def read_image(run_dir, name):
 def colorize_level(pipeline, rows, level, seed, sampling):
     """Data-set rows under a level of the ladder, with one seed, after the merge: CIELAB pictures (H, W, 3)."""
     gray, noise = list(rows["conditioning_image"]), [seed_of(name, seed) for name in rows["image_id"]]
-    outputs = sample(pipeline, gray, prompts_at(level, rows), noise, **vars(sampling))
-    return [srgb_to_lab(picture) for picture in merge(gray, outputs)]
+    return [
+        srgb_to_lab(picture) for picture in sample_and_merge(pipeline, gray, prompts_at(level, rows), noise, sampling)
+    ]
+
+
+def sample_and_merge(pipeline, gray, prompts, seeds, sampling):
+    """Pictures after the merge, float sRGB (H, W, 3): one for each gray picture, prompt and seed."""
+    return merge(gray, sample(pipeline, gray, prompts, seeds, **vars(sampling)))
 
 
 def errors_of(labs, truths):

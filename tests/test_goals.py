@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lib import binding
 from lib.color import lab_to_srgb, luminance, srgb_to_lab, to_float
 from lib.color_words import HUES
 from lib.dataset import build_dataset
@@ -36,7 +37,7 @@ def test_a_painter_that_binds_and_one_that_tints(rows, monkeypatch, tints, own, 
     cases = [("red", ""), ("green", ""), ("red", "blue"), ("blue", "red")]
     monkeypatch.setattr(goals, "cases_of", lambda row: cases)
 
-    def sample(pipeline, images, prompts, seeds, **sampling):
+    def sample_and_merge(pipeline, images, prompts, seeds, sampling):
         pictures = []
         for prompt in prompts:
             words = [word for word in prompt.replace(",", "").split() if word in HUES]
@@ -46,8 +47,8 @@ def test_a_painter_that_binds_and_one_that_tints(rows, monkeypatch, tints, own, 
             pictures.append(lab_to_srgb(np.dstack([plane, ab])))
         return pictures
 
-    monkeypatch.setattr(goals, "sample", sample)
-    monkeypatch.setattr(goals, "merge", lambda grays, outputs: outputs)
+    monkeypatch.setattr(goals, "sample_and_merge", sample_and_merge)
+    monkeypatch.setattr(binding, "cases_of", goals.cases_of)
     found = goals.measure_words(None, [row], Sampling())
     assert found["own"] == pytest.approx(own)
     assert found["reached"] == 1
@@ -69,14 +70,12 @@ def test_the_chroma_of_borders_looks_at_the_border_alone(rows, monkeypatch, insi
     if inside_only:
         ab[: goals.BORDER], ab[-goals.BORDER :], ab[:, : goals.BORDER], ab[:, -goals.BORDER :] = 0, 0, 0, 0
     picture = lab_to_srgb(np.dstack([np.full((128, 128), 55.0), ab]))
-    monkeypatch.setattr(goals, "sample", lambda pipeline, images, *_, **__: [picture for _ in images])
-    monkeypatch.setattr(goals, "merge", lambda grays, outputs: outputs)
+    monkeypatch.setattr(goals, "sample_and_merge", lambda pipeline, images, *_: [picture for _ in images])
     expected = 0 if inside_only else np.hypot(20, 20)
     assert goals.chroma_of_borders(None, rows, Sampling()) == pytest.approx(expected, abs=0.3)
 
 
-def test_the_shipped_model_is_measured_and_the_table_names_every_goal(rows, monkeypatch):
-    monkeypatch.setattr(goals, "SETTINGS", ((1, 1.0),))
+def test_the_shipped_model_is_measured_and_the_table_names_every_goal(rows):
     profile = get_profile("pocket")
     base = load_base(profile.model)
     controlnets = {"now": load_controlnet(profile.training.initial_controlnet, base.unet)}

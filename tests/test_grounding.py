@@ -100,7 +100,7 @@ def test_attention_in_place_is_1_for_one_that_knows_and_0_for_its_opposite(token
     class Network:
         def __call__(self, noise, timestep, embeddings, gray, return_dict):
             assert gray.shape == (1, 3, 64, 64)
-            words = tokenizer.convert_ids_to_tokens(tokenizer(embeddings[0])["input_ids"], skip_special_tokens=False)
+            words = tokenizer.convert_ids_to_tokens(embeddings[0].int().tolist())
             thing, ground = (
                 torch.tensor([float(k == words.index(word)) for k in range(16)]) for word in (words[2], words[5])
             )
@@ -108,7 +108,9 @@ def test_attention_in_place_is_1_for_one_that_knows_and_0_for_its_opposite(token
             self.maps = torch.stack(([left] * 4 + [right] * 4) * 8)[None]
 
     monkeypatch.setattr(grounding, "Attention", Known)
-    monkeypatch.setattr(grounding, "encode_prompts", lambda prompts, pipeline: prompts)
+    monkeypatch.setattr(
+        grounding, "encode_prompts", lambda prompts, pipeline: torch.tensor(tokenizer(prompts)["input_ids"]).float()
+    )
     mask = np.zeros((64, 64), np.uint8)
     mask[:, :32] = 255
     row = {"mask": Image.fromarray(mask), "thing": "cup", "ground": "table"}

@@ -10,6 +10,7 @@ from PIL import Image
 
 from lib import models
 from lib.baselines_model import recipe as baselines_recipe
+from lib.dataset import build_dataset
 from lib.pocket_model import autoencoder, recipe
 from lib.profiles import get_profile
 
@@ -36,6 +37,26 @@ def test_the_whole_recipe_runs_resumes_and_ships(tmp_path, monkeypatch):
     weights = (target / "controlnet/diffusion_pytorch_model.safetensors").read_bytes()
     recipe.build_pocket_model("", small, folder, target)
     assert (target / "controlnet/diffusion_pytorch_model.safetensors").read_bytes() == weights
+
+
+def test_models_are_measured_for_the_card(tmp_path, monkeypatch):
+    """One photo, and one setting of sampling; the model is there twice."""
+    monkeypatch.setattr(recipe, "STEPS", (1,))
+    monkeypatch.setattr(recipe, "SCALES", (1.0,))
+    monkeypatch.setattr(recipe, "KNOWN_PHOTOS", 1)
+    profile = get_profile("pocket", build=str(tmp_path))
+    base, photos = models.load_base(profile.model), build_dataset(profile)
+    controlnets = {name: models.load_controlnet(profile.training.initial_controlnet, base.unet) for name in ("a", "b")}
+    rows = {"train": photos["train"], "validation": photos["validation"].select([0])}
+    recipe.measure(controlnets, base, rows, tmp_path)
+    recipe.write_card(tmp_path)
+    goals, card = pd.read_csv(tmp_path / "goals.csv"), (tmp_path / "README.md").read_text()
+    assert list(goals["model"]) == ["a", "b"]
+    assert goals["bleed"].nunique() == 1
+    assert "| measure | wanted | a, 1 step | b, 1 step |" in card
+    assert f"| {pd.read_csv(tmp_path / 'sampling.csv')['detailed'].item():.2f} |" in card
+    with Image.open(tmp_path / "goals.png") as sheet:
+        assert sheet.width > sheet.height > 100  # one photo, beside seven pictures of it
 
 
 def test_every_stage_trains_in_the_precision_that_is_asked_for(tmp_path, monkeypatch):

@@ -1,23 +1,19 @@
 """What the pocket model was to reach, measured on the validation photos: `goals.csv`, a part of its card."""
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 
-from lib.binding import answers, cases_of, judge, mask_of, prompts_of
+from lib.binding import cases_of, judge, mask_of, plan_binding, prompts_of
 from lib.color import gray_from_luminance, luminance, srgb_to_lab, to_float, to_pil
 from lib.color_words import hue_distance
-from lib.colorize import colorize_level, errors_of, merge, seed_of
+from lib.colorize import colorize_level, errors_of, sample_and_merge, seed_of
 from lib.figures import save_sheet
-from lib.inference import sample
 from lib.models import add_controlnet
 from lib.pocket_model.grounding import attention_in_place
 from lib.prompts import TARGETS
 from lib.report import with_interval
 from lib.stats import interval, named_ends
 
-SETTINGS = ((1, 1.0),)  # steps and guidance that every model is measured with
 KNOWN_PHOTOS, SHOWN = 60, 9
 NEUTRAL = 5  # chroma below which a true colour is neutral
 BORDER, BORDERS = 12, (97, 4)  # px of the border that is put around the photos of 128 px, and its L*
@@ -37,8 +33,7 @@ GOALS = {  # by column: what it says, and what was wanted
     "new_gain": ("error over gray: validation photos", "near that of photos it was trained on"),
     "attention": ("attention with the right one of two colour words (chance 0.5)", "no target"),
 }
-
-CONTRASTS = {
+CONTRASTS = {  # of CIEDE2000
     "over_gray": ("detailed", "gray"),
     "over_vague": ("detailed", "vague"),
     "over_flat": ("detailed", "flat"),
@@ -80,14 +75,11 @@ def chroma_of_pixels(lab):
 
 
 def measure_models(base, controlnets, rows, known, sampling):
-    """A row of `measure_goals` for each ControlNet, {name: ControlNet}, and each of `SETTINGS`."""
-    table = []
+    """A row of `measure_goals` for each ControlNet, {name: ControlNet}."""
+    table, settings = [], {"steps": sampling.num_inference_steps, "guidance": sampling.guidance_scale}
     for name, controlnet in controlnets.items():
-        pipeline = add_controlnet(base, controlnet)
-        for steps, guidance in SETTINGS:
-            tried = replace(sampling, num_inference_steps=steps, guidance_scale=guidance)
-            row = {"model": name, "steps": steps, "guidance": guidance}
-            table.append(row | measure_goals(pipeline, rows, known, tried))
+        found = measure_goals(add_controlnet(base, controlnet), rows, known, sampling)
+        table.append({"model": name} | settings | found)
     return pd.DataFrame(table)
 
 
@@ -96,11 +88,15 @@ def goals_table(measured):
     table = pd.DataFrame(GOALS.values(), columns=["measure", "wanted"])
     for row in measured.to_dict("records"):
         steps = f"{row['steps']} step{'s' if row['steps'] > 1 else ''}"
-        ends = [(row[f"{name}_low"], row[f"{name}_high"]) if name in CONTRASTS else (np.nan,) * 2 for name in GOALS]
-        forms = ["+.2f" if name in CONTRASTS else ".2f" for name in GOALS]
-        found = zip([row[name] for name in GOALS], ends, forms, strict=True)
-        table[f"{row['model']}, {steps}"] = [with_interval(value, *of_value, form) for value, of_value, form in found]
+        table[f"{row['model']}, {steps}"] = [text_of(name, row) for name in GOALS]
     return table
+
+
+def text_of(name, row):
+    """A measure in a row of `measure_models`, as text; those of `CONTRASTS` with their intervals."""
+    if name in CONTRASTS:
+        return with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
+    return f"{row[name]:.2f}"
 
 
 def flat_tint(truth):
@@ -110,19 +106,17 @@ def flat_tint(truth):
 
 def measure_words(pipeline, rows, sampling):
     """`own`, `other`, `reached` and `bleed` over the cases of `binding`, each asked in one plain prompt."""
-    asked = [(row, case) for row in rows for case in cases_of(row)]
-    jobs = {}
-    for row, case in asked:
-        for prompt in prompts_of(row, *case).values():
-            jobs[row["image_id"], prompt] = row["conditioning_image"]
-    noise = [seed_of(image_id, 0) for image_id, _ in jobs]
-    outputs = sample(pipeline, list(jobs.values()), [prompt for _, prompt in jobs], noise, **vars(sampling))
-    ab = {job: srgb_to_lab(lab)[..., 1:] for job, lab in zip(jobs, merge(jobs.values(), outputs), strict=True)}
-    table = []
-    for row, case in asked:
-        of_case = {level: ab[row["image_id"], prompt] for level, prompt in prompts_of(row, *case).items()}
-        _, _, plain = next(answers(of_case, mask_of(row), None, 0))
-        table.append(judge(plain, of_case["object"], mask_of(row), *case) | {"two": bool(case[1])})
+    plan, gray = plan_binding(rows), {row["image_id"]: row["conditioning_image"] for row in rows}
+    noise = [seed_of(image_id, 0) for image_id in plan["image_id"]]
+    shown = [gray[image_id] for image_id in plan["image_id"]]
+    pictures = sample_and_merge(pipeline, shown, list(plan["prompt"]), noise, sampling)
+    jobs, table = zip(plan["image_id"], plan["prompt"], strict=True), []
+    ab = {job: srgb_to_lab(picture)[..., 1:] for job, picture in zip(jobs, pictures, strict=True)}
+    for row in rows:
+        for case in cases_of(row):
+            prompts, two = prompts_of(row, *case), bool(case[1])
+            plain, reference = (ab[row["image_id"], prompts[level]] for level in ("both" if two else "thing", "object"))
+            table.append(judge(plain, reference, mask_of(row), *case) | {"two": two})
     table = pd.DataFrame(table)
     two, one = table[table["two"]], table[~table["two"]]
     words = {name: two[[f"{name}_thing", f"{name}_ground"]].mean().mean() for name in ("own", "other")}
@@ -144,8 +138,7 @@ def chroma_of_borders(pipeline, rows, sampling):
     for lightness in BORDERS:
         framed = [frame(image, lightness) for image in rows["conditioning_image"]]
         noise = [seed_of(image_id, 0) for image_id in rows["image_id"]]
-        outputs = sample(pipeline, framed, list(rows["detailed_caption"]), noise, **vars(sampling))
-        for picture in merge(framed, outputs):
+        for picture in sample_and_merge(pipeline, framed, list(rows["detailed_caption"]), noise, sampling):
             ab = srgb_to_lab(picture)[..., 1:]
             ab[BORDER:-BORDER, BORDER:-BORDER] = np.nan
             found.append(np.nanmean(np.hypot(*np.moveaxis(ab, -1, 0))))
@@ -175,9 +168,8 @@ def save_goal_sheet(base, controlnets, rows, sampling, path):
         titles.append(f"{row['thing']}, {row['ground']}:\n{first}, {second}")
     sheet = [[row["conditioning_image"]] for row, *_ in shown]
     for controlnet in controlnets.values():
-        pipeline = add_controlnet(base, controlnet)
-        outputs = sample(pipeline, images, prompts, [0] * len(images), **vars(sampling))
-        for number, picture in enumerate(merge(images, outputs)):
+        pictures = sample_and_merge(add_controlnet(base, controlnet), images, prompts, [0] * len(images), sampling)
+        for number, picture in enumerate(pictures):
             sheet[number // 3].append(picture)
     columns = ["gray", *(f"{name}: {what}" for name in controlnets for what in ("words", "exchanged", "old photo"))]
     save_sheet(sheet, path, row_titles=titles, column_titles=columns)

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from lib.color_words import find_places
 from lib.files import progress
-from lib.latents import batch_rows
-from lib.models import encode_prompts, process_state
+from lib.latents import Batches, batch_rows
+from lib.models import encode_prompts, pick_device, process_state
 from lib.pocket_model.painted_parts import CELLS, UNKNOWN
 from lib.training import run_settings, save_model, train
 
@@ -24,8 +24,8 @@ def tokens_of_parts(prompts, spans, tokenizer, words=True):
     """Which part each token of a prompt belongs to, counted from 1, and 0 for none: uint8 (B, tokens).
 
     `spans`: for each prompt [first character, last + 1] of the phrase of each part. With `words` its tokens are those
-    of its colour words, without, or where it has none, those of the whole phrase. MiniLM's vectors of
-    colour words hold the colour, and hint at the noun; those of nouns hardly hold the colour.
+    of its colour words, without, or where it has none, those of the whole phrase. MiniLM's vectors of colour words hold
+    the colour, and hint at the noun; those of nouns hardly hold the colour.
     """
     read = tokenizer(prompts, padding="max_length", truncation=True, return_offsets_mapping=True, return_tensors="np")
     first, last = read["offset_mapping"][..., 0], read["offset_mapping"][..., 1]
@@ -118,14 +118,14 @@ class Grounding:
 
 def train_grounding(controlnet, cache, grounding, profile, folder):
     """Train a ControlNet's attention alone, on gray pictures and pure noise; saves it to `folder/controlnet`."""
-    loss = grounding.loss_for(controlnet, weight=1)
+    controlnet = controlnet.to(pick_device())
+    loss, batches = grounding.loss_for(controlnet, weight=1), Batches(cache, profile.training)
 
     def loss_of_step(model, step, part):
-        rows = grounding.rows(step)
-        noise = torch.randn(cache.latents_mean[rows].shape, generator=torch.Generator().manual_seed(step))[part]
-        gray = torch.from_numpy(cache.conditioning[rows][part]).float().div(255)[:, None].expand(-1, 3, -1, -1)
-        embeddings = torch.from_numpy(cache.embeddings[cache.prompt_index[rows]][part]).float()
-        down, middle = model(noise, torch.full((len(noise),), PURE_NOISE), embeddings, gray, return_dict=False)
+        (latents, *shown), _ = batches(step)
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(step))
+        noise, embeddings, gray = (tensor[part].to(controlnet.device) for tensor in (noise, *shown))
+        down, middle = model(noise, PURE_NOISE, embeddings, gray, return_dict=False)
         unused = sum(output.sum() for output in (*down, middle))  # processes that share a batch must use all weights
         return loss(step, part) + 0 * unused
 
@@ -161,10 +161,12 @@ def look(pipeline, row, thing_word, ground_word):
     prompt, middle = ", ".join(phrases), len(phrases[0])
     gray = torch.from_numpy(np.asarray(row["conditioning_image"].convert("RGB"), np.float32) / 255)
     shape = (1, 4, *(side // pipeline.vae_scale_factor for side in gray.shape[:2]))
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    pipeline.controlnet(
-        noise, PURE_NOISE, encode_prompts([prompt], pipeline), gray.permute(2, 0, 1)[None], return_dict=False
+    noise, embeddings = (
+        torch.randn(shape, generator=torch.Generator().manual_seed(0)),
+        encode_prompts([prompt], pipeline),
     )
+    noise, gray = (tensor.to(embeddings) for tensor in (noise, gray.permute(2, 0, 1)[None]))
+    pipeline.controlnet(noise, PURE_NOISE, embeddings, gray, return_dict=False)
     spans = [(0, middle), (middle + 2, len(prompt))]
     return torch.from_numpy(tokens_of_parts([prompt], [spans], pipeline.tokenizer))
 

@@ -17,7 +17,7 @@ from lib.color_words import article_of
 from lib.dataset import FEATURES
 from lib.files import progress
 from lib.pocket_model.segmenter_pictures import APART, load_mask, spoil
-from lib.pocket_model.training_pictures import made_once, make_training_picture, paint, plain_ground
+from lib.pocket_model.training_pictures import lay, load_or_make, make_training_picture, paint, plain_ground, shrink
 from lib.prompts import TARGETS, allowed_words, draw_training_prompt
 
 CELLS, UNKNOWN = 32, 255  # places are numbers on a grid of CELLS x CELLS; where nothing is known, UNKNOWN
@@ -33,7 +33,7 @@ class Part:
     mask: np.ndarray
     name: str
     phrase: str = ""
-    plural: bool = False  # grounds and photos' things may be: no article
+    article: bool = True  # whether one belongs before it
 
 
 def crop_with_mask(scene, size, rng):
@@ -54,8 +54,8 @@ def masked_photo(scenes, size, rng):
         lab, mask = crop_with_mask(scene, size, rng)
         if 0.05 < mask.mean() < 0.9:
             break
-    parts = [Part(mask, scene["thing"], plural=scene["thing"].endswith("s"))]
-    return lab, parts + ([Part(1 - mask, scene["ground"], plural=True)] if scene["ground"] else [])
+    parts = [Part(mask, scene["thing"], article=not scene["thing"].endswith("s"))]
+    return lab, parts + ([Part(1 - mask, scene["ground"], article=False)] if scene["ground"] else [])
 
 
 def cutouts_on_ground(scenes, cutouts, size, rng):
@@ -69,30 +69,27 @@ def cutouts_on_ground(scenes, cutouts, size, rng):
         scene = scenes[rng.integers(len(scenes))]
         lab, _ = crop_with_mask(scene, size, rng)
         name = str(rng.choice([scene["ground"] or "background", "background"]))
-        ground = Part(np.ones((size, size), np.float32), name, plural=True)
+        ground = Part(np.ones((size, size), np.float32), name, article=False)
     things, n = [], min(rng.choice([1, 2, 3], p=[0.4, 0.4, 0.2]), len(cutouts))
     for index in rng.choice(len(cutouts), n, replace=False):
         cutout = cutouts[index]
-        lab, alpha = lay(lab, cutout["image"], rng, 0.95 if not things else 0.6)
+        lab, alpha = lay_at_random(lab, cutout["image"], rng, 0.95 if not things else 0.6)
         for part in (ground, *things):
             part.mask = part.mask * (1 - alpha)
         things.append(Part(alpha, cutout["subject"], cutout["detailed_caption"]))
     return lab, [thing for thing in things if thing.mask.sum() > 0.02 * size**2] + [ground]
 
 
-def lay(lab, cutout, rng, largest):
+def lay_at_random(lab, cutout, rng, largest):
     """Lay a cut-out (PIL, RGBA) at a random place and size on a CIELAB image; returns it and the alpha there (H, W)."""
     size = len(lab)
     scale = size * rng.uniform(0.4, largest) / max(cutout.size)
-    small = cutout.resize([max(1, round(side * scale)) for side in cutout.size], PILImage.LANCZOS)
-    pixels = np.asarray(small)[:, :: rng.choice([-1, 1])]
-    y, x = rng.integers(size - pixels.shape[0] + 1), rng.integers(size - pixels.shape[1] + 1)
-    window = np.s_[y : y + pixels.shape[0], x : x + pixels.shape[1]]
-    alpha, lab = np.zeros((size, size), np.float32), lab.copy()
-    alpha[window] = pixels[..., 3].astype(np.float32) / 255
-    solid = alpha[window][..., None]
-    lab[window] = solid * srgb_to_lab(to_float(pixels[..., :3])) + (1 - solid) * lab[window]
-    return lab, alpha
+    pixels = np.asarray(shrink(cutout, scale))[:, :: rng.choice([-1, 1])]
+    height, width = pixels.shape[:2]
+    y, x = rng.integers(size - height + 1), rng.integers(size - width + 1)
+    alpha, own = np.zeros((size, size), np.float32), pixels[..., 3].astype(np.float32) / 255
+    alpha[y : y + height, x : x + width] = own
+    return lay(lab, srgb_to_lab(to_float(pixels[..., :3])), own, x, y), alpha
 
 
 def paint_parts(lab, parts, rng, painted=PAINTED):
@@ -116,12 +113,12 @@ def describe(part, word, rng):
     """A phrase for a part: with a colour word in one of a few forms, or as it is without."""
     if not word:
         own = part.phrase if part.phrase and rng.random() < 0.7 else part.name
-        return own if part.plural or own.startswith(("a ", "an ")) else f"{article_of(own)} {own}"
+        return own if not part.article or own.startswith(("a ", "an ")) else f"{article_of(own)} {own}"
     text = f"{word} {part.name}"
     form = rng.random()
     if form < 0.1:
         return f"{part.name} that {'are' if part.name.endswith('s') else 'is'} {word}"
-    return text if part.plural or form < 0.25 else f"{article_of(text)} {text}"
+    return text if not part.article or form < 0.25 else f"{article_of(text)} {text}"
 
 
 def join_phrases(phrases, rng):
@@ -223,4 +220,4 @@ def make_painted(pictures, folder, n, size, seed=0):
         for index in progress(range(n), desc="painted pictures"):
             yield make_painted_picture(scenes, things, size, np.random.default_rng((seed, index)))
 
-    return made_once(pictures, folder, {"pictures": n, "size": size, "seed": seed}, rows, COLUMNS)
+    return load_or_make(pictures, folder, {"pictures": n, "size": size, "seed": seed}, rows, COLUMNS)

@@ -109,6 +109,7 @@ STAGES = {  # what else differs from the pocket profile, stage by stage
     "parts": dict(train_steps=840, learning_rate=8e-4, ema_decay=0.998, timestep_bias=4.0, prompt_dropout=0.0),
 }
 STAGES["narrow_base"] = STAGES["base"]  # the other base of the runs, half as wide
+ON_PARTS = ("nouns", "words", "parts")  # the stages that learn from painted pictures
 N_PICTURES = 12_000
 STEPS, SCALES = (1, 2, 4, 8), (1.0, 1.5, 2.0)  # of sampling and guidance, to choose from
 
@@ -186,7 +187,7 @@ def write_logs(profiles, folder, target):
         row = {"stage": stage, "steps": training.train_steps, "batch": training.train_batch_size}
         row |= {"learning rate": training.learning_rate, "seed": training.train_seed}
         row |= {"hours": round(float(log["seconds"].iloc[-1]) / 3600, 2), "machine": machine, "precision": precision}
-        data = made["painted" if stage in ("nouns", "words", "parts") else "dataset"]
+        data = made["painted" if stage in ON_PARTS else "dataset"]
         rows.append(row | {"data": "{pictures} pictures of {photos} photos and {cutouts} cut-outs".format(**data)})
         for sheet in sorted((folder / stage / "samples").glob("*.png"))[-1:]:
             shutil.copy(sheet, target / f"{stage}.png")

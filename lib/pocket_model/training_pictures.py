@@ -103,7 +103,7 @@ def paste_cutout(lab, cutout, rng, recolor=True):
     """
     size = len(lab)
     scale = size * rng.uniform(0.45, 0.95) / max(cutout["image"].size)
-    small = cutout["image"].resize([max(1, round(side * scale)) for side in cutout["image"].size], Image.LANCZOS)
+    small = shrink(cutout["image"], scale)
     if rng.random() < 0.5:
         small = small.transpose(Image.FLIP_LEFT_RIGHT)
     alpha = np.asarray(small)[..., 3].astype(np.float32) / 255
@@ -113,10 +113,19 @@ def paste_cutout(lab, cutout, rng, recolor=True):
         thing, word = recolor_thing(thing, alpha, rng)
         caption = fix_articles(f"a {word} {cutout['subject']}")
     x, y = rng.integers(size - small.width + 1), rng.integers(size - small.height + 1)
-    window = np.s_[y : y + small.height, x : x + small.width]
-    lab = lab.copy()
-    lab[window] = alpha[..., None] * fit_gamut(thing) + (1 - alpha[..., None]) * lab[window]
-    return lab, caption, bool(recolored)
+    return lay(lab, fit_gamut(thing), alpha, x, y), caption, bool(recolored)
+
+
+def shrink(image, scale):
+    """A PIL picture whose sides are `scale` times as long, at least 1 px."""
+    return image.resize([max(1, round(side * scale)) for side in image.size], Image.LANCZOS)
+
+
+def lay(lab, thing, alpha, x, y):
+    """A CIELAB image with a smaller one, `thing` (h, w, 3) of opacity `alpha` (h, w), laid on it at column x, row y."""
+    window, solid, lab = np.s_[y : y + len(thing), x : x + thing.shape[1]], alpha[..., None], lab.copy()
+    lab[window] = solid * thing + (1 - solid) * lab[window]
+    return lab
 
 
 def load_training_pictures(pictures):
@@ -179,10 +188,10 @@ def make_dataset(pictures, folder, n, size, seed=0, cutouts=True, recolor=True):
             gray = make_conditioning_image(record["image"])
             yield {"prompt": record["prompt"], "image": record["image"], "conditioning_image": gray}
 
-    return made_once(pictures, folder, {"pictures": n, "size": size, "seed": seed}, rows, FEATURES)
+    return load_or_make(pictures, folder, {"pictures": n, "size": size, "seed": seed}, rows, FEATURES)
 
 
-def made_once(pictures, folder, wanted, rows, features):
+def load_or_make(pictures, folder, wanted, rows, features):
     """The data set of what `rows(scenes, cutouts)` yields, made once and kept in `folder`.
 
     `wanted`: what it is made from, by name; a folder made from something else is a ValueError.
