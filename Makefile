@@ -46,7 +46,7 @@ lint: .venv/installed  ## check the style of code and notebooks, and that notebo
 format: .venv/installed  ## put code and notebooks in style, and strip outputs
 	@$(PY) -m ruff check --fix . ; $(PY) -m ruff format . && $(PY) -m nbstripout --keep-id notebooks/*.ipynb
 
-pocket-model: .venv/installed  ## train lib/pocket_model again, about five hours: PICTURES=FOLDER adds training pictures
+pocket-model: .venv/installed  ## train lib/pocket_model again, about six hours: PICTURES=FOLDER adds training pictures
 	@$(PY) -m lib.pocket_model.recipe --pictures "$(PICTURES)" $(ARGS)
 
 pocket-trials: .venv/installed  ## compare settings on the validation photos, for the model card: PICTURES= as above

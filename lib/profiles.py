@@ -134,8 +134,8 @@ class Study:
     history: str = (  # what a reader of the report must know of how this profile's model came to be
         "A first model reached -1.28 against vague and -0.53 [-1.71, +0.60] against gray, short of two goals that had "
         "been set (-1.5, and clear of gray); then training and sampling were changed. The second (-1.57 against vague) "
-        "took colour words as tints of the whole picture; the ControlNet of this third one was trained further on "
-        "pictures of named parts, to put colours where their words belong."
+        "took colour words as tints of the whole picture. The ControlNet of the third (-1.69) was trained further on "
+        "pictures of named parts, to put colours where their words belong; that of this fourth one, longer."
     )
     stand_ins: str = (  # what a reader of the runs must know of this profile's
         "No Stable Diffusion was run here, whatever the runs' names say. Two small bases that differ only in width "

@@ -40,6 +40,10 @@ def test_the_answer_is_that_of_the_reports():
         in text
     )
     assert answer.high < 0 < blind.high
+    gray = contrast("detailed", "gray")
+    assert f"the gain is {gray.mean:.2f} [{gray.low:.2f}, {gray.high:.2f}], not clear once corrected" in text
+    assert gray.high < 0
+    assert gray.p_holm > 0.05
     writers = pd.read_csv(ROOT / "reports/pocket/writers.csv").set_index("writer")
     others, every = (writers.loc[name] for name in ("others", "all"))
     said = {name: f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:+.2f}]" for name, row in writers.iterrows()}

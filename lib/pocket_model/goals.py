@@ -33,6 +33,15 @@ GOALS = {  # by column: what it says, and what was wanted
     "new_gain": ("error over gray: validation photos", "near that of photos it was trained on"),
     "attention": ("attention with the right one of two colour words (chance 0.5)", "no target"),
 }
+IN_TRIALS = {  # the measures of trials, and what their table calls them
+    "own": "two things: own colour",
+    "other": "the other's",
+    "reached": "one thing: its colour",
+    "bleed": "its bleed",
+    "over_gray": "detailed - gray",
+    "border": "chroma on borders",
+    "attention": "attention in place",
+}
 CONTRASTS = {  # of CIEDE2000
     "over_gray": ("detailed", "gray"),
     "over_vague": ("detailed", "vague"),
@@ -97,6 +106,13 @@ def text_of(name, row):
     if name in CONTRASTS:
         return with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
     return f"{row[name]:.2f}"
+
+
+def trials_table(measured):
+    """A row of text for each trial of `trials.csv`: each measure's mean over the seeds, with the lowest and highest."""
+    of_trials = measured.groupby("trial", sort=False)[list(IN_TRIALS)]
+    text = of_trials.agg(lambda found: f"{found.mean():.2f} ({found.min():.2f} to {found.max():.2f})")
+    return text.rename(columns=IN_TRIALS).reset_index()
 
 
 def flat_tint(truth):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from lib.color_words import find_places
 from lib.files import progress
 from lib.latents import Batches, batch_rows
-from lib.models import encode_prompts, pick_device, process_state
+from lib.models import encode_prompts, hash_of_weights, pick_device, process_state
 from lib.pocket_model.painted_parts import CELLS, UNKNOWN
 from lib.training import run_settings, save_model, train
 
@@ -129,7 +129,7 @@ def train_grounding(controlnet, cache, grounding, profile, folder):
         unused = sum(output.sum() for output in (*down, middle))  # processes that share a batch must use all weights
         return loss(step, part) + 0 * unused
 
-    settings = run_settings(profile, **cache.key)
+    settings = run_settings(profile, **cache.key, initial=hash_of_weights(controlnet))
     trained = train(controlnet, loss_of_step, profile.training, profile.model.mixed_precision, folder, settings)
     if process_state().is_main_process:
         save_model(trained, folder / "controlnet")

@@ -17,7 +17,7 @@ from lib.files import write_table, write_text
 from lib.latents import Batches, build_cache
 from lib.models import add_controlnet, load_controlnet, load_text_encoder, pick_device
 from lib.pocket_model.autoencoder import set_scaling_factor, train_autoencoder
-from lib.pocket_model.goals import KNOWN_PHOTOS, goals_table, measure_models, save_goal_sheet
+from lib.pocket_model.goals import KNOWN_PHOTOS, goals_table, measure_models, save_goal_sheet, trials_table
 from lib.pocket_model.grounding import WEIGHT, Grounding, train_grounding
 from lib.pocket_model.painted_parts import BORDERED, SHARES, SPOILED, make_painted
 from lib.pocket_model.segmenter import STAGE
@@ -106,7 +106,7 @@ STAGES = {  # what else differs from the pocket profile, stage by stage
     # on pictures of named parts, some of them with the empty prompt: where nouns are, where colour words are, colours
     "nouns": dict(train_steps=1000, learning_rate=7e-4, ema_decay=0.998, prompt_dropout=0.0),
     "words": dict(train_steps=2200, learning_rate=7e-4, ema_decay=0.998, prompt_dropout=0.0),
-    "parts": dict(train_steps=840, learning_rate=8e-4, ema_decay=0.998, timestep_bias=4.0, prompt_dropout=0.0),
+    "parts": dict(train_steps=4000, learning_rate=8e-4, ema_decay=0.998, timestep_bias=4.0, prompt_dropout=0.0),
 }
 STAGES["narrow_base"] = STAGES["base"]  # the other base of the runs, half as wide
 ON_PARTS = ("nouns", "words", "parts")  # the stages that learn from painted pictures
@@ -197,11 +197,11 @@ def write_logs(profiles, folder, target):
 
 def write_card(target):
     """The model card, from the tables that the recipe (`stages.csv`) and the trials left beside the weights."""
-    tables = {name: read_table(target / f"{name}.csv") for name in ("stages", "prompts", "trials")}
+    tables = {name: read_table(target / f"{name}.csv") for name in ("stages", "prompts")}
     shown = ["steps", "guidance", "vague", "detailed", "over_vague", "over_gray", "chroma_ratio"]
     tables["sampling"] = read_table(target / "sampling.csv", shown)
-    goals = target / "goals.csv"
-    tables["goals"] = markdown_table(goals_table(pd.read_csv(goals))) if goals.exists() else "Not measured yet."
+    tables["goals"] = read_table(target / "goals.csv", then=goals_table)
+    tables["trials"] = read_table(target / "trials.csv", then=trials_table)
     tables["segmenter"] = read_table(target / "segmenter/evaluation.csv")
     narrow = make_unet(get_profile("pocket").data.resolution, WIDTHS["narrow_base"]).num_parameters()
     fields = {"dropout": SHARED["prompt_dropout"], "schedule": SHARED["lr_scheduler"], "narrow": narrow / 1e6}
@@ -210,9 +210,9 @@ def write_card(target):
     write_text(render("pocket_card", **fields, **tables), target / "README.md")
 
 
-def read_table(path, columns=None):
-    """A CSV file, or these columns of it, as a Markdown table, or a line that says that it is missing."""
-    return markdown_table(pd.read_csv(path, usecols=columns)) if path.exists() else "Not measured yet."
+def read_table(path, columns=None, then=lambda table: table):
+    """A CSV file, or these columns of it, or what `then` makes of it, as a Markdown table; a line if it is missing."""
+    return markdown_table(then(pd.read_csv(path, usecols=columns))) if path.exists() else "Not measured yet."
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ def prompt_shares(scenes, things, n, size=16):
 def make_dataset(pictures, folder, n, size, seed=0, cutouts=True, recolor=True):
     """A data set of `n` training pictures with the columns of notebook 01's, made once and kept in `folder`.
 
-    Trials leave out the cut-outs or the recolouring.
+    Systems without a prompt learn without cut-outs and recolouring, trials from fewer pictures.
     """
 
     def rows(scenes, things):

@@ -1,75 +1,64 @@
-"""What was tried for the pocket model, and what each gave on the validation photos: `make pocket-trials`."""
+"""What the parts of the last stages do, in short trainings without them: `make pocket-trials`, for the model card."""
 
-import numpy as np
 import pandas as pd
 
 from lib import ROOT
-from lib.color import srgb_to_lab, to_float
-from lib.colorize import colorize_level, errors_of
-from lib.dataset import build_dataset, pick_across_categories
+from lib.dataset import build_dataset
 from lib.files import write_table
 from lib.latents import build_cache
-from lib.metrics import chroma
-from lib.models import add_controlnet, load_base, load_controlnet
-from lib.pocket_model.goals import KNOWN_PHOTOS
+from lib.models import add_controlnet, load_base
+from lib.pocket_model.goals import IN_TRIALS, chroma_of_borders, measure_errors, measure_words
+from lib.pocket_model.grounding import Grounding, attention_in_place
+from lib.pocket_model.painted_parts import make_painted
 from lib.pocket_model.recipe import stage_profile, write_card
 from lib.pocket_model.training_pictures import make_dataset, run_recipe
 from lib.profiles import get_profile
 from lib.training import train_controlnet
 
-TRIALS = {  # what is changed: fields of the ControlNet's stage, or arguments of make_dataset
-    "the recipe, cut short": ({}, {}),
-    "uniform timesteps": ({"timestep_bias": 1.0}, {}),
-    "no prompt dropout": ({"prompt_dropout": 0.0}, {}),
-    "no recolouring": ({}, {"recolor": False}),
-    "no cut-outs": ({}, {"cutouts": False}),
+TRIALS = {  # the stage after which a trial begins, how its pictures are made, whether attention is trained beside
+    "the recipe": ("words", make_painted, True),
+    "attention trained before, not beside": ("words", make_painted, False),
+    "attention trained beside, not before": ("restart", make_painted, True),
+    "attention not trained": ("restart", make_painted, False),
+    "attention not trained, pictures of the first stages": ("restart", make_dataset, False),
 }
-TRIAL_STEPS, TRIAL_PICTURES, SEEDS = 250, 3000, 3
+STEPS, PICTURES, SEEDS = 150, 3000, 3
 
 
-def score(pipeline, rows, sampling):
-    """Mean CIEDE2000 of rows under the vague and the detailed prompt, and how much colour the detailed one gives."""
-    truths, numbers = [srgb_to_lab(to_float(image)) for image in rows["image"]], {}
-    for level in ("vague", "detailed"):
-        by_seed = [colorize_level(pipeline, rows, level, seed, sampling) for seed in range(SEEDS)]
-        numbers[level] = np.mean([errors_of(labs, truths) for labs in by_seed])
-        means = [np.mean(labs, axis=0) for labs in zip(*by_seed, strict=True)]
-        numbers[f"{level}, mean of seeds"] = np.mean(errors_of(means, truths))
-    colors = [chroma(lab) for labs in by_seed for lab in labs]
-    numbers["chroma ratio"] = np.mean(colors) / np.mean([chroma(truth) for truth in truths])
-    return {name: round(float(value), 2) for name, value in numbers.items()}
+def measure_trial(pipeline, rows, sampling):
+    """The measures IN_TRIALS of a ControlNet on data-set rows, by name."""
+    found = measure_words(pipeline, rows, sampling) | measure_errors(pipeline, rows, sampling, ("detailed",))
+    found |= {"border": chroma_of_borders(pipeline, rows, sampling), "attention": attention_in_place(pipeline, rows)}
+    return {name: round(float(found[name]), 3) for name in IN_TRIALS}
 
 
-def gray_error(rows):
-    """Mean CIEDE2000 of the photos left gray."""
-    truths = [srgb_to_lab(to_float(image)) for image in rows["image"]]
-    return round(float(np.mean(errors_of([truth * [1, 0, 0] for truth in truths], truths))), 2)
+def run_trials(pictures, overrides, stages=ROOT / "build/pocket_model", target=ROOT / "lib/pocket_model"):
+    """Train every trial with SEEDS seeds, measure it on the validation photos, and write the table into the card.
 
-
-def run_trials(pictures, overrides, folder=ROOT / "build/pocket_trials", target=ROOT / "lib/pocket_model"):
-    """Train and score every trial, beside the shipped model, and write the table into the model card."""
+    The trials go on from the ControlNets that `build_pocket_model` left in the folder `stages`; a ValueError says if it
+    hasn't run.
+    """
+    folder = stages.parent / "pocket_trials"
     pocket = get_profile("pocket", build=str(folder))
-    triples = build_dataset(pocket)
-    rows = triples["validation"]
-    base = load_base(pocket.model)
-    shipped = add_controlnet(base, load_controlnet(str(target / "controlnet"), base.unet))
-    trials = []
-    known = pick_across_categories(triples["train"], KNOWN_PHOTOS)
-    for name, part in (("", rows), (", photos it was trained on", known)):
-        trials.append({"trial": f"left gray{name}", **dict.fromkeys(("vague", "detailed"), gray_error(part))})
-        trials.append({"trial": f"this model{name}"} | score(shipped, part, pocket.sampling))
-    for name, (fields, data) in TRIALS.items():
-        place = folder / name.replace(" ", "_")
-        dataset_folder = folder / "_".join(["dataset", *data])
-        dataset = make_dataset(pictures, dataset_folder, TRIAL_PICTURES, pocket.data.resolution, **data)
-        cache = build_cache(dataset, dataset["prompt"], base, folder / "cache")
-        short = {"train_steps": TRIAL_STEPS, "lr_warmup_steps": 50, "checkpoint_every": 50}
-        profile = stage_profile("controlnet", **{**short, **fields, **overrides})
-        controlnet = train_controlnet(base, cache, profile, place, rows.select(range(4)))
-        trials.append({"trial": name} | score(add_controlnet(base, controlnet), rows, pocket.sampling))
-        write_table(pd.DataFrame(trials), target / "trials.csv")
+    base, rows = load_base(pocket.model), build_dataset(pocket)["validation"]
+    table = []
+    for seed in range(SEEDS):
+        for name, (stage, make_pictures, beside) in TRIALS.items():
+            start = stages / stage / "controlnet"
+            if not start.exists():
+                raise ValueError(f"there is no {start}, from which trials go on: make pocket-model")
+            dataset = make_pictures(pictures, folder / make_pictures.__name__, PICTURES, pocket.data.resolution)
+            cache = build_cache(dataset, dataset["prompt"], base, folder / "cache")
+            short = {"train_steps": STEPS, "lr_warmup_steps": 25, "checkpoint_every": STEPS, "train_seed": seed}
+            profile = stage_profile("parts", **{**short, "initial_controlnet": str(start), **overrides})
+            loss = Grounding(dataset, base.tokenizer, profile.training).loss_for if beside else None
+            place = folder / f"{name}, seed {seed}".replace(", ", " ").replace(" ", "_")
+            controlnet = train_controlnet(base, cache, profile, place, rows.select([0]), more_loss_for=loss)
+            found = measure_trial(add_controlnet(base, controlnet), rows, pocket.sampling)
+            table.append({"trial": name, "seed": seed} | found)
+            write_table(pd.DataFrame(table), target / "trials.csv")
     write_card(target)
 
 
 if __name__ == "__main__":
-    run_recipe(run_trials, "lib.pocket_model.trials", "Fill the tables of the model card.")
+    run_recipe(run_trials, "lib.pocket_model.trials", "Fill the table of trials of the model card.")
