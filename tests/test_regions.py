@@ -191,3 +191,9 @@ def test_colors_in_metadata_are_checked(photo):
     ):
         assert flaw_of_metadata("colors", colors) == "a list of at most 16 places and colours"
     assert json.dumps(made["colors"]) == '[["door", "blue"]]'
+
+
+def test_of_a_place_without_a_name_all_is_said_to_have_its_color():
+    """The pocket model hardly colours "a dark red thing": it keeps a word to what it takes for its thing."""
+    assert Region("tram", "dark red").phrase == "dark red tram"
+    assert Region((0, 0, 0.5, 1), "dark red").phrase == "dark red thing, dark red background"
