@@ -195,5 +195,5 @@ def test_colors_in_metadata_are_checked(photo):
 
 def test_of_a_place_without_a_name_all_is_said_to_have_its_color():
     """The pocket model hardly colours "a dark red thing": it keeps a word to what it takes for its thing."""
-    assert Region("tram", "dark red").phrase == "dark red tram"
-    assert Region((0, 0, 0.5, 1), "dark red").phrase == "dark red thing, dark red background"
+    assert regions.Region("tram", "dark red").phrase == "dark red tram"
+    assert regions.Region((0, 0, 0.5, 1), "dark red").phrase == "dark red thing, dark red background"
