@@ -13,7 +13,6 @@ import numpy as np
 from lib.color_words import phrases_of
 
 MAX_REGIONS = 16
-EVERYWHERE = "{color} thing, {color} background"
 FIND_PX, WORKING_PX = 256, 512  # of the photo's longer side at which things are found, and at which masks are kept
 SMALLEST = 0.002  # share of the picture that a thing takes at least
 
@@ -32,7 +31,8 @@ class Region:
     @property
     def phrase(self):
         """What the network is told: of a place without a name, that everything has its colour; it is cut out then."""
-        return f"{self.color} {self.place}" if isinstance(self.place, str) else EVERYWHERE.format(color=self.color)
+        named = isinstance(self.place, str)
+        return f"{self.color} {self.place}" if named else f"{self.color} thing, {self.color} background"
 
     @property
     def name(self):

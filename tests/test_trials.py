@@ -18,7 +18,10 @@ def stages(tmp_path, monkeypatch):
     monkeypatch.setattr(trials, "TRIALS", {name: trials.TRIALS[name] for name in NAMES})
     for name, value in (("STEPS", 2), ("PICTURES", 12), ("SEEDS", 2)):
         monkeypatch.setattr(trials, name, value)
-    one_photo = lambda profile: {"validation": build_dataset(profile)["validation"].select([0])}  # noqa: E731
+
+    def one_photo(profile):
+        return {"validation": build_dataset(profile)["validation"].select([0])}
+
     monkeypatch.setattr(trials, "build_dataset", one_photo)
     return tmp_path / "build/stages"
 

@@ -40,17 +40,20 @@ def run_trials(pictures, overrides, stages=ROOT / "build/pocket_model", target=R
     """
     folder = stages.parent / "pocket_trials"
     pocket = get_profile("pocket", build=str(folder))
+    starts = {stage: stages / stage / "controlnet" for stage, *_ in TRIALS.values()}
+    for start in starts.values():
+        if not start.exists():
+            raise ValueError(f"there is no {start}, from which trials go on: make pocket-model")
     base, rows = load_base(pocket.model), build_dataset(pocket)["validation"]
-    table = []
+    made, table = {}, []
+    for make_pictures in dict.fromkeys(make for _, make, _ in TRIALS.values()):
+        dataset = make_pictures(pictures, folder / make_pictures.__name__, PICTURES, pocket.data.resolution)
+        made[make_pictures] = dataset, build_cache(dataset, dataset["prompt"], base, folder / "cache")
     for seed in range(SEEDS):
         for name, (stage, make_pictures, beside) in TRIALS.items():
-            start = stages / stage / "controlnet"
-            if not start.exists():
-                raise ValueError(f"there is no {start}, from which trials go on: make pocket-model")
-            dataset = make_pictures(pictures, folder / make_pictures.__name__, PICTURES, pocket.data.resolution)
-            cache = build_cache(dataset, dataset["prompt"], base, folder / "cache")
+            dataset, cache = made[make_pictures]
             short = {"train_steps": STEPS, "lr_warmup_steps": 25, "checkpoint_every": STEPS, "train_seed": seed}
-            profile = stage_profile("parts", **{**short, "initial_controlnet": str(start), **overrides})
+            profile = stage_profile("parts", **{**short, "initial_controlnet": str(starts[stage]), **overrides})
             loss = Grounding(dataset, base.tokenizer, profile.training).loss_for if beside else None
             place = folder / f"{name}, seed {seed}".replace(", ", " ").replace(" ", "_")
             controlnet = train_controlnet(base, cache, profile, place, rows.select([0]), more_loss_for=loss)
