@@ -42,6 +42,7 @@ def test_the_answer_is_that_of_the_reports():
     assert answer.high < 0 < blind.high
     gray = contrast("detailed", "gray")
     assert f"the gain is {gray.mean:.2f} [{gray.low:.2f}, {gray.high:.2f}], not clear once corrected" in text
+    assert f"beside the empty prompt it is {contrast('detailed', 'empty').mean:.2f}." in text
     assert gray.high < 0
     assert gray.p_holm > 0.05
     writers = pd.read_csv(ROOT / "reports/pocket/writers.csv").set_index("writer")
