@@ -46,10 +46,13 @@ def cases_of(row):
 
 
 def prompts_of(row, thing_word, ground_word):
-    """The prompts of a case by the part that they play: `object`, `thing`, `ground`, `both`, `vague`."""
+    """The prompts of a case by the part that they play: `vague`, `object`, `thing`, `both`, and one for each region."""
     thing, ground = steering_prompt(row["thing"], thing_word), f"{ground_word} {row['ground']}"
     prompts = {"vague": VAGUE_PROMPT, "object": f"{article_of(row['thing'])} {row['thing']}", "thing": thing}
-    return prompts | ({"ground": ground, "both": f"{thing}, {ground}"} if ground_word else {})
+    prompts["thing_region"] = Region(row["thing"], thing_word).phrase
+    if ground_word:
+        prompts |= {"both": f"{thing}, {ground}", "ground_region": Region(row["ground"], ground_word).phrase}
+    return prompts
 
 
 def plan_binding(rows):
@@ -69,7 +72,7 @@ def measure_binding(rows, images, read_picture, locate):
     `load_segmenter` returns. Methods:
 
     - `plain`: the whole request is the prompt
-    - `regions`: each phrase colours its own place, given the `true` masks or those that were `found` by name
+    - `regions`: the picture of each `Region.phrase` colours its own place, which is the `true` mask or `found` by name
     - `object`, `vague`: no colour is asked for, so what they reach is chance
 
     `own_*`, `other_*`: whether the mean colour of thing or ground is named its own word, or the other one; `shift_*`:
@@ -104,7 +107,7 @@ def answers(ab, mask, found, threshold):
     yield "plain", "", ab["both" if two else "thing"]
     true = np.array([mask, ~mask], np.float32)
     for name, masks, sure in (("true", true, 1), ("found", found, threshold)):
-        layers = [ab["both"], ab["thing"], ab["ground"]] if two else [ab["object"], ab["thing"]]
+        layers = [ab["both" if two else "object"], ab["thing_region"]] + ([ab["ground_region"]] if two else [])
         yield "regions", name, compose(layers, share_out(masks if two else masks[:1], sure))
     yield "object", "", ab["object"]
     yield "vague", "", ab["vague"]

@@ -67,8 +67,8 @@ def plan_test_photos(rows, prompts, study):
     """What a `Study` makes of data-set rows and their ladder of prompts: `plan_pictures` by the name of a folder.
 
     `images`: under the ladder, or those of its levels that `prompt_levels` names; `steering`: things in every word;
-    `binding`: what `plan_binding` needs; `phrases`: under each phrase with a colour of the detailed captions. A level
-    that the ladder lacks is a ValueError, and so are `prompt_levels` without those that the study compares.
+    `binding`: what `plan_binding` needs; `phrases`: of each region of the detailed captions. A level that the ladder
+    lacks is a ValueError, and so are `prompt_levels` without those that the study compares.
     """
     unknown = [level for level in study.prompt_levels if level not in prompts]
     if unknown:
@@ -91,7 +91,7 @@ def plan_test_photos(rows, prompts, study):
 
 
 def plan_phrases(images):
-    """The pictures under each phrase with a colour of the detailed prompts in a plan, which are laid over these."""
+    """The pictures of each region of a plan's detailed prompts, all in its colour, which are laid over these."""
     records = []
     for row in images[images["prompt_level"] == "detailed"].itertuples():
         for region in regions_of(row.prompt):

@@ -310,7 +310,7 @@ def retinted_pictures(images):
 def region_pictures(rows, images, phrases, locate):
     """The detailed prompt's pictures with each phrase's colour kept to its place, as the system `regions`.
 
-    `images`, `phrases`: the listings of the pictures under the prompts and under their phrases; `locate`: what
+    `images`, `phrases`: the listings of the pictures under the prompts and of their regions; `locate`: what
     `load_segmenter` returns. Photos whose phrases were not colorized are left out; what isn't found keeps the
     prompt's own colours.
     """

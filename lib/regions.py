@@ -30,9 +30,9 @@ class Region:
 
     @property
     def phrase(self):
-        """What the network is told: of a place without a name, that everything has its colour; it is cut out then."""
-        named = isinstance(self.place, str)
-        return f"{self.color} {self.place}" if named else f"{self.color} thing, {self.color} background"
+        """What the network is told: that the thing and all around it have this colour; the rest is cut away then."""
+        thing = self.place if isinstance(self.place, str) else "thing"
+        return f"{self.color} {thing}, {self.color} background"
 
     @property
     def name(self):

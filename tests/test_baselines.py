@@ -1,10 +1,11 @@
 """The systems that take no prompt: their colours, losses and a short training."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from lib import baselines
+from lib import ROOT, baselines
 from lib.baselines_model import recipe
 
 
@@ -79,3 +80,9 @@ def test_training_learns_which_lightness_is_which_color(system):
     b = (baselines.annealed_mean(answer) if system == "classification" else answer.tanh())[:, 1]
     assert b[..., : size // 8].mean() > 0.1
     assert b[..., size // 8 :].mean() < -0.1
+
+
+def test_they_see_at_least_as_many_samples_as_the_stages_in_which_the_controlnet_learns_colors():
+    stages = pd.read_csv(ROOT / "lib/pocket_model/stages.csv").query("stage in ('controlnet', 'restart', 'parts')")
+    assert len(stages) == 3
+    assert recipe.STAGE["train_steps"] * recipe.STAGE["train_batch_size"] >= (stages["steps"] * stages["batch"]).sum()

@@ -54,7 +54,8 @@ def test_what_a_photo_is_asked(row):
     assert {case[::-1] for case in two} == set(two)
     assert not any(set(case) == {"brown", "orange"} for case in two)
     assert binding.prompts_of(row, "red", "blue") == {
-        "vague": "Colorize this image.", "object": "an alpaca", "thing": "a red alpaca", "ground": "blue trees",
+        "vague": "Colorize this image.", "object": "an alpaca", "thing": "a red alpaca",
+        "thing_region": "red alpaca, red background", "ground_region": "blue trees, blue background",
         "both": "a red alpaca, blue trees",
     }  # fmt: skip
     assert binding.cases_of(row | {"ground": ""}) == one
@@ -77,7 +78,8 @@ def answer(row, of_prompt):
 
 def tint(level, thing_word, ground_word):
     """A model that tints the whole picture in the first word of its prompt."""
-    word = {"thing": thing_word, "both": thing_word, "ground": ground_word}.get(level)
+    words = {"thing": thing_word, "both": thing_word, "thing_region": thing_word, "ground_region": ground_word}
+    word = words.get(level)
     return in_colors(*[ab_of(word) if word else (0, 0)] * 2)
 
 

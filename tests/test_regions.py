@@ -193,7 +193,7 @@ def test_colors_in_metadata_are_checked(photo):
     assert json.dumps(made["colors"]) == '[["door", "blue"]]'
 
 
-def test_of_a_place_without_a_name_all_is_said_to_have_its_color():
-    """The pocket model hardly colours "a dark red thing": it keeps a word to what it takes for its thing."""
-    assert regions.Region("tram", "dark red").phrase == "dark red tram"
+def test_a_region_is_made_from_a_picture_that_is_all_in_its_color():
+    """The pocket model keeps a word to what it takes for its thing, which is less than what the segmenter finds."""
+    assert regions.Region("tram", "dark red").phrase == "dark red tram, dark red background"
     assert regions.Region((0, 0, 0.5, 1), "dark red").phrase == "dark red thing, dark red background"

@@ -25,9 +25,9 @@ from lib.training import read_losses, run_settings, save_model, train
 NEIGHBOURS, SIGMA = 5, 5.0  # how many bins share a colour, width of their weights
 REBALANCE = 0.5
 L1_WEIGHT = 100.0
-STAGE = dict(train_steps=1500, train_batch_size=16, learning_rate=3e-4, lr_scheduler="cosine", lr_warmup_steps=100)
+STAGE = dict(train_steps=10_800, train_batch_size=16, learning_rate=3e-4, lr_scheduler="cosine", lr_warmup_steps=100)
 STAGE |= dict(ema_decay=0.995, checkpoint_every=250, log_every=10)
-N_CROPS = 3000
+N_CROPS = 12_000
 
 
 def soft_bins(ab):
