@@ -5,6 +5,7 @@ Both see L* at the photo's size and give a*, b* at a quarter of it.
 """
 
 from functools import lru_cache
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -69,6 +70,6 @@ def predict(system, network, conditioning_images):
     return predicted
 
 
-def load_baseline(system):
-    """A shipped network."""
-    return UNet2DModel.from_pretrained(FOLDER / system, use_safetensors=True).float().eval().to(pick_device())
+def load_baseline(system, folder=FOLDER):
+    """The network of a system, which ships in this folder."""
+    return UNet2DModel.from_pretrained(Path(folder) / system, use_safetensors=True).float().eval().to(pick_device())

@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from lib import ROOT, baselines
 from lib.baselines_model import recipe
+from lib.color import srgb_to_lab, to_float
 
 
 def test_bins_cover_what_srgb_holds():
@@ -86,3 +88,11 @@ def test_they_see_at_least_as_many_samples_as_the_stages_in_which_the_controlnet
     stages = pd.read_csv(ROOT / "lib/pocket_model/stages.csv").query("stage in ('controlnet', 'restart', 'parts')")
     assert len(stages) == 3
     assert recipe.STAGE["train_steps"] * recipe.STAGE["train_batch_size"] >= (stages["steps"] * stages["batch"]).sum()
+
+
+def test_the_error_over_gray_is_zero_for_the_truth_and_one_for_no_color():
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    rows = {"image": [Image.fromarray(photo) for photo in pixels], "conditioning_image": [None] * 2}
+    truths = [srgb_to_lab(to_float(image))[..., 1:] for image in rows["image"]]
+    assert recipe.error_over_gray(lambda _: truths, rows) == pytest.approx(0, abs=1e-6)
+    assert recipe.error_over_gray(lambda _: [truth * 0 for truth in truths], rows) == 1

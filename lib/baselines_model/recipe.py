@@ -3,6 +3,7 @@
 classification: class rebalancing as in Zhang, Isola, Efros 2016; gan: a patch discriminator as in Isola et al. 2017.
 """
 
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -12,11 +13,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from lib import ROOT
-from lib.baselines import AB_SCALE, FOLDER, bins, look, make_network
+from lib.baselines import AB_SCALE, FOLDER, bins, load_baseline, look, make_network, predict
 from lib.color import srgb_to_lab, to_float
+from lib.colorize import errors_of
+from lib.dataset import build_dataset, pick_across_categories
 from lib.files import progress, write_text
 from lib.latents import batch_rows, step_generator
 from lib.models import pick_device
+from lib.pocket_model.goals import KNOWN_PHOTOS
 from lib.pocket_model.training_pictures import make_dataset, run_recipe
 from lib.profiles import get_profile
 from lib.report import render
@@ -96,9 +100,19 @@ def small_colors(dataset):
     return torch.from_numpy(np.array(planes, np.float16)), torch.from_numpy(np.array(colors, np.float16))
 
 
+def error_over_gray(colorize, rows):
+    """Mean CIEDE2000 of what `colorize` makes of data-set rows, over that of the photos left gray."""
+    truths = [srgb_to_lab(to_float(image)) for image in rows["image"]]
+    gray = [truth * [1, 0, 0] for truth in truths]
+    labs = [np.dstack([lab[..., 0], ab]) for lab, ab in zip(gray, colorize(rows["conditioning_image"]), strict=True)]
+    return np.mean(errors_of(labs, truths)) / np.mean(errors_of(gray, truths))
+
+
 def train_baselines(pictures, overrides, folder=ROOT / "build/baselines", target=FOLDER):
     """Train both systems on photos without cut-outs or recolouring, each resumed from its checkpoint, and ship them."""
     profile = get_profile("pocket", **{**STAGE, **overrides})
+    splits = build_dataset(profile.replace(build=str(folder)))
+    photos = {"known": pick_across_categories(splits["train"], KNOWN_PHOTOS), "new": splits["validation"]}
     data = make_dataset(pictures, folder / "dataset", N_CROPS, profile.data.resolution, cutouts=False, recolor=False)
     planes, colors = small_colors(data)
     torch.manual_seed(profile.training.train_seed)
@@ -120,6 +134,8 @@ def train_baselines(pictures, overrides, folder=ROOT / "build/baselines", target
         save_model(network.half().cpu(), Path(target) / system)
         hours = float(read_losses(folder / system, profile.training.train_steps)[-1]["seconds"]) / 3600
         facts = {"steps": profile.training.train_steps, "batch": profile.training.train_batch_size, "hours": hours}
+        colorize = partial(predict, system, load_baseline(system, target))
+        facts |= {split: error_over_gray(colorize, rows) for split, rows in photos.items()}
         write_text(render("baseline_card", system=system, **facts), Path(target) / system / "README.md")
 
 
