@@ -5,7 +5,6 @@ Both see L* at the photo's size and give a*, b* at a quarter of it.
 """
 
 from functools import lru_cache
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -71,5 +70,5 @@ def predict(system, network, conditioning_images):
 
 
 def load_baseline(system, folder=FOLDER):
-    """The network of a system, which ships in this folder."""
-    return UNet2DModel.from_pretrained(Path(folder) / system, use_safetensors=True).float().eval().to(pick_device())
+    """The network of a system, float32, from the folder of both."""
+    return UNet2DModel.from_pretrained(folder / system, use_safetensors=True).float().eval().to(pick_device())

@@ -2,7 +2,7 @@
 
 Photos with a mask of their dominant thing are asked for it in one colour ("a red alpaca"), and for the thing and what
 surrounds it in a colour each ("a red alpaca, green trees"), then with the two words swapped. Lightness must allow the
-words. Each request is answered by several methods; all but `plain` compose pictures that were made for one phrase each.
+words. Each request is answered by several methods; `regions` lays pictures that are all in one colour over another.
 """
 
 import zlib
@@ -46,7 +46,7 @@ def cases_of(row):
 
 
 def prompts_of(row, thing_word, ground_word):
-    """The prompts of a case by the part that they play: `vague`, `object`, `thing`, `both`, and one for each region."""
+    """The prompts of a case: `vague`, `object`, `thing`, `thing_region`, and with two words `both`, `ground_region`."""
     thing, ground = steering_prompt(row["thing"], thing_word), f"{ground_word} {row['ground']}"
     prompts = {"vague": VAGUE_PROMPT, "object": f"{article_of(row['thing'])} {row['thing']}", "thing": thing}
     prompts["thing_region"] = Region(row["thing"], thing_word).phrase

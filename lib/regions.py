@@ -1,8 +1,8 @@
 """Colours bound to places: each thing takes the colour of its own words, and its neighbours don't.
 
 Every picture of a photo keeps the photo's L*, so pictures of it under different words differ in a*b* alone. Each
-region is therefore coloured under its own words and laid over the rest by a soft mask; nothing else has to agree at the
-seams.
+region is therefore cut out of a picture that is all in its colour, and laid over the rest by a soft mask; nothing else
+has to agree at the seams.
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,12 @@
 """The systems that take no prompt: their colours, losses and a short training."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from datasets import Dataset
 from PIL import Image
 
 from lib import ROOT, baselines
@@ -96,3 +99,21 @@ def test_the_error_over_gray_is_zero_for_the_truth_and_one_for_no_color():
     truths = [srgb_to_lab(to_float(image))[..., 1:] for image in rows["image"]]
     assert recipe.error_over_gray(lambda _: truths, rows) == pytest.approx(0, abs=1e-6)
     assert recipe.error_over_gray(lambda _: [truth * 0 for truth in truths], rows) == 1
+
+
+def test_the_recipe_ships_both_networks_with_their_cards(tmp_path, monkeypatch):
+    images = [Image.effect_noise((64, 64), 60).convert("RGB") for _ in range(2)]
+    rows = Dataset.from_dict({"image": images, "conditioning_image": images})
+    monkeypatch.setattr(recipe, "train", lambda model, *_: model)
+    monkeypatch.setattr(recipe, "read_losses", lambda *_: [{"seconds": "7200"}])
+    monkeypatch.setattr(recipe, "make_dataset", lambda *_, **__: rows)
+    monkeypatch.setattr(recipe, "build_dataset", lambda _: {"train": rows, "validation": rows})
+    monkeypatch.setattr(recipe, "pick_across_categories", lambda rows, n: rows)
+    recipe.train_baselines("", {"resolution": 64}, tmp_path / "work", tmp_path / "shipped")
+    for system in baselines.SYSTEMS:
+        card = " ".join((tmp_path / "shipped" / system / "README.md").read_text().split())
+        gain = recipe.error_over_gray(
+            partial(baselines.predict, system, baselines.load_baseline(system, tmp_path / "shipped")), rows
+        )
+        assert "(10800 steps of 16, 2.00 hours)" in card
+        assert f"{gain:.2f} times that of the photos left gray on photos that it was trained on" in card

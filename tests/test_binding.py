@@ -99,6 +99,15 @@ def test_a_tint_of_the_whole_picture_is_no_binding_and_regions_are(row):
     assert means["chroma_deficit"]["two", "vague", ""] > 30
 
 
+def test_regions_are_cut_out_of_their_own_pictures(row):
+    only_regions = lambda level, *case: tint(level if level.endswith("_region") else "vague", *case)  # noqa: E731
+    table = answer(row, only_regions)(1.0)
+    means = stats.binding(table, pd.Series("s", table["image_id"].unique())).set_index(["task", "method", "masks"])
+    for task in ("one", "two"):
+        assert means["own_word"][task, "regions", "true"] == 1
+        assert means["own_word"][task, "plain", ""] == 0
+
+
 def test_what_is_not_found_keeps_the_colours_of_the_prompt(row):
     table = answer(row, tint)(0.0).set_index(["thing_word", "ground_word", "method", "masks"])
     for case in binding.cases_of(row):

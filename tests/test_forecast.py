@@ -83,7 +83,7 @@ def test_pictures_planned():
     assert len(planned) == len(PROMPT_LEVELS) + 3  # with the captioner's two levels
     other = get_profile("l4", run="study_1", **fields | {"n_seeds": 1, "n_images_other": 150})
     assert forecast.pictures_planned(other, 5000) == {
-        "empty": 150, "vague": 650, "detailed": 650, "wrong_color": 150, "steering": 800, "binding": 900,
+        "empty": 150, "vague": 650, "detailed": 650, "wrong_color": 150, "steering": 800, "binding": 1700,
         "phrases": 300,
     }  # fmt: skip
     few = forecast.pictures_planned(get_profile("pocket", n_seeds=2), 10)

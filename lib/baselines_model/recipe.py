@@ -4,7 +4,6 @@ classification: class rebalancing as in Zhang, Isola, Efros 2016; gan: a patch d
 """
 
 from functools import partial
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -131,12 +130,12 @@ def train_baselines(pictures, overrides, folder=ROOT / "build/baselines", target
         settings = run_settings(profile, dataset=data._fingerprint, system=system)
         trained = train(model.to(pick_device()), loss_of_step, profile.training, precision, folder / system, settings)
         network = trained.generator if system == "gan" else trained
-        save_model(network.half().cpu(), Path(target) / system)
+        save_model(network.half().cpu(), target / system)
         hours = float(read_losses(folder / system, profile.training.train_steps)[-1]["seconds"]) / 3600
         facts = {"steps": profile.training.train_steps, "batch": profile.training.train_batch_size, "hours": hours}
         colorize = partial(predict, system, load_baseline(system, target))
         facts |= {split: error_over_gray(colorize, rows) for split, rows in photos.items()}
-        write_text(render("baseline_card", system=system, **facts), Path(target) / system / "README.md")
+        write_text(render("baseline_card", system=system, **facts), target / system / "README.md")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,8 @@ TEST_PHOTOS, FLOWER_PHOTOS, FLOWERS_TRAINED = (
     3_818,
 )  # of val2017; of Kaggle's flowers, and 9 in 10 of them
 WATCHED_PHOTOS = 8  # validation photos colorized at each checkpoint
-PHRASES, BINDING_PICTURES = 2, 9  # pictures of a caption's phrases, and of a thing's cases beside `steering`
+PHRASES = 2  # pictures of a caption's regions
+BINDING_PICTURES = 9 + len(STEERING_WORDS)  # of a thing beside `steering`: without a word, with two, and of its regions
 REFERENCE_PICTURES = 8  # pictures a test photo that no prompt touched: six references and two systems without a prompt
 JPEG_BYTES, GRAY_BYTES, PNG_BYTES = 117_000, 135_000, 376_000  # mean of 60 photos at 512 px; the data set holds two
 PROMPT_BYTES = 2 * 77  # of a caption's token vectors in half precision, times their width

@@ -55,13 +55,18 @@ def measure_goals(pipeline, rows, known, sampling):
 
     Differences in CIEDE2000 have the ends of their 95 % intervals beside them (`_low`, `_high`).
     """
-    found = measure_errors(pipeline, rows, sampling) | measure_words(pipeline, rows, sampling)
-    found |= {"known_gain": measure_errors(pipeline, known, sampling, ("detailed",))["new_gain"]}
+    known_gain = measure_errors(pipeline, known, sampling, ("detailed",))["new_gain"]
+    return measure_new(pipeline, rows, sampling) | {"known_gain": round(float(known_gain), 3)}
+
+
+def measure_new(pipeline, rows, sampling, levels=("vague", "object", "detailed")):
+    """The columns of `GOALS` that need no photos of the training; of `CONTRASTS` those of these levels."""
+    found = measure_errors(pipeline, rows, sampling, levels) | measure_words(pipeline, rows, sampling)
     found |= {"border": chroma_of_borders(pipeline, rows, sampling), "attention": attention_in_place(pipeline, rows)}
     return {name: round(float(value), 3) for name, value in found.items()}
 
 
-def measure_errors(pipeline, rows, sampling, levels=("vague", "object", "detailed")):
+def measure_errors(pipeline, rows, sampling, levels):
     """The measures of `GOALS` that need the true photos: `CONTRASTS` of these levels, chroma, the gain over gray."""
     truths, errors = [srgb_to_lab(to_float(image)) for image in rows["image"]], {}
     references = {"gray": [truth * [1, 0, 0] for truth in truths], "flat": [flat_tint(truth) for truth in truths]}
@@ -123,6 +128,7 @@ def flat_tint(truth):
 def measure_words(pipeline, rows, sampling):
     """`own`, `other`, `reached` and `bleed` over the cases of `binding`, each asked in one plain prompt."""
     plan, gray = plan_binding(rows), {row["image_id"]: row["conditioning_image"] for row in rows}
+    plan = plan[plan["prompt_level"].isin(("object", "thing", "both"))]
     noise = [seed_of(image_id, 0) for image_id in plan["image_id"]]
     shown = [gray[image_id] for image_id in plan["image_id"]]
     pictures = sample_and_merge(pipeline, shown, list(plan["prompt"]), noise, sampling)

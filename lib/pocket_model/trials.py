@@ -7,8 +7,8 @@ from lib.dataset import build_dataset
 from lib.files import write_table
 from lib.latents import build_cache
 from lib.models import add_controlnet, load_base
-from lib.pocket_model.goals import IN_TRIALS, chroma_of_borders, measure_errors, measure_words
-from lib.pocket_model.grounding import Grounding, attention_in_place
+from lib.pocket_model.goals import IN_TRIALS, measure_new
+from lib.pocket_model.grounding import Grounding
 from lib.pocket_model.painted_parts import make_painted
 from lib.pocket_model.recipe import stage_profile, write_card
 from lib.pocket_model.training_pictures import make_dataset, run_recipe
@@ -23,13 +23,6 @@ TRIALS = {  # the stage after which a trial begins, how its pictures are made, w
     "attention not trained, pictures of the first stages": ("restart", make_dataset, False),
 }
 STEPS, PICTURES, SEEDS = 150, 3000, 3
-
-
-def measure_trial(pipeline, rows, sampling):
-    """The measures IN_TRIALS of a ControlNet on data-set rows, by name."""
-    found = measure_words(pipeline, rows, sampling) | measure_errors(pipeline, rows, sampling, ("detailed",))
-    found |= {"border": chroma_of_borders(pipeline, rows, sampling), "attention": attention_in_place(pipeline, rows)}
-    return {name: round(float(found[name]), 3) for name in IN_TRIALS}
 
 
 def run_trials(pictures, overrides, stages=ROOT / "build/pocket_model", target=ROOT / "lib/pocket_model"):
@@ -57,8 +50,8 @@ def run_trials(pictures, overrides, stages=ROOT / "build/pocket_model", target=R
             loss = Grounding(dataset, base.tokenizer, profile.training).loss_for if beside else None
             place = folder / f"{name}, seed {seed}".replace(", ", " ").replace(" ", "_")
             controlnet = train_controlnet(base, cache, profile, place, rows.select([0]), more_loss_for=loss)
-            found = measure_trial(add_controlnet(base, controlnet), rows, pocket.sampling)
-            table.append({"trial": name, "seed": seed} | found)
+            found = measure_new(add_controlnet(base, controlnet), rows, pocket.sampling, ("detailed",))
+            table.append({"trial": name, "seed": seed} | {measure: found[measure] for measure in IN_TRIALS})
             write_table(pd.DataFrame(table), target / "trials.csv")
     write_card(target)
 
