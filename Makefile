@@ -49,7 +49,7 @@ format: .venv/installed  ## put code and notebooks in style, and strip outputs
 pocket-model: .venv/installed  ## train lib/pocket_model again, about six hours: PICTURES=FOLDER adds training pictures
 	@$(PY) -m lib.pocket_model.recipe --pictures "$(PICTURES)" $(ARGS)
 
-pocket-trials: .venv/installed  ## train without parts of the last stages, for the model card; after pocket-model: PICTURES= as above
+pocket-trials: .venv/installed  ## leave parts of the last stages out, for the model card; after pocket-model: PICTURES= as above
 	@$(PY) -m lib.pocket_model.trials --pictures "$(PICTURES)" $(ARGS)
 
 segmenter: .venv/installed  ## train lib/pocket_model/segmenter again, about an hour, and measure it: PICTURES= as above
@@ -57,7 +57,7 @@ segmenter: .venv/installed  ## train lib/pocket_model/segmenter again, about an 
 	@$(PY) -m lib.pocket_model.segmenter --pictures "$(PICTURES)" $(ARGS)
 	@$(PY) -m lib.pocket_model.segmenter_evaluation --pictures "$(PICTURES)"
 
-baselines: .venv/installed  ## train the two systems without a prompt, lib/baselines_model, about four hours: PICTURES= as above
+baselines: .venv/installed  ## train lib/baselines_model, the two systems without a prompt, four hours: PICTURES= as above
 	@$(PY) -m lib.baselines_model.recipe --pictures "$(PICTURES)" $(ARGS)
 
 bench: .venv/installed  ## measure speed and memory against the usual way: reports/benchmark.csv, ARGS=--sd21

@@ -151,7 +151,7 @@ def test_the_pocket_report_says_who_wrote_its_captions(tmp_path):
     assert "trained at 128 px on the training split of `data_cards/pocket_photos`" in text
     assert "a size that they were not trained on" not in text
     assert "under 6 kinds of prompt, with the same noise for each, 2 seeds for 3 photos and 1 for the others (" in text
-    assert re.search(r"In detailed - vague the seed has \d+% of the variance of a single sample", text)
+    assert re.search(r"Where each photo has one sample, the seed causes \d+% of the variance of detailed - vague", text)
     assert re.search(r"\(CIEDE2000\): 2 seeds for all 9 photos would make its interval \d\.\d\d times as wide\.", text)
     assert "COCO" not in text
     assert "auto_caption" not in text
