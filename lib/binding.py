@@ -107,7 +107,7 @@ def answers(ab, mask, found, threshold):
     yield "plain", "", ab["both" if two else "thing"]
     true = np.array([mask, ~mask], np.float32)
     for name, masks, sure in (("true", true, 1), ("found", found, threshold)):
-        layers = [ab["both" if two else "object"], ab["thing_region"]] + ([ab["ground_region"]] if two else [])
+        layers = [ab["both"], ab["thing_region"], ab["ground_region"]] if two else [ab["object"], ab["thing_region"]]
         yield "regions", name, compose(layers, share_out(masks if two else masks[:1], sure))
     yield "object", "", ab["object"]
     yield "vague", "", ab["vague"]
