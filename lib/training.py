@@ -161,11 +161,8 @@ class SparingEmbedding(ControlNetConditioningEmbedding):
         return checkpoint(super().forward, conditioning, use_reentrant=False)
 
 
-def loss_of_controlnet(base, cache, profile, controlnet, more_loss=None):
-    """What `train` minimises for a ControlNet, `loss_of_step(model, step, part)`; prepares both networks for it.
-
-    `more_loss(step, part)` is added, where given.
-    """
+def loss_of_controlnet(base, cache, profile, controlnet):
+    """What `train` minimises for a ControlNet, `loss_of_step(model, step, part)`; prepares both networks for it."""
     noise_scheduler, batches = DDPMScheduler.from_config(base.scheduler.config), Batches(cache, profile.training)
     if profile.training.gradient_checkpointing:
         base.unet.enable_gradient_checkpointing()
@@ -178,26 +175,32 @@ def loss_of_controlnet(base, cache, profile, controlnet, more_loss=None):
         compile_networks((base.unet, controlnet))
 
     def loss_of_step(model, step, part):
-        loss = diffusion_loss(base.unet, noise_scheduler, *batches(step), profile.training, model, part)
-        return loss + more_loss(step, part) if more_loss else loss
+        return diffusion_loss(base.unet, noise_scheduler, *batches(step), profile.training, model, part)
 
     return loss_of_step
 
 
-def train_controlnet(base, cache, profile, folder, watched, whole_base=None, more_loss_for=None):
+def train_controlnet(base, cache, profile, folder, watched, whole_base=None):
     """Train a ControlNet for a frozen base on a latent cache; saves it to `folder/controlnet` and returns it.
 
     It starts from `initial_controlnet`, or from the UNet where that is empty. At every checkpoint the rows of
     `watched` are colorized with fixed seeds into `folder/samples`; where `base` has no autoencoder and text encoder
-    left, by what `whole_base()` returns. `more_loss_for(controlnet)` gives a `loss(step, part)` of its latest forward
-    pass to minimise beside that of diffusion.
+    left, by what `whole_base()` returns.
     """
     initial = profile.training.initial_controlnet
     torch.manual_seed(profile.training.train_seed)  # for the new layers of a ControlNet that starts from the UNet
-    controlnet = load_controlnet(initial, base.unet) if initial else make_controlnet(base.unet, base.vae_scale_factor)
+    if initial:
+        controlnet = load_controlnet(initial, base.unet)
+        if controlnet.config.conditioning_channels != base.annotator.channels:
+            has, made = controlnet.config.conditioning_channels, base.annotator.channels
+            raise ValueError(
+                f"initial_controlnet {initial} takes {has} conditioning channels, the annotator makes {made}: "
+                'set -p initial_controlnet "" or another annotator'
+            )
+    else:
+        controlnet = make_controlnet(base.unet, base.vae_scale_factor, base.annotator.channels)
     initial_weights = hash_of_weights(controlnet)
-    more_loss = more_loss_for(controlnet) if more_loss_for else None
-    loss_of_step = loss_of_controlnet(base, cache, profile, controlnet, more_loss)
+    loss_of_step = loss_of_controlnet(base, cache, profile, controlnet)
 
     def on_checkpoint(model, step):
         whole = whole_base() if whole_base else base

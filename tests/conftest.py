@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
-from lib import dataset, models
-from lib.pocket_model import autoencoder, recipe
+from lib import ROOT, dataset, models
 from lib.profiles import get_profile
 
 
@@ -30,13 +30,11 @@ def profile(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def base(profile):
-    """An untrained base of the pocket model's shape."""
+    """The pocket model's base with an untrained UNet, for pictures of 32 px."""
     torch.manual_seed(0)
-    vae = autoencoder.make_autoencoder(profile.data.resolution)
-    base = recipe.make_base(vae, recipe.make_unet(profile.data.resolution), profile.model)
-    for part in (base.vae, base.unet, base.text_encoder):
-        part.requires_grad_(False).eval()
-    return base
+    config = UNet2DConditionModel.load_config(ROOT / "lib/pocket_model", subfolder="unet")
+    unet = UNet2DConditionModel.from_config({**config, "sample_size": profile.data.resolution // 4})
+    return models.load_base(profile.model, unet=unet)
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +47,7 @@ def triples(profile):
 def pipeline(base):
     """The untrained base with an untrained ControlNet whose zero convolutions are opened a little."""
     torch.manual_seed(1)
-    controlnet = models.make_controlnet(base.unet, base.vae_scale_factor)
+    controlnet = models.make_controlnet(base.unet, base.vae_scale_factor, base.annotator.channels)
     for block in [*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block]:
         torch.nn.init.normal_(block.weight, std=0.1)
     return models.add_controlnet(base, controlnet)

@@ -48,7 +48,7 @@ def test_guidance_on_a_share_of_the_steps(pipeline, triples, profile, evaluated)
         )
         assert evaluated == rows
         evaluated.clear()
-    plain = pipeline(prompts, gray, generator=[torch.Generator().manual_seed(s) for s in (1, 2)], num_inference_steps=4,
+    plain = pipeline(prompts, pipeline.annotator(gray), generator=[torch.Generator().manual_seed(s) for s in (1, 2)], num_inference_steps=4,
                      guidance_scale=5.0, output_type="np").images  # fmt: skip
     assert np.array_equal(by_share[1.0], plain)
     unguided = inference.sample(pipeline, gray, prompts, [1, 2], **vars(profile.replace(guidance_scale=1.0).sampling))
@@ -62,7 +62,7 @@ def test_guidance_on_a_share_of_the_steps(pipeline, triples, profile, evaluated)
 def sample_by_hand(pipeline, gray, prompt, seed, steps, scale, guided):
     """One picture, its loop written out: two passes a step in the guided steps, then one."""
     prompted, empty = pipeline.encode_prompt(prompt, pipeline.device, 1, True)
-    image = pipeline.control_image_processor.preprocess(gray)
+    image = pipeline.annotator([gray])
     scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
     scheduler.set_timesteps(steps)
     side = gray.width // pipeline.vae_scale_factor
@@ -89,7 +89,7 @@ def test_the_empty_prompt_needs_no_guidance(pipeline, triples, profile, evaluate
     profile = profile.replace(guidance_scale=5.0)
     empty, red, again = inference.sample(pipeline, gray, ["", "a red cup", ""], [1, 2, 3], **vars(profile.sampling))
     assert sorted(evaluated) == [2, 2, 2, 2]  # two steps of two empty ones, two of the other with its own guidance
-    guided = pipeline([""], gray[:1], generator=[torch.Generator().manual_seed(1)], num_inference_steps=2,
+    guided = pipeline([""], pipeline.annotator(gray[:1]), generator=[torch.Generator().manual_seed(1)], num_inference_steps=2,
                       guidance_scale=5.0, output_type="np").images[0]  # fmt: skip
     assert np.allclose(empty, guided, atol=1e-4)
     alone = [
@@ -154,7 +154,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_that_is_said_once(profile, caps
             raise torch.OutOfMemoryError("CUDA out of memory")
         return SimpleNamespace(images=np.stack(image))
 
-    pipeline.config = {}
+    pipeline.config, pipeline.annotator = {}, list
     images = [np.full((1, 1, 3), index) for index in range(10)]
     outputs = inference.sample(
         pipeline, images, ["red"] * 10, range(10), **vars(profile.replace(sample_batch_size=6).sampling)
@@ -168,7 +168,7 @@ def test_not_one_picture_fits(profile):
     def pipeline(**_):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
-    pipeline.config = {}
+    pipeline.config, pipeline.annotator = {}, list
     with pytest.raises(ValueError, match="not even one picture fits in memory: lower resolution"):
         inference.sample(pipeline, [None], ["red"], [0], **vars(profile.sampling))
 

@@ -44,8 +44,7 @@ def test_cache_holds_what_the_pipeline_would_encode(base, triples, cache):
     assert np.allclose(cache.latents_mean[3], posterior.mean[0] * scale, atol=2e-3)
     assert np.allclose(cache.latents_std[3], posterior.std[0] * scale, atol=2e-3)
     assert torch.allclose(embeddings, wanted, atol=5e-3)
-    assert conditioning.shape == (1, 3, 32, 32)
-    assert np.array_equal(np.asarray(row["conditioning_image"])[..., 0], cache.conditioning[3])
+    assert torch.allclose(conditioning, base.annotator([row["conditioning_image"]]), atol=5e-3)  # half precision
     assert latents.shape == (1, 4, 8, 8)
 
 
@@ -452,4 +451,4 @@ def test_controlnet_learns_a_few_photos(base, triples, profile, tmp_path):
             ]
         )
 
-    assert loss(trained) < 0.9 * loss(models.make_controlnet(base.unet, base.vae_scale_factor))
+    assert loss(trained) < 0.9 * loss(models.make_controlnet(base.unet, base.vae_scale_factor, base.annotator.channels))

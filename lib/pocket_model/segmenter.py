@@ -1,5 +1,6 @@
 """The recipe of the pocket segmenter, `make segmenter`: phrase and gray photo to a mask."""
 
+import argparse
 import importlib
 import json
 from importlib.resources import files
@@ -13,12 +14,11 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from lib import ROOT
-from lib.files import hash_of, new_file
+from lib.files import exit_with_one_line, hash_of, new_file
 from lib.latents import batch_rows
 from lib.models import pick_device
 from lib.pocket_model import segmenter_pictures as pictures
-from lib.pocket_model.training_pictures import run_recipe
-from lib.profiles import get_profile
+from lib.profiles import add_field_option, get_profile
 from lib.segmenter import PhraseSegmenter, TextReader
 from lib.training import run_settings, save_model, train
 
@@ -285,4 +285,9 @@ def train_segmenter(folder_of_pictures, overrides, folder=ROOT / "build/segmente
 
 
 if __name__ == "__main__":
-    run_recipe(train_segmenter, "lib.pocket_model.segmenter", "Train lib/pocket_model/segmenter.")
+    parser = argparse.ArgumentParser(prog="python -m lib.pocket_model.segmenter", description="Train the segmenter.")
+    parser.add_argument("--pictures", default="", help="folder with the pictures of data_cards/training_pictures")
+    add_field_option(parser, "a profile field, e.g. -p mixed_precision bf16")
+    options = parser.parse_args()
+    with exit_with_one_line():
+        train_segmenter(options.pictures, options.overrides)

@@ -6,16 +6,19 @@ Where a photo's caption gives colours to its things, the photo's own colours tel
 import re
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 from PIL import Image
 from skimage.segmentation import slic
 
+from lib import ROOT
 from lib.color import make_conditioning_image, srgb_to_lab, to_float
 from lib.color_words import COLOR_PATTERN, HUES_OF_WORDS
-from lib.files import open_picture
-from lib.pocket_model.training_pictures import load_training_pictures
+from lib.dataset import read_manifest
+from lib.files import hash_of_file, open_picture
 from lib.profiles import resolve
 from lib.prompts import TARGETS
 from lib.segmenter import COLORS, SHADES, bare_name
@@ -268,6 +271,33 @@ def spoil(gray, rng):
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))]
         gray = cv2.imdecode(cv2.imencode(".jpg", gray, quality)[1], cv2.IMREAD_GRAYSCALE)
     return gray.astype(np.float32) / 255
+
+
+def load_training_pictures(pictures):
+    """Scenes and cut-outs, as records with a PIL `image` and captions.
+
+    The scenes are the training split of the pocket photos and, where `pictures` names the folder that holds them, the
+    training-only photos and cut-outs that `data_cards/training_pictures/metadata.csv` lists.
+    """
+    manifest = read_manifest("data_cards/pocket_photos")
+    scenes = [
+        {**record, "image": open_picture(record["path"]).convert("RGB")}
+        for record in manifest[manifest["split"] == "train"].to_dict("records")
+    ]
+    cutouts = []
+    if pictures:
+        listed = pd.read_csv(ROOT / "data_cards/training_pictures/metadata.csv", keep_default_na=False)
+        for record in listed.to_dict("records"):
+            path = Path(pictures) / record["file"]
+            if not path.is_file() or hash_of_file(path) != record["sha256"]:
+                raise ValueError(f"{path} is missing or not the file of data_cards/training_pictures/metadata.csv")
+            image = open_picture(path)
+            image.thumbnail((512, 512), Image.LANCZOS)
+            if record["kind"] == "photo":
+                scenes.append({**record, "image": image.convert("RGB")})
+            else:
+                cutouts.append({**record, "image": image.convert("RGBA")})
+    return scenes, cutouts
 
 
 def load_data(folder):
