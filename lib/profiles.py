@@ -120,8 +120,8 @@ class Study:
     n_train_seeds: int = 3  # of "all": how often each is trained, with another seed each time
     n_images: int = 0  # test photos under the vague and the detailed prompt; 0: all
     n_images_other: int = 0  # how many of these also under the other prompts; 0: all
-    n_images_all_seeds: int = 0  # how many of these with every seed, the others with the first; 0: all
-    n_steered: int = 0  # how many things in them are recoloured word by word; 0: all
+    n_images_all_seeds: int = 24  # how many of these with every seed, the others with the first; 0: all
+    n_steered: int = 24  # how many things in them are recoloured word by word; 0: all
     n_seeds: int = 3  # samples per photo and prompt
     prompt_levels: tuple[str, ...] = ()  # of prompts.PROMPT_LEVELS, with vague and detailed; (): all
     sampling_tried: str = "lib/pocket_model/sampling.csv"  # trials that chose the sampling, where none are made here

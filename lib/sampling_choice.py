@@ -1,4 +1,4 @@
-"""Steps and guidance, chosen on validation photos by one rule: the lowest CIEDE2000 among results of enough colour."""
+"""Steps and guidance, chosen on validation photos for both prompts by one rule, which `pick_sampling` states."""
 
 import json
 from dataclasses import replace
@@ -16,7 +16,7 @@ from lib.models import load_pipeline, process_state
 from lib.profiles import resolve
 from lib.stats import interval, named_ends
 
-N_VALIDATION, CHROMA_RATIO = 24, (0.7, 1.3)  # photos that sampling is chosen on, and how colourful it must be
+N_VALIDATION, CHROMA_RATIO = 24, (0.8, 1.3)  # photos that sampling is chosen on, and how colourful it must be
 
 
 def choose_sampling(profile):
@@ -61,13 +61,15 @@ def try_sampling(pipeline, rows, profile):
 
 
 def pick_sampling(table):
-    """The row of `try_sampling` whose detailed prompt has the lowest error, if its chroma ratio is in `CHROMA_RATIO`.
+    """The row of `try_sampling` with the lowest mean error of the vague and the detailed prompt.
 
-    Where none is, that of those nearest to it; of equal ones the one with fewer steps, then less guidance.
+    Only rows with a chroma ratio in `CHROMA_RATIO` count, or if there is none, those nearest to it. Of equal rows the
+    one with fewer steps is taken, then the one with less guidance.
     """
     low, high = CHROMA_RATIO
     away = np.maximum(low - table["chroma_ratio"], table["chroma_ratio"] - high).clip(lower=0)
-    return table[away == away.min()].sort_values(["detailed", "steps", "guidance"]).iloc[0]
+    table = table.assign(both=table["vague"] + table["detailed"])[away == away.min()]
+    return table.sort_values(["both", "steps", "guidance"]).iloc[0]
 
 
 def with_chosen_sampling(profile):
