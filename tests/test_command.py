@@ -145,6 +145,7 @@ def test_what_a_folder_holds_besides_photos_is_counted_and_subfolders_can_be_tak
         (tmp_path / "album" / place).mkdir(parents=True, exist_ok=True)
         gray_photo(tmp_path / "album" / place / "photo.jpg")
     (tmp_path / "album/notes.txt").touch()
+    (tmp_path / "album/._photo.jpg").touch()  # what macOS puts beside files
     assert colorize(tmp_path / "album", "--output", tmp_path / "flat") == 0
     assert (
         "album: passed over: files that are no photos (1), folders (1; --recursive takes them in)"

@@ -98,7 +98,8 @@ def read_file(file, keep_gps: bool) -> Photo:
             tags = dict(image.tag_v2) if is_tiff else {}
             if 50706 in tags or (tags.get(254) == 1 and 330 in tags) or (is_tiff and head[8:10] == b"CR"):
                 raise UnfitError(f"is a raw photo (DNG, NEF, ...), of which only a thumbnail can be read: {EXPORT}")
-            if tags.get(284) == 2 and tags.get(259) == 1 and max(tags[258]) > 8:  # PIL reads these planes as stripes
+            deep = tags.get(277, 1) > 1 and max(tags.get(258, (1,))) > 8
+            if deep and tags.get(284) == 2 and tags.get(259) == 1:  # planes that PIL reads as stripes
                 from tifffile import imread
 
                 file.seek(0)
@@ -136,7 +137,7 @@ def to_photo(image: Image.Image, keep_gps: bool, planes: Image.Image | None = No
         pixels = np.asarray(to_srgb(image, info.get("icc_profile"), notes))
     if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., 0]
-    exponent = 1 / (2.2 * min(max(info.get("gamma", 1 / 2.2), 0.1), 10))  # of a PNG: codes are light to this gamma
+    exponent = 1 / (2.2 * min(max(info.get("gamma") or 1 / 2.2, 0.1), 10))  # of a PNG: codes are light to this gamma
     if abs(exponent - 1) > 0.05 and not {"icc_profile", "srgb"} & set(info):
         top = np.iinfo(pixels.dtype).max
         pixels = ((np.arange(top + 1) / top) ** exponent * top).round().astype(pixels.dtype)[pixels]
