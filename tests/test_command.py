@@ -147,10 +147,8 @@ def test_what_a_folder_holds_besides_photos_is_counted_and_subfolders_can_be_tak
     (tmp_path / "album/notes.txt").touch()
     (tmp_path / "album/._photo.jpg").touch()  # what macOS puts beside files
     assert colorize(tmp_path / "album", "--output", tmp_path / "flat") == 0
-    assert (
-        "album: passed over: files that are no photos (1), folders (1; --recursive takes them in)"
-        in capsys.readouterr().err
-    )
+    said = "album: passed over: files that are no photos (1), folders (1; --recursive takes them in)"
+    assert said in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "flat").iterdir()] == ["photo.color.png"]
     assert colorize(tmp_path / "album", "--recursive", "--output", tmp_path / "deep") == 0
     assert "passed over: files that are no photos (1)\n" in capsys.readouterr().err
@@ -158,26 +156,8 @@ def test_what_a_folder_holds_besides_photos_is_counted_and_subfolders_can_be_tak
     assert written == {"photo.color.png", "one/photo.color.png", "one/two/photo.color.png"}
 
 
-KINDS = [
-    "1",
-    "L",
-    "I;16",
-    "I",
-    "F",
-    "RGB",
-    "P",
-    "LA",
-    "RGBA",
-    "CMYK",
-    "webp",
-    "avif",
-    "heic",
-    "turned",
-    "icc",
-    "icc16",
-    "iccLA",
-    "bad icc",
-]
+KINDS = ["1", "L", "I;16", "I", "F", "RGB", "P", "LA", "RGBA", "CMYK", "webp", "avif", "heic"]
+KINDS += ["turned", "icc", "icc16", "iccLA", "bad_icc"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -209,13 +189,13 @@ def test_every_kind_of_photo(tmp_path, kind, capsys):
                                           ImageCms.ImageCmsProfile(BytesIO(gamma_profile())),
                                           ImageCms.createProfile("sRGB"), outputMode="RGB")  # fmt: skip
         expected = Image.fromarray(np.asarray(table)[0, :, 0][values])
-    if kind == "bad icc":
+    if kind == "bad_icc":
         options["icc_profile"] = b"no profile at all"
     image.save(path, **options)
     assert colorize(path) == 0
     said = capsys.readouterr().err
     assert "error" not in said
-    assert ("does not fit" in said) == (kind == "bad icc")
+    assert ("does not fit" in said) == (kind == "bad_icc")
     with Image.open(tmp_path / "photo.color.png") as picture:
         assert picture.size == expected.size
         assert picture.mode == ("RGBA" if "A" in kind else "RGB")
@@ -235,13 +215,6 @@ def test_heic_without_the_package_that_reads_it(tmp_path, capsys, monkeypatch):
     assert "photo.heic: is a HEIC photo: to read it, install pillow-heif" in capsys.readouterr().err
 
 
-def test_sixteen_bits_are_read_and_eight_written(tmp_path, capsys):
-    deep = np.asarray(Image.open(gray_photo(tmp_path / "gray.png"))).astype(np.uint16) * 257
-    Image.fromarray(deep).save(tmp_path / "deep.png")
-    assert colorize(tmp_path / "deep.png") == 0
-    assert "deep.png: has 16 bits a pixel: its picture has 8 for each colour" in capsys.readouterr().err
-
-
 def gamma_profile():
     """A gray ICC profile of gamma 1: the codes are linear light."""
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -257,51 +230,34 @@ def gamma_profile():
     return bytes(head) + table + body
 
 
-def bad_files(folder):
-    """Files that are no photos, or none that can be colorized, by name: (path, what is said)."""
-    good = gray_photo(folder / "good.jpg")
-    paths = {
-        "empty": (b"", "is empty"),
-        "text": (b"hello, I am text", "is no picture, or its format is not supported"),
-        "html": (b"<html><body>404</body></html>", "is no picture, or its format is not supported"),
-        "truncated": (good.read_bytes()[: len(good.read_bytes()) // 2], "can't be read"),
-    }
-    for name, (content, _) in paths.items():
-        (folder / f"{name}.jpg").write_bytes(content)
-    said = {name: (folder / f"{name}.jpg", text) for name, (_, text) in paths.items()}
-    png = gray_photo(folder / "whole.png").read_bytes()
-    (folder / "torn.png").write_bytes(png[:300])
-    said["torn"] = (folder / "torn.png", "can't be read")
-    for name, size, text in (
-        ("dot", (1, 1), "1x1 is too small: both sides need 16 px"),
-        ("strip", (3, 4000), "3x4000 is too small"),
-        ("ribbon", (2000, 20), "2000x20 is too narrow"),
-    ):
-        Image.new("L", size, 128).save(folder / f"{name}.png")
-        said[name] = (folder / f"{name}.png", text)
-    values = np.full(SIZE[::-1], 0.5, np.float32)
-    values[3, 3] = np.nan
-    Image.fromarray(values).save(folder / "nan.tif")
-    said["nan"] = (folder / "nan.tif", "holds values that are no numbers")
-    Image.new("1", (30_000, 30_000)).save(folder / "bomb.png")
-    said["bomb"] = (folder / "bomb.png", f"larger than {MAX_MEGAPIXELS} megapixels")
-    said["missing"] = (folder / "missing.jpg", "no such file")
-    (folder / "nothing").mkdir()
-    said["folder without photos"] = (folder / "nothing", "holds no photo")
-    return said
-
-
 def test_bad_photos_are_named_in_one_line_and_nothing_is_written(tmp_path, capsys):
-    cases = bad_files(tmp_path)
-    assert len(cases) == 12
+    jpg, png = (gray_photo(tmp_path / f"good.{ending}").read_bytes() for ending in ("jpg", "png"))
+    unknown, unreadable = "is no picture, or its format is not supported", "can't be read"
+    contents = {
+        "empty.jpg": b"",
+        "text.jpg": b"hello",
+        "html.jpg": b"<html>",
+        "half.jpg": jpg[:900],
+        "torn.png": png[:300],
+    }
+    said = dict(zip(contents, ("is empty", unknown, unknown, unreadable, unreadable), strict=True))
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    said |= {"1x1.png": "too small: both sides need 16 px", "3x4000.png": "too small", "2000x20.png": "too narrow"}
+    said |= {"30000x30000.png": f"larger than {MAX_MEGAPIXELS} megapixels"}
+    for name in ("1x1.png", "3x4000.png", "2000x20.png", "30000x30000.png"):
+        Image.new("1", tuple(map(int, name[:-4].split("x")))).save(tmp_path / name)
+    Image.fromarray(np.full(SIZE[::-1], np.nan, np.float32)).save(tmp_path / "nan.tif")
+    (tmp_path / "nothing").mkdir()
+    said |= {"nan.tif": "holds values that are no numbers", "missing.jpg": "no such file", "nothing": "holds no photo"}
     before = sorted(tmp_path.rglob("*"))
-    for path, text in cases.values():
-        assert colorize(path) == 1
-        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-        assert len(lines) == 1
-        assert str(path) in lines[0]
-        assert text in lines[0]
-        assert sorted(tmp_path.rglob("*")) == before
+    assert colorize(*(tmp_path / name for name in said)) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == len(said)
+    for name, text in said.items():
+        (line,) = (line for line in lines if f"{tmp_path / name}: " in line)
+        assert text in line
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
@@ -311,19 +267,13 @@ def test_bad_photos_are_named_in_one_line_and_nothing_is_written(tmp_path, capsy
         (["PHOTO", "--samples", "0"], 2, "--samples: invalid number from 1 to 100 value: '0'"),
         (["PHOTO", "--saturation", "-1"], 2, "--saturation: invalid number from 0 to 5 value: '-1'"),
         (["PHOTO", "--seed", "red"], 2, "--seed: invalid number from 0"),
-        (["PHOTO", "--seed", "99999999999999999999"], 2, "--seed: invalid number from 0"),
         (["PHOTO", "--colour", "red"], 2, "unrecognized arguments"),
         (["PHOTO", "--profile", "big"], 2, "invalid choice: 'big'"),
-        (["PHOTO", "--steps", "some"], 2, "--steps: invalid number from 1"),
         (["PHOTO", "--steps", "0"], 2, "--steps: invalid number from 1"),
         (["PHOTO", "--guidance-scale", "nan"], 2, "--guidance-scale: invalid number from 0"),
         (["PHOTO", "--controlnet", "nowhere/at/all"], 1, "no ControlNet in nowhere/at/all"),
         (["PHOTO", "--output", "PHOTO"], 1, "is a photo itself, which is never overwritten"),
-        (
-            ["PHOTO", "--output", "result.gif"],
-            1,
-            "result.gif: pictures are .png, .jpg, .jpeg, .webp here: name such a file",
-        ),
+        (["PHOTO", "--output", "result.gif"], 1, "pictures are .png, .jpg, .jpeg, .webp here: name such a file"),
         (["PHOTO", "--output", "result.jp2"], 1, "result.jp2: pictures are .png, .jpg, .jpeg, .webp here"),
         (["absent.png"], 1, "absent.png: no such file"),
     ],
@@ -335,15 +285,6 @@ def test_bad_options(real, tmp_path, capsys, arguments, status, text):
     assert text in capsys.readouterr().err.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
     assert photo.read_bytes() == before
-
-
-def test_existing_pictures_stay_without_overwrite(tmp_path, capsys):
-    photo = gray_photo(tmp_path / "photo.png")
-    (tmp_path / "photo.color.png").write_text("mine")
-    assert colorize(photo) == 1
-    assert "is there already: pass --overwrite" in capsys.readouterr().err
-    assert (tmp_path / "photo.color.png").read_text() == "mine"
-    assert colorize(photo, "--overwrite") == 0
 
 
 def test_what_is_there_is_said_before_the_model_is_loaded(tmp_path, capsys, monkeypatch):
@@ -362,6 +303,8 @@ def test_what_is_there_is_said_before_the_model_is_loaded(tmp_path, capsys, monk
     assert (tmp_path / "1.color.png").stat().st_size > 1000
     assert colorize(tmp_path, "--skip-existing") == 0
     assert loaded == [1]
+    assert colorize(photos[0], "--overwrite") == 0
+    assert (tmp_path / "0.color.png").stat().st_size > 1000
 
 
 def test_one_photo_named_twice_is_done_once(tmp_path):
@@ -370,24 +313,16 @@ def test_one_photo_named_twice_is_done_once(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_no_output_replaces_another_photo(tmp_path, capsys):
-    first, second = gray_photo(tmp_path / "a.png"), gray_photo(tmp_path / "a.color.png")
+def test_no_output_replaces_a_photo_or_another_output(tmp_path, capsys):
+    first, second, third = (gray_photo(tmp_path / name) for name in ("a.png", "a.color.png", "a.jpg"))
     before = second.read_bytes()
     assert colorize(first, second, "--overwrite") == 1
     assert "is a photo itself, which is never overwritten" in capsys.readouterr().err
     assert second.read_bytes() == before
-
-
-def test_several_photos_into_one_file(tmp_path, capsys):
-    photos = [gray_photo(tmp_path / f"{k}.png") for k in range(2)]
-    assert colorize(*photos, "--output", tmp_path / "one.png") == 1
-    assert "is one file, but there are several pictures" in capsys.readouterr().err
-
-
-def test_two_photos_with_one_output(tmp_path, capsys):
-    photos = [gray_photo(tmp_path / name) for name in ("a.png", "a.jpg")]
-    assert colorize(*photos) == 1
+    assert colorize(first, third) == 1
     assert capsys.readouterr().err.count("rename one") == 2
+    assert colorize(first, third, "--output", tmp_path / "one.png") == 1
+    assert "is one file, but there are several pictures" in capsys.readouterr().err
 
 
 def test_a_long_prompt_is_cut_and_the_cut_part_said(real, tmp_path, capsys):

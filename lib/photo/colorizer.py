@@ -61,9 +61,9 @@ class Colorizer:
         - `prompt`: what is in the photo, with its colours.
         - `seed`: another number gives other colours.
         - `saturation`: 0 is gray, 1 as the network says, 2 twice as much; at most 5.
-        - `colors`: colours of single things, {"tram": "dark red"}, or of places, [((left, top, right, bottom),
+        - `colors`: colours of single objects, {"tram": "dark red"}, or of places, [((left, top, right, bottom),
           "dark red"), (mask, "blue")]: see `regions.Region`. Where places overlap, the later one wins.
-        - `bind`: find each thing that the prompt gives a colour, and keep the colour to it.
+        - `bind`: find each object that the prompt gives a colour, and keep the colour to it.
         - `sampling`: options as the class takes them, for this picture.
 
         A photo that can't be read, or is too small or too large, is a ValueError that names it.
@@ -116,12 +116,12 @@ class Colorizer:
 
     @cached_property
     def segmenter(self):
-        """What finds things by name, loaded when the first is to be found."""
+        """Finds objects by name; loaded when the first is to be found."""
         from lib.segmenter import load_segmenter  # most photos need none
 
         return load_segmenter(self.profile.model.segmenter, self.profile.model.segmenter_revision)
 
-    def unread(self, prompt):
+    def unread(self, prompt: str) -> str:
         """The end of a prompt that the text encoder does not read, or ""."""
         tokenizer = self.pipeline.tokenizer
         ids = tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
@@ -129,7 +129,7 @@ class Colorizer:
         return tokenizer.decode(ids[longest - 1 : -1]) if len(ids) > longest else ""
 
 
-def check_sampling(options):
+def check_sampling(options: dict) -> dict:
     """Options of sampling, {name: value}; ValueError if one is unknown or out of bounds."""
     for name in options:
         if name not in SAMPLING_OPTIONS:
@@ -137,12 +137,12 @@ def check_sampling(options):
     return {name: check_number(name, value) for name, value in options.items()}
 
 
-def folder_or_id(name):
+def folder_or_id(name: str | Path) -> str:
     """A folder as an absolute path; any other name, such as a Hub id, as it is."""
     return str(Path(name).resolve()) if Path(name).is_dir() else str(name)
 
 
-def base_of_run(controlnet):
+def base_of_run(controlnet: str) -> str:
     """The base that a run's `run.csv` names beside its ControlNet's folder; "" where there is none."""
     path = Path(controlnet).parent / "run.csv"
     if not Path(controlnet).is_dir() or not path.is_file():
@@ -154,7 +154,7 @@ def base_of_run(controlnet):
         raise ValueError(f"{path} names no base: name one with --base, or base_model in Python") from None
 
 
-def pinned_revision(profile, base):
+def pinned_revision(profile: str, base: str) -> str:
     """The commit of a base that a profile or one of its runs pins; "", the newest, where none does."""
     known = [get_profile(profile).values("base_model", "base_revision"), *EQUIVALENTS[profile].values()]
     return next((row["base_revision"] for row in known if row.get("base_model") == base and "base_revision" in row), "")

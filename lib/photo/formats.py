@@ -165,7 +165,7 @@ def read_exif(image: Image.Image, keep_gps: bool, notes: list) -> tuple[bytes, i
     try:
         exif = image.getexif()
         kept.endian, orientation = exif.endian, exif.get(ORIENTATION, 1)
-        lost, turned = orientation not in range(1, 9), orientation in range(5, 9)
+        lost, turned = not isinstance(orientation, int), orientation in range(5, 9)
         for tag in set(exif) - {*FILE_TAGS, *(() if keep_gps else (GPS,))}:
             try:
                 value = exif.get_ifd(tag) if tag in (DETAILS, GPS) else exif[tag]
