@@ -1,11 +1,22 @@
 """A small untrained pipeline and a small data set of real photos, made once for all tests."""
 
+import html
+import re
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from PIL import Image
 
 from lib import ROOT, dataset, models
 from lib.profiles import get_profile
+
+
+def read_made(path):
+    """How a picture says that it was made, {name: text}, for a person to read."""
+    with Image.open(path) as image:
+        words = re.search('x-default">(.*)</rdf:li>', image.info["xmp"].decode())[1]
+    return dict(field.split(": ", 1) for field in re.split("; (?=[a-z_]+: )", html.unescape(words)))
 
 
 @pytest.fixture(scope="session")

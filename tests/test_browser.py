@@ -19,9 +19,9 @@ from lib import ROOT
 from lib.colorize import colorize_rows, plan_pictures
 from lib.dataset import pick_across_categories
 from lib.judging import QUESTIONS, draw_pairs, load_photos, read_judgements
-from lib.photo.pictures import read_metadata
 from lib.profiles import get_profile
 from lib.prompts import prompts_at
+from tests.conftest import read_made
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -160,7 +160,7 @@ def test_photos_are_colorized_compared_uploaded_and_downloaded(page, tmp_path):
     pictures = colorize(page, "a red ball", "a blue ball")
     name = save_and_download(page, got)
     assert got.read_bytes() == (tmp_path / "saved" / name).read_bytes()
-    assert read_metadata(got)["prompt"] == "a blue ball"
+    assert read_made(got)["prompt"] == "a blue ball"
     red, _, blue = np.asarray(Image.open(got)).reshape(-1, 3).mean(axis=0)
     assert red < blue
 
@@ -207,7 +207,8 @@ def test_boxes_drawn_on_a_photo_change_their_own_places_and_nothing_else(page, t
     colorize(page, "a castle", colors=" + dark red + blue")
     keep("two.png")
 
-    (first, _), (second, _), (third, _) = read_metadata(tmp_path / "three.png")["colors"]
+    boxes = re.findall(r"\((.*?)\)", read_made(tmp_path / "three.png")["colors"])
+    first, second, third = ([float(side) for side in box.split(", ")] for box in boxes)
     assert np.abs(np.subtract(first, (0.1, 0.4, 0.5, 0.8))).max() < 0.01
     assert np.abs(np.subtract(second, (0.2, 0.5, 0.35, 0.7))).max() < 0.01
     assert third[2:] == [1, 1]

@@ -19,8 +19,10 @@ from lib import ROOT
 from lib.color import luminance, to_float
 from lib.photo import command
 from lib.photo.formats import MAX_MEGAPIXELS
-from lib.photo.pictures import SAMPLING_OPTIONS, read_metadata
+from lib.photo.pictures import SAMPLING_OPTIONS
 from lib.profiles import get_profile
+from tests.conftest import read_made
+from tests.gray_model import GrayModel
 
 SIZE = (96, 64)
 LOAD = command.load
@@ -28,8 +30,14 @@ RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(autouse=True)
-def one_load(monkeypatch):
-    """Command lines that name the same model share one."""
+def gray_model(monkeypatch):
+    """A stand-in for the model."""
+    monkeypatch.setattr(command, "load", lambda options: GrayModel())
+
+
+@pytest.fixture
+def real(gray_model, monkeypatch):
+    """The model; command lines that name the same one share it."""
     names = ("profile", "controlnet", "base_model", *SAMPLING_OPTIONS)
     monkeypatch.setattr(command, "load", lambda options: load_once(*((n, getattr(options, n, None)) for n in names)))
 
@@ -58,7 +66,7 @@ def colorize(*arguments):
     return code
 
 
-def test_a_photo_gets_color_and_keeps_its_lightness_and_size(tmp_path):
+def test_a_photo_gets_color_and_keeps_its_lightness_and_size(real, tmp_path):
     photo = gray_photo(tmp_path / "photo.jpg", dpi=(300, 300))
     before = photo.read_bytes()
     assert colorize(photo, "--prompt", "a red wall, a blue sky", "--seed", 3) == 0
@@ -69,49 +77,54 @@ def test_a_photo_gets_color_and_keeps_its_lightness_and_size(tmp_path):
     shift = np.abs(luminance(output) - luminance(to_float(Image.open(photo))))
     assert shift.max() <= 100 / 255
     assert np.ptp(output, axis=-1).mean() > 0.02
-    said = read_metadata(tmp_path / "photo.color.png")
-    assert (said["prompt"], said["seed"], said["photo"]) == ("a red wall, a blue sky", 3, "photo.jpg")
+    said = read_made(tmp_path / "photo.color.png")
+    assert (said["prompt"], said["seed"], said["photo"]) == ("a red wall, a blue sky", "3", "photo.jpg")
     assert photo.read_bytes() == before
 
 
-def test_samples_a_sheet_and_one_of_them_again(tmp_path):
-    gray_photo(tmp_path / "photo.png")
-    assert (
-        colorize(tmp_path / "photo.png", "--prompt", "a red wall", "--samples", 2, "--saturation", 1.5, "--steps", 2)
-        == 0
-    )
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"photo.png", "photo.color.0.png", "photo.color.1.png", "photo.color.sheet.png"}
-    assert colorize("--again", tmp_path / "photo.color.1.png", "--output", tmp_path / "again.png") == 0
-    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "photo.color.1.png").read_bytes()
-    (tmp_path / "photo.png").rename(tmp_path / "moved.png")
-    assert colorize("--again", tmp_path / "photo.color.1.png", "--output", tmp_path / "more.png") == 1
-    assert colorize("--again", tmp_path / "photo.color.1.png", tmp_path / "moved.png", "--overwrite") == 0
+def test_samples_are_pictures_of_one_photo_by_seed(real, tmp_path):
+    photo = gray_photo(tmp_path / "photo.png")
+    for again in ((), ("--overwrite",)):
+        assert colorize(tmp_path, "--prompt", "a red wall", "--samples", 2, "--steps", 2, *again) == 0
+        names = ["photo.color.0.png", "photo.color.1.png", "photo.png"]  # no output is a photo of the folder
+        assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert colorize(photo, "--prompt", "a red wall", "--seed", 1, "--steps", 2, "--output", tmp_path / "one.png") == 0
+    assert (np.asarray(Image.open(tmp_path / "one.png")) == np.asarray(Image.open(tmp_path / names[1]))).all()
 
 
-@pytest.mark.parametrize("format", ["jpeg", "webp"])
-def test_other_formats_keep_what_the_photo_said_and_can_be_made_again(tmp_path, format):
+@pytest.mark.parametrize(("format", "ending"), [("jpeg", "jpg"), ("webp", "webp")])
+def test_other_formats_keep_what_the_photo_said(tmp_path, format, ending):
     exif = Image.Exif()
     exif[0x010E] = "a wall"
     photo = gray_photo(tmp_path / "photo.jpg", exif=exif)
-    prompt = 'a "red" wall & <door>, \u00e9\n\x07'
-    ending = {"jpeg": "jpg", "webp": "webp"}[format]
-    assert colorize(photo, "--prompt", prompt, "--format", format) == 0
+    assert colorize(photo, "--prompt", 'a "red" wall & <door>, \u00e9\n\x07', "--format", format) == 0
     written = tmp_path / f"photo.color.{ending}"
     with Image.open(written) as picture:
         assert (picture.format.lower(), picture.getexif()[0x010E]) == (format, "a wall")
-    assert read_metadata(written)["prompt"] == prompt
-    assert colorize("--again", written, "--output", tmp_path / f"again.{ending}") == 0
-    assert (tmp_path / f"again.{ending}").read_bytes() == written.read_bytes()
+    assert read_made(written)["prompt"] == 'a "red" wall & <door>, \u00e9\\n\\x07'
     assert colorize(photo, "--output", tmp_path / f"named.{ending}") == 0
     assert Image.open(tmp_path / f"named.{ending}").format.lower() == format
-    assert written.stat().st_size < 0.8 * sizes(photo, tmp_path)
+    assert colorize(photo, "--output", tmp_path / "same.png", "--prompt", "a red wall") == 0
+    assert written.stat().st_size < 0.8 * (tmp_path / "same.png").stat().st_size
 
 
-def sizes(photo, folder):
-    """The size of the same picture as PNG."""
-    assert colorize(photo, "--output", folder / "same.png", "--prompt", "a red wall") == 0
-    return (folder / "same.png").stat().st_size
+def test_a_text_file_beside_a_photo_is_its_prompt(tmp_path, capsys):
+    for name in ("one.png", "two words.jpg", "none.png", "bad.png", "caf\u00e9.png"):
+        gray_photo(tmp_path / name)
+    (tmp_path / "one.txt").write_text("\ufeffa red wall,\n a blue sky\n", encoding="utf-8")
+    (tmp_path / "two words.txt").write_text("")
+    (tmp_path / "bad.txt").write_bytes(b"a wall \xff\xfe")
+    (tmp_path / "cafe\u0301.txt").write_text("a red cup")  # the same name, decomposed
+    assert colorize(tmp_path, "--output", tmp_path / "out") == 1
+    said = capsys.readouterr().err
+    assert "bad.png: its prompt" in said
+    assert "passed over" not in said
+    prompts = {path.name: read_made(path)["prompt"] for path in (tmp_path / "out").iterdir()}
+    assert prompts == {"one.color.png": "a red wall, a blue sky", "two words.color.png": "",
+                       "none.color.png": "Colorize this image.", "caf\u00e9.color.png": "a red cup"}  # fmt: skip
+    assert colorize(tmp_path / "one.png", "--prompt", "a blue wall") == 0
+    assert read_made(tmp_path / "one.color.png")["prompt"] == "a blue wall"
+    assert colorize(tmp_path / "cafe\u0301.png") == 0  # named decomposed
 
 
 def test_a_name_and_a_format_that_disagree(tmp_path, capsys):
@@ -119,20 +132,6 @@ def test_a_name_and_a_format_that_disagree(tmp_path, capsys):
     assert colorize(photo, "--format", "jpeg", "--output", tmp_path / "a.png") == 1
     assert "a.png: pictures are .jpg, .jpeg here: name such a file or a folder" in capsys.readouterr().err
     assert colorize(photo, "--format", "jpeg", "--output", tmp_path / "a.jpeg") == 0
-
-
-def test_a_photo_and_its_picture_side_by_side(tmp_path):
-    photo = gray_photo(tmp_path / "photo.jpg")
-    assert colorize(photo, "--compare", "--prompt", "a red wall") == 0
-    both, picture = (np.asarray(Image.open(tmp_path / f"photo.color{name}.png")) for name in (".compare", ""))
-    assert both.shape == (SIZE[1], 2 * SIZE[0], 3)
-    assert np.ptp(both[:, : SIZE[0]], axis=-1).max() <= 1
-    assert (both[:, SIZE[0] :] == picture).all()
-    assert colorize(photo, "--compare", "--samples", 2, "--steps", 1) == 0
-    assert (tmp_path / "photo.color.sheet.png").exists()
-    assert colorize(tmp_path, "--overwrite") == 0  # none of these is a photo of the folder
-    assert not list(tmp_path.glob("*.color.color.*"))
-    assert not list(tmp_path.glob("*compare.color*"))
 
 
 def test_samples_take_more_steps_unless_told(monkeypatch):
@@ -146,11 +145,10 @@ def test_what_a_folder_holds_besides_photos_is_counted_and_subfolders_can_be_tak
         (tmp_path / "album" / place).mkdir(parents=True, exist_ok=True)
         gray_photo(tmp_path / "album" / place / "photo.jpg")
     (tmp_path / "album/notes.txt").touch()
+    (tmp_path / "album/._photo.jpg").touch()  # what macOS puts beside files
     assert colorize(tmp_path / "album", "--output", tmp_path / "flat") == 0
-    assert (
-        "album: passed over: files that are no photos (1), folders (1; --recursive takes them in)"
-        in capsys.readouterr().err
-    )
+    said = "album: passed over: files that are no photos (1), folders (1; --recursive takes them in)"
+    assert said in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "flat").iterdir()] == ["photo.color.png"]
     assert colorize(tmp_path / "album", "--recursive", "--output", tmp_path / "deep") == 0
     assert "passed over: files that are no photos (1)\n" in capsys.readouterr().err
@@ -158,64 +156,8 @@ def test_what_a_folder_holds_besides_photos_is_counted_and_subfolders_can_be_tak
     assert written == {"photo.color.png", "one/photo.color.png", "one/two/photo.color.png"}
 
 
-def test_a_contact_sheet_is_not_replaced_unasked(tmp_path, capsys):
-    gray_photo(tmp_path / "photo.png")
-    assert colorize(tmp_path / "photo.png", "--samples", 2) == 0
-    assert colorize(tmp_path / "photo.png", "--samples", 2, "--seed", 2) == 1
-    assert "photo.color.sheet.png is there already" in capsys.readouterr().err
-
-
-def test_a_folder_with_prompts_and_bad_files_among_good(tmp_path, capsys):
-    album = tmp_path / "album"
-    album.mkdir()
-    for name in ("one.png", "two words é.jpg", "三.png"):
-        gray_photo(album / name)
-    (album / "empty.jpg").write_bytes(b"")
-    (album / "text.jpg").write_text("not a picture")
-    (tmp_path / "prompts.csv").write_text("\ufeffphoto,prompt\none.png,a red wall\n三.png,\nabsent.png,a blue wall\n")
-    assert colorize(album, "--prompts", tmp_path / "prompts.csv", "--output", tmp_path / "colored") == 1
-    said = capsys.readouterr().err
-    assert "names absent.png, which is not among the photos" in said
-    assert "two words é.jpg: has no row in" in said
-    written = sorted(path.name for path in (tmp_path / "colored").iterdir())
-    assert written == ["one.color.png", "三.color.png"]
-    assert read_metadata(tmp_path / "colored/one.color.png")["prompt"] == "a red wall"
-    assert read_metadata(tmp_path / "colored/三.color.png")["prompt"] == ""
-    assert colorize(album, "--output", tmp_path / "again") == 1
-    said = capsys.readouterr().err
-    assert "empty.jpg: is empty" in said
-    assert "text.jpg: is no picture" in said
-    assert len(list((tmp_path / "again").iterdir())) == 3
-    assert read_metadata(tmp_path / "again/三.color.png")["prompt"] == "Colorize this image."
-
-
-def test_outputs_in_a_folder_are_not_colorized_again(tmp_path):
-    gray_photo(tmp_path / "photo.png")
-    assert colorize(tmp_path, "--samples", 2) == 0
-    assert colorize(tmp_path, "--samples", 2, "--overwrite") == 0
-    assert len(list(tmp_path.iterdir())) == 4
-
-
-KINDS = [
-    "1",
-    "L",
-    "I;16",
-    "I",
-    "F",
-    "RGB",
-    "P",
-    "LA",
-    "RGBA",
-    "CMYK",
-    "webp",
-    "avif",
-    "heic",
-    "turned",
-    "icc",
-    "icc16",
-    "iccLA",
-    "bad icc",
-]
+KINDS = ["1", "L", "I;16", "I", "F", "RGB", "P", "LA", "RGBA", "CMYK", "webp", "avif", "heic"]
+KINDS += ["turned", "icc", "icc16", "iccLA", "bad_icc"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -247,13 +189,13 @@ def test_every_kind_of_photo(tmp_path, kind, capsys):
                                           ImageCms.ImageCmsProfile(BytesIO(gamma_profile())),
                                           ImageCms.createProfile("sRGB"), outputMode="RGB")  # fmt: skip
         expected = Image.fromarray(np.asarray(table)[0, :, 0][values])
-    if kind == "bad icc":
+    if kind == "bad_icc":
         options["icc_profile"] = b"no profile at all"
     image.save(path, **options)
     assert colorize(path) == 0
     said = capsys.readouterr().err
     assert "error" not in said
-    assert ("does not fit" in said) == (kind == "bad icc")
+    assert ("does not fit" in said) == (kind == "bad_icc")
     with Image.open(tmp_path / "photo.color.png") as picture:
         assert picture.size == expected.size
         assert picture.mode == ("RGBA" if "A" in kind else "RGB")
@@ -273,28 +215,6 @@ def test_heic_without_the_package_that_reads_it(tmp_path, capsys, monkeypatch):
     assert "photo.heic: is a HEIC photo: to read it, install pillow-heif" in capsys.readouterr().err
 
 
-def test_a_toned_print_is_told_from_a_colour_photo(tmp_path, capsys):
-    light = np.asarray(Image.open(gray_photo(tmp_path / "gray.png"))) / 255
-    sepia = np.dstack([light**0.8, light, light**1.3])
-    noise = RNG.normal(0, 0.02, sepia.shape)
-    for name, pixels in (
-        ("sepia", sepia + noise),
-        ("color", np.dstack([light, light.T[:64, :96].mean() * light, light[::-1]])),
-    ):
-        Image.fromarray((pixels.clip(0, 1) * 255).astype(np.uint8)).save(tmp_path / f"{name}.jpg")
-        colorize(tmp_path / f"{name}.jpg")
-    said = capsys.readouterr().err
-    assert "sepia.jpg: is toned, as sepia prints are: its tone was discarded" in said
-    assert "color.jpg: is a colour photo: its colour was discarded" in said
-
-
-def test_sixteen_bits_are_read_and_eight_written(tmp_path, capsys):
-    deep = np.asarray(Image.open(gray_photo(tmp_path / "gray.png"))).astype(np.uint16) * 257
-    Image.fromarray(deep).save(tmp_path / "deep.png")
-    assert colorize(tmp_path / "deep.png") == 0
-    assert "deep.png: has 16 bits a pixel: its picture has 8 for each colour" in capsys.readouterr().err
-
-
 def gamma_profile():
     """A gray ICC profile of gamma 1: the codes are linear light."""
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -310,97 +230,61 @@ def gamma_profile():
     return bytes(head) + table + body
 
 
-def bad_files(folder):
-    """Files that are no photos, or none that can be colorized, by name: (path, what is said)."""
-    good = gray_photo(folder / "good.jpg")
-    paths = {
-        "empty": (b"", "is empty"),
-        "text": (b"hello, I am text", "is no picture that can be read"),
-        "html": (b"<html><body>404</body></html>", "is no picture that can be read"),
-        "truncated": (good.read_bytes()[: len(good.read_bytes()) // 2], "can't be read"),
-    }
-    for name, (content, _) in paths.items():
-        (folder / f"{name}.jpg").write_bytes(content)
-    said = {name: (folder / f"{name}.jpg", text) for name, (_, text) in paths.items()}
-    png = gray_photo(folder / "whole.png").read_bytes()
-    (folder / "torn.png").write_bytes(png[:300])
-    said["torn"] = (folder / "torn.png", "can't be read")
-    for name, size, text in (
-        ("dot", (1, 1), "1x1 is too small: both sides need 16 px"),
-        ("strip", (3, 4000), "3x4000 is too small"),
-        ("ribbon", (2000, 20), "2000x20 is too narrow"),
-    ):
-        Image.new("L", size, 128).save(folder / f"{name}.png")
-        said[name] = (folder / f"{name}.png", text)
-    values = np.full(SIZE[::-1], 0.5, np.float32)
-    values[3, 3] = np.nan
-    Image.fromarray(values).save(folder / "nan.tif")
-    said["nan"] = (folder / "nan.tif", "holds values that are no numbers")
-    Image.new("1", (30_000, 30_000)).save(folder / "bomb.png")
-    said["bomb"] = (folder / "bomb.png", f"larger than {MAX_MEGAPIXELS} megapixels")
-    said["missing"] = (folder / "missing.jpg", "no such file")
-    (folder / "nothing").mkdir()
-    said["folder without photos"] = (folder / "nothing", "holds no photo")
-    return said
-
-
 def test_bad_photos_are_named_in_one_line_and_nothing_is_written(tmp_path, capsys):
-    cases = bad_files(tmp_path)
-    assert len(cases) == 12
+    jpg, png = (gray_photo(tmp_path / f"good.{ending}").read_bytes() for ending in ("jpg", "png"))
+    unknown, unreadable = "is no picture, or its format is not supported", "can't be read"
+    contents = {
+        "empty.jpg": b"",
+        "text.jpg": b"hello",
+        "html.jpg": b"<html>",
+        "half.jpg": jpg[:900],
+        "torn.png": png[:300],
+    }
+    said = dict(zip(contents, ("is empty", unknown, unknown, unreadable, unreadable), strict=True))
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    said |= {"1x1.png": "too small: both sides need 16 px", "3x4000.png": "too small", "2000x20.png": "too narrow"}
+    said |= {"30000x30000.png": f"larger than {MAX_MEGAPIXELS} megapixels"}
+    for name in ("1x1.png", "3x4000.png", "2000x20.png", "30000x30000.png"):
+        Image.new("1", tuple(map(int, name[:-4].split("x")))).save(tmp_path / name)
+    Image.fromarray(np.full(SIZE[::-1], np.nan, np.float32)).save(tmp_path / "nan.tif")
+    (tmp_path / "nothing").mkdir()
+    said |= {"nan.tif": "holds values that are no numbers", "missing.jpg": "no such file", "nothing": "holds no photo"}
     before = sorted(tmp_path.rglob("*"))
-    for path, text in cases.values():
-        assert colorize(path) == 1
-        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-        assert len(lines) == 1
-        assert str(path) in lines[0]
-        assert text in lines[0]
-        assert sorted(tmp_path.rglob("*")) == before
+    assert colorize(*(tmp_path / name for name in said)) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == len(said)
+    for name, text in said.items():
+        (line,) = (line for line in lines if f"{tmp_path / name}: " in line)
+        assert text in line
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "text"),
     [
-        ([], 2, "name photos or folders"),
-        (["PHOTO", "--again", "PHOTO", "--seed", "3"], 2, "beside --again, only its photo"),
-        (["--again", "PHOTO", "--base", "me/mine"], 1, "does not say how it was made"),
-        (["PHOTO", "--prompt", "a", "--prompts", "b.csv"], 2, "not both"),
+        ([], 2, "the following arguments are required: PHOTO_OR_FOLDER"),
         (["PHOTO", "--samples", "0"], 2, "--samples: invalid number from 1 to 100 value: '0'"),
         (["PHOTO", "--saturation", "-1"], 2, "--saturation: invalid number from 0 to 5 value: '-1'"),
         (["PHOTO", "--seed", "red"], 2, "--seed: invalid number from 0"),
-        (["PHOTO", "--seed", "99999999999999999999"], 2, "--seed: invalid number from 0"),
         (["PHOTO", "--colour", "red"], 2, "unrecognized arguments"),
         (["PHOTO", "--profile", "big"], 2, "invalid choice: 'big'"),
-        (["PHOTO", "--steps", "some"], 2, "--steps: invalid number from 1"),
         (["PHOTO", "--steps", "0"], 2, "--steps: invalid number from 1"),
         (["PHOTO", "--guidance-scale", "nan"], 2, "--guidance-scale: invalid number from 0"),
         (["PHOTO", "--controlnet", "nowhere/at/all"], 1, "no ControlNet in nowhere/at/all"),
-        (["PHOTO", "--prompts", "absent.csv"], 1, "absent.csv: can't be read"),
         (["PHOTO", "--output", "PHOTO"], 1, "is a photo itself, which is never overwritten"),
-        (
-            ["PHOTO", "--output", "result.gif"],
-            1,
-            "result.gif: pictures are .png, .jpg, .webp, .jpeg here: name such a file",
-        ),
-        (["--again", "PHOTO"], 1, "does not say how it was made"),
-        (["--again", "absent.png"], 1, "absent.png: no such file"),
+        (["PHOTO", "--output", "result.gif"], 1, "pictures are .png, .jpg, .jpeg, .webp here: name such a file"),
+        (["PHOTO", "--output", "result.jp2"], 1, "result.jp2: pictures are .png, .jpg, .jpeg, .webp here"),
+        (["absent.png"], 1, "absent.png: no such file"),
     ],
 )
-def test_bad_options(tmp_path, capsys, arguments, status, text):
+def test_bad_options(real, tmp_path, capsys, arguments, status, text):
     photo = gray_photo(tmp_path / "photo.png")
     before = photo.read_bytes()
     assert colorize(*(photo if argument == "PHOTO" else argument for argument in arguments)) == status
     assert text in capsys.readouterr().err.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
     assert photo.read_bytes() == before
-
-
-def test_existing_pictures_stay_without_overwrite(tmp_path, capsys):
-    photo = gray_photo(tmp_path / "photo.png")
-    (tmp_path / "photo.color.png").write_text("mine")
-    assert colorize(photo) == 1
-    assert "is there already: pass --overwrite" in capsys.readouterr().err
-    assert (tmp_path / "photo.color.png").read_text() == "mine"
-    assert colorize(photo, "--overwrite") == 0
 
 
 def test_what_is_there_is_said_before_the_model_is_loaded(tmp_path, capsys, monkeypatch):
@@ -419,6 +303,8 @@ def test_what_is_there_is_said_before_the_model_is_loaded(tmp_path, capsys, monk
     assert (tmp_path / "1.color.png").stat().st_size > 1000
     assert colorize(tmp_path, "--skip-existing") == 0
     assert loaded == [1]
+    assert colorize(photos[0], "--overwrite") == 0
+    assert (tmp_path / "0.color.png").stat().st_size > 1000
 
 
 def test_one_photo_named_twice_is_done_once(tmp_path):
@@ -427,36 +313,19 @@ def test_one_photo_named_twice_is_done_once(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_no_output_replaces_another_photo(tmp_path, capsys):
-    first, second = gray_photo(tmp_path / "a.png"), gray_photo(tmp_path / "a.color.png")
+def test_no_output_replaces_a_photo_or_another_output(tmp_path, capsys):
+    first, second, third = (gray_photo(tmp_path / name) for name in ("a.png", "a.color.png", "a.jpg"))
     before = second.read_bytes()
     assert colorize(first, second, "--overwrite") == 1
     assert "is a photo itself, which is never overwritten" in capsys.readouterr().err
     assert second.read_bytes() == before
-
-
-def test_several_photos_into_one_file(tmp_path, capsys):
-    photos = [gray_photo(tmp_path / f"{k}.png") for k in range(2)]
-    assert colorize(*photos, "--output", tmp_path / "one.png") == 1
+    assert colorize(first, third) == 1
+    assert capsys.readouterr().err.count("rename one") == 2
+    assert colorize(first, third, "--output", tmp_path / "one.png") == 1
     assert "is one file, but there are several pictures" in capsys.readouterr().err
 
 
-def test_two_photos_with_one_output(tmp_path, capsys):
-    photos = [gray_photo(tmp_path / name) for name in ("a.png", "a.jpg")]
-    assert colorize(*photos) == 1
-    assert capsys.readouterr().err.count("rename one") == 2
-
-
-def test_a_csv_without_the_right_columns(tmp_path, capsys):
-    photo = gray_photo(tmp_path / "photo.png")
-    for content, text in (("name,prompt\nphoto.png,a wall\n", "column 'photo' is missing"), ("", "column 'photo' is missing"),
-                          ("photo,prompt\nphoto.png,a\nphoto.png,b\n", "names a photo twice")):  # fmt: skip
-        (tmp_path / "p.csv").write_text(content)
-        assert colorize(photo, "--prompts", tmp_path / "p.csv") == 1
-        assert text in capsys.readouterr().err
-
-
-def test_a_long_prompt_is_cut_and_the_cut_part_said(tmp_path, capsys):
+def test_a_long_prompt_is_cut_and_the_cut_part_said(real, tmp_path, capsys):
     photo = gray_photo(tmp_path / "photo.png")
     assert colorize(photo, "--prompt", "a red wall, " * 30 + "a very last zebra") == 0
     assert "the prompt is too long, not read is:" in capsys.readouterr().err
@@ -475,7 +344,7 @@ def test_notes_on_color_photos_and_animations(tmp_path, capsys):
     assert "gray.png: is a colour" not in said
 
 
-def test_controlnet_of_another_base_and_pickled_weights(tmp_path, capsys):
+def test_controlnet_of_another_base_and_pickled_weights(real, tmp_path, capsys):
     photo = gray_photo(tmp_path / "photo.png")
     other = ControlNetModel(
         block_out_channels=(32, 64), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), norm_num_groups=8,
@@ -502,17 +371,13 @@ def narrow(tmp_path_factory):
     return folder
 
 
-def test_a_runs_controlnet_finds_its_base(tmp_path, narrow, capsys):
+def test_a_runs_controlnet_finds_its_base(real, tmp_path, narrow, capsys):
     photo = gray_photo(tmp_path / "photo.png")
     assert colorize(photo, "--controlnet", narrow / "controlnet") == 0, capsys.readouterr().err
-    made = read_metadata(tmp_path / "photo.color.png")
-    assert (ROOT / made["base_model"]) == ROOT / "lib/pocket_model/narrow"
-    again = ("--again", tmp_path / "photo.color.png", "--output", tmp_path / "again.png")
-    assert colorize(*again, "--controlnet", narrow / "controlnet") == 0
-    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "photo.color.png").read_bytes()
+    assert read_made(tmp_path / "photo.color.png")["base"] == "lib/pocket_model/narrow"
 
 
-def test_the_base_of_a_controlnet_is_named_and_kept(tmp_path, narrow, capsys):
+def test_the_base_of_a_controlnet_is_named_and_kept(real, tmp_path, narrow, capsys):
     photo, base = gray_photo(tmp_path / "photo.png"), ROOT / "lib/pocket_model/narrow"
     shutil.copytree(narrow / "controlnet", tmp_path / "alone/controlnet")
     assert colorize(photo, "--controlnet", tmp_path / "alone/controlnet") == 1
@@ -520,12 +385,7 @@ def test_the_base_of_a_controlnet_is_named_and_kept(tmp_path, narrow, capsys):
     assert len(lines) == 1
     assert "is for another base" in lines[0]
     assert colorize(photo, "--controlnet", tmp_path / "alone/controlnet", "--base", base) == 0
-    assert read_metadata(tmp_path / "photo.color.png")["base_model"] == "lib/pocket_model/narrow"
-    again = ("--again", tmp_path / "photo.color.png", "--output", tmp_path / "again.png")
-    assert colorize(*again) == 1
-    assert "is not this project's: add --controlnet" in capsys.readouterr().err
-    assert colorize(*again, "--controlnet", tmp_path / "alone/controlnet") == 0
-    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "photo.color.png").read_bytes()
+    assert read_made(tmp_path / "photo.color.png")["base"] == "lib/pocket_model/narrow"
 
 
 def test_a_base_is_loaded_at_the_revision_that_the_study_pins(monkeypatch, tmp_path):
@@ -558,7 +418,7 @@ def test_a_base_that_does_not_fit_the_text_encoder(tmp_path, monkeypatch):
         LOAD(SimpleNamespace(profile="pocket", controlnet=None, base_model="you/base"))
 
 
-def test_a_run_csv_without_a_base(tmp_path, capsys):
+def test_a_run_csv_without_a_base(real, tmp_path, capsys):
     (tmp_path / "controlnet").mkdir()
     (tmp_path / "run.csv").write_text("run\nmine\n")
     assert colorize(gray_photo(tmp_path / "photo.png"), "--controlnet", tmp_path / "controlnet") == 1
@@ -571,7 +431,7 @@ def test_a_planted_link_is_not_followed(tmp_path):
     (tmp_path / "photo.color.png.part").symlink_to(victim)
     assert colorize(photo) == 0
     assert victim.read_text() == "mine"
-    assert read_metadata(tmp_path / "photo.color.png")["photo"] == photo.name
+    assert read_made(tmp_path / "photo.color.png")["prompt"] == "Colorize this image."
 
 
 def test_places_that_can_not_be_written(tmp_path, capsys, monkeypatch):
@@ -619,25 +479,39 @@ def test_a_photo_that_may_not_be_read(tmp_path, capsys, monkeypatch):
     assert "photo.png: can't be read (Permission denied)" in capsys.readouterr().err
 
 
-def test_damaged_files_of_all_formats_stop_nothing(tmp_path, capsys):
-    """Bytes of good files changed at random: each is colorized or named in a line; the good one among them is done."""
-    source = Image.open(gray_photo(tmp_path / "a.png"))
-    rng = np.random.default_rng(1)
-    for suffix in ("gif", "tif", "bmp", "jpg", "webp", "png"):
-        source.save(tmp_path / f"whole.{suffix}")
-        content = bytearray((tmp_path / f"whole.{suffix}").read_bytes())
-        (tmp_path / f"whole.{suffix}").unlink()
-        for k in range(4):
-            damaged = bytearray(content)
-            for at in rng.integers(0, min(len(content), 400), 12):
-                damaged[at] = rng.integers(256)
-            (tmp_path / f"{suffix}{k}.{suffix}").write_bytes(damaged)
-    assert colorize(tmp_path) == 1
-    lines = capsys.readouterr().err.splitlines()
-    failed = [line for line in lines if line.startswith("error: ")]
-    assert all(str(tmp_path) in line for line in failed)
-    assert not any(line.startswith("Traceback") for line in lines)
-    assert len(failed) + len(list(tmp_path.glob("*.color.png"))) == 25
+def test_what_a_format_can_not_hold_and_a_folder_without_permission_are_said_before_the_work(
+    tmp_path, capsys, monkeypatch
+):
+    gray_photo(tmp_path / "wide.png", (16_400, 400))
+    Image.new("LA", SIZE).save(tmp_path / "clear.png")
+    monkeypatch.setattr(GrayModel, "__call__", lambda *_: pytest.fail("it was colorized"))
+    assert colorize(tmp_path / "wide.png", "--format", "webp") == 1
+    assert "WEBP holds at most 16383 px a side, not 16400: save it as .png" in capsys.readouterr().err
+    assert colorize(tmp_path / "clear.png", "--format", "jpeg") == 1
+    assert "JPEG holds no transparency" in capsys.readouterr().err
+    monkeypatch.setattr(command.os, "access", lambda place, mode: False)
+    assert colorize(tmp_path / "clear.png") == 1
+    assert f"clear.color.png can't be written (no permission in {tmp_path})" in capsys.readouterr().err
+
+
+def run_apart(*arguments, **options):
+    """The command in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    return subprocess.run([sys.executable, "-m", "tests.gray_model", *map(str, arguments)], env=environment, **options)
+
+
+def test_names_that_the_output_can_not_show_are_escaped_and_a_closed_pipe_ends_quietly(tmp_path):
+    for name in ("\u4e09.png", "b.png"):
+        gray_photo(tmp_path / name)
+    result = run_apart(tmp_path, capture_output=True, text=True)
+    assert (result.returncode, "\\u4e09.color.png" in result.stdout) == (0, True)
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = run_apart(tmp_path, "--overwrite", stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert result.returncode == 0
+    assert "Broken" not in result.stderr
+    assert len(list(tmp_path.glob("*.color.png"))) == 2
 
 
 def test_the_installed_command_says_its_options_with_examples():
@@ -645,7 +519,7 @@ def test_the_installed_command_says_its_options_with_examples():
     result = subprocess.run(
         [installed, "--help"], capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "300"}
     )
-    for option in ("--prompt", "--prompts", "--output", "--profile", "--controlnet", "--base", "--seed", "--samples", "--steps",
+    for option in ("--prompt", "--output", "--profile", "--controlnet", "--base", "--seed", "--samples", "--steps",
                    "--guidance-scale", "--controlnet-conditioning-scale", "--saturation", "--overwrite", "--skip-existing",
-                   "--keep-gps", "--again"):  # fmt: skip
-        assert re.search(rf"e\.g\. (colorize photo\.jpg )?{option}\b", " ".join(result.stdout.split()))
+                   "--keep-gps", "--color", "--mask", "--bind", "--format", "--recursive"):  # fmt: skip
+        assert re.search(rf"e\.g\. (colorize \S+ )?{option}\b", " ".join(result.stdout.split()))

@@ -12,8 +12,8 @@ from lib import ROOT
 from lib.photo import Colorizer
 from lib.photo.boxes import SMALLEST
 from lib.photo.panel import MAX_PROMPTS, Panel
-from lib.photo.pictures import read_metadata
 from lib.regions import MAX_REGIONS
+from tests.conftest import read_made
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def send(panel, name, content):
 def draw(panel, *corners, finished=True):
     """What a browser sends while a box is drawn on the photo of 96 x 64: one of no size, and then all of it."""
     left, top, right, bottom = corners
-    there, drawing = panel.things.drawing.bboxes, panel.things.drawing
+    there, drawing = panel.objects.drawing.bboxes, panel.objects.drawing
     box = {"x": left, "y": top, "width": 0, "height": 0, "label": ""}
     drawing.bboxes = [*there, box]
     if finished:
@@ -53,12 +53,12 @@ def draw(panel, *corners, finished=True):
 
 def labels(panel):
     """What stands on the boxes in the browser."""
-    return [box["label"] for box in panel.things.drawing.bboxes]
+    return [box["label"] for box in panel.objects.drawing.bboxes]
 
 
 def open_rows(panel):
     """The fields of colours that are there to be filled."""
-    return [row for row in panel.things.rows if row.layout.display != "none"]
+    return [row for row in panel.objects.rows if row.layout.display != "none"]
 
 
 def png(path, *size):
@@ -82,7 +82,7 @@ def test_colorize_compare_and_save(panel, tmp_path):
     saved = tmp_path / "saved/photo.color.png"
     assert panel.message.value == f"saved: {saved}"
     assert Image.open(saved).size == (96, 64)
-    assert (read_metadata(saved)["prompt"], read_metadata(saved)["seed"]) == ("a red wall", 4)
+    assert (read_made(saved)["prompt"], read_made(saved)["seed"]) == ("a red wall", "4")
     link = panel.columns.children[0].children[-1].outputs[0]["data"]["text/html"]
     assert link.endswith('saved/photo.color.png" download>Download photo.color.png</a>')
     assert save_buttons(panel) == []  # it is there once
@@ -101,8 +101,8 @@ def test_the_sampling_options_start_as_the_profile_s_and_make_the_picture(panel,
     assert shown(panel) != before
     (save,) = save_buttons(panel)
     save.click()
-    made = read_metadata(tmp_path / "saved/photo.color.png")
-    assert {name: made[name] for name in wanted} == wanted
+    made = read_made(tmp_path / "saved/photo.color.png")
+    assert {name: float(made[name]) for name in wanted} == wanted
     assert panel.colorizer.profile == profile  # whose own options are as they were
     assert "steps 3, guidance 3.5, strength 0.4" in panel.history.options[0][0]
 
@@ -112,9 +112,9 @@ def test_several_prompts_stand_side_by_side_and_each_can_be_saved(panel, tmp_pat
     panel.button.click()
     assert len(set(shown(panel))) == 2
     save_buttons(panel)[1].click()
-    assert read_metadata(tmp_path / "saved/photo.color.png")["prompt"] == "a blue wall"
+    assert read_made(tmp_path / "saved/photo.color.png")["prompt"] == "a blue wall"
     save_buttons(panel)[0].click()
-    assert read_metadata(tmp_path / "saved/photo.color.2.png")["prompt"] == "a red wall"
+    assert read_made(tmp_path / "saved/photo.color.2.png")["prompt"] == "a red wall"
     preview, pixels = panel.results[1].preview, np.asarray(Image.open(tmp_path / "saved/photo.color.png"))
     assert np.array_equal(preview, pixels)  # what is saved is what was shown
     before = shown(panel)
@@ -144,11 +144,11 @@ def test_the_history_goes_back_to_earlier_pictures_of_each_photo(panel):
 
 def test_an_upload_is_shown_and_a_bad_one_is_named_and_not_replaced_by_another(panel, tmp_path):
     assert panel.message.value == "photo.png, 96 x 64"
-    first = panel.things.drawing.image_bytes
+    first = panel.objects.drawing.image_bytes
     send(panel, "../mine.png", png(tmp_path / "other.png", 50, 40))
     assert panel.message.value == "mine.png, 40 x 50"
     assert panel.choose.label == "mine.png"
-    assert panel.things.drawing.image_bytes != first
+    assert panel.objects.drawing.image_bytes != first
     panel.button.click()
     assert panel.message.value.startswith("mine.png")
     save_buttons(panel)[0].click()
@@ -157,11 +157,11 @@ def test_an_upload_is_shown_and_a_bad_one_is_named_and_not_replaced_by_another(p
     assert "torn.png: can't be read" in panel.message.value
     assert panel.choose.label == "torn.png"
     assert shown(panel) == []
-    assert panel.things.box.layout.display == "none"  # there is nothing to draw on
+    assert panel.objects.box.layout.display == "none"  # there is nothing to draw on
     panel.button.click()
     assert panel.message.value == "no photo is chosen"
     panel.choose.label = "mine.png"  # and back, with its history
-    assert panel.things.box.layout.display == ""
+    assert panel.objects.box.layout.display == ""
     assert len(panel.history.options) == 1
     send(panel, "mine.png", png(tmp_path / "other.png", 60, 60))  # another photo of this name
     assert panel.message.value == "mine.png, 60 x 60"
@@ -188,7 +188,7 @@ def test_a_box_changes_its_own_place_and_nothing_else_and_is_saved_with_the_pict
     panel.prompts.value = "a wall"
     panel.button.click()
     draw(panel, 48, 16, 96, 64)
-    panel.things.rows[0].value = "dark red"
+    panel.objects.rows[0].value = "dark red"
     panel.button.click()
     after, before = [result.preview for result in panel.results]
     changed = (after != before).any(axis=-1)
@@ -196,99 +196,99 @@ def test_a_box_changes_its_own_place_and_nothing_else_and_is_saved_with_the_pict
     assert not changed[:16].any()
     assert not changed[:, :48].any()
     assert panel.history.options[0][0].startswith("a wall + dark red (seed 0, ")
-    panel.things.undo.click()  # the picture keeps its own box
+    panel.objects.undo.click()  # the picture keeps its own box
     save_buttons(panel)[0].click()
     saved = tmp_path / "saved/photo.color.png"
-    assert read_metadata(saved)["colors"] == [([0.5, 0.25, 1.0, 1.0], "dark red")]
+    assert read_made(saved)["colors"] == "'dark red' in (0.5, 0.25, 1.0, 1.0)"
     assert np.array_equal(np.asarray(Image.open(saved)), after)
 
 
 def test_boxes_are_numbered_named_removed_and_taken_back(panel):
-    things = panel.things
-    assert things.undo.disabled
+    objects = panel.objects
+    assert objects.undo.disabled
     draw(panel, 0, 0, 48, 32)
-    things.rows[0].value = "red"
+    objects.rows[0].value = "red"
     draw(panel, 48, 0, 106, 32)  # beyond the photo
-    things.rows[1].value = "pale blue"
+    objects.rows[1].value = "pale blue"
     assert labels(panel) == ["1 red", "2 pale blue"]
-    assert things.colors() == [((0, 0, 0.5, 0.5), "red"), ((0.5, 0, 1, 0.5), "pale blue")]
-    things.drawing.bboxes = things.drawing.bboxes[1:]  # the first is removed in the browser
+    assert objects.colors() == [((0, 0, 0.5, 0.5), "red"), ((0.5, 0, 1, 0.5), "pale blue")]
+    objects.drawing.bboxes = objects.drawing.bboxes[1:]  # the first is removed in the browser
     assert labels(panel) == ["1 pale blue"]
     assert [row.value for row in open_rows(panel)] == ["pale blue"]
-    things.undo.click()
+    objects.undo.click()
     assert labels(panel) == ["1 red", "2 pale blue"]
     assert [row.value for row in open_rows(panel)] == ["red", "pale blue"]
-    things.undo.click()
+    objects.undo.click()
     assert labels(panel) == ["1 red"]
-    things.drawing.bboxes = [{**things.drawing.bboxes[0], "y": 16}]  # moved
-    assert things.colors() == [((0, 0.25, 0.5, 0.75), "red")]
-    things.undo.click()
-    assert things.colors() == [((0, 0, 0.5, 0.5), "red")]
-    things.undo.click()
-    assert (things.colors(), labels(panel), open_rows(panel), things.undo.disabled) == ([], [], [], True)
+    objects.drawing.bboxes = [{**objects.drawing.bboxes[0], "y": 16}]  # moved
+    assert objects.colors() == [((0, 0.25, 0.5, 0.75), "red")]
+    objects.undo.click()
+    assert objects.colors() == [((0, 0, 0.5, 0.5), "red")]
+    objects.undo.click()
+    assert (objects.colors(), labels(panel), open_rows(panel), objects.undo.disabled) == ([], [], [], True)
 
 
 def test_a_slip_of_the_mouse_is_no_box_and_a_box_is_left_alone_while_it_is_drawn(panel):
     draw(panel, 0, 0, 48, 32)
-    panel.things.rows[0].value = "red"
+    panel.objects.rows[0].value = "red"
     draw(panel, 60, 10, 60, 10, finished=False)
-    in_browser = panel.things.drawing.bboxes
+    in_browser = panel.objects.drawing.bboxes
     assert (in_browser[1]["width"], in_browser[1]["label"]) == (0, "")
-    assert len(open_rows(panel)) == len(panel.things.colors()) == 1
+    assert len(open_rows(panel)) == len(panel.objects.colors()) == 1
     draw(panel, 70, 20, 90, 20 + SMALLEST - 1)
-    assert len(panel.things.colors()) == 1
+    assert len(panel.objects.colors()) == 1
     draw(panel, 70, 20, 90, 20 + SMALLEST)  # the slips go with the next box
     assert labels(panel) == ["1 red", "2 "]
-    panel.things.undo.click()
+    panel.objects.undo.click()
     assert labels(panel) == ["1 red"]
 
 
 def test_what_is_wrong_with_a_colour_is_said_and_nothing_is_colorized(panel):
     draw(panel, 0, 0, 48, 32)
-    panel.things.rows[0].value = " "
+    panel.objects.rows[0].value = " "
     panel.button.click()
     said = "not colorized: box 1 has no colour: type one, such as 'dark red', or remove the box"
     assert panel.message.value == said
-    panel.things.rows[0].value = "red"
-    panel.things.names.value = "tram"
+    panel.objects.rows[0].value = "red"
+    panel.objects.names.value = "tram"
     panel.button.click()
     assert panel.message.value == "not colorized: region of colour 'tram': names no thing: name one, such as 'tram'"
-    panel.things.names.value = ""
+    panel.objects.names.value = ""
     for index in range(MAX_REGIONS):
         draw(panel, index, 0, index + 10, 10)
-        panel.things.rows[min(index + 1, MAX_REGIONS - 1)].value = "red"
-    panel.things.drawing.bboxes = [{**box, "color": "red"} for box in panel.things.drawing.bboxes]
+        panel.objects.rows[min(index + 1, MAX_REGIONS - 1)].value = "red"
+    panel.objects.drawing.bboxes = [{**box, "color": "red"} for box in panel.objects.drawing.bboxes]
     panel.button.click()
     assert panel.message.value == f"not colorized: {MAX_REGIONS + 1} regions are too many: name at most {MAX_REGIONS}"
     assert len(panel.history.options) == 0
     assert not panel.button.disabled
 
 
-def test_things_are_named_and_what_is_not_found_is_said_below_the_picture(panel, monkeypatch, tmp_path):
+def test_objects_are_named_and_what_is_not_found_is_said_below_the_picture(panel, monkeypatch, tmp_path):
     def locate(plane, names):
         return [(plane > plane.mean()) * np.float32(name == "wall") for name in names]
 
     locate.threshold = 0.5
     monkeypatch.setitem(vars(panel.colorizer), "segmenter", locate)
-    panel.prompts.value, panel.things.names.value = "a blue wall", "wall: pale red; tram: blue"
-    panel.things.bind.value = True
+    panel.prompts.value, panel.objects.names.value = "a blue wall", "wall: pale red; tram: blue"
+    panel.objects.bind.value = True
     panel.button.click()
     words = panel.columns.children[0].children[1].value
     found, missing = words.split("<br>")[:2]
     assert found == "<b>a blue wall + wall: pale red + tram: blue</b>"
     assert unescape(missing) == "not found in the photo: 'blue' in tram"
-    assert panel.history.options[0][0].endswith("each colour kept to its thing)")
+    assert panel.history.options[0][0].endswith("each colour kept to its object)")
     save_buttons(panel)[0].click()
-    made = read_metadata(tmp_path / "saved/photo.color.png")
-    assert (made["colors"], made["bind"]) == ([("wall", "pale red"), ("tram", "blue")], True)
+    made = read_made(tmp_path / "saved/photo.color.png")
+    assert (made["colors"], made["bind"]) == ("'pale red' in wall, 'blue' in tram", "True")
 
 
 def test_another_photo_has_no_boxes_yet(panel):
     draw(panel, 0, 0, 48, 32)
-    panel.things.rows[0].value = "red"
+    panel.objects.rows[0].value = "red"
     panel.choose.index = 1
-    assert (labels(panel), panel.things.colors(), open_rows(panel)) == ([], [], [])
-    assert panel.things.undo.disabled
+    assert (labels(panel), panel.objects.colors(), open_rows(panel)) == ([], [], [])
+    assert panel.objects.undo.disabled
     panel.button.click()
     assert panel.message.value.startswith("second.png")
 

@@ -1,4 +1,4 @@
-"""Colours of single things in a photo: boxes that are drawn on it in JupyterLab, and names."""
+"""Colours of single objects in a photo: boxes that are drawn on it in JupyterLab, and names."""
 
 from io import BytesIO
 
@@ -10,7 +10,7 @@ from lib.regions import MAX_REGIONS
 
 SHOWN = 480  # px, the width of the photo to draw on, at most
 SMALLEST = 4  # px of the picture; a box with a smaller side is a slip of the mouse, or still being drawn
-HINT = "Draw a box on a thing, and type the colour it should have. Drag its edges to change it; × removes it."
+HINT = "Draw a box on an object, and type the colour it should have. Drag its edges to change it; × removes it."
 
 
 class Drawing(BBoxWidget):
@@ -30,23 +30,22 @@ class Drawing(BBoxWidget):
     )
 
 
-class ColoredThings:
-    """Fields for the colours of things; `box` is what a panel shows, and `colors()` what a `Colorizer` takes."""
+class ColoredObjects:
+    """Fields for the colours of objects; `box` is what a panel shows, and `colors()` what a `Colorizer` takes."""
 
     def __init__(self):
         self.past = [[]]  # the boxes as they were after each change, now last
         around = widgets.Layout(width=f"{SHOWN}px", padding="20px")
         self.drawing = Drawing(hide_buttons=True, colors=["#ff7f0e"], layout=around)
-        self.rows = [
-            widgets.Text(description=f"box {n}", placeholder="e.g. dark red") for n in range(1, MAX_REGIONS + 1)
-        ]
+        hint = "e.g. dark red"
+        self.rows = [widgets.Text(description=f"box {n + 1}", placeholder=hint) for n in range(MAX_REGIONS)]
         self.undo = widgets.Button(description="Undo", tooltip="Take back the last box drawn, changed or removed")
         self.names = widgets.Text(description="by name", placeholder="e.g. sky: pale blue; tram: red")
+        self.bind = widgets.Checkbox(description="keep each colour of a prompt to its object", indent=False)
         self.drawing.observe(lambda _: self.follow(), "bboxes")
         self.undo.on_click(lambda _: self.go_back())
         for row in self.rows:
             row.observe(lambda change: self.recolor(change["owner"]), "value")
-        self.bind = widgets.Checkbox(description="keep each colour of a prompt to its thing", indent=False)
         beside = [widgets.HTML(HINT, layout=widgets.Layout(width="22em")), *self.rows, self.undo, self.names, self.bind]
         self.box = widgets.HBox([self.drawing, widgets.VBox(beside)], layout=widgets.Layout(flex_flow="row wrap"))
         self.take([])
@@ -61,10 +60,10 @@ class ColoredThings:
         self.past = [[]]
         self.take([])
 
-    def colors(self):
+    def colors(self) -> list:
         """[((left, top, right, bottom), colour)] in fractions of the photo after [(name, colour)]: ValueError."""
         named = [part.rpartition(":") for part in self.names.value.split(";") if part.strip()]
-        pairs = [(thing.strip(), color.strip()) for thing, _, color in named]
+        pairs = [(name.strip(), color.strip()) for name, _, color in named]
         for number, box in enumerate(self.past[-1], 1):
             if not box["color"].strip():
                 raise ValueError(f"box {number} has no colour: type one, such as 'dark red', or remove the box")
@@ -76,7 +75,8 @@ class ColoredThings:
     def follow(self):
         """Take the boxes as they are in the browser, and go on to the colour of one that is new."""
         boxes, known = self.drawing.bboxes, len(self.past[-1])
-        drawn, slips = [box for box in boxes if not is_slip(box)], [box for box in boxes if is_slip(box)]
+        drawn = [box for box in boxes if min(box["width"], box["height"]) >= SMALLEST]
+        slips = [box for box in boxes if box not in drawn]
         self.take(drawn, slips if boxes[-1:] == slips[-1:] else [])
         if known < len(drawn) <= MAX_REGIONS:
             self.rows[len(drawn) - 1].focus()
@@ -100,20 +100,12 @@ class ColoredThings:
         """
         boxes = [{"color": "", **box} for box in boxes]
         boxes = [{**box, "label": f"{number} {box['color']}"} for number, box in enumerate(boxes, 1)]
-        same = [place_of(box) for box in boxes] == [place_of(box) for box in self.past[-1]]
-        self.past[len(self.past) - same :] = [boxes]
+        new, old = (
+            [[box[side] for side in ("x", "y", "width", "height")] for box in b] for b in (boxes, self.past[-1])
+        )
+        self.past[len(self.past) - (new == old) :] = [boxes]
         self.undo.disabled = len(self.past) == 1
         self.drawing.bboxes = [*boxes, *unfinished]
         for index, row in enumerate(self.rows):
             row.layout.display = "" if index < len(boxes) else "none"
             row.value = boxes[index]["color"] if index < len(boxes) else ""
-
-
-def place_of(box):
-    """Where a box is."""
-    return [box[side] for side in ("x", "y", "width", "height")]
-
-
-def is_slip(box):
-    """Whether a box is too small to be meant."""
-    return min(box["width"], box["height"]) < SMALLEST

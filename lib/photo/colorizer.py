@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from lib import ROOT
 from lib.color import gray_from_luminance, srgb_to_lab, to_pil
 from lib.inference import sample
 from lib.models import add_controlnet, load_base, load_controlnet, load_pipeline
 from lib.photo.formats import Photo, open_photo
 from lib.photo.full_resolution import color_functions, network_size, paint, reduce_lightness, reduced_plane, refine
-from lib.photo.pictures import SAMPLING_OPTIONS, ColorPicture, check_number, folder_or_id, made_with
+from lib.photo.pictures import SAMPLING_OPTIONS, ColorPicture, check_number
 from lib.profiles import Profile, get_profile
 from lib.prompts import VAGUE_PROMPT
 from lib.regions import FIND_PX, WORKING_PX, find_masks, overlap, regions_of, share_out, to_regions, weigh
@@ -41,7 +42,8 @@ class Colorizer:
             self.profile, self.controlnet = profile, str(profile.controlnet_source)
             self.pipeline = load_pipeline(profile)
             return
-        check_sampling(sampling)
+        sampling = check_sampling(sampling)
+        base_model = folder_or_id(base_model) if base_model else ""
         given = {"base_model": base_model} if base_model else {}
         profile = get_profile(profile, **sampling, **given)
         source = folder_or_id(controlnet or profile.training.initial_controlnet or profile.folders.controlnet_dir)
@@ -55,21 +57,19 @@ class Colorizer:
     def __call__(self, photo, prompt=VAGUE_PROMPT, seed=0, saturation=1.0, colors=(), bind=False, **sampling):
         """The photo in colour, a `ColorPicture`: a PIL image at the photo's own size, whose `save` writes its metadata.
 
-        - `photo`: a path, a PIL image, or a `Photo` from `open_photo`, which can keep where it was taken.
+        - `photo`: what `open_photo` takes (a path, a PIL image, an array, a file), or the `Photo` that it returns.
         - `prompt`: what is in the photo, with its colours.
         - `seed`: another number gives other colours.
         - `saturation`: 0 is gray, 1 as the network says, 2 twice as much; at most 5.
-        - `colors`: colours of single things, {"tram": "dark red"}, or of places, [((left, top, right, bottom),
+        - `colors`: colours of single objects, {"tram": "dark red"}, or of places, [((left, top, right, bottom),
           "dark red"), (mask, "blue")]: see `regions.Region`. Where places overlap, the later one wins.
-        - `bind`: find each thing that the prompt gives a colour, and keep the colour to it.
+        - `bind`: find each object that the prompt gives a colour, and keep the colour to it.
         - `sampling`: options as the class takes them, for this picture.
 
         A photo that can't be read, or is too small or too large, is a ValueError that names it.
         """
-        check_number("seed", seed)
-        check_number("saturation", saturation)
-        check_sampling(sampling)
-        profile = self.profile.replace(**sampling)
+        seed, saturation = check_number("seed", seed), check_number("saturation", saturation)
+        profile = self.profile.replace(**check_sampling(sampling))
         photo = photo if isinstance(photo, Photo) else open_photo(photo)
         colors = to_regions(colors, photo.pixels.shape[:2])
         names = {region.place for region in colors if isinstance(region.place, str)}
@@ -85,9 +85,13 @@ class Colorizer:
         phrases, count = [region.phrase for region in regions], len(regions)
         outputs += sample(self.pipeline, [gray] * count, phrases, [seed] * count, **options)
         layers = [saturation * srgb_to_lab(output)[..., 1:] for output in outputs]
-        pixels, lost = paint(photo.pixels, color_functions(plane, layers, fine, weights))
-        made = made_with(photo.path, prompt, seed, saturation, colors, bind, profile, self.controlnet)
-        return ColorPicture(pixels, photo, made, lost, notes)
+        pixels = paint(photo.pixels, color_functions(plane, layers, fine, weights))
+        made = {"photo": photo.path.name} if photo.path else {}
+        made |= {"prompt": prompt, "colors": ", ".join(region.name for region in colors), "bind": bind, "seed": seed}
+        made |= {"saturation": saturation, **profile.values(*SAMPLING_OPTIONS), "profile": profile.name}
+        for name, source in (("base", profile.model.base_model), ("controlnet", self.controlnet)):
+            made[name] = source.removeprefix(f"{ROOT.resolve()}/")  # nothing of the machine
+        return ColorPicture(pixels, photo, made, notes)
 
     def place(self, regions, pixels, fine):
         """The regions that are found in a photo, the weights (1 + regions, h, w) of the rest and of them, and notes.
@@ -112,12 +116,12 @@ class Colorizer:
 
     @cached_property
     def segmenter(self):
-        """What finds things by name, loaded when the first is to be found."""
+        """Finds objects by name; loaded when the first is to be found."""
         from lib.segmenter import load_segmenter  # most photos need none
 
         return load_segmenter(self.profile.model.segmenter, self.profile.model.segmenter_revision)
 
-    def unread(self, prompt):
+    def unread(self, prompt: str) -> str:
         """The end of a prompt that the text encoder does not read, or ""."""
         tokenizer = self.pipeline.tokenizer
         ids = tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
@@ -125,15 +129,20 @@ class Colorizer:
         return tokenizer.decode(ids[longest - 1 : -1]) if len(ids) > longest else ""
 
 
-def check_sampling(options):
-    """Refuse options of sampling that are unknown or out of bounds, {name: value}: ValueError."""
-    for name, value in options.items():
+def check_sampling(options: dict) -> dict:
+    """Options of sampling, {name: value}; ValueError if one is unknown or out of bounds."""
+    for name in options:
         if name not in SAMPLING_OPTIONS:
             raise ValueError(f"unknown option {name!r}: known are {', '.join(SAMPLING_OPTIONS)}")
-        check_number(name, value)
+    return {name: check_number(name, value) for name, value in options.items()}
 
 
-def base_of_run(controlnet):
+def folder_or_id(name: str | Path) -> str:
+    """A folder as an absolute path; any other name, such as a Hub id, as it is."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else str(name)
+
+
+def base_of_run(controlnet: str) -> str:
     """The base that a run's `run.csv` names beside its ControlNet's folder; "" where there is none."""
     path = Path(controlnet).parent / "run.csv"
     if not Path(controlnet).is_dir() or not path.is_file():
@@ -145,7 +154,7 @@ def base_of_run(controlnet):
         raise ValueError(f"{path} names no base: name one with --base, or base_model in Python") from None
 
 
-def pinned_revision(profile, base):
+def pinned_revision(profile: str, base: str) -> str:
     """The commit of a base that a profile or one of its runs pins; "", the newest, where none does."""
     known = [get_profile(profile).values("base_model", "base_revision"), *EQUIVALENTS[profile].values()]
     return next((row["base_revision"] for row in known if row.get("base_model") == base and "base_revision" in row), "")

@@ -1,25 +1,28 @@
-"""Photo files that people have, read upright and in sRGB at full resolution."""
+"""Photo files that people have, read upright and in sRGB at full resolution; damaged metadata refuses none."""
 
 import os
+import re
 import warnings
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
-import cv2
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms
 
-from lib.files import one_line, open_picture, printable
+from lib.files import PICTURE_FORMATS, one_line, printable
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".gif", ".bmp", ".avif", ".heic", ".heif")
-HEIC_MARKS = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1")  # bytes 4 to 12 of such a file
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".gif", ".bmp", ".avif", ".heic", ".heif", ".jp2")
+FORMATS = (*PICTURE_FORMATS, "JPEG2000")  # none that can hold a program, as PostScript can
+EXPORT = "export it as JPEG, PNG, or TIFF with 8 or 16 bits"
 MAX_MEGAPIXELS = 250
 MIN_SIDE, MAX_ASPECT = 16, 50
-TONE_SPREAD = 3.0  # root mean square distance, in a*b*, from a colour that lightness alone decides
-GPS = 0x8825  # the EXIF tag of where a photo was taken
-FILE_TAGS = (254, 256, 257, 258, 259, 262, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 34675)
-# of EXIF: how the old file holds its pixels (and 274, orientation, which is applied); the rest is kept
+MAX_EXIF = 65_000  # bytes; a JPEG holds no more
+ORIENTATION, DETAILS, GPS = 0x0112, 0x8769, 0x8825  # EXIF tags
+WIDTH, HEIGHT, INTEROPERABILITY = 0xA002, 0xA003, 0xA005  # EXIF tags in DETAILS
+FILE_TAGS = (254, 256, 257, 258, 259, 262, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 330, 338, 339)
+FILE_TAGS += (700, 33723, 34377, 34675)  # of EXIF: how the old file holds pixels, XMP, IPTC, profile; the rest is kept
+UPRIGHT = dict(zip(range(2, 9), (Image.Transpose(way) for way in (0, 3, 1, 5, 4, 6, 2)), strict=True))  # by orientation
 EXPECT = (
     "The pocket model is small (12 million parameters, a few hundred photos): expect tints more than exact colours, "
     "and no repair of scratches or noise. The l4 profile uses Stable Diffusion and needs a GPU."
@@ -39,29 +42,40 @@ class Photo:
     path: Path | None = None  # of its file
 
 
-def open_photo(source, keep_gps=False):
-    """Read a photo of any usual format, or take a PIL image, as a `Photo`: the first frame, upright, in sRGB.
+class UnfitError(ValueError):
+    """Says what is wrong with a photo."""
 
-    Where it was taken is dropped from its EXIF unless `keep_gps`.
 
-    What can't be a photo is a ValueError of one line that begins with the path: damaged, empty, too small, too large,
-    too narrow, not numbers.
+def open_photo(source, keep_gps: bool = False) -> Photo:
+    """Read a photo: the first frame, upright, in sRGB.
+
+    Args:
+        source: a path, a binary file, bytes, a PIL image, or an array that PIL takes: uint8 (H, W) or (H, W, 3 or 4),
+            uint16 or float (H, W).
+        keep_gps: keep in its EXIF where it was taken.
+
+    Raises:
+        ValueError: it is no photo: damaged, empty, too small, too large, too narrow, not numbers.
     """
-    name = "image" if isinstance(source, Image.Image) else printable(str(source))
+    path = Path(source) if isinstance(source, (str, Path)) else None
+    name = printable(str(path)) if path else "image"
     try:
+        if isinstance(source, np.ndarray):
+            source = Image.fromarray(source)
         if isinstance(source, Image.Image):
             return to_photo(source, keep_gps)
+        if path and not path.is_file():
+            raise UnfitError("is no regular file" if os.path.lexists(path) else "no such file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged EXIF, and of sizes that are allowed here
-            with open_any(regular_file(source)) as image:
-                return replace(to_photo(image, keep_gps), path=Path(source))
+            if not path:
+                return read_file(BytesIO(source) if isinstance(source, bytes) else source, keep_gps)
+            with path.open("rb") as file:
+                return replace(read_file(file, keep_gps), path=path)
     except UnfitError as error:
         raise ValueError(f"{name}: {error}") from None
     except Image.DecompressionBombError:
         raise ValueError(f"{name}: larger than {MAX_MEGAPIXELS} megapixels: reduce it first") from None
-    except Image.UnidentifiedImageError:
-        reason = "is no picture that can be read" if Path(source).stat().st_size else "is empty"
-        raise ValueError(f"{name}: {reason}: replace it") from None
     except MemoryError:
         raise
     except Exception as error:  # readers of damaged files raise anything
@@ -69,33 +83,72 @@ def open_photo(source, keep_gps=False):
         raise ValueError(f"{name}: can't be read ({reason}): replace it or allow reading it") from None
 
 
-class UnfitError(ValueError):
-    """Says what is wrong with a photo."""
-
-
-def regular_file(source):
-    """The path of a regular file; another thing, such as a pipe that would never end, is an UnfitError."""
-    path = Path(source)
-    if not path.is_file():
-        raise UnfitError("is no regular file" if os.path.lexists(path) else "no such file")
-    return path
-
-
-def open_any(path):
-    """Open a picture of a usual format, or a HEIC photo; without the package that reads these, an UnfitError."""
-    with path.open("rb") as file:
-        is_heic = file.read(12)[4:] in HEIC_MARKS
-    if not is_heic:
-        return open_picture(path)
+def read_file(file, keep_gps: bool) -> Photo:
+    """A binary file as a `Photo`; UnfitError if it is no picture of a supported format."""
+    head = file.read(80)
+    file.seek(0)
+    is_tiff = head[:4] in (b"II*\0", b"MM\0*")
+    is_heic = re.match(rb"....ftyp.*(hei[cxms]|hev[cxms])", head, re.DOTALL) and b"avif" not in head
     try:
-        from pillow_heif import register_heif_opener
+        if is_heic:
+            from pillow_heif import register_heif_opener
+
+            register_heif_opener()
+        with Image.open(file, formats=("HEIF",) if is_heic else FORMATS) as image:
+            tags = dict(image.tag_v2) if is_tiff else {}
+            if 50706 in tags or (tags.get(254) == 1 and 330 in tags) or (is_tiff and head[8:10] == b"CR"):
+                raise UnfitError(f"is a raw photo (DNG, NEF, ...), of which only a thumbnail can be read: {EXPORT}")
+            deep = tags.get(277, 1) > 1 and max(tags.get(258, (1,))) > 8
+            if deep and tags.get(284) == 2 and tags.get(259) == 1:  # planes that PIL reads as stripes
+                from tifffile import imread
+
+                file.seek(0)
+                values = np.moveaxis(imread(file, key=0), 0, -1)
+                return to_photo(image, keep_gps, Image.fromarray((values / 257).round().astype(np.uint8)))
+            return to_photo(image, keep_gps)
     except ImportError:
         raise UnfitError("is a HEIC photo: to read it, install pillow-heif (pip install pillow-heif)") from None
-    register_heif_opener()
-    return Image.open(path, formats=("HEIF",))
+    except Image.UnidentifiedImageError:
+        unknown = "this kind of TIFF" if is_tiff else "is no picture, or its format"
+        raise UnfitError(f"{unknown} is not supported: {EXPORT}" if head else "is empty: replace it") from None
 
 
-def check_dimensions(width, height):
+def to_photo(image: Image.Image, keep_gps: bool, planes: Image.Image | None = None) -> Photo:
+    """The first frame of a PIL image of any mode as a `Photo`; `planes`: the image whose pixels it should have."""
+    check_dimensions(*image.size)
+    frames, notes, tags = getattr(image, "n_frames", 1), [], dict(getattr(image, "tag_v2", {}))
+    if frames > 1:
+        notes.append(f"has {frames} frames: only the first is used")
+    image.load()
+    exif, orientation = read_exif(image, keep_gps, notes)
+    info, dpi = dict(image.info), read_dpi(image.info.get("dpi"), notes)
+    if b"<dc:" in (info.get("xmp") or b"") or 33723 in tags or 0x0404 in info.get("photoshop", {}):
+        notes.append("has a title, comment or keywords (XMP, IPTC): they are left out")
+    image = (planes or image).transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else planes or image
+    if image.mode.startswith(("I", "F")):
+        pixels, alpha = deep_gray(np.asarray(image), info, notes)
+        if tags.get(262) == 0 and image.mode.startswith("I;16"):  # white is zero: PIL inverts 8 bits only
+            pixels = 65535 - pixels
+    else:
+        alpha = None
+        if image.mode != "LAB" and ("A" in image.getbands() or "transparency" in info):
+            alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+            image = image.convert("L" if image.mode in ("L", "LA") else "RGB")
+        pixels = np.asarray(to_srgb(image, info.get("icc_profile"), notes))
+    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., 0]
+    exponent = 1 / (2.2 * min(max(info.get("gamma") or 1 / 2.2, 0.1), 10))  # of a PNG: codes are light to this gamma
+    if abs(exponent - 1) > 0.05 and not {"icc_profile", "srgb"} & set(info):
+        top = np.iinfo(pixels.dtype).max
+        pixels = ((np.arange(top + 1) / top) ** exponent * top).round().astype(pixels.dtype)[pixels]
+    if pixels.ndim == 3:
+        notes.append("is a colour photo: its colour was discarded")
+    if pixels.dtype == np.uint16:
+        notes.append("has 16 bits a pixel: its picture has 8 for each colour")
+    return Photo(pixels, alpha, exif, dpi, notes)
+
+
+def check_dimensions(width: int, height: int) -> None:
     """Refuse what is too small, too large, or too narrow to colorize: UnfitError."""
     size = f"{width}x{height} is"
     if width * height > MAX_MEGAPIXELS * 10**6:
@@ -106,49 +159,46 @@ def check_dimensions(width, height):
         raise UnfitError(f"{size} too narrow: cut it into parts of at most 1:{MAX_ASPECT}")
 
 
-def to_photo(image, keep_gps):
-    """A PIL image of any mode as a `Photo`, of its first frame."""
-    check_dimensions(*image.size)
-    frames, notes = getattr(image, "n_frames", 1), []
-    if frames > 1:
-        notes.append(f"has {frames} frames: only the first is used")
-    image.load()
-    exif, info = Image.Exif(), dict(image.info)
-    exif.load(image.getexif().tobytes())  # a copy: what is dropped below stays with the caller's image
-    image = ImageOps.exif_transpose(image)
-    for tag in FILE_TAGS if keep_gps else (*FILE_TAGS, GPS):
-        exif.pop(tag, None)
-    if image.mode.startswith(("I", "F")):
-        pixels, alpha = deep_gray(np.asarray(image), info, notes)
-    else:
-        alpha = None
-        if image.mode != "LAB" and ("A" in image.getbands() or "transparency" in info):
-            alpha = np.asarray(image.convert("RGBA").getchannel("A"))
-            image = image.convert("L" if image.mode in ("L", "LA") else "RGB")
-        pixels = np.asarray(to_srgb(image, info.get("icc_profile"), notes))
-    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
-        pixels = pixels[..., 0]
-    if pixels.ndim == 3:
-        toned = "is toned, as sepia prints are: its tone was discarded"
-        notes.append(toned if is_toned(pixels) else "is a colour photo: its colour was discarded")
-    if pixels.dtype == np.uint16:
-        notes.append("has 16 bits a pixel: its picture has 8 for each colour")
-    return Photo(pixels, alpha, exif.tobytes() if len(exif) else b"", info.get("dpi"), notes)
+def read_exif(image: Image.Image, keep_gps: bool, notes: list) -> tuple[bytes, int]:
+    """What can be written again of the EXIF of a PIL image, as bytes, and the orientation that it gives."""
+    kept, orientation, lost = Image.Exif(), 1, False
+    try:
+        exif = image.getexif()
+        kept.endian, orientation = exif.endian, exif.get(ORIENTATION, 1)
+        lost, turned = not isinstance(orientation, int), orientation in range(5, 9)
+        for tag in set(exif) - {*FILE_TAGS, *(() if keep_gps else (GPS,))}:
+            try:
+                value = exif.get_ifd(tag) if tag in (DETAILS, GPS) else exif[tag]
+                if tag == DETAILS:  # which has the size, too
+                    value = {name: item for name, item in value.items() if name != INTEROPERABILITY}
+                    sizes = zip((WIDTH, HEIGHT), image.size[:: -1 if turned else 1], strict=True)
+                    value |= {name: size for name, size in sizes if name in value}
+                alone = Image.Exif()
+                alone[tag] = value
+                alone.tobytes()
+                kept[tag] = value
+            except Exception:  # what writes a mistyped value raises anything
+                lost = True
+        content = kept.tobytes() if len(kept) else b""
+    except Exception:  # what reads damaged EXIF, too
+        content, lost = b"", True
+    if lost or len(content) > MAX_EXIF:
+        notes.append("has EXIF that can't be written again: it is left out")
+    return content if len(content) <= MAX_EXIF else b"", orientation
 
 
-def is_toned(pixels):
-    """Whether the colour of uint8 pixels (H, W, 3) depends on their lightness alone, as on a sepia print.
+def read_dpi(dpi, notes: list) -> tuple[float, float] | None:
+    """A resolution that can be written again, or None."""
+    try:
+        if dpi is None or all(0 < float(value) < 65535 for value in dpi):
+            return dpi and tuple(float(value) for value in dpi)
+    except (TypeError, ValueError, ArithmeticError):
+        pass
+    notes.append("has an impossible resolution: it is left out")
+    return None
 
-    a* and b* are fitted as cubic functions of L*; on a print they lie within 3 of these, save for noise and stains.
-    """
-    small = cv2.resize(pixels, (64, 64), interpolation=cv2.INTER_AREA) / np.float32(255)
-    lab = cv2.cvtColor(small, cv2.COLOR_RGB2LAB).reshape(-1, 3)
-    powers = np.vander(lab[:, 0] / 100, 4)
-    rest = lab[:, 1:] - powers @ np.linalg.lstsq(powers, lab[:, 1:])[0]
-    return bool(np.sqrt((rest**2).sum(axis=1).mean()) < TONE_SPREAD)
 
-
-def deep_gray(values, info, notes):
+def deep_gray(values: np.ndarray, info: dict, notes: list) -> tuple[np.ndarray, np.ndarray | None]:
     """Gray of more than 8 bits as uint16 sRGB, and alpha where one gray is transparent.
 
     16-bit codes stay; integers of 32 bits and floats are scaled so that 1, 255, 65535, or their maximum where it is
@@ -170,12 +220,10 @@ def deep_gray(values, info, notes):
     return values, alpha
 
 
-def to_srgb(image, icc, notes):
+def to_srgb(image: Image.Image, icc: bytes | None, notes: list) -> Image.Image:
     """A PIL image of any 8-bit mode as L or RGB in sRGB; a colour profile that does not fit is ignored, with a note."""
-    if image.mode == "1":
-        image = image.convert("L")
-    elif image.mode in ("P", "PA"):
-        image = image.convert("RGB")
+    if image.mode in ("1", "P", "PA"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
     if icc:
         try:
             source = ImageCms.ImageCmsProfile(BytesIO(icc))

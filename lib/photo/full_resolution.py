@@ -9,56 +9,35 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from lib.color import WHITE_D65, XYZ_TO_LINEAR_SRGB, fit_gamut
+from lib.color import fit_gamut
 from lib.regions import compose, reduced_size
 
-STRIP = 32  # rows at a time, so that the work stays in the processor's cache
-LEVELS = 65535  # entries of the tables that replace powers
-XYZ_TO_SRGB = (XYZ_TO_LINEAR_SRGB * WHITE_D65).astype(np.float32)  # of X/Xn, Y/Yn, Z/Zn
-XYZ_TO_CODES = np.column_stack([XYZ_TO_SRGB * LEVELS, [0.5] * 3]).astype(np.float32)  # into encoding_table, rounded
-DELTA = 6 / 29  # below this, CIELAB's cube root gives way to a line
+STRIP = 64  # rows at a time, so that the work stays in the processor's cache
 
 
-def linear_from_srgb(values):
-    """IEC 61966-2-1: sRGB in [0, 1] to linear."""
-    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
-
-
-def f_from_linear(values):
-    """CIELAB's f of X/Xn, Y/Yn or Z/Zn; L* = 116 f(Y/Yn) - 16."""
-    return np.where(values > DELTA**3, np.cbrt(values), values / (3 * DELTA**2) + 4 / 29)
-
-
-def linear_from_f(values):
-    """The inverse of `f_from_linear`."""
-    return np.where(values > DELTA, values * values * values, (values - np.float32(4 / 29)) * np.float32(3 * DELTA**2))
+def lightness_from_y(y: np.ndarray) -> np.ndarray:
+    """CIELAB's L* of linear luminance Y/Yn in [0, 1]."""
+    return np.where(y > (6 / 29) ** 3, 116 * np.cbrt(y) - 16, (29 / 3) ** 3 * y)
 
 
 @lru_cache
-def decoding_table(top):
-    """Linear values of the gray codes 0 ... top (255 or 65535), and their f."""
-    linear = linear_from_srgb(np.arange(top + 1) / top)
-    return linear.astype(np.float32), f_from_linear(linear).astype(np.float32)
+def decoding_table(top: int) -> tuple[np.ndarray, np.ndarray]:
+    """Linear values and L*, float32, of the sRGB codes 0 ... top (255 or 65535) by IEC 61966-2-1."""
+    codes = np.arange(top + 1) / top
+    linear = np.where(codes <= 0.04045, codes / 12.92, ((codes + 0.055) / 1.055) ** 2.4)
+    return linear.astype(np.float32), lightness_from_y(linear).astype(np.float32)
 
 
-@lru_cache
-def encoding_table():
-    """8-bit sRGB codes of linear values 0 ... 1 in `LEVELS` steps, and f of the same values."""
-    linear = np.arange(LEVELS + 1) / LEVELS
-    srgb = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return (srgb * 255).round().astype(np.uint8), f_from_linear(linear).astype(np.float32)
-
-
-def lightness(pixels):
-    """Y/Yn and f(Y/Yn), float32 (H, W), of uint8 or uint16 sRGB pixels (H, W) or (H, W, 3)."""
-    linear, f = decoding_table(np.iinfo(pixels.dtype).max)
+def lightness(pixels: np.ndarray) -> np.ndarray:
+    """L*, float32 (H, W), of uint8 or uint16 sRGB pixels (H, W) or (H, W, 3)."""
+    linear, plane = decoding_table(np.iinfo(pixels.dtype).max)
     if pixels.ndim == 2:
-        return linear.take(pixels), f.take(pixels)
+        return plane.take(pixels)
     y = cv2.transform(linear[pixels], np.array([[0.2126729, 0.7151522, 0.0721750]], np.float32))
-    return y, encoding_table()[1][(y * LEVELS + 0.5).astype(np.int32)]
+    return lightness_from_y(y).astype(np.float32)
 
 
-def network_size(height, width, resolution, multiple):
+def network_size(height: int, width: int, resolution: int, multiple: int) -> tuple[int, int]:
     """The size (height, width) at which a network sees a photo: its area, near the photo's shape, in whole multiples.
 
     A long photo keeps a short side of two thirds of the resolution, so that a panorama is seen whole and not in parts.
@@ -67,14 +46,19 @@ def network_size(height, width, resolution, multiple):
     return tuple(max(multiple, round(side * scale / multiple) * multiple) for side in (height, width))
 
 
-def reduce_lightness(pixels, size):
+def reduce_lightness(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """L* (h, w) of a photo at the network's size (height, width): by area means, or cubically where it is enlarged."""
     smaller = size[0] * size[1] < pixels.shape[0] * pixels.shape[1]
     how = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
-    return np.clip(116 * cv2.resize(lightness(pixels)[1], size[::-1], interpolation=how) - 16, 0, 100)
+    return np.clip(cv2.resize(lightness(pixels), size[::-1], interpolation=how), 0, 100)
 
 
-def guided_functions(plane, ab, radius=2, epsilon=4.0):
+def reduced_plane(pixels: np.ndarray, longest: int) -> np.ndarray:
+    """L* (h, w) of a photo whose longer side has at most so many px."""
+    return reduce_lightness(pixels, reduced_size(pixels.shape[:2], longest))
+
+
+def guided_functions(plane: np.ndarray, ab: np.ndarray, radius: int = 2, epsilon: float = 4.0) -> np.ndarray:
     """a* and b* as linear functions of L* in every window: slopes and offsets, float32 (h, w, 4): a, b, a, b.
 
     `plane`: L* (h, w); `ab`: (h, w, 2); `epsilon`: variance of L* below which a window counts as flat.
@@ -87,12 +71,7 @@ def guided_functions(plane, ab, radius=2, epsilon=4.0):
     return np.dstack([mean(slope), mean(mean(ab) - slope * center[..., None])])
 
 
-def reduced_plane(pixels, longest):
-    """L* (h, w) of a photo whose longer side has at most so many px."""
-    return reduce_lightness(pixels, reduced_size(pixels.shape[:2], longest))
-
-
-def refine(masks, coarse, plane):
+def refine(masks: np.ndarray, coarse: np.ndarray, plane: np.ndarray) -> np.ndarray:
     """Soft masks (n, h, w) of L* `coarse` (h, w), enlarged to L* `plane` (H, W) along its edges, and 0 where they are.
 
     Returns float32 (n, H, W) in [0, 1].
@@ -106,7 +85,7 @@ def refine(masks, coarse, plane):
     return fine
 
 
-def color_functions(plane, layers, fine, weights):
+def color_functions(plane: np.ndarray, layers: list, fine: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """What `paint` needs to join small a*, b* planes to a photo: `guided_functions`, zero where there is only paper.
 
     `plane`: L* (h, w), what the network saw; `layers`: a*, b* that it gave, (n, h, w, 2); `fine`: L* of the photo
@@ -116,11 +95,11 @@ def color_functions(plane, layers, fine, weights):
     return compose(functions, weights) * (1 - find_border(fine))[..., None]
 
 
-def find_border(plane):
+def find_border(plane: np.ndarray) -> np.ndarray:
     """Paper or frame around a photo, float32 (h, w) in [0, 1]: near-white or near-black, flat, and along two sides.
 
-    `plane`: L* (h, w). Only what hangs together with the picture's edge counts, and only where it covers nine tenths of
-    two opposite edges: a white sky does not.
+    `plane`: L* (h, w). Only what is connected to the picture's edge counts, and only if it covers nine tenths of two
+    opposite edges: a white sky does not.
     """
     border = np.zeros(plane.shape, np.float32)
     mean = cv2.blur(plane, (5, 5))
@@ -136,34 +115,31 @@ def find_border(plane):
     return cv2.blur(border, (3, 3))
 
 
-def paint(pixels, functions):
-    """Colour a photo under its own lightness.
+def paint(pixels: np.ndarray, functions: np.ndarray) -> np.ndarray:
+    """Colour a photo under its own lightness: uint8 sRGB (H, W, 3); what sRGB can't show loses chroma, not L* or hue.
 
     `pixels`: uint8 or uint16 sRGB (H, W) or (H, W, 3); `functions`: a* and b* as linear functions of L*, (h, w, 4), as
-    from `color_functions`. Returns uint8 sRGB (H, W, 3) and the share of pixels that lost chroma, as sRGB does not hold
-    it at their L*.
+    from `color_functions`.
     """
-    # a* = s L* + o and fx = f + a*/500 give fx = (1 + 116 s / 500) f + (o - 16 s) / 500, and the like for fz
-    scale = np.array([1 / 500, -1 / 200], np.float32)
-    slopes, offsets = functions[..., :2] * scale, functions[..., 2:] * scale
-    functions = np.ascontiguousarray(np.dstack([1 + 116 * slopes, offsets - 16 * slopes]))
     height, width = pixels.shape[:2]
-    picture, outside = np.empty((height, width, 3), np.uint8), 0
+    picture = np.empty((height, width, 3), np.uint8)
     for top in range(0, height, STRIP):
         rows = slice(top, min(top + STRIP, height))
-        wide = enlarge(functions, rows, (height, width))
-        picture[rows], count = paint_strip(pixels[rows], wide)
-        outside += count
-    return picture, outside / (height * width)
+        plane = lightness(pixels[rows])
+        slope_a, slope_b, offset_a, offset_b = cv2.split(enlarge(functions, rows, (height, width)))
+        chroma, hue = cv2.cartToPolar(slope_a * plane + offset_a, slope_b * plane + offset_b, angleInDegrees=True)
+        most = gamut_table()[(2 * plane + 0.5).astype(np.int32), (2 * hue + 0.5).astype(np.int32)]
+        a, b = cv2.polarToCart(np.minimum(chroma, most), hue, angleInDegrees=True)
+        picture[rows] = cv2.convertScaleAbs(cv2.cvtColor(cv2.merge([plane, a, b]), cv2.COLOR_LAB2RGB), alpha=255)
+    return picture
 
 
-def paint_gray(pixels):
+def paint_gray(pixels: np.ndarray) -> np.ndarray:
     """A photo without its colour: uint8 sRGB (H, W, 3) with the L* of uint8 or uint16 pixels (H, W) or (H, W, 3)."""
-    codes = encoding_table()[0][(lightness(pixels)[0] * LEVELS + 0.5).astype(np.int32)]
-    return cv2.merge([codes] * 3)
+    return paint(pixels, np.zeros((1, 1, 4), np.float32))
 
 
-def enlarge(values, rows, size):
+def enlarge(values: np.ndarray, rows: slice, size: tuple[int, int]) -> np.ndarray:
     """Some rows of `values` (h, w, C) enlarged bilinearly to `size` (height, width), pixel centres aligned."""
     at = (np.arange(rows.start, rows.stop) + 0.5) * len(values) / size[0] - 0.5
     first = np.clip(np.floor(at).astype(int), 0, len(values) - 1)
@@ -173,37 +149,8 @@ def enlarge(values, rows, size):
     return cv2.resize(tall, (size[1], len(tall)), interpolation=cv2.INTER_LINEAR)
 
 
-def paint_strip(pixels, functions):
-    """`paint` for some rows, with the enlarged functions; returns the rows and how many pixels lost chroma."""
-    y, f = lightness(pixels)
-    x_and_z = []
-    slope_x, slope_z, offset_x, offset_z = cv2.split(functions)
-    for slope, offset in ((slope_x, offset_x), (slope_z, offset_z)):
-        values = cv2.add(cv2.multiply(slope, f), offset)
-        cubes = cv2.multiply(cv2.multiply(values, values), values)
-        dark = np.flatnonzero(values < DELTA)
-        cubes.ravel()[dark] = linear_from_f(values.ravel()[dark])
-        x_and_z.append(cubes)
-    codes = cv2.transform(cv2.merge([x_and_z[0], y, x_and_z[1]]), XYZ_TO_CODES).astype(np.int32)
-    outside = np.flatnonzero(cv2.inRange(codes, (0, 0, 0), (LEVELS,) * 3) == 0)
-    if len(outside):
-        codes.reshape(-1, 3)[outside] = fit_strip(f.ravel()[outside], functions.reshape(-1, 4)[outside])
-    return encoding_table()[0].take(codes, mode="clip"), len(outside)
-
-
-def fit_strip(f, functions):
-    """Codes (N, 3) of colours outside the gamut, their chroma reduced at fixed L* and hue."""
-    fx, fz = functions[:, 0] * f + functions[:, 2], functions[:, 1] * f + functions[:, 3]
-    a, b = 500 * (fx - f), 200 * (f - fz)
-    chroma, hue = cv2.cartToPolar(a, b, angleInDegrees=True)
-    most = gamut_table()[(232 * f - 31.5).astype(np.int32), (2 * hue.ravel() + 0.5).astype(np.int32)]
-    scale = np.minimum(most / np.maximum(chroma.ravel(), 1e-6), 1)
-    fitted = np.stack([f + scale * (fx - f), f, f + scale * (fz - f)], axis=-1)
-    return np.clip(cv2.transform(linear_from_f(fitted)[None], XYZ_TO_CODES)[0], 0, LEVELS).astype(np.int32)
-
-
 @lru_cache
-def gamut_table():
+def gamut_table() -> np.ndarray:
     """The largest C*ab that sRGB holds, float32 (201, 721): by L* in halves up to 100 and by hue in half degrees."""
     plane, hue = np.meshgrid(np.arange(201) / 2, np.deg2rad(np.arange(721) / 2), indexing="ij")
     lab = fit_gamut(np.stack([plane, 150 * np.cos(hue), 150 * np.sin(hue)], axis=-1))

@@ -1,4 +1,4 @@
-"""A panel for JupyterLab: choose a photo, type prompts, colour single things, compare, go back, download."""
+"""A panel for JupyterLab: choose a photo, type prompts, colour single objects, compare, go back, download."""
 
 import os
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import numpy as np
 from IPython.display import HTML
 from PIL import Image
 
-from lib.photo.boxes import ColoredThings
+from lib.photo.boxes import ColoredObjects
 from lib.photo.formats import EXPECT, open_photo
 from lib.photo.full_resolution import paint_gray
 from lib.photo.pictures import LIMITS
@@ -28,6 +28,7 @@ NAMES = {  # of the options, for the screen
     "guidance_scale": "guidance",
     "controlnet_conditioning_scale": "strength",
 }
+ERRORS = (ValueError, OSError, RuntimeError, MemoryError)  # that are said in the panel
 
 
 @dataclass(eq=False)
@@ -41,16 +42,16 @@ class Result:
     saved: Path | None = None
 
     @property
-    def words(self):
-        """The prompt and the colours of things."""
+    def words(self) -> str:
+        """The prompt and the colours of objects."""
         colors = [color if isinstance(place, tuple) else f"{place}: {color}" for place, color in self.options["colors"]]
         return " + ".join([self.prompt, *colors])
 
     @property
-    def name(self):
+    def name(self) -> str:
         """All that it was made with, in a line."""
         said = [f"{said} {self.options[name]:g}" for name, said in NAMES.items()]
-        return f"{self.words} ({', '.join(said + ['each colour kept to its thing'] * self.options['bind'])})"
+        return f"{self.words} ({', '.join(said + ['each colour kept to its object'] * self.options['bind'])})"
 
 
 class Panel:
@@ -63,11 +64,9 @@ class Panel:
         self.choose = widgets.Dropdown(options=[(Path(p).name, Path(p)) for p in photos], description="photo")
         self.upload = widgets.FileUpload(accept="image/*", description="or upload")
         self.prompts = widgets.Textarea(placeholder=VAGUE_PROMPT, description="prompts", rows=3, layout=wide)
-        self.things = ColoredThings()
-        self.options = make_options(colorizer.profile.sampling)
+        self.objects, self.options = ColoredObjects(), make_options(colorizer.profile.sampling)
         self.button = widgets.Button(description="Colorize", button_style="primary")
-        self.progress = widgets.IntProgress(layout=widgets.Layout(width="10em"))
-        self.message = widgets.HTML()
+        self.progress, self.message = widgets.IntProgress(layout=widgets.Layout(width="10em")), widgets.HTML()
         self.history = widgets.SelectMultiple(description="history", rows=4, layout=wide)
         self.split = widgets.IntSlider(value=50, description="before", readout=False, layout=wide)
         self.columns = widgets.HBox()
@@ -76,14 +75,10 @@ class Panel:
         self.upload.observe(lambda _: self.take_upload(), "value")
         self.history.observe(lambda _: self.show(), "value")
         self.split.observe(lambda _: self.draw(), "value")
-        rows = [[self.choose, self.upload], [self.things.box], [self.prompts]]
-        rows += [
-            list(self.options.values())[:2],
-            list(self.options.values())[2:],
-            [self.button, self.progress, self.message],
-        ]
-        rows += [[self.history], [self.split], [self.columns], [widgets.HTML(f"<i>{escape(EXPECT)}</i>")]]
-        self.box = widgets.VBox([row[0] if len(row) == 1 else widgets.HBox(row) for row in rows])
+        options, line = list(self.options.values()), widgets.HBox
+        rows = [line([self.choose, self.upload]), self.objects.box, self.prompts, line(options[:2]), line(options[2:])]
+        rows += [line([self.button, self.progress, self.message]), self.history, self.split, self.columns]
+        self.box = widgets.VBox([*rows, widgets.HTML(f"<i>{escape(EXPECT)}</i>")])
         if self.choose.value:
             self.take(self.choose.value)
 
@@ -114,9 +109,9 @@ class Panel:
             height, width = self.photo.pixels.shape[:2]
             self.before = reduced(paint_gray(self.photo.pixels))
             self.say(f"{path.name}, {width} x {height}")
-        except (ValueError, OSError, MemoryError) as error:
+        except ERRORS as error:
             self.say(f"not opened: {error}")
-        self.things.show(self.before)
+        self.objects.show(self.before)
         self.results = self.results_of.setdefault(path, []) if self.photo else []
         self.remember([])
 
@@ -125,29 +120,24 @@ class Panel:
         prompts = [line.strip() for line in self.prompts.value.splitlines() if line.strip()] or [VAGUE_PROMPT]
         if not self.photo or len(prompts) > MAX_PROMPTS:
             return self.say(f"at most {MAX_PROMPTS} prompts at a time" if self.photo else "no photo is chosen")
-        options = {name: widget.value for name, widget in self.options.items()} | {"bind": self.things.bind.value}
+        options = {name: widget.value for name, widget in self.options.items()} | {"bind": self.objects.bind.value}
         self.button.disabled, self.progress.value, self.progress.max = True, 0, len(prompts)
-        made = []
+        results = []
         try:
-            options["colors"] = self.things.colors()
+            options["colors"] = self.objects.colors()
             for prompt in prompts:
-                picture = self.colorizer(self.photo, prompt, **options)
-                notes = self.notes_on(prompt, picture)
-                made.append(Result(prompt, options, reduced(np.asarray(picture.convert("RGB"))), notes))
+                picture, unread = self.colorizer(self.photo, prompt, **options), self.colorizer.unread(prompt)
+                notes = [f"the end of the prompt is not read: {unread}"] if unread else []
+                preview = reduced(np.asarray(picture.convert("RGB")))
+                results.append(Result(prompt, options, preview, [*notes, *picture.notes]))
                 self.progress.value += 1
             self.say("; ".join([self.photo.path.name, *(f"the photo {note}" for note in self.photo.notes)]))
-        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        except ERRORS as error:
             self.say(f"not colorized: {error}")
         finally:
             self.button.disabled = False
-        if made:
-            self.remember(made)
-
-    def notes_on(self, prompt, picture):
-        """What there is to say of a picture and its prompt, in a list."""
-        unread = self.colorizer.unread(prompt)
-        said = f"the end of the prompt is not read: {unread}" if unread else ""
-        return [note for note in (said, *picture.notes, picture.paler()) if note]
+        if results:
+            self.remember(results)
 
     def remember(self, results):
         """Put new results first in this photo's history, and show them."""
@@ -157,13 +147,18 @@ class Panel:
         self.show()
 
     def show(self):
-        """A column for each result that is chosen in the history."""
+        """A column for each result that is chosen in the history: its picture, words, notes, and a way to save it."""
         self.split.disabled = not self.history.value
         width = widgets.Layout(width=f"{98 // max(len(self.history.value), 1)}%", max_width=f"{SHOWN}px")
-        self.shown = [(widgets.Image(format="png"), result) for result in self.history.value]
+        self.shown, columns = [(widgets.Image(format="png"), result) for result in self.history.value], []
+        for image, result in self.shown:
+            words = widgets.HTML("<br>".join([f"<b>{escape(result.words)}</b>", *map(escape, result.notes)]))
+            save = link_to(result.saved) if result.saved else widgets.Button(description="Save")
+            if not result.saved:
+                save.on_click(lambda _, result=result: self.write(result))
+            columns.append(widgets.VBox([image, words, save], layout=width))
         self.draw()
-        columns = [[image, *self.below(result)] for image, result in self.shown]
-        self.columns.children = [widgets.VBox(column, layout=width) for column in columns]
+        self.columns.children = columns
 
     def draw(self):
         """Draw the results that are shown: the photo left of the slider, its colours right of it."""
@@ -171,13 +166,6 @@ class Panel:
             edge, file = round(self.split.value / 100 * self.before.shape[1]), BytesIO()
             Image.fromarray(np.hstack([self.before[:, :edge], result.preview[:, edge:]])).save(file, "png")
             image.value = file.getvalue()
-
-    def below(self, result):
-        """What stands below a result: its words, notes, and a button that saves it, or the link to its file."""
-        save = widgets.Button(description="Save")
-        save.on_click(lambda _: self.write(result))
-        said = "<br>".join([f"<b>{escape(result.words)}</b>", *map(escape, result.notes)])
-        return [widgets.HTML(said), link_to(result.saved) if result.saved else save]
 
     def write(self, result):
         """Make a result again at the photo's full size, and save it under a new name made of the photo's."""
@@ -189,7 +177,7 @@ class Panel:
             result.saved = target
             self.say(f"saved: {target}")
             self.show()
-        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        except ERRORS as error:
             self.say(f"not saved: {error}")
 
     def say(self, text):
@@ -197,31 +185,27 @@ class Panel:
         self.message.value = escape(text, quote=False)
 
 
-def make_options(sampling):
+def make_options(sampling) -> dict[str, widgets.Widget]:
     """A widget for each option of `NAMES`, by name; `sampling`: the profile's, from which they start."""
-    narrow, values = widgets.Layout(width="12em"), vars(sampling)
-
-    def start(name, **bounds):
-        return {"value": values.get(name, 1), "description": NAMES[name], **bounds}
-
-    made = {
-        "seed": widgets.BoundedIntText(value=0, max=10**9, description="seed", layout=narrow),
-        "saturation": widgets.FloatSlider(**start("saturation", min=0, max=2, step=0.1)),
-    }
-    for name, kind in (("num_inference_steps", widgets.BoundedIntText), ("guidance_scale", widgets.BoundedFloatText)):
-        made[name] = kind(**start(name, min=LIMITS[name][1], max=LIMITS[name][2]), layout=narrow)
-    name = "controlnet_conditioning_scale"
-    return made | {name: widgets.FloatSlider(**start(name, min=0, max=2, step=0.1))}
+    narrow, options = widgets.Layout(width="12em"), {}
+    for name, said in NAMES.items():
+        start = {"value": getattr(sampling, name, LIMITS[name][0](name != "seed")), "description": said}
+        if name in ("saturation", "controlnet_conditioning_scale"):
+            options[name] = widgets.FloatSlider(**start, min=0, max=2, step=0.1)
+        else:
+            kind = widgets.BoundedIntText if LIMITS[name][0] is int else widgets.BoundedFloatText
+            options[name] = kind(**start, min=LIMITS[name][1], max=min(LIMITS[name][2], 10**9), layout=narrow)
+    return options
 
 
-def link_to(path):
+def link_to(path: Path) -> widgets.Output:
     """A link that downloads a file, below what the Jupyter server serves; JupyterLab adds its address."""
     output, place = widgets.Output(), quote(os.path.relpath(path).replace(os.sep, "/"))
     output.append_display_data(HTML(f'<a href="{place}" download>Download {escape(path.name)}</a>'))
     return output
 
 
-def reduced(pixels):
+def reduced(pixels: np.ndarray) -> np.ndarray:
     """Pixels (H, W, 3) at a size for the screen."""
     image = Image.fromarray(pixels)
     image.thumbnail((SHOWN, SHOWN))
