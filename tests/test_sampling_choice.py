@@ -9,12 +9,18 @@ from lib.color import srgb_to_lab, to_float
 
 
 def trials(*rows):
-    return pd.DataFrame(rows, columns=["steps", "guidance", "detailed", "chroma_ratio"])
+    table = pd.DataFrame(rows, columns=["steps", "guidance", "detailed", "chroma_ratio"])
+    return table.assign(vague=table["detailed"] + 1)
+
+
+def test_steps_and_guidance_are_chosen_for_both_prompts():
+    table = trials((10, 1.0, 10.0, 0.9), (10, 4.0, 9.0, 0.9)).assign(vague=[11.0, 14.0])
+    assert sampling_choice.pick_sampling(table)["guidance"] == 1.0  # the detailed prompt alone would choose 4
 
 
 def test_the_best_of_those_that_are_colourful_enough():
     table = trials((10, 1.0, 9.0, 0.5), (20, 2.0, 10.5, 0.9), (10, 2.0, 10.0, 0.7), (10, 4.0, 9.5, 1.31))
-    assert tuple(sampling_choice.pick_sampling(table)) == (10, 2.0, 10.0, 0.7)
+    assert tuple(sampling_choice.pick_sampling(table)) == (10, 2.0, 10.0, 0.7, 11.0)
 
 
 def test_of_equal_ones_the_one_with_fewer_steps():
