@@ -121,7 +121,7 @@ def test_each_lack_is_named(machine, monkeypatch, capsys):
         "zips/train2017.zip can't be reached (no route to host)",
         "flowers_folder no/flowers is no folder",
         "are there: add disk",
-        "try -p run study_1 -p base_revision '' -p base_model with sd-legacy/",
+        "try -p run study_3 -p base_revision '' -p base_model with Manojb/",
         "Salesforce/blip can't be had",
         "gs://mine can't be written (AccessDeniedException: 403): give the VM's service account the role",
         "training: this batch does not fit in memory: lower train_batch_size",
