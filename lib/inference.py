@@ -54,11 +54,11 @@ def guided_steps(sampling):
 def sample_batches(pipeline, jobs, image_of, sampling, full=0):
     """Yield (slice of the jobs, their pictures) batch by batch; a job (image, prompt, seed) shows `image_of(image)`.
 
-    A batch that does not fit in memory is halved, and so are those after it. Batches of fewer than `full` jobs, or than
-    the batch size, are filled up with their last job: a picture's last digits depend on how many others it is sampled
-    with, but not on which.
+    A batch that does not fit in memory is halved, and so are those after it, in later calls with the pipeline too.
+    Batches of fewer than `full` jobs, or than the batch size, are filled up with their last job: a picture's last
+    digits depend on how many others it is sampled with, but not on which.
     """
-    size, start = sampling.sample_batch_size, 0
+    size, start = min(sampling.sample_batch_size, getattr(pipeline, "batch_that_fits", math.inf)), 0
     while start < len(jobs):
         part = jobs[start : start + size]
         filled = part + part[-1:] * (min(full, size) - len(part))
@@ -70,6 +70,7 @@ def sample_batches(pipeline, jobs, image_of, sampling, full=0):
             if len(filled) == 1:
                 raise ValueError("not even one picture fits in memory: lower resolution, or free some") from None
             pictures, size = None, (len(filled) + 1) // 2
+            pipeline.batch_that_fits = size
         if pictures is None:  # only here is what the failed batch held let go
             clear_device_cache(garbage_collection=True)
             tqdm.write(f"{len(filled)} pictures at once do not fit in memory: sampling {size} at once")

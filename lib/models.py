@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib.resources import files
@@ -27,6 +28,8 @@ from lib.annotator import Annotator, load_annotator
 from lib.files import explained, hash_of, one_line
 from lib.profiles import resolve
 
+os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # read at the first allocation on a GPU
+torch.backends.cudnn.benchmark = True  # shapes stay the same for hours
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
 
@@ -51,6 +54,15 @@ def process_state():
 def has_bf16():
     """Whether the hardware computes in bfloat16: a GPU, or a CPU that does more than emulate it."""
     return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
+
+
+def require_precision(mixed_precision: str) -> None:
+    """Refuse a run in bf16 without a CUDA GPU, before it spends hours on a CPU: ValueError."""
+    if mixed_precision == "bf16" and not torch.cuda.is_available():
+        raise ValueError(
+            "mixed_precision bf16 needs a CUDA GPU, and torch finds none: run make check-gpu to see why, "
+            "or pass -p mixed_precision no to run on this CPU"
+        )
 
 
 @contextmanager
@@ -205,6 +217,7 @@ def add_controlnet(base, controlnet, scheduler="unipc"):
     pipeline = with_controlnet.from_pipe(base, **parts, dtype=base.unet.dtype)  # without it, all becomes float32
     pipeline.set_progress_bar_config(disable=True)
     pipeline.annotator = annotator
+    pipeline.vae.enable_slicing()  # a tensor of 32 decoded pictures has 2^31 elements, where GPU kernels have failed
     return pipeline
 
 
@@ -214,25 +227,32 @@ def load_pipeline(profile):
     place = {"revision": profile.model.controlnet_revision, "subfolder": profile.model.controlnet_subfolder}
     controlnet = load_controlnet(profile.controlnet_source, base.unet, **place)
     pipeline = add_controlnet(base, controlnet, profile.model.scheduler)
-    networks = (pipeline.unet, pipeline.controlnet)
-    if profile.model.channels_last:
-        for network in (*networks, pipeline.vae):
-            network.to(memory_format=torch.channels_last)
-    if profile.model.torch_compile:
-        compile_networks(networks)
+    speed_up((pipeline.unet, pipeline.controlnet), profile.model, pipeline.vae)
     return pipeline
 
 
-def compile_networks(networks):
-    """Compile networks with torch.compile; where no compiler works, say so and leave them as they are."""
+def speed_up(networks, model, *not_compiled):
+    """Compile networks and put them in channels_last, as a profile's `model` says.
+
+    If compiling is asked for and fails, channels_last is left out too: without compiled norms it is slower.
+    """
+    compiled = compile_networks(networks) if model.torch_compile else True
+    if model.channels_last and compiled:
+        for network in (*networks, *not_compiled):
+            network.to(memory_format=torch.channels_last)
+
+
+def compile_networks(networks) -> bool:
+    """Compile networks with torch.compile; if no compiler works, say so and return False."""
     try:
         torch.compile(torch.nn.SiLU())(torch.ones(2, device=pick_device()))
     except Exception as error:  # of torch, Triton or the C++ compiler
         print(f"torch.compile does not work here ({_root_cause(error)}): going on without it")
-        return
+        return False
     torch._dynamo.config.suppress_errors = True  # what can't be compiled runs as it is, with a warning
     for network in networks:
         network.compile()
+    return True
 
 
 def embed_once(embedding):

@@ -17,6 +17,7 @@ from lib.color_words import find_places, has_color_words
 from lib.compare_runs import FACTORS, trainings_of
 from lib.files import write_table, write_text
 from lib.luck import seed_share
+from lib.models import require_precision
 from lib.profiles import get_profile
 from lib.prompts import DOSES, LADDER
 from lib.stats import (
@@ -54,7 +55,8 @@ FORMATS = {  # of a column's numbers
 
 
 def provenance(profile):
-    """Versions, device and revision that a result rests on, by name."""
+    """Versions, device and revision that a result rests on, by name; a precision that can't be used is a ValueError."""
+    require_precision(profile.model.mixed_precision)
     packages = ("torch", "diffusers", "transformers", "datasets", "scikit-image")
     revision = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(revision, cwd=ROOT, capture_output=True, text=True, check=False)

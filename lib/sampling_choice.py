@@ -1,4 +1,4 @@
-"""Steps and guidance, chosen on validation photos for both prompts by one rule, which `pick_sampling` states."""
+"""Steps and guidance, chosen on validation photos by one rule for both prompts: the lowest error with enough colour."""
 
 import json
 from dataclasses import replace
@@ -61,15 +61,15 @@ def try_sampling(pipeline, rows, profile):
 
 
 def pick_sampling(table):
-    """The row of `try_sampling` with the lowest mean error of the vague and the detailed prompt.
+    """The row of `try_sampling` with the lowest mean error of both prompts, if its chroma ratio is in `CHROMA_RATIO`.
 
-    Only rows with a chroma ratio in `CHROMA_RATIO` count, or if there is none, those nearest to it. Of equal rows the
-    one with fewer steps is taken, then the one with less guidance.
+    Choosing for the detailed prompt alone would favour the one that the study expects to win. If no chroma ratio is in
+    the range, the nearest count; of equal rows the one with fewer steps, then less guidance.
     """
     low, high = CHROMA_RATIO
     away = np.maximum(low - table["chroma_ratio"], table["chroma_ratio"] - high).clip(lower=0)
-    table = table.assign(both=table["vague"] + table["detailed"])[away == away.min()]
-    return table.sort_values(["both", "steps", "guidance"]).iloc[0]
+    of_both = table.assign(error=table[list(COMPARED_LEVELS)].mean(axis=1))[away == away.min()]
+    return table.loc[of_both.sort_values(["error", "steps", "guidance"]).index[0]]
 
 
 def with_chosen_sampling(profile):

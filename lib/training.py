@@ -24,9 +24,11 @@ from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedd
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel, compute_snr
 from PIL import Image
+from skimage.metrics import structural_similarity
 from torch.utils.checkpoint import checkpoint
 from torch.utils.tensorboard import SummaryWriter
 
+from lib.color import luminance, to_float
 from lib.colorize import merge
 from lib.dataset import draw_prompts, load_dataset_dict, pick_across_categories, training_rows
 from lib.figures import save_sheet
@@ -35,7 +37,7 @@ from lib.inference import sample
 from lib.latents import Batches, build_cache
 from lib.models import (
     add_controlnet,
-    compile_networks,
+    encode_prompts,
     has_bf16,
     hash_of_weights,
     load_base,
@@ -44,25 +46,29 @@ from lib.models import (
     memory_advice,
     pick_device,
     process_state,
+    require_precision,
+    speed_up,
 )
 from lib.profiles import add_field_option, get_profile, other_settings
 from lib.study import RUNS
 
 LOSS_COLUMNS = ("step", "loss", "lr", "seconds")
+VALIDATION_TIMESTEPS = (100, 300, 500, 700, 900)
 
 
-def diffusion_loss(unet, noise_scheduler, batch, generator, training, controlnet=None, part=slice(None)):
+def diffusion_loss(unet, noise_scheduler, batch, generator, training, controlnet=None, part=slice(None), timestep=None):
     """Mean squared error of the predicted noise or velocity, with min-SNR weights (Hang et al. 2023) if asked.
 
     `batch` is what `LatentCache.batch` returns; without a ControlNet the conditioning images are not looked at. Draws
     are made for the whole batch, whatever `part` of it is trained on, so that they don't depend on how it is divided.
-    Timesteps are drawn as T (1 - u^b), b = `training.timestep_bias`: 1 is uniform, more trains more at high noise.
+    Timesteps are drawn as T (1 - u^b), b = `training.timestep_bias`: 1 is uniform, more trains more at high noise; if
+    `timestep` is given, all are that one.
     """
     device = next(unet.parameters()).device
     steps = noise_scheduler.config.num_train_timesteps
     noise = torch.randn(batch[0].shape, generator=generator)
     below_last = torch.rand(len(noise), generator=generator) ** training.timestep_bias  # in [0, 1)
-    timesteps = steps - 1 - (steps * below_last).long()
+    timesteps = steps - 1 - (steps * below_last).long() if timestep is None else torch.full((len(noise),), timestep)
     latents, embeddings, conditioning, noise, timesteps = (
         tensor[part].to(device, non_blocking=True) for tensor in (*batch, noise, timesteps)
     )
@@ -96,6 +102,7 @@ def train_run(profile):
     Under accelerate's launchers every process calls this; they share the batch and one of them writes. A run that takes
     a finished ControlNet trains nothing: only its `run.csv` is written.
     """
+    require_precision(profile.model.mixed_precision)
     state, run_dir = process_state(), profile.folders.run_dir
     if profile.model.controlnet:
         return write_facts(facts_of_finished(profile), run_dir) if state.is_main_process else None
@@ -168,11 +175,7 @@ def loss_of_controlnet(base, cache, profile, controlnet):
         base.unet.enable_gradient_checkpointing()
         controlnet.enable_gradient_checkpointing()
         controlnet.controlnet_cond_embedding.__class__ = SparingEmbedding  # which diffusers leaves out
-    if profile.model.channels_last:
-        for network in (base.unet, controlnet):
-            network.to(memory_format=torch.channels_last)
-    if profile.model.torch_compile:
-        compile_networks((base.unet, controlnet))
+    speed_up((base.unet, controlnet), profile.model)
 
     def loss_of_step(model, step, part):
         return diffusion_loss(base.unet, noise_scheduler, *batches(step), profile.training, model, part)
@@ -205,9 +208,11 @@ def train_controlnet(base, cache, profile, folder, watched, whole_base=None):
     def on_checkpoint(model, step):
         whole = whole_base() if whole_base else base
         pipeline = add_controlnet(whole, copy.deepcopy(model))  # a copy, since the pipeline takes the base's dtype
-        save_controlnet_samples(pipeline, watched, profile.sampling, folder / f"samples/{step:07d}.png")
+        ssim = save_controlnet_samples(pipeline, watched, profile.sampling, folder / f"samples/{step:07d}.png")
+        loss = validation_loss(pipeline, watched, profile.training)
         del whole, pipeline
         gc.collect()  # the copy's own methods point back to it
+        return {"lightness_ssim": ssim, "validation_loss": loss}
 
     settings = run_settings(profile, **cache.key, base=hash_of_weights(base.unet), initial=initial_weights)
     precision = profile.model.mixed_precision
@@ -220,12 +225,34 @@ def train_controlnet(base, cache, profile, folder, watched, whole_base=None):
     return controlnet
 
 
-def save_controlnet_samples(pipeline, rows, sampling, path):
-    """Colorize data-set rows with their own prompts and seed 0; a sheet of gray, output, merged and true pictures."""
+def save_controlnet_samples(pipeline, rows, sampling, path) -> float:
+    """Colorize data-set rows with their own prompts and seed 0; a sheet of gray, output, merged and true pictures.
+
+    Returns the mean SSIM of the outputs' L* with the photos', before it is restored: whether shapes are kept.
+    """
     gray = list(rows["conditioning_image"])
     outputs = sample(pipeline, gray, rows["prompt"], [0] * len(gray), **vars(sampling))
     sheet = {"gray": gray, "output": outputs, "merged": merge(gray, outputs), "photo": list(rows["image"])}
     save_sheet(list(sheet.values()), path, row_titles=list(sheet))
+    pairs = [(luminance(output), luminance(to_float(image))) for output, image in zip(outputs, gray, strict=True)]
+    return float(np.mean([structural_similarity(*pair, data_range=100) for pair in pairs]))
+
+
+@torch.no_grad()
+def validation_loss(pipeline, rows, training) -> float:
+    """The diffusion loss of data-set rows at fixed timesteps and noise, so that checkpoints can be compared."""
+    vae, unet = pipeline.vae, pipeline.unet
+    pixels = pipeline.image_processor.preprocess(list(rows["image"])).to(vae.device, vae.dtype)
+    latents = vae.encode(pixels).latent_dist.mean.float() * vae.config.scaling_factor
+    gray = pipeline.control_image_processor.preprocess(list(rows["conditioning_image"]))
+    batch = (latents.cpu(), encode_prompts(list(rows["prompt"]), pipeline).float().cpu(), gray)
+    scheduler, losses = DDPMScheduler.from_config(pipeline.scheduler.config), []
+    with torch.autocast(unet.device.type, torch.bfloat16, enabled=unet.dtype == torch.bfloat16):
+        for timestep in VALIDATION_TIMESTEPS:
+            generator = torch.Generator().manual_seed(0)
+            options = {"controlnet": pipeline.controlnet, "timestep": timestep}
+            losses.append(diffusion_loss(unet, scheduler, batch, generator, training, **options).item())
+    return float(np.mean(losses))
 
 
 def save_model(model, folder):
@@ -242,10 +269,11 @@ def train(model, loss_of_step, training, mixed_precision, folder, settings, on_c
     """Minimise `loss_of_step(model, step, part)` with AdamW for `training.train_steps` steps, resuming from `folder`.
 
     `part` is the slice of the step's batch for this process (accelerate's) and this share of
-    `training.gradient_accumulation_steps`: however it is divided, the gradient is the batch's. Writes `losses.csv`,
-    TensorBoard's files and `checkpoints` to `folder`; at each checkpoint calls `on_checkpoint(model, step)`, with the
-    averaged weights in place where EMA is on. A checkpoint with other `settings` is refused. SIGTERM, which a spot VM
-    gets before it is stopped, takes effect after a checkpoint. Returns the model with its final (averaged) weights.
+    `training.gradient_accumulation_steps`: however it is divided, the gradient is the batch's. Writes `losses.csv`
+    (every `log_every` steps), TensorBoard's files and `checkpoints` to `folder`; at each checkpoint calls
+    `on_checkpoint(model, step)`, with the averaged weights in place where EMA is on, and adds the numbers that it
+    returns to `checkpoints.csv`. A checkpoint with other `settings` is refused. SIGTERM, which a spot VM gets before it
+    is stopped, takes effect after a checkpoint. Returns the model with its final (averaged) weights.
     A loss that is not finite, or a batch that does not fit in memory, is a ValueError and reaches no checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -255,8 +283,8 @@ def train(model, loss_of_step, training, mixed_precision, folder, settings, on_c
     first, last = load_checkpoint(folder, state, settings), training.train_steps
     if first > last:
         raise ValueError(f"{folder} is at step {first}, past train_steps {last}: raise it or change `run`")
-    journal = Journal(folder, first, accelerator.is_main_process)
-    with HeldSigterm() as sigterm, progress(range(first, last), initial=first, total=last) as bar:
+    journal, words = Journal(folder, first, accelerator.is_main_process), {"desc": "training", "unit": "step"}
+    with HeldSigterm() as sigterm, progress(range(first, last), initial=first, total=last, **words) as bar:
         for step in bar:
             shares = training.gradient_accumulation_steps
             loss = make_step(wrapped, loss_of_step, step, accelerator, state, shares, mixed_precision)
@@ -266,15 +294,13 @@ def train(model, loss_of_step, training, mixed_precision, folder, settings, on_c
             log_due = checkpoint_due or done % training.log_every == 0
             stop = (log_due or accelerator.num_processes == 1) and any_process(sigterm.came, accelerator)
             if log_due or stop:
-                rate = state["schedule"].get_last_lr()[0]
-                bar.set_postfix(loss=f"{journal.log(done, rate, accelerator):.4f}")
+                journal.log(done, state["schedule"].get_last_lr()[0], accelerator)
+                bar.set_postfix(journal.signs_of_life(training.train_batch_size), refresh=False)
             if checkpoint_due or stop:
                 if accelerator.is_main_process:
-                    journal.write()
                     keep_checkpoint(folder, done, state, settings, training)
                     if on_checkpoint and not stop:
-                        with_averaged_weights(state, on_checkpoint, done)
-                        journal.show(done)
+                        journal.show(done, with_averaged_weights(state, on_checkpoint, done) or {})
                 accelerator.wait_for_everyone()
             if stop:
                 break
@@ -364,11 +390,12 @@ class Journal:
 
     def __init__(self, folder, first, is_main):
         self.folder, self.rows, self.unread = folder, read_losses(folder, first), []
+        self.first, self.begun = first, time.time()
         self.board = SummaryWriter(folder / "tensorboard", purge_step=first + 1) if is_main else None
         self.started = time.time() - (float(self.rows[-1]["seconds"]) if self.rows else 0.0)
 
     def log(self, step, rate, accelerator):
-        """Read the losses since the last time, refuse those that are not finite, and keep and return the last one."""
+        """Read the losses since the last time, refuse those that are not finite, and write the last one."""
         values = accelerator.reduce(torch.stack(self.unread), "mean").tolist()
         check_finite(values, step, self.folder)
         self.unread, seconds = [], round(time.time() - self.started, 1)
@@ -376,14 +403,24 @@ class Journal:
         if self.board:
             self.board.add_scalar("loss", values[-1], step)
             self.board.add_scalar("learning rate", rate, step)
-        return values[-1]
+            write_table(pd.DataFrame(self.rows, columns=LOSS_COLUMNS), self.folder / "losses.csv")
 
-    def write(self):
-        """Write `losses.csv`, whole or not at all."""
-        write_table(pd.DataFrame(self.rows, columns=LOSS_COLUMNS), self.folder / "losses.csv")
+    def signs_of_life(self, batch_size) -> dict[str, str]:
+        """What a person who waits wants to see: the last loss, the speed since the start, and the GPU's peak memory."""
+        samples = (self.rows[-1]["step"] - self.first) * batch_size
+        signs = {"loss": f"{self.rows[-1]['loss']:.4f}", "samples/s": f"{samples / (time.time() - self.begun):.1f}"}
+        if torch.cuda.is_available():
+            signs["GB"] = f"{torch.cuda.max_memory_reserved() / 1e9:.1f}"
+        return signs
 
-    def show(self, step):
-        """Show the sheet of a checkpoint in TensorBoard, where there is one."""
+    def show(self, step, measured):
+        """Keep the numbers of a checkpoint in `checkpoints.csv` and TensorBoard, and show its sheet there, if any."""
+        if measured:
+            path = self.folder / "checkpoints.csv"
+            rows = pd.read_csv(path).query("step < @step").to_dict("records") if path.exists() else []
+            write_table(pd.DataFrame([*rows, {"step": step, **measured}]), path)
+        for name, value in measured.items():
+            self.board.add_scalar(name, value, step)
         sheet = self.folder / f"samples/{step:07d}.png"
         if sheet.exists():
             self.board.add_image("samples", np.asarray(Image.open(sheet)), step, dataformats="HWC")
@@ -412,17 +449,18 @@ def check_precision(mixed_precision):
 
 
 def with_averaged_weights(state, action, step):
-    """Call `action(model, step)` with the averaged weights in the model, then put the current ones back."""
+    """Return `action(model, step)` with the averaged weights in the model, then put the current ones back."""
     model, ema = state["model"], state["ema"]
     if ema:
         ema.store(model.parameters())
         ema.copy_to(model.parameters())
     model.eval()
     with torch.no_grad():
-        action(model, step)
+        returned = action(model, step)
     model.train()
     if ema:
         ema.restore(model.parameters())
+    return returned
 
 
 def check_finite(values, done, folder):

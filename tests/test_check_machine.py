@@ -1,6 +1,7 @@
 """`make check-gpu` says what is missing, a line each."""
 
 import http.server
+import os
 import threading
 from types import SimpleNamespace
 
@@ -40,7 +41,9 @@ def machine(monkeypatch):
             raise check_machine.requests.ConnectionError("no route\nto host")
         return SimpleNamespace(headers={"Content-Length": size}, raise_for_status=lambda: None)
 
-    def smi(*_, **__):
+    def smi(command=(), args=(), **_):
+        if "gcloud" in args:
+            return SimpleNamespace(returncode=1, stderr="AccessDeniedException: 403\n")
         if not facts.driver:
             raise FileNotFoundError("nvidia-smi")
         return SimpleNamespace(stdout=facts.driver)
@@ -63,6 +66,8 @@ def machine(monkeypatch):
     monkeypatch.setattr(check_machine.requests, "head", head)
     monkeypatch.setattr(check_machine.huggingface_hub, "model_info", model_info)
     monkeypatch.setattr(check_machine.flowers, "download_flowers", lambda: "flowers")
+    monkeypatch.setattr(check_machine, "time_training", lambda _: (0.1, 17.2))
+    monkeypatch.delenv("BUCKET", raising=False)
     monkeypatch.setattr(check_machine, "fetch_networks", lambda profile: profile.data.captioner or "not needed")
     monkeypatch.setattr(check_machine.forecast, "report", lambda *_: "| part |")
     return facts
@@ -81,6 +86,8 @@ def test_a_machine_that_fits(machine, capsys):
         "COCO: train2017.zip at http",
         "flowers: in flowers",
         "networks: Salesforce/blip",
+        "bucket: not checked",
+        "stable-diffusion-v1-5: 10.0 samples/s after 30 s of warm-up, peak memory 17.2 GB at batch 8",
         "| part |",
     ):
         assert text in said
@@ -95,6 +102,12 @@ def test_each_lack_is_named(machine, monkeypatch, capsys):
         raise ValueError("Salesforce/blip can't be had")
 
     monkeypatch.setattr(check_machine, "fetch_networks", gone)
+
+    def too_large(_):
+        raise ValueError("this batch does not fit in memory: lower train_batch_size")
+
+    monkeypatch.setattr(check_machine, "time_training", too_large)
+    monkeypatch.setenv("BUCKET", "gs://mine")
     code, said = run(capsys, "-p", "hub_repo_id", "me/colors", "-p", "flowers_folder", "no/flowers")
     assert code == 1
     assert [line[:6] for line in said.splitlines()[: len(check_machine.CHECKS)]] == ["FAILED"] * len(
@@ -108,10 +121,40 @@ def test_each_lack_is_named(machine, monkeypatch, capsys):
         "zips/train2017.zip can't be reached (no route to host)",
         "flowers_folder no/flowers is no folder",
         "are there: add disk",
-        "try -p run study_1 -p base_revision '' -p base_model with sd-legacy/",
+        "try -p run study_3 -p base_revision '' -p base_model with Manojb/",
         "Salesforce/blip can't be had",
+        "gs://mine can't be written (AccessDeniedException: 403): give the VM's service account the role",
+        "training: this batch does not fit in memory: lower train_batch_size",
     ):
         assert text in said
+
+
+def test_a_file_is_written_to_the_bucket_and_removed(tmp_path, monkeypatch):
+    gcloud = tmp_path / "gcloud"
+    gcloud.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/calls.txt\n')
+    gcloud.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("BUCKET", "gs://mine")
+    assert check_machine.check_bucket([]) == "gs://mine can be written"
+    calls = (tmp_path / "calls.txt").read_text().splitlines()
+    assert calls == ["storage cp - gs://mine/probe.txt", "storage rm gs://mine/probe.txt"]
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ValueError, match="gs://mine can't be reached .*: install gcloud"):
+        check_machine.check_bucket([])
+
+
+def test_a_training_batch_that_does_not_fit_says_what_to_lower(monkeypatch):
+    profile = get_profile("pocket", train_batch_size=2, resolution=64)
+    seconds, peak = check_machine.time_training(profile, warm_up=0, timed=0)
+    assert 0 < seconds < 60
+    assert peak == 0  # of a GPU
+
+    def too_large(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("lib.training.diffusion_loss", too_large)
+    with pytest.raises(ValueError, match="does not fit in memory: raise gradient_accumulation_steps, .* lower train_b"):
+        check_machine.time_training(profile, warm_up=0, timed=0)
 
 
 @pytest.mark.parametrize(
@@ -200,9 +243,11 @@ def test_a_hub_copy_of_coco_needs_the_annotations_besides(machine, monkeypatch):
 
 def test_disk_arithmetic():
     needed = check_machine.forecast.disk_needed
-    three, all_runs = (needed(profiles_to_run("l4", **fields)) for fields in ({}, {"runs": "all"}))
+    default, three, all_runs = (
+        needed(profiles_to_run("l4", **fields)) for fields in ({}, {"runs": "study_3,study_1,study_2"}, {"runs": "all"})
+    )
     one = needed(profiles_to_run("l4", run="study_3"))
-    assert 110 < sum(three.values()) < 170  # the VM of notebooks/L4.md has 200 GB
+    assert 110 < sum(three.values()) < sum(default.values()) < 170  # the VM of notebooks/L4.md has 200 GB
     assert three["downloads"] == pytest.approx(20.66, abs=0.01)
     assert all_runs["downloads"] == three["downloads"]  # photos come once
     assert all_runs["caches"] > three["caches"] + 7.8  # the embeddings of 50,000 captions

@@ -162,6 +162,9 @@ def test_a_batch_that_does_not_fit_is_halved_and_that_is_said_once(profile, caps
     assert sizes == [6, 3, 3, 3, 1]
     assert np.array_equal(outputs, images)
     assert capsys.readouterr().out.splitlines() == ["6 pictures at once do not fit in memory: sampling 3 at once"]
+    options = vars(profile.replace(sample_batch_size=6).sampling)
+    inference.sample(pipeline, images[:6], ["red"] * 6, range(6), **options)
+    assert sizes[5:] == [3, 3]  # remembered
 
 
 def test_not_one_picture_fits(profile):

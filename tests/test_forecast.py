@@ -103,7 +103,7 @@ def test_a_plan_counts_each_download_and_latent_once():
     names = [part.name for part in forecast.plan(profiles_to_run("l4"))]
     assert len(names) == len(set(names))
     assert [name for name in names if name.startswith("latents")] == [
-        "latents of flowers, SD 1.5", "latents of flowers, SD 2.1-base", "latents of coco, SD 2.1-base",
+        "latents of coco, SD 2.1-base", "latents of flowers, SD 1.5", "latents of flowers, SD 2.1-base",
     ]  # fmt: skip
     training = {part.name: part.works.get("train") for part in forecast.plan(profiles_to_run("l4"))}
     assert training["study_3: training"] == 3 * 50_000

@@ -97,10 +97,34 @@ def test_without_a_compiler_networks_stay_as_they_are(monkeypatch, capsys):
     assert said == "torch.compile does not work here (Failed to find a working C++ compiler): going on without it\n"
 
 
+def test_without_a_compiler_channels_last_is_left_out_too(monkeypatch, capsys):
+    def broken(_):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    network = torch.nn.Conv2d(4, 4, 3)
+    models.speed_up([network], get_profile("l4").model)
+    assert not network.weight.is_contiguous(memory_format=torch.channels_last)
+    assert "going on without it" in capsys.readouterr().out
+    models.speed_up([network], get_profile("l4", torch_compile=False).model)
+    assert network.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_bf16_is_refused_without_cuda_whatever_the_cpu_can(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="bf16 needs a CUDA GPU.*pass -p mixed_precision no"):
+        models.require_precision("bf16")
+    models.require_precision("no")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    models.require_precision("bf16")
+
+
 def test_memory_layout_and_sampler_come_from_the_profile():
     fields = {"controlnet": POCKET.training.initial_controlnet, "scheduler": "euler_trailing", "channels_last": True}
     pipeline = models.load_pipeline(get_profile("pocket", **fields))
     assert type(pipeline) is StableDiffusionControlNetPipeline
+    assert pipeline.vae.use_slicing
     assert type(pipeline.scheduler) is EulerDiscreteScheduler
     assert pipeline.scheduler.config.timestep_spacing == "trailing"
     assert pipeline.scheduler.config.prediction_type == "v_prediction"  # as the base's

@@ -72,7 +72,7 @@ def test_a_run_of_the_table_sets_fields_and_given_ones_win():
 
 def test_which_runs_make_reports_does():
     assert [p.folders.run for p in profiles_to_run("pocket")] == ["default"]
-    assert [p.folders.run for p in profiles_to_run("l4")] == ["study_1", "study_2", "study_3"]
+    assert [p.folders.run for p in profiles_to_run("l4")] == ["study_3", "study_1", "study_2", "captions"]
     assert [p.folders.run for p in profiles_to_run("l4", run="captions")] == ["captions"]
     assert [p.folders.run for p in profiles_to_run("pocket", runs="study_1,captions")] == ["study_1", "captions"]
     everything = [p.folders.run for p in profiles_to_run("l4", runs="all")]

@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset
 from jinja2 import UndefinedError
 
-from lib import gains, luck, report, stats
+from lib import ROOT, gains, luck, report, stats
 from lib.compare_runs import CONTRASTS_OF_RUNS, EFFECTS_OF_CHANGES, FACTORS
 from lib.metrics import COLUMNS, METRICS
 from lib.profiles import get_profile
@@ -159,7 +159,7 @@ def test_the_pocket_report_says_who_wrote_its_captions(tmp_path):
 
 
 def test_the_l4_report_says_what_the_captioner_wrote_and_what_people_did(tmp_path):
-    profile = get_profile("l4", run="study_1", reports=str(tmp_path))
+    profile = get_profile("l4", run="study_1", reports=str(tmp_path), mixed_precision="no")
     text = report_of(profile, (*LEVELS, "auto_caption"))
     assert (
         "`detailed` is one of COCO's captions, which people wrote who saw the colours" in text
@@ -177,8 +177,18 @@ def test_the_l4_report_says_what_the_captioner_wrote_and_what_people_did(tmp_pat
     assert "guidance: 7.5 on the first 50% of the steps" in text
 
 
+def test_the_first_cell_of_every_notebook_refuses_bf16_without_cuda(monkeypatch):
+    cells = [path.read_text() for path in ROOT.glob("notebooks/0*.ipynb")]
+    assert len(cells) == 6
+    assert all(text.count("report.provenance(profile)") == 1 for text in cells)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ValueError, match="bf16 needs a CUDA GPU"):
+        report.provenance(get_profile("l4"))
+    assert report.provenance(get_profile("l4", mixed_precision="no"))["profile"] == "l4"
+
+
 def test_levels_that_were_not_asked_are_not_explained(tmp_path):
-    text = report_of(get_profile("l4", reports=str(tmp_path)), ("vague", "detailed"))
+    text = report_of(get_profile("l4", reports=str(tmp_path), mixed_precision="no"), ("vague", "detailed"))
     assert "gray_caption" not in text
     assert "wrong_color" not in text
     assert "gray captions" not in text

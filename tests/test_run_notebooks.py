@@ -53,8 +53,8 @@ def test_parameters_and_fields_reach_the_notebooks(place, capsys):
     assert any(
         "'n_images': 7" in "".join(c["source"]) or '"n_images": 7' in "".join(c["source"]) for c in executed["cells"]
     )
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[:2]] == ["01_one", "02_two"]
+    lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines() if line[0] == "0"]
+    assert lines == [["01_one", "started"], ["01_one", "passed"], ["02_two", "started"], ["02_two", "passed"]]
 
 
 def test_reports_go_to_what_git_tracks_and_to_where_notebooks_in_jupyterlab_read(place, monkeypatch):
@@ -133,7 +133,7 @@ def test_failed_assert_without_words_shows_its_line(place):
 
 def test_reports_folder_that_cannot_be_written(place):
     (place / "reports").write_text("a file in the way")
-    with pytest.raises(ValueError, match="can't write: .*reports"):
+    with pytest.raises(ValueError, match="can't write .*reports"):
         run_notebooks.run(arguments(place))
 
 
@@ -192,7 +192,7 @@ def other(tmp_path):
         command = [sys.executable, "-c", COMMAND, str(folder), *options]
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         processes.append(subprocess.Popen(command, cwd=ROOT, **output))
-        deadline = time.time() + 120
+        deadline = time.time() + 600  # on a busy machine
         while not (folder / "started").exists():
             assert processes[0].poll() is None, processes[0].communicate()
             assert time.time() < deadline
@@ -269,10 +269,44 @@ def test_a_full_disk_while_publishing_changes_no_report(place, started, monkeypa
     }
 
 
+SLOW = """import time
+from lib import files
+files.SECONDS_BETWEEN_LINES = 0.2
+with files.progress(range(8), desc="training", unit="step") as bar:
+    for step in bar:
+        time.sleep(0.1)
+        bar.set_postfix({"loss": "0.1234", "samples/s": "10.2"}, refresh=False)
+for _ in files.progress(range(2), desc="short"):
+    pass"""
+
+
+def test_a_slow_notebook_shows_plain_lines_while_it_runs(place, capsys):
+    notebook(place / "02_two.ipynb", SLOW)
+    run_notebooks.run(arguments(place))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("02_two ")]
+    signs = r"02_two \d\d:\d\d:\d\d training: \d of 8, +[\d.]+step/s, loss=0.1234, samples/s=10.2, 00:00 left"
+    assert len(lines) > 4
+    assert all(re.fullmatch(signs, line) for line in lines[1:-1]), lines
+    assert not list((place / "build").rglob("*.log"))
+
+
+def test_bf16_without_cuda_is_refused_before_anything_is_made(place, started, monkeypatch):
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True)  # not even on such a CPU
+    l4 = ["--profile", "l4", "-p", "set_metrics", "false"]
+    with pytest.raises(ValueError, match="mixed_precision bf16 needs a CUDA GPU.*-p mixed_precision no"):
+        run_notebooks.run(arguments(place, *l4, "--only", "01"))
+    assert not (place / "build").exists()
+    run_notebooks.run(arguments(place, *l4, "-p", "mixed_precision", "no", "-p", "runs", "study_3"))
+    assert started == ["study_3"] * 2
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    run_notebooks.run(arguments(place, *l4, "-p", "run", "study_1"))
+    assert started == ["study_3"] * 2 + ["study_1"] * 2
+
+
 TWO_RUNS = ("-p", "runs", "study_1,study_2")
 
 
-def test_a_restart_passes_over_finished_runs(place, started, monkeypatch, capsys):
+def test_a_restart_passes_over_finished_runs(place, started, capsys):
     def starts(*more):
         started.clear()
         run_notebooks.run(arguments(place, *more))
@@ -283,12 +317,10 @@ def test_a_restart_passes_over_finished_runs(place, started, monkeypatch, capsys
     assert starts(*TWO_RUNS) == 0
     said = capsys.readouterr().out
     assert "run study_1: finished" in said
-    assert "-p run study_2" in said
+    assert "again: -p run study_2" in said
     assert starts(*TWO_RUNS, "-p", "train_seed", "1") == 4  # another field
     assert starts(*TWO_RUNS, "-p", "train_seed", "1", "-p", "greeting", "again") == 4  # another notebook parameter
     assert starts(*TWO_RUNS) == 4  # the reports were of other settings
-    (place / "reports/pocket/study_2/two.txt").unlink()
-    assert starts(*TWO_RUNS) == 2  # one run's reports had gone
     notebook(place / "02_two.ipynb", REPORT.format(name="two") + "\n")
     assert starts(*TWO_RUNS) == 4  # a notebook has changed
     assert starts("-p", "run", "study_1") == 2  # asked for by name
@@ -296,19 +328,19 @@ def test_a_restart_passes_over_finished_runs(place, started, monkeypatch, capsys
     assert starts(*TWO_RUNS) == 0
     assert starts(*TWO_RUNS, "--only", "02", "-p", "train_seed", "1") == 2
     assert starts(*TWO_RUNS) == 4  # half of the reports were of other settings
-    monkeypatch.setattr(run_notebooks, "ROOT", place)  # another lib
-    assert starts(*TWO_RUNS) == 4
 
 
-def test_a_run_that_failed_is_run_again_and_one_that_passed_is_not(place, started, capsys):
+def test_a_run_that_fails_does_not_stop_the_others_and_is_run_again(place, started, capsys):
     notebook(place / "02_two.ipynb", "fails in study_2")
-    with pytest.raises(RuntimeError, match="no colour here"):
-        run_notebooks.run(arguments(place, *TWO_RUNS))
+    three = ("-p", "runs", "study_1,study_2,study_3")
+    with pytest.raises(RuntimeError, match="1 of 3 runs failed: run study_2 failed: no colour here"):
+        run_notebooks.run(arguments(place, *three))
+    assert started == ["study_1", "study_1", "study_2", "study_2", "study_3", "study_3"]
     assert "-p run study_2 --only 02" in capsys.readouterr().out
-    assert [path.name for path in (place / "reports/pocket").iterdir()] == ["study_1"]
+    assert sorted(path.name for path in (place / "reports/pocket").iterdir()) == ["study_1", "study_3"]
     started.clear()
     with pytest.raises(RuntimeError, match="no colour here"):
-        run_notebooks.run(arguments(place, *TWO_RUNS))
+        run_notebooks.run(arguments(place, *three))
     assert started == ["study_2", "study_2"]
 
 

@@ -9,28 +9,27 @@ from lib.color import srgb_to_lab, to_float
 
 
 def trials(*rows):
-    return pd.DataFrame(rows, columns=["steps", "guidance", "vague", "detailed", "chroma_ratio"])
+    table = pd.DataFrame(rows, columns=["steps", "guidance", "detailed", "chroma_ratio"])
+    return table.assign(vague=table["detailed"] + 1)
+
+
+def test_steps_and_guidance_are_chosen_for_both_prompts():
+    table = trials((10, 1.0, 10.0, 0.9), (10, 4.0, 9.0, 0.9)).assign(vague=[11.0, 14.0])
+    assert sampling_choice.pick_sampling(table)["guidance"] == 1.0  # the detailed prompt alone would choose 4
 
 
 def test_the_best_of_those_that_are_colourful_enough():
-    table = trials(
-        (10, 1.0, 9.0, 9.0, 0.5), (20, 2.0, 11.0, 10.5, 0.9), (10, 2.0, 11.0, 10.0, 0.8), (10, 4.0, 9.5, 9.5, 1.31)
-    )
-    assert tuple(sampling_choice.pick_sampling(table))[:2] == (10, 2.0)
-
-
-def test_both_prompts_count():
-    table = trials((10, 1.0, 11.0, 10.0, 0.9), (10, 2.0, 13.0, 9.0, 1.0))
-    assert tuple(sampling_choice.pick_sampling(table))[:2] == (10, 1.0)
+    table = trials((10, 1.0, 9.0, 0.5), (20, 2.0, 10.5, 0.9), (10, 2.0, 10.0, 0.8), (10, 4.0, 9.5, 1.31))
+    assert tuple(sampling_choice.pick_sampling(table)) == (10, 2.0, 10.0, 0.8, 11.0)
 
 
 def test_of_equal_ones_the_one_with_fewer_steps():
-    table = trials((20, 1.0, 11.0, 10.0, 0.9), (10, 4.0, 11.0, 10.0, 1.0), (10, 2.0, 11.0, 10.0, 0.8))
+    table = trials((20, 1.0, 10.0, 0.9), (10, 4.0, 10.0, 1.0), (10, 2.0, 10.0, 0.8))
     assert tuple(sampling_choice.pick_sampling(table))[:2] == (10, 2.0)
 
 
 def test_the_nearest_where_none_is_colourful_enough():
-    table = trials((10, 1.0, 9.0, 9.0, 0.4), (10, 2.0, 11.0, 11.0, 0.7), (10, 4.0, 10.0, 10.0, 1.5))
+    table = trials((10, 1.0, 9.0, 0.4), (10, 2.0, 11.0, 0.7), (10, 4.0, 10.0, 1.5))
     assert tuple(sampling_choice.pick_sampling(table))[:2] == (10, 2.0)
 
 

@@ -171,9 +171,10 @@ def test_sets_are_measured_level_by_level(clip, profile, triples, monkeypatch):
     images = pd.concat([images, images[first & (images["prompt_level"] == "vague")].assign(prompt_level="empty")])
     true = {name: to_float(image) for name, image in zip(rows["image_id"], rows["image"], strict=True)}
     read = lambda file: true[file.split()[0]] * (0.5 if file.endswith("vague") else 1)  # noqa: E731
-    table = set_metrics.measure_sets(rows, images, read, profile.replace(clip=str(clip)).study).set_index(
-        "prompt_level"
-    )
+    study = profile.replace(clip=str(clip)).study
+    assert set_metrics.measure_sets(rows, images, read, study)["fid"].isna().all()  # of 4 pictures
+    monkeypatch.setattr(set_metrics, "MIN_FOR_FID", 4)
+    table = set_metrics.measure_sets(rows, images, read, study).set_index("prompt_level")
     assert list(table.index) == ["vague", "detailed", "empty"]
     assert list(table["n"]) == [4, 4, 4]  # the photos that all levels have, since FID falls with their number
     assert table.loc["empty", "fid"] == table.loc["vague", "fid"]

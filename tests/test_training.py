@@ -9,6 +9,7 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -149,6 +150,24 @@ def test_a_stopped_run_ends_with_the_same_weights(base, triples, profile, tmp_pa
     steps = [int(row["step"]) for row in training.read_losses(tmp_path / "parts", 99)]
     assert steps == [1, 2, 3, 4, 5, 6]
     assert sorted(path.name for path in (tmp_path / "parts/samples").iterdir()) == ["0000003.png", "0000006.png"]
+    whole_run, resumed_run = (pd.read_csv(tmp_path / name / "checkpoints.csv") for name in ("whole", "parts"))
+    assert resumed_run.equals(whole_run)
+    assert list(whole_run["step"]) == [3, 6]
+    assert whole_run["lightness_ssim"].between(-1, 1).all()
+    assert (whole_run["validation_loss"] > 0).all()
+    assert [event.step for event in board.Scalars("validation_loss")] == [3, 6]
+
+
+def test_losses_are_written_before_the_first_checkpoint(profile, tmp_path):
+    def loss_of_step(model, step, part):
+        if step == 4:
+            raise KeyboardInterrupt
+        return model.weight.sum()
+
+    late = profile.replace(checkpoint_every=100, train_steps=100, log_every=2).training
+    with pytest.raises(KeyboardInterrupt):
+        training.train(torch.nn.Linear(1, 1), loss_of_step, late, "no", tmp_path, {})
+    assert [row["step"] for row in training.read_losses(tmp_path, 100)] == ["2", "4"]
 
 
 def test_a_finished_training_started_again_leaves_its_weights_as_they_are(base, triples, profile, tmp_path):

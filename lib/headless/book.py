@@ -10,7 +10,7 @@ from nbconvert import HTMLExporter
 
 from lib import ROOT
 from lib.files import exit_with_one_line, new_folder, write_text
-from lib.headless.run_notebooks import NOTEBOOKS, make_command
+from lib.headless.run_notebooks import NOTEBOOKS
 from lib.profiles import add_field_option, profiles_to_run
 
 
@@ -22,7 +22,7 @@ def make_book(profile):
     executed, build = profile.folders.run_dir / "notebooks", profile.folders.build_dir.parent
     paths = [executed / path.name for path in NOTEBOOKS if (executed / path.name).exists()]
     if not paths:
-        raise ValueError(f"no executed notebooks in {executed}: run {make_command('reports', profile)} first")
+        raise ValueError(f"no executed notebooks in {executed}: run make reports with the same PROFILE and ARGS first")
     pages = {path.stem: read_executed(path, build) for path in paths}
     openings = {name: opening_of(page) or (name, "") for name, page in pages.items()}
     titles = {"index": "Contents"} | {name: title for name, (title, _) in openings.items()}

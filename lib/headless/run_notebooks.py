@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import sys
+import threading
 import time
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -21,14 +22,16 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from lib import ROOT
-from lib.files import exit_with_one_line, explained, hash_of, new_file, write_text
+from lib.files import PROGRESS_LOG, exit_with_one_line, explained, hash_of, new_file, one_line, write_text
 from lib.l4 import hub, set_metrics
+from lib.models import require_precision
 from lib.profiles import PROFILE_FIELDS, add_field_option, get_profile, profiles_to_run
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
-UNFINISHED = "unfinished_reports"  # below a run's folder: what the notebooks wrote that passed before another failed
 PUBLISHED = "reports"  # where reports go that git tracks
+UNFINISHED = "unfinished_reports"  # below a run's folder: where its notebooks write until all have passed
 STAMP = "finished.json"  # below a run's folder: what its published reports were made from
+stopping = threading.Event()  # set by SIGTERM
 
 
 def parse_arguments(arguments=None):
@@ -43,9 +46,9 @@ def parse_arguments(arguments=None):
 def pick_notebooks(numbers):
     """The notebooks with these numbers, in order; none: all. An unknown number is a ValueError."""
     known = {path.stem[:2]: path for path in NOTEBOOKS}
-    unknown = [number for number in numbers if number not in known]
-    if unknown:
-        raise ValueError(f"no notebook {unknown[0]!r}: known are {', '.join(known)}")
+    for number in numbers:
+        if number not in known:
+            raise ValueError(f"no notebook {number!r}: known are {', '.join(known)}")
     return [path for number, path in known.items() if not numbers or number in numbers]
 
 
@@ -54,23 +57,18 @@ def split_parameters(profile_name, given, notebooks):
 
     A name that is neither a parameter of a notebook nor a profile field is a ValueError that lists the known ones.
     """
-    of_profile = {"profile_name", "overrides", "run"}
     inspected = {path: papermill.inspect_notebook(str(path)) for path in notebooks}
-    known = {path: set(found) - of_profile for path, found in inspected.items()}
-    names = sorted(set().union(*known.values()))
-    kinds = {name: of_one[name]["inferred_type_name"] for of_one in inspected.values() for name in of_one}
-    values = {name: read_value(name, text, kinds[name]) if name in names else text for name, text in given.items()}
-    for name in values:
-        if name not in names and name not in PROFILE_FIELDS:
-            known_names = f"notebooks take {', '.join(names)}; the profile has {', '.join(PROFILE_FIELDS)}"
-            raise ValueError(f"unknown parameter {name!r}: {known_names}")
-    overrides = {name: value for name, value in values.items() if name not in names}
-    profile = get_profile(profile_name, **overrides)
-    overrides = profile.values(*overrides) if overrides else {}
+    kinds = {name: facts["inferred_type_name"] for found in inspected.values() for name, facts in found.items()}
+    kinds = {name: kinds[name] for name in sorted(set(kinds) - {"profile_name", "overrides", "run"})}
+    for name in given:
+        if name not in kinds and name not in PROFILE_FIELDS:
+            known = f"notebooks take {', '.join(kinds)}; the profile has {', '.join(PROFILE_FIELDS)}"
+            raise ValueError(f"unknown parameter {name!r}: {known}")
+    values = {name: read_value(name, text, kinds[name]) for name, text in given.items() if name in kinds}
+    fields = {name: text for name, text in given.items() if name not in kinds}
+    overrides = get_profile(profile_name, **fields).values(*fields) if fields else {}
     overrides = {name: list(value) if isinstance(value, tuple) else value for name, value in overrides.items()}
-    for path in notebooks:
-        known[path] = {name: value for name, value in values.items() if name in known[path]}
-    return known, overrides
+    return {path: {n: v for n, v in values.items() if n in inspected[path]} for path in notebooks}, overrides
 
 
 def read_value(name, text, kind):
@@ -83,9 +81,9 @@ def read_value(name, text, kind):
 
 
 @contextmanager
-def locked(build_dir):
+def locked(folders):
     """Hold a build folder until the block or the process ends; one that another process holds is a ValueError."""
-    path = build_dir / ".lock"
+    path, home = folders.build_dir / ".lock", folders.reports_home
     holder = f"process {os.getpid()}, {shlex.join(sys.orig_argv)}, since {datetime.now():%Y-%m-%d %H:%M:%S}"
 
     def sign(descriptor):
@@ -93,207 +91,155 @@ def locked(build_dir):
         os.write(descriptor, holder.encode())
 
     lock = FileLock(path, blocking=False, on_acquired=sign)
-    try:
-        build_dir.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        who = " ".join(path.read_text().split())
-        raise ValueError(f"{build_dir} is in use by {who}: wait for it, or pass -p build FOLDER") from None
-    except OSError as error:
-        raise _not_writable(error) from None
+    with explained("can't write", "free it, or pass -p reports FOLDER or -p build FOLDER", OSError):
+        for folder in (path.parent, home.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=home if home.exists() else home.parent):
+            pass  # better refused now than after hours
+        try:
+            lock.acquire()
+        except Timeout:
+            who = " ".join(path.read_text().split())
+            raise ValueError(f"{path.parent} is in use by {who}: wait for it, or pass -p build FOLDER") from None
     try:
         yield
     finally:
         lock.release()
 
 
-def _not_writable(error):
-    return ValueError(f"can't write: {error}: free it, or pass -p reports FOLDER or -p build FOLDER")
-
-
-def stage_reports(profile):
-    """A copy of the reports to write into, below the run's own folder; the old reports stay as they are until the end.
-
-    It also has what an earlier call left in `UNFINISHED`. A folder that can't be written is a ValueError.
-    """
-    home, staging = profile.folders.reports_home, profile.folders.run_dir / "reports.part"
-    try:
-        (profile.folders.run_dir / "notebooks").mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(staging, ignore_errors=True)
-        (staging / home.name).mkdir(parents=True)
-        home.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=home if home.exists() else home.parent):
-            pass  # better refused now than after hours
-        for source in (home, profile.folders.run_dir / UNFINISHED):
-            if source.exists():
-                ignore = shutil.ignore_patterns("*.part")  # of another build that is publishing
-                shutil.copytree(source, staging / home.name, ignore=ignore, dirs_exist_ok=True)
-    except (OSError, shutil.Error) as error:
-        raise _not_writable(error) from None
-    return staging
-
-
-def state_of(folder):
-    """{path below a folder: when and how large it was written} of its files."""
-    facts = {path.relative_to(folder): path.stat() for path in folder.rglob("*") if path.is_file()}
-    return {path: (fact.st_mtime_ns, fact.st_size) for path, fact in facts.items()}
-
-
-def copy_files(paths, source, target):
-    """Copy files to another folder by their paths; all get temporary names first, so that a full disk changes none."""
+def copy_newer(source, target):
+    """Copy the files that a folder lacks or has older; all get temporary names first: a full disk changes none."""
     with ExitStack() as copies:
-        for path in paths:
-            shutil.copy2(source / path, copies.enter_context(new_file(target / path)))
+        for path in sorted(source.rglob("*")):
+            there = target / path.relative_to(source)
+            if not path.is_file() or path.suffix == ".part":  # of another build that is publishing
+                continue
+            if not there.exists() or there.stat().st_mtime_ns < path.stat().st_mtime_ns:
+                shutil.copy2(path, copies.enter_context(new_file(there)))
 
 
-def hash_of_run(profile, parameters):
-    """A short text that changes with a run's fields, notebooks and parameters, and with the code in `lib`."""
-    fields = {
-        name: value for name, value in profile.values().items() if name != "runs"
-    }  # what else is run is no matter
-    given = {path.name: sorted(values.items()) for path, values in parameters.items() if values}
-    code = sorted([*(ROOT / "lib").rglob("*.py"), *(ROOT / "lib").rglob("*.j2")])
-    return hash_of([fields, given, *NOTEBOOKS, *code])
+@contextmanager
+def relayed_progress(path, prefix):
+    """Have a kernel's progress bars write plain lines to a file (`lib.files.progress`); print them as they come."""
+    path.unlink(missing_ok=True)
+    path.touch()
+    os.environ[PROGRESS_LOG], done = str(path), threading.Event()
 
+    def relay():
+        with path.open() as lines:
+            while True:
+                last = done.wait(1)
+                print(*(f"{prefix} {line}" for line in lines), sep="", end="", flush=True)
+                if last:
+                    return
 
-def finished_since(profile, mark):
-    """When a run was finished that has this hash and whose reports are still there; "" for none."""
-    path = profile.folders.run_dir / STAMP
-    if not path.exists():
-        return ""
-    stamp = json.loads(path.read_text())
-    there = all((profile.folders.reports_home / name).exists() for name in stamp["reports"])
-    return stamp["finished"] if there and stamp.get("hash") == mark else ""
+    thread = threading.Thread(target=relay)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        del os.environ[PROGRESS_LOG]
+        path.unlink()
 
 
 def reason_of(error):
-    """One line on a failed cell: the error's first line, or the failed source line where it says nothing."""
-    said = (error.evalue or "").splitlines()
+    """One line on a failed cell: the error's first line, or the failed source line if it has no message."""
+    message = (error.evalue or "").splitlines()
     trace = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(error.traceback))
     failed_line = re.findall(r"^-+> *\d+ (.*)$", trace, re.M)
-    return f"{error.ename}: {(said[:1] or failed_line[-1:] or ['no message'])[0]}"
+    return f"{error.ename}: {(message[:1] or failed_line[-1:] or ['no message'])[0]}"
 
 
 def run_notebook(path, output, parameters):
     """Execute one notebook; the executed copy stays at `output`. A failed cell is a RuntimeError of one line."""
-    print(f"{path.stem:<22}", end=" ", flush=True)
-    started = time.time()
+    started, options = time.time(), {"cwd": str(path.parent), "kernel_name": "python3", "progress_bar": False}
+    options["extra_arguments"] = ["--IPKernelApp.log_level=50"]  # no word of its sockets and of what interrupts it
+    print(f"{path.stem} started {datetime.now():%H:%M:%S}", flush=True)
     try:
-        papermill.execute_notebook(
-            str(path),
-            str(output),
-            parameters,
-            cwd=str(path.parent),
-            kernel_name="python3",
-            progress_bar=sys.stderr.isatty(),
-            extra_arguments=["--IPKernelApp.log_level=50"],  # no word of its sockets, or of the interrupt that ends it
-        )
+        with relayed_progress(output.with_suffix(".log"), path.stem):
+            papermill.execute_notebook(str(path), str(output), parameters, **options)
     except DeadKernelError:
-        print(f"stopped after {time.time() - started:.0f} s", flush=True)
         raise RuntimeError(f"{path.stem}: its kernel was stopped, or had too little memory: run it again") from None
     except PapermillExecutionError as error:
-        print(f"failed after {time.time() - started:.0f} s", flush=True)
         raise RuntimeError(f"{path.stem}: {reason_of(error)} (executed copy: {output})") from None
-    print(f"{time.time() - started:5.0f} s", flush=True)
+    print(f"{path.stem} passed after {time.time() - started:.0f} s", flush=True)
+
+
+def run_notebooks(profile, notebooks, parameters, overrides, made_from):
+    """The notebooks of one run; what they wrote goes to the reports when all have passed, and is kept until then."""
+    folders, passed = profile.folders, 0
+    home, unfinished, stamp = folders.reports_home, folders.run_dir / UNFINISHED, folders.run_dir / STAMP
+    (folders.run_dir / "notebooks").mkdir(parents=True, exist_ok=True)
+    if notebooks == NOTEBOOKS:
+        shutil.rmtree(unfinished, ignore_errors=True)  # what a failed notebook wrote; the others write again
+    copy_newer(home, unfinished / home.name)
+    overrides = {**overrides, "run": folders.run, "reports": str(unfinished)}
+    shared = {"profile_name": profile.name, "overrides": overrides}
+    try:
+        for path in notebooks:
+            run_notebook(path, folders.run_dir / "notebooks" / path.name, {**shared, **parameters[path]})
+            passed += 1
+    except RuntimeError:
+        rest = " ".join(path.stem[:2] for path in notebooks[passed:])
+        print(f"what passed is kept; to go on from here: -p run {folders.run} --only {rest}", flush=True)
+        raise
+    copy_newer(unfinished / home.name, home)
+    shutil.rmtree(unfinished)
+    if folders.reports == PUBLISHED:  # notebooks in JupyterLab read elsewhere, and can go on from there
+        copy_newer(home, get_profile(profile.name).folders.reports_home)
+    if notebooks == NOTEBOOKS:
+        write_text(json.dumps({"made_from": made_from, "finished": f"{datetime.now():%Y-%m-%d %H:%M}"}), stamp)
 
 
 def run(arguments=None):
-    """The notebooks in order, for one run of the profile after another.
+    """The notebooks in order, for one run of the profile after another; a run that fails doesn't stop the others.
 
-    A run's reports appear in `reports/<profile>` when all its notebooks have passed. Of several runs, those that are
-    finished are skipped. A build folder that another process uses is a ValueError.
+    Of several runs, those that are finished are skipped. A precision, token, package or folder that can't be used is a
+    ValueError before anything runs. If a run failed, a RuntimeError at the end names all that did.
     """
     options = parse_arguments(arguments)
     notebooks = pick_notebooks(options.only)
     given = {"reports": PUBLISHED, **options.overrides}
     parameters, overrides = split_parameters(options.profile, given, notebooks)
-    profiles = profiles_to_run(options.profile, **overrides)
+    profiles, failed = profiles_to_run(options.profile, **overrides), []
     for profile in profiles:
+        require_precision(profile.model.mixed_precision)
         hub.require_token(profile.study)
         set_metrics.require_packages(profile.study)
-    if published := hub.describe_plan(profiles[0].study):
-        print(published, flush=True)
-    with locked(profiles[0].folders.build_dir):
+    if plan := hub.describe_plan(profiles[0].study):
+        print(plan, flush=True)
+    with locked(profiles[0].folders):
         for profile in profiles:
-            mark, several = hash_of_run(profile, parameters), len(profiles) > 1
-            since = finished_since(profile, mark)
-            if several and since and not options.only:
-                again = f"to run it again: -p run {profile.folders.run}"
-                print(
-                    f"run {profile.folders.run}: finished {since} with these settings and this code; {again}",
-                    flush=True,
-                )
+            name, several = profile.folders.run, len(profiles) > 1
+            fields = {field: value for field, value in profile.values().items() if field != "runs"}
+            own = {notebook.name: sorted(values.items()) for notebook, values in parameters.items() if values}
+            made_from = hash_of([fields, own, *NOTEBOOKS])
+            path = profile.folders.run_dir / STAMP
+            stamp = json.loads(path.read_text()) if path.exists() else {}
+            finished = stamp.get("finished") if stamp.get("made_from") == made_from else ""
+            if several and finished and not options.only:
+                print(f"run {name}: finished {finished} with these settings; again: -p run {name}", flush=True)
                 continue
-            if several:
-                print(f"run {profile.folders.run}", flush=True)
-            if not since:
-                (profile.folders.run_dir / STAMP).unlink(missing_ok=True)
-            run_notebooks(profile, notebooks, parameters, overrides, mark)
-            print(f"charts and tables: {profile.folders.reports_dir}")
-    print(f"to read the notebooks in a browser: {make_command('book', profiles[-1])}")
-
-
-def make_command(target, profile):
-    """What to type for a target of the Makefile, for a profile and its run."""
-    words = ["make", target]
-    if profile.name != "pocket":
-        words.append(f"PROFILE={profile.name}")
-    usual, given = get_profile(profile.name).values("run", "build"), profile.values("run", "build")
-    fields = [f"-p {name} {value}" for name, value in given.items() if value != usual[name]]
-    if fields:
-        words.append(f'ARGS="{" ".join(fields)}"')
-    return " ".join(words)
-
-
-def run_notebooks(profile, notebooks, parameters, overrides, mark):
-    """The notebooks of one run, with parameters for each; at the end, what they wrote goes to the reports.
-
-    When one fails, what those before it wrote is kept in `UNFINISHED` for the next call.
-    """
-    staging, folders = stage_reports(profile), profile.folders
-    home, unfinished = folders.reports_home, folders.run_dir / UNFINISHED
-    overrides = {**overrides, "run": folders.run, "reports": str(staging)}
-    shared = {"profile_name": profile.name, "overrides": overrides}
-    before, passed = state_of(staging / home.name), 0
-    try:
-        for path in notebooks:
-            run_notebook(path, profile.folders.run_dir / "notebooks" / path.name, {**shared, **parameters[path]})
-            now = state_of(staging / home.name)
-            copy_files([name for name in now if now[name] != before.get(name)], staging / home.name, unfinished)
-            passed += 1
-    except RuntimeError:
-        if passed:
-            rest = " ".join(path.stem[:2] for path in notebooks[passed:])
-            print(f"what passed is kept; to go on from here: -p run {profile.folders.run} --only {rest}", flush=True)
-        raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    publish(profile, notebooks, mark)
-
-
-def publish(profile, notebooks, mark):
-    """Move what a run's notebooks wrote to the reports; a stamp says what it was made from, if all notebooks ran.
-
-    Reports that git tracks are also copied to where notebooks in JupyterLab read and write, so that each can go on from
-    there.
-    """
-    unfinished, home = profile.folders.run_dir / UNFINISHED, profile.folders.reports_home
-    names = sorted(state_of(unfinished))
-    copy_files(names, unfinished, home)
-    shutil.rmtree(unfinished, ignore_errors=True)
-    if profile.folders.reports == PUBLISHED:
-        copy_files(sorted(state_of(home)), home, get_profile(profile.name).folders.reports_home)
-    if notebooks == NOTEBOOKS:
-        now = f"{datetime.now():%Y-%m-%d %H:%M}"
-        stamp = {"hash": mark, "finished": now, "reports": [str(name) for name in names]}
-        write_text(json.dumps(stamp, indent=1), profile.folders.run_dir / STAMP)
+            if not finished:
+                path.unlink(missing_ok=True)
+            print(f"run {name}", flush=True)
+            try:
+                run_notebooks(profile, notebooks, parameters, overrides, made_from)
+                print(f"charts and tables: {profile.folders.reports_dir}; notebooks: make book", flush=True)
+            except (RuntimeError, ValueError, OSError) as error:
+                if not several or stopping.is_set():
+                    raise
+                failed.append(f"run {name} failed: {one_line(error, None)}")
+                print(failed[-1], flush=True)
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {len(profiles)} runs failed: {'; '.join(failed)}")
 
 
 def pass_on_sigterm(*_):
-    """Tell the kernels to stop, and wait for them: a training saves a checkpoint before it obeys.
-
-    Without this they would be lost at once, because a kernel ends as soon as its parent is gone.
-    """
+    """Stop the kernels and wait for them: a training saves a checkpoint first, and would be lost without its parent."""
+    stopping.set()
     for child in psutil.Process().children(recursive=True):
         child.terminate()
 

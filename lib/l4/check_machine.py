@@ -1,18 +1,23 @@
 """`make check-gpu`: whether this machine can run the l4 profile, before hours are spent; then the forecast.
 
-What the chosen runs ask for late (captioner, networks of the set metrics, flowers) is fetched; what is large (base
-models, COCO's archives) is asked for without being fetched.
+What the chosen runs ask for late (captioner, networks of the set metrics, flowers) is fetched, and so are the base
+models if there is a GPU to train them on for a minute; COCO's archives are asked for without being fetched.
 """
 
 import argparse
+import gc
+import math
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 import huggingface_hub
+import numpy as np
 import requests
 import torch
 
@@ -21,8 +26,11 @@ from lib.files import exit_with_one_line, explained, one_line
 from lib.l4 import coco, downloads, flowers, forecast, hub
 from lib.l4.captioner import load_captioner
 from lib.l4.set_metrics import load_clip, make_lpips, require_packages, set_distances
+from lib.latents import LatentCache
+from lib.models import encode_prompts, load_base, make_controlnet
 from lib.profiles import profiles_to_run, resolve
 from lib.segmenter import load_segmenter
+from lib.training import loss_of_controlnet, make_accelerator, make_step, prepare_training
 
 GPU_GB = 20  # what training at 512 px needs, with room
 DRIVERS = {"13": "580.65.06", "12": "525.60.13"}  # the oldest for each CUDA, by NVIDIA's release notes
@@ -98,6 +106,21 @@ def check_disk(profiles):
     if free + there < sum(needed.values()):
         raise ValueError(f"{said}: add disk, or pass -p build FOLDER")
     return said
+
+
+def check_bucket(profiles):
+    """Write a file to the bucket of the results, and remove it."""
+    bucket = os.environ.get("BUCKET", "")
+    if not bucket:
+        return "not checked: BUCKET is not set"
+    for words in (["cp", "-", f"{bucket}/probe.txt"], ["rm", f"{bucket}/probe.txt"]):
+        command = {"args": ["gcloud", "storage", *words], "capture_output": True, "text": True, "timeout": 120}
+        with explained(f"{bucket} can't be reached", "install gcloud", (OSError, subprocess.TimeoutExpired)):
+            answer = subprocess.run(**command, input="probe", check=False)
+        if answer.returncode:
+            remedy = "give the VM's service account the role Storage Object User, as notebooks/L4.md does"
+            raise ValueError(f"{bucket} can't be written ({one_line(answer.stderr)}): {remedy}")
+    return f"{bucket} can be written"
 
 
 def check_token(profiles):
@@ -218,8 +241,61 @@ def fetch_networks(profile):
     return ", ".join(said) or "not needed"
 
 
-CHECKS = {"packages": check_packages, "GPU": check_gpu, "disk": check_disk, "Hub token": check_token}
+def check_training(profiles):
+    """Train on every base for a minute: samples a second and peak memory; a batch that doesn't fit is a ValueError."""
+    if not torch.cuda.is_available():
+        return "not timed: there is no CUDA GPU"
+    measured = []
+    for profile in {p.model.base_model: p for p in profiles if not p.model.controlnet}.values():
+        seconds, peak = time_training(profile)
+        batch, steps = profile.training.train_batch_size, "after 30 s of warm-up"
+        name = profile.model.base_model
+        measured.append(f"{name}: {1 / seconds:.1f} samples/s {steps}, peak memory {peak:.1f} GB at batch {batch}")
+    return "; ".join(measured)
+
+
+def time_training(profile, warm_up: float = 30, timed: float = 20) -> tuple[float, float]:
+    """Seconds a sample and peak GB of a profile's training steps on random latents, after `warm_up` seconds of them.
+
+    These are the steps of `lib.training`: compiled, in the profile's precision, batch and optimizer. A batch that
+    doesn't fit in memory and a loss that is not finite are ValueErrors.
+    """
+    if torch.cuda.is_available():  # what the base before this one took
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    base, training, side = load_base(profile.model, profile.folders.run), profile.training, profile.data.resolution
+    n, small = training.train_batch_size, side // base.vae_scale_factor
+    latents = np.random.default_rng(0).standard_normal((n, base.vae.config.latent_channels, small, small), np.float32)
+    words, rows = encode_prompts([""], base).float().cpu().numpy(), np.zeros(n, np.int32)
+    cache = LatentCache(latents, np.zeros_like(latents), np.zeros((n, side, side), np.uint8), rows, words, {})
+    base.vae = base.text_encoder = None
+    controlnet = make_controlnet(base.unet, base.vae_scale_factor).to(base.device).train()
+    loss_of_step, precision = loss_of_controlnet(base, cache, profile, controlnet), profile.model.mixed_precision
+    accelerator = make_accelerator(training, precision)
+    wrapped, state = prepare_training(controlnet, training, accelerator)
+
+    def seconds_a_step(least):
+        started, steps, loss = time.perf_counter(), 0, 0.0
+        while not steps or time.perf_counter() - started < least:
+            shares = training.gradient_accumulation_steps
+            loss = make_step(wrapped, loss_of_step, steps, accelerator, state, shares, precision).item()
+            steps += 1
+        if not math.isfinite(loss):
+            raise ValueError(f"the loss of a training step is {loss}: this machine computes wrongly")
+        return (time.perf_counter() - started) / steps
+
+    seconds_a_step(0)  # compiles
+    seconds_a_step(warm_up)  # at 72 W an L4 slows down within a minute
+    seconds = seconds_a_step(timed) / n
+    peak = torch.cuda.max_memory_reserved() / 1e9 if torch.cuda.is_available() else 0.0
+    return seconds, peak
+
+
+CHECKS = {"packages": check_packages, "GPU": check_gpu, "disk": check_disk, "bucket": check_bucket}
+CHECKS |= {"Hub token": check_token}
 CHECKS |= {"COCO": check_coco, "flowers": check_flowers, "models": check_models, "networks": check_networks}
+CHECKS |= {"training": check_training}
 
 
 def main(arguments=None):

@@ -39,10 +39,9 @@ def prepare_flowers(data, folder):
 
 
 def download_flowers():
-    """The folder that `kagglehub` keeps the data set in; needs Kaggle's credentials in one of their usual places."""
+    """The folder that `kagglehub` keeps the data set in, which is public: Kaggle rarely asks for a token."""
     import kagglehub  # which no other source needs
 
-    remedy = "put your key in ~/.kaggle/kaggle.json or KAGGLE_USERNAME and KAGGLE_KEY, or name a folder that has the "
-    remedy += "photos with -p flowers_folder"
+    remedy = "set KAGGLE_API_TOKEN (kaggle.com > Settings), or name a folder that has the photos: -p flowers_folder"
     with explained(f"Kaggle's {FLOWERS} can't be downloaded", remedy):
         return Path(kagglehub.dataset_download(FLOWERS))

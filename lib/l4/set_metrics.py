@@ -16,6 +16,7 @@ from lib.models import pick_device
 from lib.stats import complete_photos
 
 SET_METRICS = ("fid", "kid", "lpips", "clip_score")
+MIN_FOR_FID = 5_000  # pictures a prompt: from fewer, 2,048 dimensions of covariance can't be estimated
 SET_SIZE = 256  # px: the protocol of the papers on COCO's val2017
 NEEDED = ("torchvision", "torch_fidelity")  # by torchmetrics, for Inception and AlexNet
 
@@ -63,9 +64,9 @@ def make_lpips():
 def measure_sets(rows, images, read_picture, study, batch_size=32):
     """A table `prompt_level`, `n` and `SET_METRICS` of seed 0, after the merge, at 256 px: one row a prompt level.
 
-    FID falls with the number of photos: levels are compared on the `n` photos that all of them have, and published rows
-    compare only at their number (5,000 of val2017). The CLIP score is that of the picture and the photo's detailed
-    caption, whatever the level, so that rows compare.
+    FID falls with the number of photos: below `MIN_FOR_FID`, the number of published rows on val2017, it is NaN, and
+    levels are compared on the `n` photos that all of them have. The CLIP score is that of the picture and the photo's
+    detailed caption, whatever the level, so that rows compare.
     """
     first = images.query("seed == 0")
     first = first[first["image_id"].isin(complete_photos(first, ["prompt_level"]))]
@@ -87,7 +88,8 @@ def measure_sets(rows, images, read_picture, study, batch_size=32):
             for distance in distances.values():
                 distance.update(small[0], real=True)
                 distance.update(small[1], real=False)
-        values = {"fid": distances["fid"].compute(), "kid": distances["kid"].compute()[0], "lpips": lpips.compute()}
+        fid = distances["fid"].compute() if len(group) >= MIN_FOR_FID else float("nan")
+        values = {"fid": fid, "kid": distances["kid"].compute()[0], "lpips": lpips.compute()}
         values = {**values, "clip_score": torch.cat(scores).mean()}
         table.append({"prompt_level": level, "n": len(group), **{name: float(v) for name, v in values.items()}})
     return pd.DataFrame(table, columns=["prompt_level", "n", *SET_METRICS])
