@@ -230,19 +230,7 @@ def run(arguments=None):
                 (profile.folders.run_dir / STAMP).unlink(missing_ok=True)
             run_notebooks(profile, notebooks, parameters, overrides, mark)
             print(f"charts and tables: {profile.folders.reports_dir}")
-    print(f"to read the notebooks in a browser: {make_command('book', profiles[-1])}")
-
-
-def make_command(target, profile):
-    """What to type for a target of the Makefile, for a profile and its run."""
-    words = ["make", target]
-    if profile.name != "pocket":
-        words.append(f"PROFILE={profile.name}")
-    usual, given = get_profile(profile.name).values("run", "build"), profile.values("run", "build")
-    fields = [f"-p {name} {value}" for name, value in given.items() if value != usual[name]]
-    if fields:
-        words.append(f'ARGS="{" ".join(fields)}"')
-    return " ".join(words)
+    print(f"executed notebooks: {profiles[-1].folders.run_dir / 'notebooks'}")
 
 
 def run_notebooks(profile, notebooks, parameters, overrides, mark):
