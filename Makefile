@@ -1,13 +1,14 @@
 # The commands of this repository; `make help` lists them.
 PYTHON ?= python3
 PROFILE ?= pocket
+RUN ?= $(if $(filter l4,$(PROFILE)),study_3,default)
 ARGS ?=
 PHOTOS ?=
 PICTURES ?=
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help reports book test rehearse lab judge lint format pocket-model segmenter bench precision check-gpu forecast clean
+.PHONY: help reports book test rehearse lab judge lint format pocket-model segmenter bench check-gpu forecast clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -26,8 +27,8 @@ help:  ## list the commands
 reports: .venv/installed  ## run the six notebooks and write reports/PROFILE: PROFILE=l4, ARGS="-p n_images 12"
 	@$(PY) -m lib.headless.run_notebooks --profile $(PROFILE) $(ARGS)
 
-book: .venv/installed  ## turn the executed notebooks into web pages: build/book/index.html
-	@$(PY) -m lib.headless.book --profile $(PROFILE) $(ARGS)
+book: .venv/installed  ## turn the executed notebooks into web pages in build/book: PROFILE=l4 RUN=study_1
+	@$(PY) -m nbconvert --to html --output-dir build/book build/$(PROFILE)/$(RUN)/notebooks/*.ipynb
 
 test: .venv/installed  ## run all tests, the notebooks among them: ARGS="-k color"
 	@$(PY) -m pytest $(ARGS)
@@ -56,11 +57,8 @@ segmenter: .venv/installed  ## train lib/pocket_model/segmenter again, about an 
 	@$(PY) -m lib.pocket_model.segmenter --pictures "$(PICTURES)" $(ARGS)
 	@$(PY) -m lib.pocket_model.segmenter_evaluation --pictures "$(PICTURES)"
 
-bench: .venv/installed  ## measure speed and memory against the usual way: reports/benchmark.csv, ARGS=--sd21
-	@$(PY) -m tests.bench $(ARGS)
-
-precision: .venv/installed  ## find how many photos and seeds an interval needs: reports/precision.csv, 10 minutes
-	@$(PY) -m tests.bench.precision
+bench: .venv/installed  ## measure training and colorizing, in CPU seconds and MB: reports/benchmark.csv
+	@$(PY) -m tests.bench
 
 check-gpu: .venv/installed-l4  ## check a machine for the l4 profile, download, and forecast: ARGS="--price 0.30"
 	@$(PY) -m lib.l4.check_machine $(ARGS)

@@ -24,9 +24,9 @@ from lib.prompts import STEERING_WORDS, ladder, prompts_at, steering_prompt
 from lib.regions import regions_of
 
 LISTING_COLUMNS = (*PLAN_COLUMNS, "before", "after")
-BASE_FIELDS = ("base_model", "base_revision", "base_unet", "text_encoder", "max_tokens", "adapter", "adapter_revision")
-CONTROLNET_FIELDS = ("controlnet", "controlnet_revision", "controlnet_subfolder", "controlnet_conditioning_scale")
-MODEL_FIELDS = (*BASE_FIELDS, *CONTROLNET_FIELDS, "annotator", "mixed_precision", "scheduler", "resolution")
+BASE_FIELDS = ("base_model", "base_revision", "text_encoder", "max_tokens")
+CONTROLNET_FIELDS = ("controlnet", "controlnet_revision", "controlnet_conditioning_scale")
+MODEL_FIELDS = (*BASE_FIELDS, *CONTROLNET_FIELDS, "annotator", "mixed_precision", "resolution")
 SAMPLING_FIELDS = ("num_inference_steps", "guidance_scale", "guidance_share")
 DATA_FIELDS = ("source", "photos", "test_source")
 PLAN_FIELDS = ("n_images", "n_images_other", "n_images_all_seeds", "n_steered", "n_seeds", "prompt_levels")
@@ -221,8 +221,7 @@ def remove_others(names, run_dir):
 
 def hash_of_controlnet(profile):
     """A text that changes with the files of the run's ControlNet; one and the same where it is on the Hub."""
-    folder = resolve(profile.controlnet_source) / profile.model.controlnet_subfolder
-    return hash_of(sorted(folder.glob("*.safetensors")))
+    return hash_of(sorted(resolve(profile.controlnet_source).glob("*.safetensors")))
 
 
 def read_images(profile, name="images"):

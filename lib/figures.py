@@ -4,12 +4,9 @@ import textwrap
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
-from PIL import Image
 
-from lib.color import to_pil
 from lib.files import new_file
-from lib.stats import METRIC, by_photo, effect_over_draws, interval, label, subjects_of
+from lib.stats import METRIC, by_photo, interval, label, subjects_of
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 BLUE, ORANGE, GRAY = "#0072b2", "#d55e00", "#666666"
@@ -347,68 +344,19 @@ def draw_binding(summary):
     return figure
 
 
-def draw_runs(metrics, trainings, references):
-    """CIEDE2000 of every run under the vague and the detailed prompt, with 95 % intervals, beside rows without a model.
+def draw_runs(table):
+    """CIEDE2000 of every run under the vague and the detailed prompt, with 95 % intervals; a line: photos left gray.
 
-    `metrics`: {run: metrics}; `trainings`: {name: runs that differ in the seed only}, each a row, single ones as small
-    dots; `references`: systems, the last run's drawn as lines. The mean colour of each run's own training photos is a
-    tick.
+    `table`: rows of `runs.csv` (`compare_runs`).
     """
-    figure, axis = plt.subplots(figsize=(8.5, 0.45 * len(trainings) + 1.6))
-    for row, runs in enumerate(trainings.values()):
-        table = metrics[runs[0]]
+    figure, axis = plt.subplots(figsize=(8.5, 0.45 * len(table) + 1.6))
+    for row, run in enumerate(table.to_dict("records")):
         for shift, level in ((-0.13, "vague"), (0.13, "detailed")):
-            errors = pd.DataFrame({run: by_photo(metrics[run], "ciede2000", level) for run in runs})
-            found = effect_over_draws(errors, subjects=subjects_of(table)[errors.index])
-            values = [found[end] for end in ("mean", "low", "high")]
+            values = [run[name] for name in (level, f"{level}_low", f"{level}_high")]
             draw_interval(axis, row + shift, values, LEVEL_COLORS[level], capsize=3, label=level)
-            axis.plot(errors.mean(), [row + shift] * len(runs), ".", color="black", ms=3)
-        flat = by_photo(table, "ciede2000", "mean_color").mean()
-        axis.plot(flat, row, "|", color="black", ms=16, mew=2, label="mean color")
-    for system, style in zip(references, ("-", "--", "-.", ":"), strict=False):
-        mean = by_photo(table, "ciede2000", system).mean()
-        axis.axvline(mean, color="black", ls=style, lw=1, label=f"{system.replace('_', ' ')} {mean:.1f}")
-    name_rows(axis, list(trainings))
+    gray = table["gray"].mean()
+    axis.axvline(gray, color="black", lw=1, label=f"gray {gray:.1f}")
+    name_rows(axis, table["run"])
     axis.set(xlabel=LABELS["ciede2000"])
     axis.legend(*legend_handles(axis), loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     return figure
-
-
-def draw_run_effects(contrasts, effects):
-    """Left: what detail adds in every run. Right: what changed between two runs did, under each prompt; CIEDE2000.
-
-    `contrasts`, `effects`: of `contrasts_of_runs` and `effects_of_changes`. Filled: p < 0.05 after Holm's correction
-    over the right panel; 95 % intervals.
-    """
-    details = contrasts[(contrasts["first"] == "detailed") & (contrasts["second"] == "vague")]
-    changes = effects.drop_duplicates(["first_run", "second_run"])
-    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 0.55 * max(len(details), len(changes)) + 1.3))
-    draw_effects_on(left, details, (details["low"] > 0) | (details["high"] < 0), capsize=3)
-    for number, ((first, second), part) in enumerate(effects.groupby(["first", "second"], sort=False)):
-        color = GRAY if second else LEVEL_COLORS[first]
-        right.plot([], [], "o", color=color, label=label(first, second))
-        draw_effects_on(right, part, part["p_holm"] < 0.05, color, 0.2 * (number - 1), capsize=2, ms=5)
-    name_rows(left, details["run"], fontsize=8)
-    names = [f"{change.changed}\n{label(change.first_run, change.second_run)}" for change in changes.itertuples()]
-    name_rows(right, names, fontsize=8)
-    left.set_title("what detail adds: detailed - vague", fontsize=10)
-    right.set_title("what the change did: first run - second run", fontsize=10)
-    for axis in (left, right):
-        axis.set(xlabel="difference in CIEDE2000 (lower is better)")
-    right.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    figure.tight_layout()
-    return figure
-
-
-def save_strip(pictures, path, size=128):
-    """Save pictures (float arrays or PIL) side by side as one small JPEG, for sheets over several runs."""
-    squares = [to_pil(picture) if isinstance(picture, np.ndarray) else picture for picture in pictures]
-    strip = np.concatenate([np.asarray(square.resize((size, size), Image.LANCZOS)) for square in squares], axis=1)
-    with new_file(path) as partial:
-        Image.fromarray(strip).save(partial, format="jpeg", quality=95, subsampling=0)
-
-
-def read_strip(path):
-    """The pictures of a strip, as a list of uint8 arrays (H, H, 3)."""
-    strip = np.asarray(Image.open(path))
-    return np.split(strip, strip.shape[1] // strip.shape[0], axis=1)

@@ -11,17 +11,8 @@ import diffusers
 import torch
 import transformers
 from accelerate import PartialState
-from diffusers import (
-    ControlNetModel,
-    DiffusionPipeline,
-    EulerDiscreteScheduler,
-    TCDScheduler,
-    UNet2DConditionModel,
-    UniPCMultistepScheduler,
-)
-from huggingface_hub import hf_hub_download
+from diffusers import ControlNetModel, DiffusionPipeline, UniPCMultistepScheduler
 from huggingface_hub.errors import HfHubHTTPError
-from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 from lib.annotator import Annotator, load_annotator
@@ -33,11 +24,6 @@ torch.backends.cudnn.benchmark = True  # shapes stay the same for hours
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
 
-SCHEDULERS = {  # by the profile's name for them: the class, and what its configuration differs in from the base's
-    "unipc": (UniPCMultistepScheduler, {}),
-    "tcd": (TCDScheduler, {}),
-    "euler_trailing": (EulerDiscreteScheduler, {"timestep_spacing": "trailing"}),
-}
 PATIENCE = timedelta(hours=12)  # how long processes wait for the one that makes the latents; NCCL's own is 10 minutes
 
 
@@ -104,8 +90,6 @@ def load_base(model, run="", **loaded):
     dtype = torch.bfloat16 if model.mixed_precision == "bf16" and has_bf16() else torch.float32
     parts = load_text_encoder(model.text_encoder, model.max_tokens) if model.text_encoder else {}
     try:
-        if model.base_unet and "unet" not in loaded:
-            loaded["unet"] = load_other_unet(source, model.base_revision, *model.base_unet).to(dtype)
         pipeline = DiffusionPipeline.from_pretrained(
             source,
             revision=model.base_revision or None,
@@ -116,8 +100,6 @@ def load_base(model, run="", **loaded):
             **parts,
             **loaded,
         )
-        if model.adapter:
-            add_adapter(pipeline, model.adapter, model.adapter_revision)
     except (OSError, ValueError) as error:
         remedy = "check base_model and base_revision"
         if model.base_mirrors:
@@ -131,21 +113,6 @@ def load_base(model, run="", **loaded):
     pipeline.set_progress_bar_config(disable=True)
     pipeline.annotator = load_annotator(model.annotator, model.segmenter)
     return pipeline.to(pick_device())
-
-
-def load_other_unet(base, base_revision, hub_id, revision, file):
-    """A UNet of the base's configuration with the weights of one file of another Hub repository."""
-    config = UNet2DConditionModel.load_config(base, subfolder="unet", revision=base_revision or None)
-    unet = UNet2DConditionModel.from_config(config)
-    unet.load_state_dict(load_file(hf_hub_download(hub_id, file, revision=revision or None)))
-    return unet
-
-
-def add_adapter(pipeline, hub_id, revision):
-    """Fuse a LoRA into the pipeline's UNet."""
-    pipeline.load_lora_weights(hub_id, revision=revision or None)
-    pipeline.fuse_lora()
-    pipeline.unload_lora_weights()
 
 
 def _root_cause(error):
@@ -174,7 +141,7 @@ def make_controlnet(unet, vae_scale_factor, conditioning_channels=3):
     )
 
 
-def load_controlnet(source, unet, revision="", subfolder=""):
+def load_controlnet(source, unet, revision=""):
     """A trained ControlNet from a folder or a Hub id and a commit there; one of another base is a ValueError.
 
     Weights come as safetensors only.
@@ -182,7 +149,7 @@ def load_controlnet(source, unet, revision="", subfolder=""):
     folder = resolve(source)
     if not folder.is_dir() and str(source).count("/") != 1:
         raise ValueError(f"no ControlNet in {source}: train one with notebook 03, or add 03 to --only")
-    options = {"revision": revision or None, "subfolder": subfolder, "use_safetensors": True, "dtype": torch.float32}
+    options = {"revision": revision or None, "use_safetensors": True, "dtype": torch.float32}
     with explained(f"ControlNet {source} can't be loaded", "train it anew with notebook 03"):
         controlnet = ControlNetModel.from_pretrained(str(folder if folder.is_dir() else source), **options)
     for key in ("in_channels", "block_out_channels", "cross_attention_dim", "layers_per_block", "down_block_types"):
@@ -193,8 +160,8 @@ def load_controlnet(source, unet, revision="", subfolder=""):
     return controlnet
 
 
-def add_controlnet(base, controlnet, scheduler="unipc"):
-    """The colorizing pipeline: the frozen base with a ControlNet and a sampler of `SCHEDULERS`.
+def add_controlnet(base, controlnet):
+    """The colorizing pipeline: the frozen base with a ControlNet and the UniPC sampler.
 
     Its class is diffusers' ControlNet pipeline for the base's class. What it predicts, the base's scheduler says. Its
     `annotator` makes the conditioning images: the base's, or for a ControlNet of three channels the gray photo alone.
@@ -210,8 +177,7 @@ def add_controlnet(base, controlnet, scheduler="unipc"):
         annotator = Annotator()
     controlnet = controlnet.to(base.device, base.unet.dtype).eval()
     embed_once(controlnet.controlnet_cond_embedding)
-    kind, differences = SCHEDULERS[scheduler]
-    sampler = kind.from_config(base.scheduler.config, **differences)
+    sampler = UniPCMultistepScheduler.from_config(base.scheduler.config)
     with_controlnet = getattr(diffusers, type(base).__name__.replace("Pipeline", "ControlNetPipeline"))
     parts = {"controlnet": controlnet, "scheduler": sampler}
     pipeline = with_controlnet.from_pipe(base, **parts, dtype=base.unet.dtype)  # without it, all becomes float32
@@ -224,9 +190,8 @@ def add_controlnet(base, controlnet, scheduler="unipc"):
 def load_pipeline(profile):
     """The colorizing pipeline of a profile's run, in the memory layout and compiled as the profile says."""
     base = load_base(profile.model, profile.folders.run)
-    place = {"revision": profile.model.controlnet_revision, "subfolder": profile.model.controlnet_subfolder}
-    controlnet = load_controlnet(profile.controlnet_source, base.unet, **place)
-    pipeline = add_controlnet(base, controlnet, profile.model.scheduler)
+    controlnet = load_controlnet(profile.controlnet_source, base.unet, profile.model.controlnet_revision)
+    pipeline = add_controlnet(base, controlnet)
     speed_up((pipeline.unet, pipeline.controlnet), profile.model, pipeline.vae)
     return pipeline
 

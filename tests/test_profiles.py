@@ -3,7 +3,7 @@
 import pytest
 
 from lib.profiles import get_profile, profiles_to_run
-from lib.study import RUNS, TABLE
+from lib.study import RUNS
 
 
 def test_overrides_are_converted_to_the_type_of_the_field():
@@ -55,7 +55,7 @@ def test_the_study_s_runs_are_those_of_its_text():
 def test_a_run_of_the_table_sets_fields_and_given_ones_win():
     assert get_profile("pocket", run="study_1").model.base_model == "lib/pocket_model/narrow"
     assert get_profile("pocket", run="study_2").model.base_model == "lib/pocket_model"
-    assert get_profile("pocket", run="captions_dropout_50").training.prompt_dropout == 0.5
+    assert get_profile("pocket", run="captions").data.prompt_policy == "captions"
     assert get_profile("pocket", run="study_1", learning_rate="1e-3").training.learning_rate == 1e-3
     short = get_profile("pocket", run="study_1", train_steps="7")
     assert (short.training.train_steps, short.training.train_epochs) == (7, 0)
@@ -66,8 +66,18 @@ def test_a_run_of_the_table_sets_fields_and_given_ones_win():
         "coco",
     )
     assert get_profile("pocket", run="") == get_profile("pocket")
-    with pytest.raises(ValueError, match="unknown run 'study_4': known are study_1, .*; a name of yours must differ"):
-        get_profile("pocket", run="study_4")
+    for wrong in ("study_4", "study_11", "captoins"):
+        with pytest.raises(
+            ValueError, match=f"unknown run '{wrong}': known are study_1, .*; a name of yours must differ"
+        ):
+            get_profile("pocket", run=wrong)
+
+
+@pytest.mark.parametrize("name", ["pocket", "l4"])
+def test_another_training_seed_of_a_run_has_a_name_that_continues_the_run_s(name):
+    own, again = get_profile(name, run="study_2"), get_profile(name, run="study_2_seed_1", train_seed="1")
+    assert again == own.replace(run="study_2_seed_1", train_seed=1)
+    assert again.folders.run_dir != own.folders.run_dir
 
 
 def test_which_runs_make_reports_does():
@@ -76,18 +86,8 @@ def test_which_runs_make_reports_does():
     assert [p.folders.run for p in profiles_to_run("l4", run="captions")] == ["captions"]
     assert [p.folders.run for p in profiles_to_run("pocket", runs="study_1,captions")] == ["study_1", "captions"]
     everything = [p.folders.run for p in profiles_to_run("l4", runs="all")]
-    assert set(everything) == set(TABLE)  # one training each
-    borrowed = [name for name, run in RUNS.items() if run.controlnet]
-    assert borrowed == ["study_3_tcd", "peer_sdxl_light"]
-    assert everything[-3:] == ["study_3", *borrowed]  # what a run takes must be there before it
-    trained = [name for name, run in RUNS.items() if not run.controlnet]
-    assert [p.folders.run for p in profiles_to_run("pocket", runs="all")] == [*trained, "default"]
-    seeds = {get_profile("pocket", run=f"study_2{end}").training.train_seed for end in ("", "_seed_1", "_seed_2")}
-    assert seeds == {0, 1, 2}
-    with pytest.raises(
-        ValueError, match="'study_3_tcd' needs a base model that profile 'pocket' lacks: known are study"
-    ):
-        get_profile("pocket", run="study_3_tcd")
+    assert everything == ["study_1", "study_2", "captions", "study_3"]  # the profile's own run comes last
+    assert [p.folders.run for p in profiles_to_run("pocket", runs="all")] == [*RUNS, "default"]
     with pytest.raises(ValueError, match="unknown run 'study_9': known are study_1, .*, or all"):
         profiles_to_run("l4", runs="study_9")
 
@@ -100,13 +100,10 @@ def test_steps_and_guidance_that_are_given_are_not_chosen_anew():
     assert get_profile("l4", guidance_scale=2.0).study.guidance_to_try == ()
 
 
-def test_a_run_finds_the_controlnet_that_it_takes():
-    trained, taken, peer = (get_profile("l4", run=run) for run in ("study_3", "study_3_tcd", "peer_sdxl_light"))
-    assert trained.controlnet_source == trained.folders.controlnet_dir == taken.controlnet_source
-    assert taken.folders.run_dir != trained.folders.run_dir
-    assert peer.controlnet_source == "nickpai/sdxl_light_custom_caption_output"
-    assert (peer.data.source, peer.data.photos) == (trained.data.source, trained.data.photos)
-    assert 0 < peer.study.n_images <= trained.study.n_images  # the first of the same photos
+def test_a_run_takes_the_controlnet_that_is_named():
+    trained, taken = get_profile("l4"), get_profile("l4", run="mine", controlnet="me/net")
+    assert trained.controlnet_source == trained.folders.controlnet_dir
+    assert taken.controlnet_source == "me/net"
 
 
 def test_own_run_reports_at_home_and_others_below():

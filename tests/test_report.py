@@ -1,6 +1,5 @@
 """The answer in words says what the intervals allow, and no more."""
 
-import re
 from itertools import product
 
 import numpy as np
@@ -9,8 +8,7 @@ import pytest
 from datasets import Dataset
 from jinja2 import UndefinedError
 
-from lib import ROOT, gains, luck, report, stats
-from lib.compare_runs import CONTRASTS_OF_RUNS, EFFECTS_OF_CHANGES, FACTORS
+from lib import ROOT, gains, report, stats
 from lib.metrics import COLUMNS, METRICS
 from lib.profiles import get_profile
 from lib.stats import METRIC, QUESTIONS
@@ -118,8 +116,7 @@ def report_of(profile, levels, **others):
     known = [pair for pair in QUESTIONS if set(pair) <= {"gray", *levels}]
     tables = {"effects": stats.contrasts(metrics, known), "summary": stats.summary(metrics)}
     tables["before_merge"] = tables["effects"]
-    tables["seeds"] = luck.seed_gain(metrics)
-    tables |= {"binding": [], "variance": pd.DataFrame({"part": ["photo"], "share": [1.0]})}
+    tables["binding"] = []
     rows = {"image_id": sorted(set(metrics["image_id"]))}
     photos = [{"image_id": name, "image": np.full((4, 4, 3), 0.5)} for name in rows["image_id"]]
     gained = gains.gains_by_photo(metrics, photos).assign(true_chroma=range(9), hues=[0, 1, 2] * 3)
@@ -151,8 +148,6 @@ def test_the_pocket_report_says_who_wrote_its_captions(tmp_path):
     assert "trained at 128 px on the training split of `data_cards/pocket_photos`" in text
     assert "a size that they were not trained on" not in text
     assert "under 6 kinds of prompt, with the same noise for each, 2 seeds for 3 photos and 1 for the others (" in text
-    assert re.search(r"Where each photo has one sample, the seed causes \d+% of the variance of detailed - vague", text)
-    assert re.search(r"\(CIEDE2000\): 2 seeds for all 9 photos would make its interval \d\.\d\d times as wide\.", text)
     assert "COCO" not in text
     assert "auto_caption" not in text
     assert "defined in `notebooks/05_evaluate.ipynb`" in text
@@ -206,42 +201,6 @@ def test_every_source_of_photos_has_its_words(source, tmp_path):
     text = report_of(get_profile("pocket", source=source, reports=str(tmp_path)), ("vague", "detailed", "object"))
     assert [name for name, words in WRITERS.items() if words in text] == [source]
     assert text.count("`object` is the ") + text.count("`object` names things") == 1
-
-
-def test_the_page_of_runs_says_what_the_intervals_allow(tmp_path):
-    row = dict.fromkeys(FACTORS, "a") | {"seed": 0, "seeds": 1, "photos_measured": 9, "things_measured": 4}
-    row |= {"vague": 11.0, "detailed": 10.0, "gray": 12.0, "chroma_ratio": 0.5, "obeyed": 0.25}
-    table = pd.DataFrame([row | {"run": run, "rate": run} for run in ("one", "two")])
-    contrasts = []
-    for run, (pair, mean) in product(("one", "two"), zip(CONTRASTS_OF_RUNS, (-1.0, -1.0, -2.0), strict=True)):
-        contrasts.append((run, *pair, 3, 9, mean, mean - 1.5, mean + 1.5, 0.04, 0.25))
-    columns = ["run", "first", "second", "trainings", "n", "mean", "low", "high", "p", "seed_sd"]
-    contrasts = pd.DataFrame(contrasts, columns=columns)
-    ends = zip(EFFECTS_OF_CHANGES, (-2.0, 0.0, 2.0), strict=True)
-    effects = pd.DataFrame([(*pair, mean, mean - 1, mean + 1) for pair, mean in ends])
-    effects.columns = ["first", "second", "mean", "low", "high"]
-    facts = dict(changed="learning rate", first_run="two", second_run="one", metric="ciede2000", p_equal=np.nan)
-    profile = get_profile("pocket", reports=str(tmp_path))
-    report.write_runs(profile, table, contrasts, effects.assign(**facts, p_holm=[0.01, np.nan, 0.02]))
-    text = (profile.folders.reports_home / "runs.md").read_text()
-    assert (
-        "\n\n- learning rate (two - one): vague -2.00 [-3.00, -1.00] **better**; detailed +0.00 [-1.00, +1.00] "
-        "not tested; detailed - vague +2.00 [+1.00, +3.00] **smaller gain**\n\n" in text
-    )
-    assert (
-        "- Under the vague prompt of the 2 runs that were trained several times, 0 have their whole interval below gray and 0 above it.\n"
-        in text
-    )
-    assert (
-        "- Under the detailed prompt of the 2 runs that were trained several times, 2 have their whole interval below gray and 0 above it.\n"
-        in text
-    )
-    assert "allows it (4 things that all runs coloured)\n\nRows: `runs.csv`" in text
-    assert (
-        "| one | 1 | 11.00 | 10.00 | -1.00 [-2.50, +0.50] | -1.00 [-2.50, +0.50] | -2.00 [-3.50, -0.50] | 0.25 | 0.50 | 25% |"
-        in text
-    )
-    assert "(left gray: 12.00)" in text
 
 
 def test_a_value_that_a_template_lacks_is_an_error():

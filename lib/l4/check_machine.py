@@ -166,11 +166,9 @@ def check_flowers(profiles):
 
 
 def check_models(profiles):
-    """Whether base models, other people's ControlNets and adapters can be reached at their revisions."""
+    """Whether base models and other people's ControlNets can be reached at their revisions."""
     said = {p.model.base_model: check_base(p) for p in profiles}
     asked = [(p.model.controlnet, p.model.controlnet_revision) for p in profiles]
-    asked += [(p.model.adapter, p.model.adapter_revision) for p in profiles]
-    asked += [p.model.base_unet[:2] for p in profiles if p.model.base_unet]
     for name, revision in asked:
         if name.count("/") == 1 and not resolve(name).is_dir():
             said[name] = f"{name} at revision {model_facts(name, revision).sha}"

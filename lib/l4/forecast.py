@@ -1,7 +1,7 @@
 """`make forecast`: hours, dollars and disk of the chosen runs, part by part, before the first of them starts.
 
-On a GPU a few steps are timed; elsewhere their TFLOP are counted and turned into hours at stated rates
-(`lib.l4.network_costs`). The processor's share is timed on the machine at hand.
+The TFLOP of each part are turned into hours: on a GPU at the rate of a few training steps that are timed, elsewhere at
+stated rates. The processor's share is timed on the machine at hand.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
 
 from lib import ROOT
 from lib.color import make_conditioning_image, to_float
@@ -21,23 +22,30 @@ from lib.colorize import plan_pictures
 from lib.dataset import open_square, read_manifest
 from lib.files import exit_with_one_line, write_table, write_text
 from lib.l4.coco import COCO, PHOTO_BYTES
-from lib.l4.network_costs import SHAPES, WORKS, count_works, time_works
 from lib.metrics import measure
-from lib.models import pick_device
+from lib.models import compile_networks, make_controlnet, memory_advice, pick_device
 from lib.profiles import add_field_option, own_run, profiles_to_run
 from lib.prompts import PROMPT_LEVELS, STEERING_WORDS
 from lib.report import markdown_table
 from lib.sampling_choice import N_VALIDATION
 from lib.study import RUNS
-from lib.training import with_train_steps
+from lib.training import diffusion_loss, make_optimizer, with_train_steps
 
+# TFLOP per sample at 512 px: a photo encoded, a photo in a training step, a sampling step without and with guidance, a
+# picture decoded. Source: torch.utils.flop_counter on diffusers' networks with the published configurations, with the
+# ControlNet that `make_controlnet` makes (November 2026).
+COSTS = {
+    "SD 2.1-base": dict(encode=1.116658, train=2.267059, plain=1.088004, guided=2.176007, decode=2.514519),
+    "SD 1.5": dict(encode=1.116658, train=2.265167, plain=1.086565, guided=2.173131, decode=2.514519),
+}
+TEXT_WIDTHS = {"SD 2.1-base": 1024, "SD 1.5": 768}
+TIMED_BASE, TIMED_UNET = "SD 2.1-base", dict(
+    block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20),
+    use_linear_projection=True,
+)  # fmt: skip
 RATES = (15, 25, 33)  # TFLOP/s that an L4 may sustain in bfloat16
 BYTES_PER_SECOND = 30e6  # of COCO's servers, about
-TEST_PHOTOS, FLOWER_PHOTOS, FLOWERS_TRAINED = (
-    5_000,
-    4_242,
-    3_818,
-)  # of val2017; of Kaggle's flowers, and 9 in 10 of them
+TEST_PHOTOS, FLOWER_PHOTOS, FLOWERS_TRAINED = 5_000, 4_242, 3_818  # of val2017; of Kaggle's flowers, and 9 in 10
 WATCHED_PHOTOS = 8  # validation photos colorized at each checkpoint
 PHRASES = 2  # pictures of a caption's regions
 BINDING_PICTURES = 9 + len(STEERING_WORDS)  # of a thing beside `steering`: without a word, with two, and of its regions
@@ -52,7 +60,7 @@ MARKS = ("<!-- written by `make forecast ARGS=--save` -->", "<!-- end -->")
 
 @dataclass
 class Part:
-    """A row of the forecast: how often each of `WORKS` is done for a base's shape, and what else it takes."""
+    """A row of the forecast: how often each work of `COSTS` is done for a base, and what else it takes."""
 
     name: str
     kind: str  # what it is on disk
@@ -65,9 +73,9 @@ class Part:
 
 
 def shape_of(profile):
-    """The key of `SHAPES` for a profile's base, or "" where its shape is not known and its hours can't be told."""
+    """The key of `COSTS` for a profile's base, or "" if its cost is not known."""
     name = getattr(RUNS.get(profile.folders.run) or RUNS.get(own_run(profile.name)), "base", "")
-    return name if name in SHAPES else ""
+    return name if name in COSTS else ""
 
 
 def pictures_planned(profile, n_photos):
@@ -97,7 +105,7 @@ def sampling(pictures, steps, guidance, share):
 
 def add(*works):
     """The sum of several {work: times}."""
-    return {name: sum(part.get(name, 0) for part in works) for name in WORKS}
+    return {name: sum(part.get(name, 0) for part in works) for name in COSTS[TIMED_BASE]}
 
 
 def plan(profiles, choose=max):
@@ -149,8 +157,7 @@ def plan_latents(profile):
 def plan_prompts(profile):
     """The embeddings of a source's captions."""
     shape = shape_of(profile)
-    width = SHAPES[shape][0]["cross_attention_dim"] if shape else 1024
-    gb = photos_trained(profile) * PROMPT_BYTES * width / 1e9
+    gb = photos_trained(profile) * PROMPT_BYTES * TEXT_WIDTHS.get(shape, 1024) / 1e9
     return Part(f"captions of {profile.data.source}, {shape}", "caches", gb, shape)
 
 
@@ -207,38 +214,72 @@ def time_processor(size, repeats=3):
     return best
 
 
-def forecast(parts, costs, processor, rates, workers):
-    """The table of a plan: a row a part and the total, with the hours at every rate and gigabytes.
+def measure_rate(profile, device, warm_up: int = 2, repeats: int = 3) -> float:
+    """Times training steps at the size of SD 2.1-base, with random weights and the profile's batch and precision.
 
-    `costs`: {shape: {work: cost}}, which a rate of a second turns into hours (1: the costs are seconds); `processor`:
-    seconds of one of as many processors as there are `workers`.
+    Returns:
+        TFLOP/s.
+
+    Raises:
+        ValueError: if the batch does not fit in memory, or the loss is not finite.
+    """
+    n, side, bf16 = profile.training.train_batch_size, profile.data.resolution, profile.model.mixed_precision == "bf16"
+    with torch.device(device):
+        unet = UNet2DConditionModel(**TIMED_UNET).to(torch.bfloat16 if bf16 else torch.float32).requires_grad_(False)
+        controlnet = make_controlnet(unet, 8)
+    for network in (unet, controlnet) if profile.model.channels_last else ():
+        network.to(memory_format=torch.channels_last)
+    if profile.model.torch_compile:
+        compile_networks((unet, controlnet))
+    width = unet.config.cross_attention_dim
+    batch = torch.randn(n, 4, side // 8, side // 8), torch.randn(n, 77, width), torch.rand(n, 3, side, side)
+    optimizer = make_optimizer(controlnet, profile.training)
+    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    with memory_advice("lower train_batch_size"):
+        for step in range(warm_up + repeats):
+            if step == warm_up:
+                started = time.perf_counter()
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                generator = torch.Generator().manual_seed(step)
+                loss = diffusion_loss(unet, scheduler, batch, generator, profile.training, controlnet)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if not math.isfinite(loss.item()):  # reading it waits for the GPU
+                raise ValueError(f"the loss with random weights is {loss.item()}: this machine computes wrongly")
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+    return n * repeats * costs_at(side)[TIMED_BASE]["train"] / (time.perf_counter() - started)
+
+
+def costs_at(side):
+    """`COSTS` at another size of photo: proportional to its area, which leaves out that attention costs more."""
+    return {name: {work: cost * (side / 512) ** 2 for work, cost in of_base.items()} for name, of_base in COSTS.items()}
+
+
+def forecast(parts, costs, processor, rates, workers):
+    """The table of a plan: a row a part and the total, with TFLOP, the hours at every rate (TFLOP/s) and gigabytes.
+
+    `costs`: {shape: {work: TFLOP}}; `processor`: seconds of one of as many processors as there are `workers`.
     """
     rows = []
     for part in parts:
         cost = sum(n * costs[part.shape][name] for name, n in part.works.items()) if part.shape else 0
         other = part.download / BYTES_PER_SECOND
         other += sum(getattr(part, name) * seconds for name, seconds in processor.items()) / workers
-        hours = {f"hours{f' at {rate}' if rate != 1 else ''}": (cost / rate + other) / 3600 for rate in rates}
-        counted = {} if 1 in rates else {"TFLOP": cost}
-        rows.append({"part": part.name, **counted, **hours, "GB": part.gb})
+        hours = {f"hours at {rate:.0f}": (cost / rate + other) / 3600 for rate in rates}
+        rows.append({"part": part.name, "TFLOP": cost, **hours, "GB": part.gb})
     table = pd.DataFrame(rows)
     total = {"part": "total", **table.drop(columns="part").sum()}
     return pd.concat([table, pd.DataFrame([total])], ignore_index=True)
-
-
-def cost_of(profiles, device):
-    """{shape: {work: cost}} of the profiles' bases, and the rates to divide by: seconds and 1, or TFLOP and `RATES`."""
-    shapes = {shape: profile for profile in profiles if (shape := shape_of(profile))}
-    if device.type == "cuda":
-        return {shape: time_works(shape, profile, device) for shape, profile in shapes.items()}, (1,)
-    return {shape: count_works(shape, profile) for shape, profile in shapes.items()}, RATES
 
 
 def compare_plans(name, overrides, device):
     """The forecast of the chosen runs, and its total beside that with the fewest steps that they try."""
     profiles = profiles_to_run(name, **overrides)
     workers = max(1, profiles[0].data.workers)
-    (costs, rates), processor = cost_of(profiles, device), time_processor(profiles[0].data.resolution)
+    costs, processor = costs_at(profiles[0].data.resolution), time_processor(profiles[0].data.resolution)
+    rates = (measure_rate(profiles[0], device),) if device.type == "cuda" else RATES
     plans = {"fewest steps": plan(profiles, choose=min), "most steps": plan(profiles)}
     tables = {name: forecast(parts, costs, processor, rates, workers) for name, parts in plans.items()}
     totals = pd.concat([table.tail(1).assign(part=name) for name, table in tables.items()], ignore_index=True)
@@ -246,8 +287,9 @@ def compare_plans(name, overrides, device):
 
 
 def with_dollars(table, price):
-    """A forecast with a column of dollars beside its hours, or beside those at the middle rate."""
-    name = "hours" if "hours" in table else f"hours at {RATES[1]}"
+    """A forecast with a column of dollars beside its hours at the middle rate."""
+    columns = [name for name in table if name.startswith("hours")]
+    name = columns[len(columns) // 2]
     table.insert(table.columns.get_loc(name) + 1, name.replace("hours", "dollars"), table[name] * price)
     return table
 
@@ -266,14 +308,17 @@ def report(name, overrides, price, keep=False):
     """The forecast of a profile's runs and the totals of the plans as a text; with `keep`, they are written too."""
     device = pick_device()
     now, totals = (with_dollars(table, price) for table in compare_plans(name, overrides, device))
-    source = f"TFLOP counted; the processor's share timed on {os.cpu_count()} x {platform.machine()}, without a GPU"
+    source = (
+        f"hours at stated rates; the processor's share timed on {os.cpu_count()} x {platform.machine()}, without a GPU"
+    )
     if device.type == "cuda":
-        source = f"timed on {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, torch {torch.__version__}"
+        machine = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, torch {torch.__version__}"
+        source = f"hours at the rate of training steps timed on {machine}"
     source += f"; {price:.2f} dollars an hour"
     if keep:
         save_forecast(now, totals, source)
     unknown = [profile.folders.run for profile in profiles_to_run(name, **overrides) if not shape_of(profile)]
-    note = f"\n\nwithout the hours of {', '.join(unknown)}, whose base has no known shape" if unknown else ""
+    note = f"\n\nwithout the hours of {', '.join(unknown)}, whose base has no known cost" if unknown else ""
     return f"{markdown_table(now.round(2))}\n\n{markdown_table(totals.round(2))}\n\n{source}{note}"
 
 

@@ -1,198 +1,120 @@
-"""`make bench`: ratios of our way to the usual one, alternating in one run, medians of pairs; `reports/benchmark.csv`."""
+"""`make bench`: what training and colorizing cost on this machine; writes `reports/benchmark.csv`.
 
-import argparse
-import multiprocessing
-import resource
+Medians of five, in CPU seconds of all threads, which depend less on other programs than the time on the wall does:
+
+- `train_step`: a step of notebook 03's training on cached latents, 8 photos; `encode_batch`: what the cache saves a step
+- `start_to_picture`: the command `colorize` on half a megapixel, in a new process, with the peak memory of that process
+- `photo_1mp`, `photo_12mp`: the same for larger photos
+"""
+
+import os
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from tempfile import TemporaryDirectory
+from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
-import psutil
 import torch
-from diffusers import StableDiffusionControlNetPipeline
+from datasets import Dataset
 from PIL import Image
-from skimage.color import lab2rgb, rgb2lab
-from skimage.transform import resize
-from tqdm import tqdm
 
 from lib import ROOT
-from lib.files import write_text
-from lib.inference import sample
-from lib.models import add_controlnet, load_base, load_controlnet
-from lib.photo import Colorizer
-from lib.photo.formats import Photo
-from lib.photo.full_resolution import color_functions, paint, reduce_lightness, reduced_plane
-from lib.profiles import get_profile
-from lib.regions import WORKING_PX
+from lib.color import make_conditioning_image
+from lib.dataset import open_square, read_manifest
+from lib.files import write_table
+from lib.latents import build_cache
+from lib.models import encode_prompts, load_base, load_controlnet
+from lib.profiles import Profile, get_profile
 from lib.report import markdown_table
-from tests.bench.training import bench_training, make_row, peak_bytes
+from lib.training import loss_of_controlnet, make_optimizer
 
-PAIRS = 5
+SIZES = {"start_to_picture": (600, 800), "photo_1mp": (1000, 1000), "photo_12mp": (3000, 4000)}
+REPEATS = 5
+COMMAND = "from lib.photo.command import main; main()"
 
 
-def gray_photo(height, width):
-    """A synthetic gray photo: shapes, a ramp and grain, uint8 (H, W)."""
+def gray_photo(height: int, width: int) -> np.ndarray:
+    """Returns a synthetic gray photo (H, W), uint8: shapes and grain."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
     shapes = 128 + 100 * np.sin(x * 9 / width) * np.cos(y * 7 / height)
     return (shapes + np.random.default_rng(0).normal(0, 5, shapes.shape)).clip(0, 255).astype(np.uint8)
 
 
-def cpu_seconds(action):
-    """CPU seconds of all threads that an action takes."""
-    started = time.process_time()
-    action()
-    return time.process_time() - started
+def run_command(path: Path) -> tuple[float, float]:
+    """Returns CPU seconds and peak megabytes of the command that colorizes a photo, in a new process."""
+    process = subprocess.Popen([sys.executable, "-c", COMMAND, str(path), "--overwrite"], cwd=ROOT)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"the command failed with {process.returncode}")
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
-def compare(name, ours, reference, pairs=PAIRS):
-    """A row of the benchmark: our action and the reference take turns, after one warm-up each."""
-    ours(), reference()
-    times = [(cpu_seconds(ours), cpu_seconds(reference)) for _ in tqdm(range(pairs), desc=name)]
-    return make_row(name, times, "CPU s")
+def bench_photos() -> list[dict]:
+    """Returns a row for each of `SIZES`."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, size in SIZES.items():
+            path = Path(folder) / f"{name}.png"
+            Image.fromarray(gray_photo(*size)).save(path)
+            seconds, megabytes = zip(*(run_command(path) for _ in range(REPEATS)), strict=True)
+            rows.append({"name": name, **spread(seconds), "peak_mb": round(statistics.median(megabytes))})
+    return rows
 
 
-def stock_pipeline(base, profile):
-    """What diffusers makes of the same weights and sampler, without anything of ours."""
-    ours = add_controlnet(base, load_controlnet(profile.training.initial_controlnet, base.unet))
-    controlnet = load_controlnet(profile.training.initial_controlnet, base.unet).eval()
-    parts = {**base.components, "controlnet": controlnet, "scheduler": ours.scheduler}
-    stock = StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
-    stock.set_progress_bar_config(disable=True)
-    return ours, stock
-
-
-def bench_sampler(ours, stock, profile):
-    """Sampling steps of the pocket model: the picture's embedding computed once, against at every step."""
-    picture = Image.fromarray(gray_photo(profile.data.resolution, profile.data.resolution)).convert("RGB")
-
-    def steps(pipeline):
-        generator = torch.Generator().manual_seed(0)
-        pipeline("a red wall", image=picture, num_inference_steps=20, generator=generator, output_type="latent")
-
-    return compare("sampler_step", lambda: steps(ours), lambda: steps(stock))
-
-
-def bench_photo(stock, profile):
-    """One megapixel: the network at its own size and guided enlargement, against the network at the photo's size."""
-    pixels = gray_photo(1024, 1024)
-    photo, colorizer = Photo(pixels, None, b"", None, []), Colorizer("pocket")
-
-    def whole():
-        picture = Image.fromarray(pixels).convert("RGB")
-        generator = torch.Generator().manual_seed(0)
-        steps, scale = profile.sampling.num_inference_steps, profile.sampling.guidance_scale
-        stock("a red wall", image=picture, num_inference_steps=steps, guidance_scale=scale, generator=generator)
-
-    return compare("photo_1mp", lambda: colorizer(photo, "a red wall"), whole)
-
-
-def bench_merge():
-    """Twelve megapixels: enlarging a*, b* under the photo and joining them to its L*, against OpenCV's own conversion."""
-    pixels = gray_photo(3000, 4000)
-    plane = reduce_lightness(pixels, (96, 128))
-    ab = 12 * np.dstack([np.sin(plane / 20), np.cos(plane / 30)])
-    lab = np.dstack([plane, ab]).astype(np.float32)
-
-    def opencv():
-        wide = cv2.resize(lab, (4000, 3000))
-        wide[..., 0] = pixels / np.float32(2.55)
-        cv2.cvtColor(wide, cv2.COLOR_LAB2RGB)
-
-    def ours():
-        fine = reduced_plane(pixels, WORKING_PX)
-        paint(pixels, color_functions(plane, [ab], fine, np.ones((1, *fine.shape), np.float32)))
-
-    return compare("merge_12mp", ours, opencv)
-
-
-def peak_megabytes(way):
-    """The peak memory of a fresh process that colorizes twelve megapixels, above what it held with the model loaded."""
-    colorizer = Colorizer("pocket")
-    small, large = (Photo(gray_photo(*size), None, b"", None, []) for size in ((300, 400), (3000, 4000)))
-
-    def scikit_image(photo):
-        gray = [Image.fromarray(photo.pixels).resize((128, 128)).convert("RGB")]
-        output = sample(colorizer.pipeline, gray, ["red"], [0], **vars(colorizer.profile.sampling))
-        wide = resize(rgb2lab(output[0]), photo.pixels.shape)
-        wide[..., 0] = photo.pixels / 2.55
-        return lab2rgb(wide)
-
-    action = {"ours": lambda photo: colorizer(photo, "red"), "scikit-image": scikit_image}[way]
-    action(small)
-    held = psutil.Process().memory_info().rss
-    action(large)
-    return (peak_bytes() - held) / 1e6
-
-
-def bench_memory():
-    """Peak memory of a photo of twelve megapixels above that of the model, against scikit-image's enlargement."""
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        return make_row("memory_12mp", [[pool.apply(peak_megabytes, [way]) for way in ("ours", "scikit-image")]], "MB")
-
-
-def bench_start():
-    """The command on half a megapixel, in a fresh process, against one that imports what the notebooks do."""
-    everything = "import lib.colorize, lib.metrics, lib.figures; from diffusers import AutoPipelineForText2Image; "
-    with TemporaryDirectory() as folder:
-        Image.fromarray(gray_photo(600, 800)).save(f"{folder}/photo.png")
-        command = "from lib.photo.command import main; main()"
-
-        def seconds(code):
-            before = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
-            subprocess.run([sys.executable, "-c", code, f"{folder}/photo.png", "--overwrite"], check=True)
-            return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - before
-
-        seconds(command)  # a warm-up
-        times = [(seconds(command), seconds(everything + command)) for _ in range(PAIRS)]
-    return make_row("start_to_picture", times, "CPU s")
-
-
-def read_few_steps(profile):
-    """CIEDE2000 on validation at the default number of steps against 50, from the model card's table."""
-    table = (
-        pd.read_csv(ROOT / "lib/pocket_model/sampling.csv")
-        .query("guidance == @profile.sampling.guidance_scale")
-        .drop_duplicates("steps")
-    )
-    ours, reference = (table.set_index("steps")["detailed"][n] for n in (profile.sampling.num_inference_steps, 50))
-    return make_row("few_steps", [(ours, reference)], "CIEDE2000")
-
-
-def measure_all(full_size, gpu):
-    """All rows of the benchmark."""
-    profile = get_profile("pocket")
-    ours, stock = stock_pipeline(load_base(profile.model), profile)
-    return [
-        bench_start(),
-        bench_sampler(ours, stock, profile),
-        bench_merge(),
-        bench_memory(),
-        read_few_steps(profile),
-        bench_photo(stock, profile),
-        *bench_training("pocket", PAIRS, steps=6),
-        *(bench_training("sd21", PAIRS if gpu else 1, steps=6 if gpu else 2) if full_size or gpu else []),
+def bench_training(profile: Profile, n_photos: int = 32) -> list[dict]:
+    """Returns the rows of a training step and of encoding the photos of a step."""
+    records = read_manifest("data_cards/pocket_photos").query("split == 'train'")[:n_photos].to_dict("records")
+    prompts = [record["detailed_caption"] for record in records]
+    photos = [open_square(record["path"], profile.data.resolution) for record in records]
+    rows = [
+        {"prompt": prompt, "image": photo, "conditioning_image": make_conditioning_image(photo)}
+        for prompt, photo in zip(prompts, photos, strict=True)
     ]
+    base, n = load_base(profile.model), profile.training.train_batch_size
+    controlnet = load_controlnet(profile.training.initial_controlnet, base.unet).train().requires_grad_(True)
+
+    @torch.no_grad()
+    def encode(step):
+        pixels = base.image_processor.preprocess(photos[:n]).to(base.vae.device, base.vae.dtype)
+        return base.vae.encode(pixels).latent_dist.sample(), encode_prompts(prompts[:n], base)
+
+    with tempfile.TemporaryDirectory() as folder:
+        cache = build_cache(Dataset.from_list(rows), prompts, base, Path(folder))
+        loss_of_step = loss_of_controlnet(base, cache, profile, controlnet.to(base.device))
+        optimizer = make_optimizer(controlnet, profile.training)
+
+        def train(step):
+            loss_of_step(controlnet, step, slice(None)).backward()
+            torch.nn.utils.clip_grad_norm_(controlnet.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return [{"name": "train_step", **time_of(train)}, {"name": "encode_batch", **time_of(encode)}]
 
 
-def main():
-    """The command behind `make bench`."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Ratios of our way to the usual one.")
-    help_text = "also training at Stable Diffusion 2.1-base's shapes, as on a GPU by itself: 16 GB and some minutes"
-    parser.add_argument("--sd21", action="store_true", help=help_text)
-    parser.add_argument("--start", action="store_true", help="only start_to_picture; the other rows stay")
-    options, gpu = parser.parse_args(), torch.cuda.is_available()
-    rows = [bench_start()] if options.start else measure_all(options.sd21, gpu)
-    path = ROOT / "reports/benchmark.csv"
-    new = pd.DataFrame(rows)
-    if path.exists():
-        old = pd.read_csv(path)
-        new = pd.concat([old[~old["name"].isin(new["name"])], new])
-    write_text(new.to_csv(index=False, float_format="%.4g"), path)
-    print(markdown_table(pd.read_csv(path)))
+def time_of(action) -> dict:
+    """Returns the spread of the CPU seconds of `action(step)`, after one step that warms up."""
+    stamps = []
+    for step in range(REPEATS + 1):
+        action(step)
+        stamps.append(time.process_time())
+    return spread(np.diff(stamps))
+
+
+def spread(seconds) -> dict:
+    """Returns median, lowest and highest of some seconds."""
+    return {"cpu_seconds": statistics.median(seconds), "lowest": min(seconds), "highest": max(seconds)}
+
+
+def main() -> None:
+    """Measures everything, and writes and prints the table."""
+    table = pd.DataFrame([*bench_training(get_profile("pocket", train_batch_size=8)), *bench_photos()])
+    write_table(table.round(3), ROOT / "reports/benchmark.csv")
+    print(markdown_table(table.round(3)))
 
 
 if __name__ == "__main__":

@@ -19,10 +19,9 @@ import psutil
 from lib import ROOT
 from lib.profiles import get_profile, profiles_to_run
 from tests.hub_stand_in import TOKEN, Hub
-from tests.rehearsal import peers, photos, repositories, servers
+from tests.rehearsal import photos, repositories, servers
 
 RUNS = ("study_1", "study_3")
-FINISHED = ("study_3_tcd", "peer_sdxl_light")  # that train nothing
 FIELDS = {  # of the profile, so that the study takes minutes
     "resolution": 64,
     "n_train": 60,
@@ -83,9 +82,9 @@ class StandIns:
         photos.write_flowers(folder / "flowers", N_FLOWERS)
         self.coco = servers.Coco(folder / "coco")
         self.fields = {**FIELDS, "coco_url": self.coco.url, "flowers_folder": str(folder / "flowers")}
-        self.pinned = pinned_revisions(profiles_to_run("l4", runs=",".join((*RUNS, *FINISHED))))
+        self.pinned = pinned_revisions(profiles_to_run("l4", runs=",".join(RUNS)))
         self.hub = Hub(self.pinned)
-        written = repositories.write_repositories(folder / "repositories", {**repositories.REPOSITORIES, **peers.PEERS})
+        written = repositories.write_repositories(folder / "repositories", repositories.REPOSITORIES)
         self.hub.repos |= {("models", name): files for name, files in written.items()}
         self.environment = {
             **os.environ,
@@ -141,11 +140,10 @@ class Place:
 
 def pinned_revisions(profiles):
     """The commits at which profiles want what they load from the Hub: {id: commit}."""
-    names = {"base_model": "base_revision", "controlnet": "controlnet_revision", "adapter": "adapter_revision",
+    names = {"base_model": "base_revision", "controlnet": "controlnet_revision",
              "captioner": "captioner_revision", "clip": "clip_revision", "segmenter": "segmenter_revision"}  # fmt: skip
     values = [profile.values(*names, *names.values()) for profile in profiles]
     pairs = [(value[name], value[names[name]]) for value in values for name in names]
-    pairs += [profile.model.base_unet[:2] for profile in profiles if profile.model.base_unet]
     return {name: revision for name, revision in pairs if revision}
 
 
@@ -216,7 +214,7 @@ def make_study(stand_ins, place):
 
 
 def make_study_with_kills(place):
-    """The last run up to its measurements, killed in 03 and in 04; then the runs that need only its ControlNet, or none."""
+    """The last run up to its measurements, killed in 03 and in 04."""
     run, profile = ("-p", "run", RUNS[-1], "--only"), place.profile(RUNS[-1])
     pictures = lambda: len(list(profile.folders.run_dir.rglob("*.png")))  # noqa: E731
     with stage("CLIP from the Hub, and its score"):
@@ -230,8 +228,6 @@ def make_study_with_kills(place):
         place.notebooks(*run, "04", kill_when=lambda: pictures() >= before + 20)
     with stage("elsewhere, 04 resumed, and 05"):
         place.notebooks(*run, "04", "05")
-    with stage(f"03 to 05 of {' and '.join(FINISHED)}"):
-        place.notebooks("-p", "runs", ",".join(FINISHED), "--only", "03", "04", "05")
 
 
 def rehearse(folder):
