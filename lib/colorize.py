@@ -26,7 +26,7 @@ from lib.regions import regions_of
 LISTING_COLUMNS = (*PLAN_COLUMNS, "before", "after")
 BASE_FIELDS = ("base_model", "base_revision", "base_unet", "text_encoder", "max_tokens", "adapter", "adapter_revision")
 CONTROLNET_FIELDS = ("controlnet", "controlnet_revision", "controlnet_subfolder", "controlnet_conditioning_scale")
-MODEL_FIELDS = (*BASE_FIELDS, *CONTROLNET_FIELDS, "mixed_precision", "scheduler", "resolution")
+MODEL_FIELDS = (*BASE_FIELDS, *CONTROLNET_FIELDS, "annotator", "mixed_precision", "scheduler", "resolution")
 SAMPLING_FIELDS = ("num_inference_steps", "guidance_scale", "guidance_share")
 DATA_FIELDS = ("source", "photos", "test_source")
 PLAN_FIELDS = ("n_images", "n_images_other", "n_images_all_seeds", "n_steered", "n_seeds", "prompt_levels")
@@ -146,6 +146,7 @@ def name_pictures(pipeline, plans, gray_of, profile):
     What all pictures are made with names their folder; photo, prompt, seed and guidance name the file in it.
     """
     weights = [hash_of_weights(part) for part in (pipeline.unet, pipeline.controlnet, pipeline.vae)]
+    weights.append(pipeline.annotator.key)
     common = hash_of([*weights, profile.values(*MODEL_FIELDS), profile.sampling.num_inference_steps])
     photos = pd.concat(plans.values())["image_id"].unique()
     grays = {name: hash_of([gray_of(name).convert("RGB").tobytes()]) for name in photos}

@@ -9,39 +9,43 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from lib.annotator import conditioning_image
 from lib.files import hash_of, new_folder, progress
 from lib.models import encode_prompts, hash_of_weights
 
-LATENT_FILES, PROMPT_FILES = ("latents_mean", "latents_std", "conditioning"), ("prompt_index", "embeddings")
+LATENT_FILES, PROMPT_FILES = ("latents_mean", "latents_std", "gray"), ("prompt_index", "embeddings")
 
 
 @dataclass
 class LatentCache:
     """Memory-mapped training data: one row a training picture, one row of `embeddings` a different prompt.
 
-    `latents_mean`, `latents_std`: (N, C, h, w) float16, scaled; `conditioning`: (N, H, W) uint8 gray;
+    `latents_mean`, `latents_std`: (N, C, h, w) float16, scaled; `gray`: (N, H, W) uint8; `maps`: the annotator's, (N, K,
+    h, w) float16, or None;
     `prompt_index`: (N,) into `embeddings`: (prompts, tokens, width) float16, whose row 0 is the empty prompt.
     """
 
     latents_mean: np.ndarray
     latents_std: np.ndarray
-    conditioning: np.ndarray
+    gray: np.ndarray
     prompt_index: np.ndarray
     embeddings: np.ndarray
     key: dict  # what it was made from
+    maps: np.ndarray | None = None
 
     def __len__(self):
         return len(self.latents_mean)
 
     def batch(self, rows, generator, prompt_dropout=0.0):
-        """Latents sampled anew (B, C, h, w), embeddings (B, T, D), conditioning images (B, 3, H, W) in [0, 1]."""
+        """Latents sampled anew (B, C, h, w), embeddings (B, T, D), conditioning images (B, C, H, W), see `lib.annotator`."""
         mean, std = (torch.from_numpy(part[rows]).float() for part in (self.latents_mean, self.latents_std))
         latents = mean + std * torch.randn(mean.shape, generator=generator)
         prompts = torch.from_numpy(self.prompt_index[rows].astype(np.int64))
         prompts[torch.rand(len(rows), generator=generator) < prompt_dropout] = 0
         embeddings = torch.from_numpy(self.embeddings[prompts.numpy()]).float()
-        gray = torch.from_numpy(self.conditioning[rows]).float().div(255)
-        return latents, embeddings, gray[:, None].expand(-1, 3, -1, -1)
+        gray = torch.from_numpy(self.gray[rows]).float().div(255)[:, None]
+        maps = None if self.maps is None else torch.from_numpy(self.maps[rows]).float()
+        return latents, embeddings, conditioning_image(gray, maps)
 
 
 def build_cache(dataset, prompts, pipeline, folder):
@@ -54,6 +58,7 @@ def build_cache(dataset, prompts, pipeline, folder):
         "dataset": dataset._fingerprint,
         "vae": hash_of_weights(pipeline.vae),
         "scaling_factor": pipeline.vae.config.scaling_factor,
+        "annotator": pipeline.annotator.key,
     }
     prompts = list(prompts)
     of_prompts = {
@@ -64,7 +69,8 @@ def build_cache(dataset, prompts, pipeline, folder):
     latents = _made_once(folder, "latents", of_latents, lambda part: _write_latents(dataset, pipeline, part))
     embedded = _made_once(folder, "prompts", of_prompts, lambda part: _write_prompts(prompts, pipeline, part))
     paths = [*(latents / f"{name}.npy" for name in LATENT_FILES), *(embedded / f"{name}.npy" for name in PROMPT_FILES)]
-    return LatentCache(*(np.load(path, mmap_mode="r") for path in paths), of_latents | of_prompts)
+    maps = np.load(latents / "maps.npy", mmap_mode="r") if pipeline.annotator.key else None
+    return LatentCache(*(np.load(path, mmap_mode="r") for path in paths), of_latents | of_prompts, maps)
 
 
 def _made_once(folder, name, key, make):
@@ -84,13 +90,14 @@ def _write_latents(dataset, pipeline, folder, batch_size=16):
         part = dataset[start : start + batch_size]
         pixels = pipeline.image_processor.preprocess(part["image"]).to(vae.device, vae.dtype)
         posterior = vae.encode(pixels).latent_dist
+        gray = torch.from_numpy(np.stack([np.asarray(i.convert("L")) for i in part["conditioning_image"]]))
         arrays = {
             "latents_mean": (posterior.mean * vae.config.scaling_factor).half(),
             "latents_std": (posterior.std * vae.config.scaling_factor).half(),
-            "conditioning": torch.from_numpy(
-                np.stack([np.asarray(i.convert("L")) for i in part["conditioning_image"]])
-            ),
+            "gray": gray,
         }
+        if pipeline.annotator.key:
+            arrays["maps"] = pipeline.annotator.maps(gray[:, None].float() / 255).half()
         for name, array in arrays.items():
             if name not in maps:
                 maps[name] = _allocate(

@@ -23,6 +23,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
+from lib.annotator import Annotator, load_annotator
 from lib.files import explained, hash_of, one_line
 from lib.profiles import resolve
 
@@ -116,6 +117,7 @@ def load_base(model, run="", **loaded):
     for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
         part.requires_grad_(False).eval()
     pipeline.set_progress_bar_config(disable=True)
+    pipeline.annotator = load_annotator(model.annotator, model.segmenter)
     return pipeline.to(pick_device())
 
 
@@ -151,10 +153,13 @@ def encode_prompts(prompts, pipeline):
     return embeddings
 
 
-def make_controlnet(unet, vae_scale_factor):
+def make_controlnet(unet, vae_scale_factor, conditioning_channels=3):
     """A ControlNet that starts as a copy of the UNet's encoder; its conditioning image is the size of the photo."""
     halvings = int(math.log2(vae_scale_factor))  # the embedding must shrink the photo as the autoencoder does
-    return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 96, 256)[: halvings + 1])
+    widths = (16, 32, 96, 256)[: halvings + 1]
+    return ControlNetModel.from_unet(
+        unet, conditioning_embedding_out_channels=widths, conditioning_channels=conditioning_channels
+    )
 
 
 def load_controlnet(source, unet, revision="", subfolder=""):
@@ -179,8 +184,18 @@ def load_controlnet(source, unet, revision="", subfolder=""):
 def add_controlnet(base, controlnet, scheduler="unipc"):
     """The colorizing pipeline: the frozen base with a ControlNet and a sampler of `SCHEDULERS`.
 
-    Its class is diffusers' ControlNet pipeline for the base's class. What it predicts, the base's scheduler says.
+    Its class is diffusers' ControlNet pipeline for the base's class. What it predicts, the base's scheduler says. Its
+    `annotator` makes the conditioning images: the base's, or for a ControlNet of three channels the gray photo alone.
+
+    Raises:
+        ValueError: if the ControlNet takes conditioning images that the base's annotator doesn't make.
     """
+    annotator, channels = getattr(base, "annotator", Annotator()), controlnet.config.conditioning_channels
+    if channels != annotator.channels:
+        if channels != Annotator().channels:
+            made = f"the annotator makes {annotator.channels}"
+            raise ValueError(f"this ControlNet takes {channels} conditioning channels, {made}: set -p annotator")
+        annotator = Annotator()
     controlnet = controlnet.to(base.device, base.unet.dtype).eval()
     embed_once(controlnet.controlnet_cond_embedding)
     kind, differences = SCHEDULERS[scheduler]
@@ -189,6 +204,7 @@ def add_controlnet(base, controlnet, scheduler="unipc"):
     parts = {"controlnet": controlnet, "scheduler": sampler}
     pipeline = with_controlnet.from_pipe(base, **parts, dtype=base.unet.dtype)  # without it, all becomes float32
     pipeline.set_progress_bar_config(disable=True)
+    pipeline.annotator = annotator
     return pipeline
 
 

@@ -67,6 +67,7 @@ class Model:
     controlnet_subfolder: str = ""  # where it is in its folder or Hub repository
     adapter: str = ""  # a LoRA on the Hub that makes the base sample in few steps; "": none
     adapter_revision: str = ""
+    annotator: str = "lib/pocket_model/annotator"  # hints at colours beside the gray photo; "": the gray photo alone
     segmenter: str = "lib/pocket_model/segmenter"  # finds things by name: a folder, or the Hub id of a CLIPSeg
     segmenter_revision: str = ""  # a commit of it on the Hub; "": the newest
     scheduler: Literal["unipc", "tcd", "euler_trailing"] = "unipc"
@@ -241,6 +242,7 @@ PROFILES = {  # by name: what differs from the defaults above
         base_mirrors=("Manojb/stable-diffusion-2-1-base",),
         text_encoder="",
         max_tokens=0,
+        annotator="",
         segmenter="CIDAS/clipseg-rd64-refined",
         segmenter_revision="999e0328d9e10b484360c477313983f9afdd7050",
         mixed_precision="bf16",

@@ -5,13 +5,13 @@ import re
 
 import numpy as np
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPSegForImageSegmentation
 
+from lib.annotator import BLOCKS, FEATURES, Conv, Encoder
 from lib.color import gray_from_luminance, to_pil
 from lib.color_words import COLOR_WORDS
 from lib.files import explained
@@ -23,11 +23,6 @@ SHADES = ("very", "dark", "pale", "light", "bright", "deep", "dull", "medium")
 ARTICLES = re.compile(r"\b(?:a|an|the|some)\b", re.I)
 COLOR = rf"(?:(?:{'|'.join(SHADES)})\s+)*(?:{'|'.join(COLOR_WORDS)})\b"
 COLORS = re.compile(rf"\b{COLOR}(?:(?:,| and|, and)? {COLOR})*", re.I)
-BLOCKS = (  # EfficientNet-Lite0 (Tan & Le 2019, without squeeze-and-excitation): kernel, repeats, widening, out, stride
-    *((3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 3, 6, 80, 2)),
-    *((5, 3, 6, 112, 1), (5, 4, 6, 192, 2), (3, 1, 6, 320, 1)),
-)
-FEATURES = {3: 24, 5: 40, 11: 112, 16: 320}  # after how many blocks the decoder looks, and channels there
 CLIPSEG_SIZE, CLIPSEG_THRESHOLD = 352, 0.4  # px, square: what CLIPSeg was trained at; not measured here
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -38,39 +33,7 @@ def bare_name(phrase):
     return " ".join(COLORS.sub(" ", name).split()) or name
 
 
-class Conv(nn.Conv2d):
-    """A convolution padded as TensorFlow does it: at stride 2 the odd pixel goes to the right and below."""
-
-    def __init__(self, before, after, kernel, stride=1, groups=1):
-        super().__init__(before, after, kernel, stride, groups=groups)
-        less = (kernel - stride) // 2 if kernel > 1 else 0
-        more = kernel - stride - less if kernel > 1 else 0
-        self.around = (less, more, less, more)
-
-    def forward(self, x):
-        """(B, before, H, W) to (B, after, H / stride, W / stride) for sides that the stride divides."""
-        return super().forward(F.pad(x, self.around))
-
-
-class Block(nn.Module):
-    """An inverted residual (Sandler et al. 2018), its normalisation folded into the convolutions."""
-
-    def __init__(self, before, after, kernel, stride, widening):
-        super().__init__()
-        inner = before * widening
-        self.expand = Conv(before, inner, 1) if widening > 1 else None
-        self.depthwise = Conv(inner, inner, kernel, stride, groups=inner)
-        self.project = Conv(inner, after, 1)
-        self.residual = stride == 1 and before == after
-
-    def forward(self, x):
-        """(B, before, H, W) to (B, after, H / stride, W / stride)."""
-        inner = F.relu6(self.expand(x)) if self.expand else x
-        output = self.project(F.relu6(self.depthwise(inner)))
-        return x + output if self.residual else output
-
-
-class PhraseSegmenter(ModelMixin, ConfigMixin):
+class PhraseSegmenter(Encoder):
     """A gray photo and sentence vectors of phrases to logits of a mask for each phrase: 3.9 M parameters.
 
     The encoder is EfficientNet-Lite0. `name_in`, `name_out` turn a sentence vector into one of its last features: their
@@ -91,13 +54,7 @@ class PhraseSegmenter(ModelMixin, ConfigMixin):
         threshold=0.5,
     ):
         super().__init__()
-        self.stem = Conv(3, 32, 3, 2)
-        self.blocks, before = nn.ModuleList(), 32
-        for kernel, repeats, widening, after, stride in BLOCKS:
-            for repeat in range(repeats):
-                self.blocks.append(Block(before, after, kernel, 1 if repeat else stride, widening))
-                before = after
-        self.head = Conv(before, 1280, 1)
+        self.head = Conv(BLOCKS[-1][3], 1280, 1)
         self.usual = nn.Parameter(torch.zeros(1280))  # what the last features are on the mean
         self.name_in, self.name_out = nn.Linear(text_width, rank), nn.Linear(rank, 1280)
         channels = list(FEATURES.values())[::-1]
@@ -109,14 +66,8 @@ class PhraseSegmenter(ModelMixin, ConfigMixin):
 
     def look(self, gray):
         """Features of gray photos (B, 1, H, W) in [0, 1], H and W multiples of 32: four maps, coarsest first, and h."""
-        size = [side * self.config.enlarge for side in gray.shape[-2:]]
-        x = F.interpolate(gray * 2 - 1, size, mode="bilinear").expand(-1, 3, -1, -1)
-        x, kept = F.relu6(self.stem(x)), []
-        for number, block in enumerate(self.blocks, 1):
-            x = block(x)
-            if number in FEATURES:
-                kept.append(x)
-        return kept[::-1], F.relu6(self.head(x))
+        maps = self.features(gray, self.config.enlarge)
+        return maps, F.relu6(self.head(maps[0]))
 
     def direction_of(self, text):
         """What the last features are like where a name (..., width) is: unit vectors (..., 1280)."""

@@ -79,6 +79,7 @@ EQUIVALENTS = {  # what a profile takes for a run's base and photos, and what ru
         "flowers": {"train_categories": ("animals",)},
         "COCO": {},
         "other runs": {
+            "annotator": "",  # as in 2024: the ControlNet is shown the gray photo alone
             "initial_controlnet": "",
             "n_seeds": 1,
             "checkpoint_every": 100,

@@ -194,7 +194,10 @@ def train_controlnet(base, cache, profile, folder, watched, whole_base=None, mor
     """
     initial = profile.training.initial_controlnet
     torch.manual_seed(profile.training.train_seed)  # for the new layers of a ControlNet that starts from the UNet
-    controlnet = load_controlnet(initial, base.unet) if initial else make_controlnet(base.unet, base.vae_scale_factor)
+    if initial:
+        controlnet = load_controlnet(initial, base.unet)
+    else:
+        controlnet = make_controlnet(base.unet, base.vae_scale_factor, base.annotator.channels)
     initial_weights = hash_of_weights(controlnet)
     more_loss = more_loss_for(controlnet) if more_loss_for else None
     loss_of_step = loss_of_controlnet(base, cache, profile, controlnet, more_loss)

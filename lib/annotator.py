@@ -1,0 +1,176 @@
+"""What a ControlNet is shown: the gray photo, and on `pocket` maps of a pretrained encoder that hint at its colours.
+
+As with ControlNet's edge or depth annotators, the maps are made from the photo before the ControlNet sees it. The
+encoder is the segmenter's EfficientNet-Lite0 (Tan & Le 2019), trained on ImageNet; a small decoder turns its features
+into `ColorHint` maps. `notebooks/appendix/A2_controlnet.ipynb` trains the decoder.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+
+from lib.files import explained, hash_of
+from lib.profiles import resolve
+
+BLOCKS = (  # EfficientNet-Lite0, without squeeze-and-excitation: kernel, repeats, expansion, channels, stride
+    *((3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 3, 6, 80, 2)),
+    *((5, 3, 6, 112, 1), (5, 4, 6, 192, 2), (3, 1, 6, 320, 1)),
+)
+FEATURES = {3: 24, 5: 40, 11: 112, 16: 320}  # blocks whose outputs are features, and their channels
+ENLARGE = 2  # the encoder sees the photo at this many times its size: 256 px for 128
+AB_SCALE = 50.0  # of the first two maps, which estimate a* and b*
+CACHED = 128  # photos whose conditioning images are kept
+
+
+class Conv(nn.Conv2d):
+    """A convolution with TensorFlow's "same" padding: at stride 2 the odd pixel goes to the right and below."""
+
+    def __init__(self, before: int, after: int, kernel: int, stride: int = 1, groups: int = 1):
+        super().__init__(before, after, kernel, stride, groups=groups)
+        less = (kernel - stride) // 2 if kernel > 1 else 0
+        more = kernel - stride - less if kernel > 1 else 0
+        self.around = (less, more, less, more)
+
+    def forward(self, x):
+        """(B, before, H, W) to (B, after, H / stride, W / stride) for sides that the stride divides."""
+        return super().forward(F.pad(x, self.around))
+
+
+class Block(nn.Module):
+    """An inverted residual block (Sandler et al. 2018), its normalisation folded into the convolutions."""
+
+    def __init__(self, before: int, after: int, kernel: int, stride: int, expansion: int):
+        super().__init__()
+        inner = before * expansion
+        self.expand = Conv(before, inner, 1) if expansion > 1 else None
+        self.depthwise = Conv(inner, inner, kernel, stride, groups=inner)
+        self.project = Conv(inner, after, 1)
+        self.residual = stride == 1 and before == after
+
+    def forward(self, x):
+        """(B, before, H, W) to (B, after, H / stride, W / stride)."""
+        inner = F.relu6(self.expand(x)) if self.expand else x
+        output = self.project(F.relu6(self.depthwise(inner)))
+        return x + output if self.residual else output
+
+
+class Encoder(ModelMixin, ConfigMixin):
+    """The convolutional part of EfficientNet-Lite0 for gray photos."""
+
+    config_name = "config.json"
+
+    def __init__(self):
+        super().__init__()
+        self.stem = Conv(3, 32, 3, 2)
+        self.blocks, before = nn.ModuleList(), 32
+        for kernel, repeats, expansion, after, stride in BLOCKS:
+            for repeat in range(repeats):
+                self.blocks.append(Block(before, after, kernel, 1 if repeat else stride, expansion))
+                before = after
+
+    def features(self, gray: torch.Tensor, enlarge: int) -> list[torch.Tensor]:
+        """Feature maps of gray photos, coarsest first, with 320, 112, 40 and 24 channels.
+
+        `gray`: (B, 1, H, W) in [0, 1], H and W multiples of 32 once multiplied by `enlarge`.
+        """
+        size = [side * enlarge for side in gray.shape[-2:]]
+        x = F.interpolate(gray * 2 - 1, size, mode="bilinear").expand(-1, 3, -1, -1)
+        x, maps = F.relu6(self.stem(x)), []
+        for number, block in enumerate(self.blocks, 1):
+            x = block(x)
+            if number in FEATURES:
+                maps.append(x)
+        return maps[::-1]
+
+
+class ColorHint(ModelMixin, ConfigMixin):
+    """A decoder of the encoder's features into maps at a quarter of the photo's size; 0.4 M parameters.
+
+    The first two maps estimate a* and b*, divided by `AB_SCALE`; what the others hold is learned with the ControlNet.
+    """
+
+    @register_to_config
+    def __init__(self, channels: int = 16, width: int = 64):
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(c, w, 1) for c, w in ((320, 96), (112, 96), (40, width)))
+        self.mix = nn.ModuleList(nn.Conv2d(c, w, 3, padding=1) for c, w in ((96, 96), (192, 96), (97 + width, width)))
+        self.last = nn.ModuleList(nn.Conv2d(width, c, 3, padding=1) for c in (width, channels))
+
+    def forward(self, features: list[torch.Tensor], gray: torch.Tensor) -> torch.Tensor:
+        """Maps (B, channels, H / 4, W / 4) from the three coarsest feature maps and the gray photos (B, 1, H, W)."""
+        x = F.relu(self.mix[0](F.relu(self.lateral[0](features[0] / 5))))
+        for level in (1, 2):
+            x = F.interpolate(x, scale_factor=2, mode="bilinear")
+            x = torch.cat([x, F.relu(self.lateral[level](features[level] / 5))], dim=1)
+            if level == 2:
+                x = torch.cat([x, F.avg_pool2d(gray, 4)], dim=1)
+            x = F.relu(self.mix[level](x))
+        return self.last[1](x + F.relu(self.last[0](x)))
+
+
+def conditioning_image(gray: torch.Tensor, maps: torch.Tensor | None) -> torch.Tensor:
+    """The conditioning images of gray photos (B, 1, H, W) in [0, 1] and their maps (B, K, h, w), which are enlarged.
+
+    Returns (B, 1 + K, H, W), or without maps the gray photos in three channels, (B, 3, H, W), as ControlNets of Stable
+    Diffusion take them.
+    """
+    if maps is None:
+        return gray.expand(-1, 3, -1, -1)
+    return torch.cat([gray, F.interpolate(maps, gray.shape[-2:], mode="bilinear")], dim=1)
+
+
+class Annotator:
+    """Makes the conditioning images of gray photos.
+
+    - `channels`: how many channels they have: 3, or 1 and the maps of a `ColorHint`.
+    - `key`: a text that changes with the weights; "" without a `ColorHint`.
+    """
+
+    def __init__(self, encoder: Encoder | None = None, hint: ColorHint | None = None):
+        self.encoder, self.hint = encoder, hint
+        self.channels = 1 + hint.config.channels if hint else 3
+        states = [{}, {}] if hint is None else [encoder.state_dict(), hint.state_dict()]
+        self.key = hash_of(value.float().numpy() for state in states for value in state.values()) if hint else ""
+        self._of_photo = lru_cache(CACHED)(self._annotate)  # the same photo is colorized under many prompts
+
+    def __call__(self, photos: list[Image.Image]) -> torch.Tensor:
+        """Conditioning images (B, channels, H, W), float32 in about [-2, 2], of gray PIL photos of one size."""
+        return torch.cat([self._of_photo(photo.convert("L").tobytes(), photo.size) for photo in photos])
+
+    def maps(self, gray: torch.Tensor) -> torch.Tensor | None:
+        """The hint's maps (B, K, H / 4, W / 4) of gray photos (B, 1, H, W) in [0, 1]; None without a hint."""
+        with torch.no_grad():
+            return self.hint(self.encoder.features(gray, ENLARGE), gray) if self.hint else None
+
+    def _annotate(self, pixels: bytes, size: tuple[int, int]) -> torch.Tensor:
+        gray = np.frombuffer(pixels, np.uint8).reshape(1, 1, size[1], size[0]).astype(np.float32) / 255
+        gray = torch.from_numpy(gray)
+        return conditioning_image(gray, self.maps(gray))
+
+
+def load_annotator(hint: str, encoder: str) -> Annotator:
+    """The annotator of a profile, on the CPU.
+
+    Args:
+        hint: folder of a `ColorHint`; "" for the gray photo alone.
+        encoder: folder of the `PhraseSegmenter` whose encoder the hint was trained with.
+
+    Raises:
+        ValueError: if a folder can't be loaded; the message names it.
+    """
+    if not hint:
+        return Annotator()
+    with explained(f"annotator {hint} can't be loaded", "check annotator and segmenter"):
+        decoder = ColorHint.from_pretrained(resolve(hint), use_safetensors=True).float().eval()
+        weights = load_file(resolve(encoder) / "diffusion_pytorch_model.safetensors")
+        network = Encoder().eval()
+        network.load_state_dict({name: weights[name].float() for name in network.state_dict()})
+    return Annotator(network, decoder)
