@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageOps
 
 from lib.dataset import read_manifest
 from lib.files import explained, open_picture
@@ -37,9 +37,9 @@ class CaptionedPhoto:
     stretched: bool = False  # squashed to a square at some time, so that its aspect ratio is unknown
 
     def open(self) -> Image.Image:
-        """The photo in RGB; a ValueError that names it if it can't be read."""
-        with explained(f"photo {self.path} can't be read", "replace it or remove its row", (OSError, SyntaxError)):
-            return open_picture(self.path).convert("RGB")
+        """The photo in RGB, turned as its EXIF says; a ValueError that names it if it can't be read."""
+        with explained(f"photo {self.path} can't be read", "replace it or remove its row"):
+            return ImageOps.exif_transpose(open_picture(self.path)).convert("RGB")
 
 
 def clean_caption(sentence: str) -> str:
@@ -66,7 +66,7 @@ def read_captioned_photos(folder: str = "", gigabytes: float = 0) -> list[Captio
             row.path,
             "shipped",
             row.split,
-            [text for text in (row.object_caption, row.detailed_caption, row.gray_caption) if text],
+            [row.object_caption, row.detailed_caption],  # the colours of gray_caption are guesses
             mask=row.mask_path,
             object=row.thing,
             background=row.ground,
@@ -77,7 +77,10 @@ def read_captioned_photos(folder: str = "", gigabytes: float = 0) -> list[Captio
 
 
 def read_folder(folder: Path) -> list[CaptionedPhoto]:
-    """The training and validation photos that `photos.csv` lists; see `read_captioned_photos` for errors."""
+    """The training and validation photos that `photos.csv` lists; see `read_captioned_photos` for errors.
+
+    Every photo is decoded, so that a damaged one is found now and not after hours of training.
+    """
     path = folder / "photos.csv"
     if not path.is_file():
         raise ValueError(f"no table {path}: name a folder with photos.csv, whose columns are {', '.join(COLUMNS)}")
@@ -89,18 +92,28 @@ def read_folder(folder: Path) -> list[CaptionedPhoto]:
     photos = []
     for row in table[table["split"].isin(SPLITS)].itertuples():
         where = f"{path}: row {row.file!r}"
-        with explained(f"{where}: captions or labels are no JSON list", "correct the row", ValueError):
-            captions, labels = ([str(text) for text in json.loads(value)] for value in (row.captions, row.labels))
+        captions, labels = (read_list(value, where) for value in (row.captions, row.labels))
         captions = [clean_caption(text) for text in captions]
         if not all(captions):
             raise ValueError(f"{where} has an empty caption: remove it from the list")
-        file = folder / row.file
-        if not file.is_file():
+        photo = CaptionedPhoto(folder / row.file, row.set, row.split, captions, labels)
+        if not photo.path.is_file():
             raise ValueError(f"{where} has no file: correct or remove the row")
-        with explained(f"photo {file} can't be read", "replace it or remove its row"), Image.open(file) as image:
-            stretched = row.set == "flickr8k" and image.width == image.height
-        photos.append(CaptionedPhoto(file, row.set, row.split, captions, labels, stretched=stretched))
+        size = photo.open().size
+        photo.stretched = row.set == "flickr8k" and size[0] == size[1]
+        photos.append(photo)
+    if "train" not in {photo.split for photo in photos}:
+        raise ValueError(f"{path}: no row has the split 'train': add rows to train on")
     return photos
+
+
+def read_list(text: str, where: str) -> list[str]:
+    """The texts of a JSON list; a ValueError that names the row if it is no list of texts."""
+    with explained(f"{where}: captions or labels are no JSON list", "correct the row", ValueError):
+        texts = json.loads(text)
+    if not isinstance(texts, list) or not all(isinstance(item, str) for item in texts):
+        raise ValueError(f"{where}: captions or labels are no JSON list of texts: correct the row")
+    return texts
 
 
 def random_crop(
@@ -116,7 +129,7 @@ def random_crop(
     """
     spread = 0.3 if stretched else 0.08
     aspect, side = np.exp(rng.uniform(-spread, spread)), min(image.size) * rng.uniform(0.6, 1) ** 0.5
-    width, height = int(side * min(1, aspect)), int(side * min(1, 1 / aspect))
+    width, height = (max(1, int(side * min(1, ratio))) for ratio in (aspect, 1 / aspect))
     x, y = rng.integers(image.width - width + 1), rng.integers(image.height - height + 1)
     flip = slice(None, None, rng.choice([-1, 1]))
 

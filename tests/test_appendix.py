@@ -1,0 +1,95 @@
+"""The appendix notebooks: their form, a small training of each, and input that stops them before any training."""
+
+import json
+import re
+
+import nbformat
+import pandas as pd
+import papermill
+import pytest
+from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
+from papermill.exceptions import PapermillExecutionError
+from PIL import Image
+
+from lib import ROOT
+
+NOTEBOOKS = {name: ROOT / f"notebooks/appendix/{name}.ipynb" for name in ("A1_base", "A4_baselines")}
+SMALL = {"steps": 2, "limit": 6}
+
+
+def execute(name, folder, **parameters):
+    """Run an appendix notebook in small form with `folder` as its build folder."""
+    parameters = {**SMALL, "build": str(folder / "build"), **parameters}
+    papermill.execute_notebook(NOTEBOOKS[name], folder / f"{name}.ipynb", parameters, progress_bar=False)
+
+
+def shapes(kind, folder, **options):
+    """{name: shape} of the weights that diffusers loads from a folder."""
+    model = kind.from_pretrained(folder, use_safetensors=True, **options)
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS.values(), ids=lambda path: path.stem)
+def test_form(path):
+    notebook = nbformat.read(path, 4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [index for index, cell in enumerate(code) if "parameters" in cell.metadata.get("tags", [])] == [0]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    assert re.match(r"# .*\n\n> .*\?\n\n\| \| \|\n\|---\|---\|\n\| \*\*Reads\*\*", notebook.cells[0].source)
+    sections = re.findall("^## (.*)", notebook.cells[-1].source, re.M)
+    assert sections == ["What we learned", "Limits", "Try this"]
+    assert "assert " in code[-1].source
+    parameters = papermill.inspect_notebook(str(path))
+    assert list(parameters) == ["photos", "hours", "steps", "seed", "limit", "build", "target"]
+    source = "\n".join(cell.source for cell in code[1:])
+    assert all(re.search(rf"\b{name}\b", source) for name in parameters)
+
+
+def test_autoencoder_and_bases_are_trained_and_written(tmp_path):
+    execute("A1_base", tmp_path, target=str(tmp_path / "model"))
+    for folder in ("", "narrow"):
+        ours, shipped = tmp_path / "model" / folder, ROOT / "lib/pocket_model" / folder
+        for kind, part in ((AutoencoderKL, "vae"), (UNet2DConditionModel, "unet")):
+            assert shapes(kind, ours, subfolder=part) == shapes(kind, shipped, subfolder=part)
+        for file in ("model_index.json", "scheduler/scheduler_config.json"):
+            texts = [json.loads((place / file).read_text()) for place in (ours, shipped)]
+            for text in texts:
+                text.pop("_diffusers_version")
+            assert texts[0] == texts[1]
+    stages = pd.read_csv(tmp_path / "model/stages.csv")
+    assert list(stages["stage"]) == ["autoencoder", "unet", "narrow"]
+    assert (stages["steps"] == 2).all()
+    configs = "".join(path.read_text() for path in (tmp_path / "model").rglob("*.json"))
+    assert str(tmp_path) not in configs  # nor any other folder of the machine that trained
+
+
+def test_systems_without_a_prompt_are_trained_and_written(tmp_path):
+    execute("A4_baselines", tmp_path)
+    model = tmp_path / "build/A4_baselines/model"
+    for system in ("classification", "gan"):
+        assert shapes(UNet2DModel, model / system) == shapes(UNet2DModel, ROOT / "lib/baselines_model" / system)
+    stages = pd.read_csv(model / "stages.csv")
+    assert list(stages["system"]) == ["classification", "gan"]
+    assert stages["error over gray, validation"].between(0.3, 5).all()
+
+
+def write_photo(folder, captions):
+    """A folder with one training photo and its table."""
+    Image.new("RGB", (40, 40), "red").save(folder / "a.png")
+    row = {"file": "a.png", "set": "own", "split": "train", "captions": json.dumps(captions), "labels": "[]"}
+    pd.DataFrame([row]).to_csv(folder / "photos.csv", index=False)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("problem", ["no table", "empty caption"])
+def test_bad_photos_stop_the_notebook_before_training(name, problem, tmp_path):
+    (tmp_path / "photos").mkdir()
+    if problem == "empty caption":
+        write_photo(tmp_path / "photos", ["a red square", " . "])
+    expected = {"no table": "no table .*photos.csv: name a folder", "empty caption": "row 'a.png' has an empty caption"}
+    with pytest.raises(PapermillExecutionError, match=expected[problem]) as stop:
+        execute(name, tmp_path, photos=str(tmp_path / "photos"))
+    assert stop.value.ename == "ValueError"
+    assert "\n" not in stop.value.evalue
+    assert not list(tmp_path.rglob("checkpoints"))

@@ -1,0 +1,173 @@
+"""Photos with captions: a folder with photos.csv, what is refused, and random crops."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from lib import captioned_photos
+from lib.captioned_photos import center_crop, clean_caption, random_crop, read_captioned_photos
+
+ROWS = [
+    {"file": "a.jpg", "set": "own", "split": "train", "captions": '["A red  kite ."]', "labels": '["kite"]'},
+    {"file": "b.jpg", "set": "flickr8k", "split": "validation", "captions": "[]", "labels": "[]"},
+    {"file": "not-there.jpg", "set": "own", "split": "test", "captions": "no JSON", "labels": "[]"},
+]
+
+
+def write_folder(folder, rows=ROWS):
+    """A folder with two photos and a photos.csv of these rows."""
+    folder.mkdir(exist_ok=True)
+    Image.new("RGB", (60, 40), "red").save(folder / "a.jpg")
+    Image.new("RGB", (50, 50), "blue").save(folder / "b.jpg")
+    pd.DataFrame(rows).to_csv(folder / "photos.csv", index=False)
+    return str(folder)
+
+
+def changed(**fields):
+    """The rows, the first of them with other fields."""
+    return [{**ROWS[0], **fields}, *ROWS[1:]]
+
+
+def test_the_shipped_photos_come_without_a_folder():
+    photos = read_captioned_photos()
+    assert {photo.set for photo in photos} == {"shipped"}
+    assert {photo.split for photo in photos} == {"train", "validation"}
+    assert all(photo.captions and photo.path.is_file() for photo in photos)
+    with_mask = [photo for photo in photos if photo.mask]
+    assert len(with_mask) > 50
+    assert all(photo.object and photo.mask.is_file() for photo in with_mask)
+
+
+def test_a_folder_adds_its_training_and_validation_photos(tmp_path):
+    shipped = read_captioned_photos()
+    own = read_captioned_photos(write_folder(tmp_path))[len(shipped) :]
+    assert [(photo.path.name, photo.split, photo.captions, photo.labels) for photo in own] == [
+        ("a.jpg", "train", ["A red kite"], ["kite"]),
+        ("b.jpg", "validation", [], []),
+    ]  # nothing of the test split is looked at, not even its captions
+    assert [photo.stretched for photo in own] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "cleaned"),
+    [
+        ("A dog runs .", "A dog runs"),
+        (' "Two  men , one hat ."', "Two men, one hat"),
+        ("a plain caption", "a plain caption"),
+        (" . ", ""),
+    ],
+)
+def test_captions_are_cleaned(sentence, cleaned):
+    assert clean_caption(sentence) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (changed(captions='["a kite", " ."]'), "row 'a.jpg' has an empty caption"),
+        (changed(captions="a kite"), "row 'a.jpg': captions or labels are no JSON list"),
+        (changed(captions=""), "row 'a.jpg': captions or labels are no JSON list"),
+        (changed(labels='"kite"'), "row 'a.jpg': captions or labels are no JSON list"),
+        (changed(labels="3"), "row 'a.jpg': captions or labels are no JSON list"),
+        (changed(captions="[null]"), "row 'a.jpg': captions or labels are no JSON list"),
+        (changed(file="c.jpg"), "row 'c.jpg' has no file"),
+        (changed(file=""), "row '' has no file"),
+        (changed(split="Train"), "no row has the split 'train'"),
+        ([{key: row[key] for key in row if key != "labels"} for row in ROWS], "column 'labels' is missing"),
+    ],
+)
+def test_bad_rows_are_refused_in_one_line_that_names_them(tmp_path, rows, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as refusal:
+        read_captioned_photos(write_folder(tmp_path, rows))
+    assert str(tmp_path / "photos.csv") in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_folder_without_a_table_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"no table .*photos\.csv"):
+        read_captioned_photos(str(tmp_path))
+
+
+def test_a_damaged_photo_is_found_before_training(tmp_path):
+    folder = write_folder(tmp_path)
+    noise = Image.effect_noise((60, 40), 80).convert("RGB")
+    noise.save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:900])  # whole header, half a picture
+    with pytest.raises(ValueError, match=r"a\.jpg can't be read"):
+        read_captioned_photos(folder)
+
+
+def test_a_disk_too_small_is_refused(monkeypatch):
+    usage = type("Usage", (), {"free": 2e9})
+    monkeypatch.setattr(captioned_photos.shutil, "disk_usage", lambda path: usage)
+    assert read_captioned_photos(gigabytes=1)
+    with pytest.raises(ValueError, match="5 GB are needed .* 2 are free"):
+        read_captioned_photos(gigabytes=5)
+
+
+def test_a_photo_is_turned_as_its_exif_says(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.jpg", exif=exif)
+    assert captioned_photos.CaptionedPhoto(tmp_path / "a.jpg", "own", "train", []).open().size == (40, 60)
+
+
+def ramp(width, height):
+    """A picture whose red is the column and whose green is the row."""
+    y, x = np.mgrid[:height, :width]
+    return Image.fromarray(np.dstack([x, y, np.zeros_like(x)]).astype(np.uint8))
+
+
+def test_a_crop_is_mirrored_half_of_the_time_and_varies_the_aspect():
+    image, ratios, mirrored = ramp(200, 150), {False: [], True: []}, []
+    for stretched in (False, True):
+        for seed in range(200):
+            crop, mask = random_crop(image, 32, np.random.default_rng(seed), stretched=stretched)
+            assert crop.shape == (32, 32, 3)
+            assert mask is None
+            across = float(crop[0, -1, 0]) - float(crop[0, 0, 0])
+            down = float(crop[-1, 0, 1]) - float(crop[0, 0, 1])
+            ratios[stretched].append(abs(across) / down)
+            mirrored.append(across < 0)
+            assert 150 * 0.6**0.5 * 0.95 < max(abs(across), down) * 32 / 31 <= 152
+    assert 0.4 < np.mean(mirrored) < 0.6
+    spread = {stretched: np.log([min(values), max(values)]) for stretched, values in ratios.items()}
+    assert np.allclose(spread[False], [-0.08, 0.08], atol=0.03)
+    assert np.allclose(spread[True], [-0.3, 0.3], atol=0.04)
+
+
+def test_a_crop_repeats_with_its_generator():
+    first, again = (random_crop(ramp(90, 70), 16, np.random.default_rng(3))[0] for _ in range(2))
+    assert np.array_equal(first, again)
+
+
+def test_the_mask_is_cropped_as_its_photo():
+    image = ramp(90, 70)
+    mask = image.getchannel(0).point(lambda value: 255 * (value > 45))
+    for seed in range(20):
+        crop, cut = random_crop(image, 64, np.random.default_rng(seed), mask)
+        assert cut.shape == (64, 64)
+        assert cut.min() >= 0
+        assert cut.max() <= 1
+        assert ((cut > 0.5) == (crop[..., 0] > 45)).mean() > 0.98
+
+
+def test_a_tiny_photo_can_be_cropped():
+    assert random_crop(Image.new("RGB", (1, 9)), 8, np.random.default_rng(0))[0].shape == (8, 8, 3)
+
+
+def test_the_central_square():
+    square = center_crop(ramp(200, 100), 100)
+    assert square.shape == (100, 100, 3)
+    assert square[0, 0, 0] == 50
+    assert square[-1, -1, 0] == 149
+
+
+def test_labels_stay_as_they_are(tmp_path):
+    rows = changed(captions="[]", labels=json.dumps(["granny smith", "fruit"]))
+    photo = read_captioned_photos(write_folder(tmp_path, rows))[-2]
+    assert (photo.captions, photo.labels) == ([], ["granny smith", "fruit"])
