@@ -213,8 +213,8 @@ def validation_loss(pipeline, rows, training) -> float:
     vae, unet = pipeline.vae, pipeline.unet
     pixels = pipeline.image_processor.preprocess(list(rows["image"])).to(vae.device, vae.dtype)
     latents = vae.encode(pixels).latent_dist.mean.float() * vae.config.scaling_factor
-    gray = pipeline.control_image_processor.preprocess(list(rows["conditioning_image"]))
-    batch = (latents.cpu(), encode_prompts(list(rows["prompt"]), pipeline).float().cpu(), gray)
+    shown = pipeline.annotator(list(rows["conditioning_image"]))
+    batch = (latents.cpu(), encode_prompts(list(rows["prompt"]), pipeline).float().cpu(), shown)
     scheduler, losses = DDPMScheduler.from_config(pipeline.scheduler.config), []
     with torch.autocast(unet.device.type, torch.bfloat16, enabled=unet.dtype == torch.bfloat16):
         for timestep in VALIDATION_TIMESTEPS:

@@ -225,5 +225,5 @@ def test_flowers_without_credentials(tmp_path, monkeypatch):
 
     monkeypatch.setattr(kagglehub, "dataset_download", functools.partial(refuse))
     profile = get_profile("l4", source="flowers", photos=str(tmp_path / "photos"))
-    with pytest.raises(ValueError, match="can't be downloaded .no credentials.: put your key in"):
+    with pytest.raises(ValueError, match="can't be downloaded .no credentials.: set KAGGLE_API_TOKEN"):
         sources.prepare(profile.data)
