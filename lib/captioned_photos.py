@@ -1,6 +1,7 @@
 """Photos with captions to train on: a folder with `photos.csv`, or the photos that ship with the project.
 
 `photos.csv` has the columns file, set, split, captions, labels; captions and labels are JSON lists and may be empty.
+`masks.csv` may lie beside it, with the columns file, mask, label: a row for each object of a photo that has a mask.
 """
 
 import json
@@ -9,22 +10,27 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
 from lib.dataset import read_manifest
-from lib.files import explained, open_picture
+from lib.files import explained, hash_of_file, open_picture
 from lib.profiles import resolve
 
 SHIPPED = "data_cards/pocket_photos"
 COLUMNS = ("file", "set", "split", "captions", "labels")
+TRAINING_PICTURES = "data_cards/training_pictures/metadata.csv"
 SPLITS = ("train", "validation")  # rows of other splits, such as a confirmatory test, are never opened
 
 
 @dataclass
 class CaptionedPhoto:
-    """A photo to train on: its file, captions, class labels, and perhaps an object's mask and the names of both."""
+    """A photo to train on: its file, captions, class labels, and perhaps an object's mask and the names of both.
+
+    `masks`: (name, file) of every object that has a mask; several may have the same name.
+    """
 
     path: Path
     set: str
@@ -34,12 +40,21 @@ class CaptionedPhoto:
     mask: Path | None = None
     object: str = ""
     background: str = ""
+    masks: list[tuple[str, Path]] = field(default_factory=list)
     stretched: bool = False  # squashed to a square at some time, so that its aspect ratio is unknown
 
     def open(self) -> Image.Image:
         """The photo in RGB, turned as its EXIF says; a ValueError that names it if it can't be read."""
         with explained(f"photo {self.path} can't be read", "replace it or remove its row"):
             return ImageOps.exif_transpose(open_picture(self.path)).convert("RGB")
+
+    def open_masks(self, size: tuple[int, int]) -> dict[str, np.ndarray]:
+        """{name: mask (height, width) in [0, 1]} of its objects at `size`, (width, height); one name, one mask."""
+        masks = {}
+        for name, path in self.masks:
+            mask = np.asarray(open_picture(path).convert("L").resize(size, Image.BILINEAR), np.float32) / 255
+            masks[name] = np.maximum(masks.get(name, 0), mask)
+        return masks
 
 
 def clean_caption(sentence: str) -> str:
@@ -60,8 +75,13 @@ def read_captioned_photos(folder: str = "", gigabytes: float = 0) -> list[Captio
     free = shutil.disk_usage(resolve(".")).free / 1e9
     if free < gigabytes:
         raise ValueError(f"{gigabytes:.0f} GB are needed on the disk of build/, {free:.0f} are free: make room")
+    return read_shipped() + (read_folder(Path(folder)) if folder else [])
+
+
+def read_shipped(splits: tuple[str, ...] = SPLITS) -> list[CaptionedPhoto]:
+    """The photos of some splits that ship with the project."""
     shipped = read_manifest(SHIPPED)
-    photos = [
+    return [
         CaptionedPhoto(
             row.path,
             "shipped",
@@ -70,10 +90,33 @@ def read_captioned_photos(folder: str = "", gigabytes: float = 0) -> list[Captio
             mask=row.mask_path,
             object=row.thing,
             background=row.ground,
+            masks=[(row.thing, row.mask_path)] if row.mask_path else [],
         )
-        for row in shipped[shipped["split"].isin(SPLITS)].itertuples()
+        for row in shipped[shipped["split"].isin(splits)].itertuples()
     ]
-    return photos + (read_folder(Path(folder)) if folder else [])
+
+
+def read_training_pictures(folder: str = "") -> tuple[list[CaptionedPhoto], list[tuple[str, Image.Image]]]:
+    """The photos, and the cut-out objects as (name, RGBA picture), that `TRAINING_PICTURES` lists.
+
+    Args:
+        folder: where these files are; "" for none.
+
+    Raises:
+        ValueError: if a file is missing or not the listed one.
+    """
+    photos, cutouts = [], []
+    for row in pd.read_csv(resolve(TRAINING_PICTURES), keep_default_na=False).itertuples() if folder else ():
+        path = resolve(folder) / row.file
+        if not path.is_file() or hash_of_file(path) != row.sha256:
+            raise ValueError(
+                f"{path} is missing or not the file that {TRAINING_PICTURES} lists: see the README beside it"
+            )
+        if row.kind == "photo":
+            photos.append(CaptionedPhoto(path, "shipped", "train", [row.object_caption, row.detailed_caption]))
+        else:
+            cutouts.append((row.subject, open_picture(path).convert("RGBA")))
+    return photos, cutouts
 
 
 def read_folder(folder: Path) -> list[CaptionedPhoto]:
@@ -89,6 +132,7 @@ def read_folder(folder: Path) -> list[CaptionedPhoto]:
     missing = [column for column in COLUMNS if column not in table]
     if missing:
         raise ValueError(f"{path}: column {missing[0]!r} is missing: needed are {', '.join(COLUMNS)}")
+    masks = read_masks(folder)
     photos = []
     for row in table[table["split"].isin(SPLITS)].itertuples():
         where = f"{path}: row {row.file!r}"
@@ -96,7 +140,7 @@ def read_folder(folder: Path) -> list[CaptionedPhoto]:
         captions = [clean_caption(text) for text in captions]
         if not all(captions):
             raise ValueError(f"{where} has an empty caption: remove it from the list")
-        photo = CaptionedPhoto(folder / row.file, row.set, row.split, captions, labels)
+        photo = CaptionedPhoto(folder / row.file, row.set, row.split, captions, labels, masks=masks.get(row.file, []))
         if not photo.path.is_file():
             raise ValueError(f"{where} has no file: correct or remove the row")
         size = photo.open().size
@@ -114,6 +158,17 @@ def read_list(text: str, where: str) -> list[str]:
     if not isinstance(texts, list) or not all(isinstance(item, str) for item in texts):
         raise ValueError(f"{where}: captions or labels are no JSON list of texts: correct the row")
     return texts
+
+
+def read_masks(folder: Path) -> dict[str, list[tuple[str, Path]]]:
+    """{file of a photo: (label, mask) of its objects} from a folder's `masks.csv`; empty if there is none."""
+    path, masks = folder / "masks.csv", {}
+    if path.is_file():
+        with explained(f"{path} can't be read", "it needs the columns file, mask, label", (ValueError, KeyError)):
+            table = pd.read_csv(path, keep_default_na=False, dtype=str)[["file", "mask", "label"]]
+        for file, mask, label in table.itertuples(index=False):
+            masks.setdefault(file, []).append((label, folder / mask))
+    return masks
 
 
 def random_crop(
@@ -145,3 +200,14 @@ def center_crop(image: Image.Image, size: int) -> np.ndarray:
     side = min(image.size)
     x, y = (image.width - side) // 2, (image.height - side) // 2
     return np.asarray(image.crop((x, y, x + side, y + side)).resize((size, size), Image.LANCZOS))
+
+
+def degrade(gray: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A gray photo (h, w) in [0, 1] as old photos are: another tone curve, faded, blurred, noisy; may leave [0, 1]."""
+    gray = gray ** np.exp(rng.uniform(-0.5, 0.5))
+    if rng.random() < 0.4:
+        low = rng.uniform(0, 0.3)
+        gray = low + gray * (rng.uniform(0.7, 1) - low)
+    if rng.random() < 0.4:
+        gray = cv2.GaussianBlur(gray, (0, 0), rng.uniform(0.3, 1.3))
+    return gray + rng.normal(0, rng.uniform(0.01, 0.07), gray.shape) * (rng.random() < 0.4)

@@ -14,7 +14,8 @@ from PIL import Image
 from lib import ROOT
 from lib.annotator import ColorHint
 
-NOTEBOOKS = {name: ROOT / f"notebooks/appendix/{name}.ipynb" for name in ("A1_base", "A2_controlnet", "A4_baselines")}
+NAMES = ("A1_base", "A2_controlnet", "A3_segmenter", "A4_baselines")
+NOTEBOOKS = {name: ROOT / f"notebooks/appendix/{name}.ipynb" for name in NAMES}
 SMALL = {"steps": 2, "limit": 6}
 
 

