@@ -17,14 +17,12 @@ from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from lib.metrics import METRICS, SAME_HUE
+from lib.color_words import find_places
+from lib.metrics import METRICS
+from lib.prompts import CONDITIONS, EXPLORATORY, FAMILIES, SECONDARY, WRITERS
 
 HIGHER_IS_BETTER = dict(psnr=True, ssim=True, ciede2000=False, mean_error=False, deviation_error=False)
-METRIC, MARGIN = (
-    "ciede2000",
-    1.0,
-)  # that verdicts are about, and what is too small to matter: just noticeable in patches
-PRIMARY, SECONDARY, EXPLORATORY = FAMILIES = ("primary", "secondary", "exploratory")
+METRIC, MARGIN = "ciede2000", 1.0  # what verdicts are about, and which difference is too small to matter
 
 
 class Question(NamedTuple):
@@ -34,43 +32,26 @@ class Question(NamedTuple):
     text: str
 
 
-QUESTIONS = {  # (first, second): what first - second answers
-    ("detailed", "vague"): Question(PRIMARY, "Do detailed prompts colorize better than vague ones?"),
-    ("object", "vague"): Question(SECONDARY, "Does it help to name things without their colours?"),
+_AGAINST_VAGUE = {(name, "vague"): Question(c.family, c.question) for name, c in CONDITIONS.items() if c.question}
+_OTHERS = {
     ("detailed", "object"): Question(SECONDARY, "What do the colour words add to a description?"),
-    ("detailed", "true_mean_color"): Question(SECONDARY, "Is it better than one flat tint in the photo's mean colour?"),
     ("detailed", "gray"): Question(SECONDARY, "Is a detailed prompt better than no colour?"),
     ("vague", "gray"): Question(SECONDARY, "Is the vague prompt better than no colour?"),
     ("detailed", "empty"): Question(SECONDARY, "Is a detailed prompt better than an empty one?"),
-    ("vague", "empty"): Question(SECONDARY, "Is the vague prompt better than an empty one?"),
+    ("detailed", "true_mean_color"): Question(SECONDARY, "Is it better than the photo's mean colour everywhere?"),
+    ("regions", "detailed"): Question(SECONDARY, "Does it help to keep each colour to its own object?"),
     ("vague", "gan"): Question(SECONDARY, "Is the vague prompt better than a GAN without prompts?"),
     ("vague", "classification"): Question(SECONDARY, "Is it better than a classifier of colours without prompts?"),
-    ("gray_caption", "vague"): Question(SECONDARY, "What can be had without looking at the answer?"),
-    ("auto_caption", "vague"): Question(SECONDARY, "What does a captioner give that sees the colours?"),
-    ("regions", "detailed"): Question(SECONDARY, "Does it help to keep each colour to its own thing?"),
-    ("detailed", "gray_caption"): Question(EXPLORATORY, "What does the writer gain by seeing the colours?"),
-    ("detailed", "wrong_color"): Question(EXPLORATORY, "How much depends on the colour words being right?"),
-    ("wrong_color", "vague"): Question(EXPLORATORY, "Does the model follow wrong words too?"),
-    ("other_photo", "vague"): Question(EXPLORATORY, "Does any long prompt help?"),
     ("gray_caption", "gray"): Question(EXPLORATORY, "Is a caption of the gray photo better than no colour?"),
-    ("dose_0", "vague"): Question(EXPLORATORY, "The detailed caption without its colour words"),
-    ("dose_1", "vague"): Question(EXPLORATORY, "The same with one of its colours, drawn at random"),
-    ("dose_2", "vague"): Question(EXPLORATORY, "The same with two"),
-    ("dose_4", "vague"): Question(EXPLORATORY, "The same with four"),
-    ("colors_only", "vague"): Question(EXPLORATORY, "The colour words alone"),
-    ("shuffled", "vague"): Question(EXPLORATORY, "The caption's words in random order"),
-    ("permuted", "vague"): Question(EXPLORATORY, "Its colours dealt to the wrong things"),
-    ("one_color", "vague"): Question(EXPLORATORY, "The photo's mean colour in words"),
-    ("filler", "vague"): Question(EXPLORATORY, "As many words that say nothing"),
-    ("dose_4", "dose_0"): Question(EXPLORATORY, "What do four colours add to none?"),
-    ("detailed", "dose_4"): Question(EXPLORATORY, "What do the other colours add to four?"),
-    ("retinted", "vague"): Question(EXPLORATORY, "The vague picture shifted to the detailed one's mean colour"),
-    ("detailed", "retinted"): Question(EXPLORATORY, "What does placement add to the mean colour?"),
-    ("detailed", "colors_only"): Question(EXPLORATORY, "What do nouns and grammar add to the colour words?"),
-    ("detailed", "shuffled"): Question(EXPLORATORY, "What does the order of the words add?"),
-    ("detailed", "permuted"): Question(EXPLORATORY, "What does it add that each colour stands by its own thing?"),
-    ("detailed", "one_color"): Question(EXPLORATORY, "What does a sentence add to the mean colour in words?"),
+    ("mean_color_transfer", "vague"): Question(EXPLORATORY, "What does the detailed picture's mean colour alone give?"),
+    ("detailed", "mean_color_transfer"): Question(EXPLORATORY, "What does placement add to the mean colour?"),
+    ("detailed", "recolored"): Question(EXPLORATORY, "How much depends on the colour words being right?"),
+    ("detailed", "permuted_colors"): Question(EXPLORATORY, "Does it matter which object has which colour?"),
+    ("detailed", "colors_only"): Question(EXPLORATORY, "What do the other words add to the colour words?"),
+    ("detailed", "keep_4_colors"): Question(EXPLORATORY, "What do more than four colours add?"),
 }
+# {(first, second): what first - second answers}, family by family
+QUESTIONS = dict(sorted((_AGAINST_VAGUE | _OTHERS).items(), key=lambda item: FAMILIES.index(item[1].family)))
 
 
 def label(first, second):
@@ -223,8 +204,9 @@ EFFECT_COLUMNS += ("power_of_five",)
 def contrasts(metrics, pairs, merged=True):
     """A table of `EFFECT_COLUMNS`: the `contrast` of pairs (first, second) of names, in every metric.
 
-    `p_holm` and `p_equal` are corrected by Holm's method within a pair's family, in CIEDE2000 (`p_more` is not); other
-    metrics describe and are not tested. A pair whose prompts are the same on every photo is left out.
+    `p_holm` and `p_equal` are corrected by Holm's method within the secondary and within the exploratory family, in
+    CIEDE2000 (`p_more` is not); the primary question stands alone. Other metrics describe and are not tested. A pair
+    whose prompts are the same on every photo is left out.
     """
     rows, subjects = [], subjects_of(metrics)
     for first, second in pairs:
@@ -249,13 +231,14 @@ def holm(p):
 def verdict(row):
     """What a row with `mean`, `p_holm` and perhaps `p_equal` allows to say, in the metric's own direction.
 
-    better, worse, the same within the margin of `MARGIN`, not told apart; or not tested, where it has no p.
+    "better" or "worse" if the corrected p is below 0.05; else "equivalent" if two one-sided tests exclude a difference
+    of `MARGIN`, or "inconclusive"; "not tested" without a p.
     """
     if row.p_holm != row.p_holm:
         return "not tested"
     if row.p_holm < 0.05:
         return "better" if (row.mean > 0) == HIGHER_IS_BETTER[row.metric] else "worse"
-    return f"the same within {MARGIN:g}" if getattr(row, "p_equal", 1) < 0.05 else "not told apart"
+    return "equivalent" if getattr(row, "p_equal", 1) < 0.05 else "inconclusive"
 
 
 def effect_over_draws(first, second=None, subjects=None):
@@ -288,30 +271,44 @@ def effect_over_draws(first, second=None, subjects=None):
     return {"mean": mean, "low": float(mean - reach), "high": float(mean + reach), "p": p, "df": float(freedom)}
 
 
-def effects_by_category(metrics, metric, first, second):
-    """The contrast of two names in each category of photos, the one with most photos first."""
-    rows = []
-    for category in metrics.drop_duplicates("image_id")["category"].value_counts().index:
-        part = metrics[metrics["category"] == category]
-        difference = differences(part, metric, first, second)
-        rows.append({"category": category, **contrast(difference, metric, subjects_of(part)[difference.index])})
-    return pd.DataFrame(rows)[["category", "n", "mean", "low", "high", "improved"]]
+def effects_by_chroma(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Returns detailed - vague and detailed - gray in CIEDE2000 in the thirds of photos by their true mean chroma.
 
-
-def obedience(steering, subjects=None):
-    """How often things took the colour that their prompt named, where their lightness allows it.
-
-    `reached` with `low`, `high`: mean over photos and its 95 % interval; `chance`: how often a picture made for another
-    word would have passed; `cases`, `photos`: how many.
+    Columns: `third`, `first`, `second`, `n`, `true_chroma` (the mean of the third), `mean`, `low`, `high`.
     """
-    allowed = steering[steering["allowed"]]
-    by_thing = allowed.groupby("image_id")["reached"].mean()
-    mean, low, high = interval(by_thing, None if subjects is None else subjects[by_thing.index])
-    pairs = allowed.merge(allowed[["image_id", "word", "named"]], on="image_id", suffixes=("", "_other"))
-    others = pairs[pairs["word"].replace(SAME_HUE) != pairs["word_other"].replace(SAME_HUE)]
-    chance = (others["named_other"] == others["word"].replace(SAME_HUE)).mean()
-    counts = dict(cases=len(allowed), photos=allowed["image_id"].nunique())
-    return {"reached": mean, "low": low, "high": high, "chance": float(chance), **counts}
+    photos = metrics.drop_duplicates("image_id").set_index("image_id")
+    photos = photos.loc[by_photo(metrics, METRIC, "detailed").index]
+    thirds = pd.qcut(photos["true_chroma"], 3, labels=["least chroma", "middle", "most chroma"])
+    rows = []
+    for second in ("vague", "gray"):
+        difference = differences(metrics, METRIC, "detailed", second)
+        for third, values in difference.groupby(thirds[difference.index], observed=True):
+            row = {"third": third, "first": "detailed", "second": second, "n": len(values)}
+            row["true_chroma"] = photos["true_chroma"][values.index].mean()
+            ends = interval(values, photos["subject"][values.index])
+            rows.append(row | dict(zip(("mean", "low", "high"), ends, strict=True)))
+    return pd.DataFrame(rows)
+
+
+def effect_of_writers(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Returns what captions change against the vague prompt in CIEDE2000, by writer and over writers.
+
+    A row for each writer, with photos random; then `others`, all but `detailed`, and `all`, in which photos and writers
+    are crossed random effects (`effect_over_draws`). Over the photos that all of them described. `colors`: mean number
+    of colours in a caption.
+    """
+    writers = [name for name in ("detailed", *WRITERS) if (metrics["prompt_level"] == name).any()]
+    gain = pd.DataFrame({name: differences(metrics, METRIC, name, "vague") for name in writers}).dropna()
+    subjects, rows = subjects_of(metrics)[gain.index], []
+    texts = metrics[metrics["image_id"].isin(gain.index)].drop_duplicates(["image_id", "prompt_level"])
+    colors = texts["prompt"].map(lambda text: len(find_places(text))).groupby(texts["prompt_level"]).mean()
+    for name in gain:
+        rows.append({"writer": name, "colors": colors[name], **contrast(gain[name], METRIC, subjects)})
+    for name, columns in (("others", list(gain)[1:]), ("all", list(gain))):
+        if len(columns) > 1:
+            effect = effect_over_draws(gain[columns], subjects=subjects)
+            rows.append({"writer": name, "colors": colors[columns].mean(), "n": len(gain), **effect})
+    return pd.DataFrame(rows, columns=["writer", "colors", "n", "mean", "low", "high", "p", "df"])
 
 
 def binding(table, subjects):

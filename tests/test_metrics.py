@@ -67,12 +67,12 @@ def test_the_error_in_ab_is_that_of_the_tint_and_of_the_places():
     assert metrics.ab_errors(truth, moved)[2] > 10
 
 
-def test_a_retinted_picture_has_the_mean_of_the_other_and_its_own_deviations():
+def test_mean_color_transfer_has_the_mean_of_the_other_and_its_own_deviations():
     lab = np.dstack([np.full((8, 8), 60.0), np.zeros((8, 8)), np.zeros((8, 8))])
     lab[:4, :, 1] = 12
     files = {"own": lab_to_srgb(lab), "other": lab_to_srgb(lab * [1, 0, 0] + [0, -4, 10])}
     photo = metrics.Truth(files["own"], lab[..., 0], files.get)
-    found = srgb_to_lab(metrics.retinted(photo, "own", "other"))
+    found = srgb_to_lab(metrics.mean_color_transfer(photo, "own", "other"))
     np.testing.assert_allclose(found[..., 1:].mean(axis=(0, 1)), (-4, 10), atol=0.05)
     np.testing.assert_allclose(found[0, 0, 1] - found[7, 7, 1], 12, atol=0.1)
 
@@ -132,19 +132,6 @@ def test_mean_over_seeds_averages_ab():
     assert list(table.columns) == list(metrics.COLUMNS)
     assert table["system"].item() == "seed_mean"
     assert table["chroma"].item() < 1  # opposite colours cancel
-
-
-def test_steering_looks_at_the_thing_alone():
-    row, pictures = rows_and_pictures()
-    warm_thing = np.concatenate([pictures["warm"][:, :16], pictures["cold"][:, 16:]], axis=1)
-    names = {"red": "thing", "blue": "thing", "white": "gray", "yellow": "gray"}
-    shown = {"thing": warm_thing, "gray": in_color(warm_thing, (0, 0))}
-    images = pd.DataFrame([{"image_id": "a", "prompt_level": w, "after": n} for w, n in names.items()])
-    table = metrics.measure_steering([row], images, shown.get).set_index("word")
-    assert dict(table["reached"]) == {"red": True, "blue": False, "white": True, "yellow": False}
-    assert table.loc["red", "hue"] == pytest.approx(35, abs=2)
-    assert table.loc["red", "allowed"]
-    assert not table.loc["white", "allowed"]  # L* of about 50
 
 
 def test_colors_have_one_name():

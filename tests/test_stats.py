@@ -82,7 +82,7 @@ def test_a_difference_can_be_shown_to_be_small():
     for changed in (values, values * 8, values - 3, values + 3):
         effect = stats.contrast(changed, "ciede2000")
         verdicts.append(stats.verdict(SimpleNamespace(**effect, p_holm=effect["p"])))
-    assert verdicts == ["the same within 1", "not told apart", "better", "worse"]
+    assert verdicts == ["equivalent", "inconclusive", "better", "worse"]
 
 
 def draw_table(rng, photos, draws, effect=0.0, of_draw=1.0):
@@ -162,9 +162,9 @@ def test_summary_weighs_photos_alike():
 def test_holm_counts_the_questions_of_a_family():
     rng = np.random.default_rng(1)
     values = {}
-    for level, shift in (("vague", 0), ("object", 0.3), ("detailed", 3), ("empty", 0.1)):
+    for level, shift in (("vague", 0), ("object", 0.3), ("detailed", 3), ("empty", 2.9)):
         values |= {("controlnet", level, f"p{k}", 0): 10 + rng.normal() - shift for k in range(30)}
-    pairs = [("object", "vague"), ("detailed", "object"), ("vague", "empty"), ("detailed", "vague")]
+    pairs = [("object", "vague"), ("detailed", "object"), ("detailed", "empty"), ("detailed", "vague")]
     effects = stats.contrasts(table(values), pairs)
     assert effects.loc[effects["metric"] != "ciede2000", ["p_holm", "p_equal"]].isna().all(axis=None)
     told = effects[effects["metric"] == "ciede2000"].set_index(["first", "second"])
@@ -188,29 +188,6 @@ def test_few_photos_get_students_interval():
     assert stats.interval([1, 2, 3, 4, 5]) == pytest.approx((3, 3 - 1.9632, 3 + 1.9632), abs=1e-3)
 
 
-def test_obedience_counts_allowed_cases_and_chance():
-    rows = [("a", "red", "red", True), ("a", "blue", "blue", True), ("a", "white", "red", False)]
-    rows += [("b", "red", "red", True), ("b", "blue", "red", True)]
-    rows += [("b", "brown", "orange", True), ("b", "orange", "orange", True)]
-    steering = pd.DataFrame(rows, columns=["image_id", "word", "named", "allowed"])
-    steering["reached"] = steering["named"] == steering["word"].replace({"brown": "orange"})
-    found = stats.obedience(steering)
-    assert (found["cases"], found["photos"]) == (6, 2)
-    assert found["reached"] == pytest.approx((1 + 3 / 4) / 2)
-    # a: blue for red, red for blue: no; b: red's others are blue (named red), brown, orange: 1 of 3; blue's: none of 3;
-    # brown's and orange's, who count as one: red, blue: none of 4
-    assert found["chance"] == pytest.approx(1 / 12)
-
-
-def test_effects_by_category():
-    values = {("controlnet", "vague", f"p{k}", 0): 5.0 + k for k in range(7)}
-    values |= {("controlnet", "detailed", f"p{k}", 0): 5.0 + k - 2 * (k < 4) for k in range(7)}
-    metrics = table(values).assign(category=lambda t: np.where(t["image_id"].isin(["p4", "p5", "p6"]), "few", "many"))
-    effects = stats.effects_by_category(metrics, "ciede2000", "detailed", "vague")
-    assert list(effects["category"]) == ["many", "few"]
-    assert list(effects["mean"]) == [-2, 0]
-
-
 def unbalanced(error=lambda level, photo, seed: 10.0):
     """Six photos under vague and detailed, the first four also under empty, the first two with three seeds; gray."""
     values = {}
@@ -225,11 +202,11 @@ def unbalanced(error=lambda level, photo, seed: 10.0):
 
 def test_contrasts_use_every_photo_that_both_have_and_its_seeds():
     metrics = unbalanced(lambda level, k, seed: 10 - (level == "detailed") * (1 + k + (k < 2) * (seed - 1)))
-    effects = stats.contrasts(metrics, [("detailed", "vague"), ("vague", "empty"), ("vague", "gray")])
+    effects = stats.contrasts(metrics, [("detailed", "vague"), ("empty", "vague"), ("vague", "gray")])
     assert list(effects.columns[:4]) == ["family", "first", "second", "metric"]
     effects = effects.set_index(["first", "second", "metric"])
     assert effects.loc[("detailed", "vague", "ciede2000"), ["n", "mean"]].tolist() == [6, -np.mean([1, 2, 3, 4, 5, 6])]
-    assert effects.loc[("vague", "empty", "ciede2000"), "n"] == 4
+    assert effects.loc[("empty", "vague", "ciede2000"), "n"] == 4
     assert effects.loc[("vague", "gray", "ciede2000"), "mean"] == 10 - np.mean(range(12, 18))
 
 
@@ -245,8 +222,47 @@ def test_levels_are_set_side_by_side_on_the_photos_that_all_have():
     pd.testing.assert_frame_equal(stats.side_by_side(balanced), balanced)
 
 
-def test_the_largest_category_is_that_of_most_photos():
-    metrics = unbalanced().assign(category=lambda t: np.where(t["image_id"].isin(["p0", "p1"]), "seeds", "photos"))
-    effects = stats.effects_by_category(metrics, "ciede2000", "detailed", "vague")
-    assert dict(zip(effects["category"], effects["n"], strict=True)) == {"photos": 4, "seeds": 2}
-    assert list(effects["category"]) == ["photos", "seeds"]
+def chroma_table(errors, photos=30):
+    """A metrics table from {name: what gives a photo's CIEDE2000 by its number}; two photos a subject, chroma rising."""
+    values = {}
+    for (name, error), k in product(errors.items(), range(photos)):
+        values[("gray", "") if name == "gray" else ("controlnet", name), k] = error(k)
+    metrics = table({(*name, f"p{k:02}", 0): error for (name, k), error in values.items()})
+    number = metrics["image_id"].str[1:].astype(int)
+    return metrics.assign(subject="s" + (number // 2).astype(str), true_chroma=1.0 * number)
+
+
+def test_writers_are_random_where_there_are_several():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 1, (4, 30))
+    shifts = {"vague": 0, "detailed": -3, "writer_2": -1, "writer_3": 1}
+    errors = {
+        name: lambda k, row=row, shift=shift: 10 + shift + noise[row][k]
+        for row, (name, shift) in enumerate(shifts.items())
+    }
+    table = stats.effect_of_writers(chroma_table(errors)).set_index("writer")
+    assert list(table.index) == ["detailed", "writer_2", "writer_3", "others", "all"]
+    assert table.loc["detailed", "high"] < 0
+    assert table.loc["all", "mean"] == pytest.approx(table["mean"][:3].mean())
+    assert table.loc["others", "mean"] == pytest.approx(table["mean"][1:3].mean())
+    assert 2 < table.loc["all", "df"] < 29
+    assert (table["colors"] == 0).all()  # the prompts here are the conditions' names
+    assert table.loc["all", "low"] < 0 < table.loc["all", "high"]  # three writers who disagree show nothing
+    one = stats.effect_of_writers(chroma_table({name: errors[name] for name in ("vague", "detailed")}))
+    assert list(one["writer"]) == ["detailed"]
+
+
+def test_effects_in_thirds_of_the_photos_by_chroma():
+    metrics = chroma_table({
+        "vague": lambda k: 10.0,
+        "gray": lambda k: 5 + 0.4 * k,
+        "detailed": lambda k: 10 - 0.2 * k + 0.01 * (k % 5),
+    })  # fmt: skip
+    thirds = stats.effects_by_chroma(metrics)
+    assert list(thirds["second"]) == ["vague"] * 3 + ["gray"] * 3
+    assert list(thirds["third"]) == ["least chroma", "middle", "most chroma"] * 2
+    assert list(thirds["n"]) == [10] * 6
+    assert list(thirds["true_chroma"][:3]) == [4.5, 14.5, 24.5]
+    assert list(thirds["mean"][:3]) == pytest.approx([-0.88, -2.88, -4.88])
+    assert list(thirds["mean"][3:]) == pytest.approx([2.32, -3.68, -9.68])
+    assert ((thirds["low"] < thirds["mean"]) & (thirds["mean"] < thirds["high"])).all()
