@@ -242,11 +242,6 @@ def from_file(photo, name):
     return photo.read(name)
 
 
-def mean_over_seeds(photo, *names):
-    """The photo with the mean a*, b* of several files."""
-    return with_ab(photo, np.mean([srgb_to_lab(photo.read(name))[..., 1:] for name in names], axis=0))
-
-
 def mean_color_transfer(photo, name, other):
     """The photo with a*, b* of one file, shifted to the mean of another's."""
     ab, of_other = (srgb_to_lab(photo.read(file))[..., 1:] for file in (name, other))
@@ -288,14 +283,6 @@ def model_pictures(image_ids, images):
             if row.prompt_level in COMPARED:
                 yield Picture(name, "controlnet", from_file, (row.before,), merged=False, **said)
             yield Picture(name, "controlnet", from_file, (row.after,), **said)
-
-
-def seed_mean_pictures(images):
-    """a*, b* averaged over the seeds of each photo and level that have every seed, in the order of `images`."""
-    seeds = images["seed"].nunique()
-    for (name, level, prompt), group in images.groupby(["image_id", "prompt_level", "prompt"], sort=False):
-        if group["seed"].nunique() == seeds:
-            yield Picture(name, "seed_mean", mean_over_seeds, tuple(group["after"]), prompt_level=level, prompt=prompt)
 
 
 def transfer_pictures(images):

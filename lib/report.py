@@ -26,7 +26,7 @@ MAIN_CONTRASTS = (  # of the report's table and notebook 06; all others are in e
     ("gray_caption", "vague"),
 )
 FORMATS = {  # of a column's numbers
-    **dict.fromkeys(("psnr", "ciede2000", "ab_error", "chroma_ratio", "effect_size", "power_of_five", "bleed"), ".2f"),
+    **dict.fromkeys(("psnr", "ciede2000", "ab_error", "chroma_ratio", "bleed"), ".2f"),
     **dict.fromkeys(("hue_error", "colorfulness", "colorfulness_difference", "colorfulness_error"), ".1f"),
     **dict.fromkeys(("fid", "clip_score", "chroma_deficit", "true_chroma", "colors"), ".1f"),
     **dict.fromkeys(("ssim", "ssim_luma"), ".3f"),
@@ -35,7 +35,7 @@ FORMATS = {  # of a column's numbers
     **dict.fromkeys(("p", "p_holm", "p_equal"), ".2g"),
     **dict.fromkeys(("vague", "detailed", "gray", "mean_error", "deviation_error"), ".2f"),
     **dict.fromkeys(("improved", "hue_share", "own_word", "other_word"), ".0%"),
-    **dict.fromkeys(("photos_needed", "steps", "df"), ".0f"),
+    **dict.fromkeys(("steps", "df"), ".0f"),
     **dict(learning_rate=".0e", train_epochs="g"),
 }
 

@@ -1,7 +1,7 @@
-"""Paired effects: differences by photo, their intervals, tests and power.
+"""Paired effects: differences by photo, their intervals and tests.
 
-What is compared goes by one name: a prompt level, whose pictures are the model's, or a system without a prompt, such as
-`gray`. A contrast is a pair (first, second) of such names, and always means first - second.
+What is compared goes by one name: a prompt condition, whose pictures are the model's, or a system without a prompt
+(`gray`). A contrast is a pair (first, second) of such names, and always means first - second.
 
 One rule holds for all means: photos weigh alike, and the interval and p are those of Student's t with a standard error
 that is robust to photos of one subject being alike (Liang and Zeger 1986), with one degree of freedom less than there
@@ -15,7 +15,6 @@ import pandas as pd
 from scipy import stats
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestPower
 
 from lib.color_words import find_places
 from lib.metrics import METRICS
@@ -60,25 +59,14 @@ def label(first, second):
 
 
 def side_by_side(metrics):
-    """The rows of those photos that every system and prompt level has, so that levels are compared on the same photos.
-
-    `seed_mean`, which needs every seed, is left out where it lacks some of these photos.
-    """
-    of_means = metrics["system"] == "seed_mean"
-    photos = complete_photos(metrics[~of_means], ["system", "prompt_level", "merged"])
-    averaged = complete_photos(metrics[of_means], ["prompt_level"])
-    return metrics[metrics["image_id"].isin(photos) & ~(of_means & (not set(photos) <= set(averaged)))]
+    """The rows of those photos that every system and condition has, so that all are compared on the same photos."""
+    photos = complete_photos(metrics, ["system", "prompt_level", "merged"])
+    return metrics[metrics["image_id"].isin(photos)]
 
 
 def of_model(metrics):
     """The rows of the model's pictures after the merge."""
     return metrics[(metrics["system"] == "controlnet") & metrics["merged"]]
-
-
-def with_all_seeds(metrics):
-    """The rows of those photos that have every seed under every prompt level, where seeds can be told from photos."""
-    photos = complete_photos(metrics[metrics["system"] == "controlnet"], ["prompt_level", "seed"])
-    return metrics[metrics["image_id"].isin(photos)]
 
 
 def complete_photos(rows, keys):
@@ -88,7 +76,7 @@ def complete_photos(rows, keys):
 
 
 def by_photo(metrics, metric, name, merged=True):
-    """One value a photo (a Series by image_id): the metric of a prompt level or system, averaged over its seeds.
+    """One value a photo (a Series by image_id): the metric of a prompt condition or system, averaged over its seeds.
 
     Photos weigh alike in what follows, whatever their seeds: the photo is the unit that is sampled, and weights would
     gain little, since most of the variance lies between photos (`reports/precision.csv`). A name without rows is a
@@ -109,8 +97,8 @@ def subjects_of(metrics):
 def differences(metrics, metric, first, second, merged=True):
     """first - second by photo, over the photos that both have.
 
-    Photos whose two prompts are the same text, as those of a caption without colour words are at several levels, are
-    left out: they would show no difference whatever the model does.
+    Photos whose two prompts are the same text, as with a caption without colour words, are left out: they would show
+    no difference whatever the model does.
     """
     values = by_photo(metrics, metric, first, merged) - by_photo(metrics, metric, second, merged)
     ours = metrics[metrics["system"] == "controlnet"]
@@ -155,57 +143,37 @@ def p_of_equality(fit):
     return float(max(stats.t.sf((mean + MARGIN) / error, freedom), stats.t.cdf((mean - MARGIN) / error, freedom)))
 
 
-def p_of_more(fit):
-    """p of the one-sided test that a mean lies beyond `MARGIN`, on the side where it is."""
-    (mean,), (error,), freedom = fit.params, fit.bse, fit.df_resid_inference
-    return float(stats.t.sf((abs(mean) - MARGIN) / error, freedom))
-
-
 def contrast(difference, metric, subjects=None):
     """The effect in differences by photo, with subjects as in `fit_mean`.
 
-    `mean`, `low`, `high`, `p`: mean, its 95 % interval and p; `p_equal`, `p_more`: `p_of_equality` and `p_of_more`, in
-    CIEDE2000; `median`;
-    `improved`: the share of photos on which the first is better in the metric's own direction; `effect_size`: Cohen's
-    d. Where the interval leaves zero out, also `power`, with `photos_needed_low` and `_high` for the interval's ends.
+    `mean`, `low`, `high`, `p`: mean, its 95 % interval and p; `p_equal`: `p_of_equality`, in CIEDE2000; `median`;
+    `improved`: the share of photos on which the first is better in the metric's own direction.
     """
     fit = fit_mean(difference, subjects) if has_interval(difference, subjects) else None
-    mean, (low, high) = float(np.mean(difference)), fit.conf_int()[0] if fit else (np.nan, np.nan)
-    equal, more = (p_of_equality(fit), p_of_more(fit)) if fit and metric == METRIC else (np.nan, np.nan)
+    low, high = fit.conf_int()[0] if fit else (np.nan, np.nan)
     better = difference > 0 if HIGHER_IS_BETTER[metric] else difference < 0
-    effect = {"metric": metric, "n": len(difference), "mean": mean, "low": low, "high": high}
-    effect |= {
+    return {
+        "metric": metric,
+        "n": len(difference),
+        "mean": float(np.mean(difference)),
+        "low": low,
+        "high": high,
         "p": float(fit.pvalues[0]) if fit else 1.0,
-        "p_equal": equal,
-        "p_more": more,
+        "p_equal": p_of_equality(fit) if fit and metric == METRIC else np.nan,
         "median": float(np.median(difference)),
+        "improved": float(better.mean()),
     }
-    effect |= {"improved": float(better.mean()), "effect_size": mean / difference.std() if fit else np.nan}
-    if not (low > 0 or high < 0):
-        return effect
-    near, far = sorted(max(abs(end) / difference.std(), 0.01) for end in (low, high))
-    few, many = (power(size)["photos_needed"] for size in (far, near))
-    return {**effect, **power(abs(effect["effect_size"])), "photos_needed_low": few, "photos_needed_high": many}
 
 
-def power(effect_size):
-    """`photos_needed`: how many photos would show a Cohen's d in 80 % of studies, by a paired t-test at the 5 % level;
-    above d = 2, as for 2. `power_of_five`: in what share of studies five photos would.
-    """
-    needed = TTestPower().solve_power(min(effect_size, 2), power=0.8, alpha=0.05)
-    return {"photos_needed": np.ceil(needed), "power_of_five": TTestPower().power(effect_size, 5, 0.05)}
-
-
-EFFECT_COLUMNS = ("family", "first", "second", "metric", "n", "mean", "low", "high", "p", "p_holm", "p_equal", "p_more")
-EFFECT_COLUMNS += ("median", "improved", "effect_size", "photos_needed", "photos_needed_low", "photos_needed_high")
-EFFECT_COLUMNS += ("power_of_five",)
+EFFECT_COLUMNS = ("family", "first", "second", "metric", "n", "mean", "low", "high", "p", "p_holm", "p_equal")
+EFFECT_COLUMNS += ("median", "improved")
 
 
 def contrasts(metrics, pairs, merged=True):
     """A table of `EFFECT_COLUMNS`: the `contrast` of pairs (first, second) of names, in every metric.
 
     `p_holm` and `p_equal` are corrected by Holm's method within the secondary and within the exploratory family, in
-    CIEDE2000 (`p_more` is not); the primary question stands alone. Other metrics describe and are not tested. A pair
+    CIEDE2000; the primary question stands alone. Other metrics describe and are not tested. A pair
     whose prompts are the same on every photo is left out.
     """
     rows, subjects = [], subjects_of(metrics)
@@ -241,28 +209,23 @@ def verdict(row):
     return "equivalent" if getattr(row, "p_equal", 1) < 0.05 else "inconclusive"
 
 
-def effect_over_draws(first, second=None, subjects=None):
-    """The mean of a table (photos, draws), or of one less another, where photos and draws are both random.
+def effect_over_draws(table, subjects=None):
+    """The mean of a table (photos, draws) where photos and draws, such as writers, are crossed random effects.
 
-    Draws are trainings that differ in their seed, or writers. The variance is that of the means over photos plus that
-    of the means over draws, less the residual's, which both contain; its degrees of freedom are Satterthwaite's (1946).
-    Returns `mean`, `low`, `high` and `p`, by Student's t, and its degrees of freedom, `df`. Where three draws make up
-    most of the variance, p is somewhat too small: 7 % of null effects are found at the 5 % level. With one draw of
-    either table the interval is that of photos alone, and there is no p.
+    The variance is that of the means over photos plus that of the means over draws, less the residual's, which both
+    contain; its degrees of freedom are Satterthwaite's (1946). Returns `mean`, `low`, `high` and `p`, by Student's t,
+    and its degrees of freedom, `df`. If three draws make up most of the variance, p is somewhat too small: 7 % of null
+    effects are found at the 5 % level. With one draw the interval is that of photos alone, and there is no p.
     """
-    tables = [np.asarray(table, float) for table in (first, second) if table is not None]
-    by_photo = tables[0].mean(axis=1) - (tables[1].mean(axis=1) if second is not None else 0)
-    if min(table.shape[1] for table in tables) < 2 or not has_interval(by_photo, subjects):
+    table = np.asarray(table, float)
+    by_photo, (photos, draws) = table.mean(axis=1), table.shape
+    if draws < 2 or not has_interval(by_photo, subjects):
         mean, low, high = interval(by_photo, subjects)
         return {"mean": mean, "low": low, "high": high, "p": np.nan, "df": np.nan}
-    fit = fit_mean(by_photo, subjects)
-    parts = [(fit.bse[0] ** 2, fit.df_resid_inference)]
-    for table in tables:
-        photos, draws = table.shape
-        residual = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
-        freedom = (photos - 1) * (draws - 1)
-        parts.append((table.mean(axis=0).var(ddof=1) / draws, draws - 1))
-        parts.append((-(residual**2).sum() / freedom / (photos * draws), freedom))
+    fit, freedom = fit_mean(by_photo, subjects), (photos - 1) * (draws - 1)
+    residual = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
+    parts = [(fit.bse[0] ** 2, fit.df_resid_inference), (table.mean(axis=0).var(ddof=1) / draws, draws - 1)]
+    parts.append((-(residual**2).sum() / freedom / (photos * draws), freedom))
     variance = max(sum(part for part, _ in parts), parts[0][0])
     freedom = variance**2 / sum(part**2 / of_part for part, of_part in parts)
     mean, error = float(by_photo.mean()), np.sqrt(variance)
@@ -350,7 +313,7 @@ def ratio_interval(below, above, subjects, seed=0):
 
 
 def summary(metrics):
-    """Means of the metrics by system, prompt level and merge, `side_by_side`: photos weigh alike whatever their seeds.
+    """Means of the metrics by system, prompt condition and merge, `side_by_side`; photos weigh alike.
 
     `colorfulness_difference`: mean colourfulness of the outputs less that of the photos; `colorfulness_error`: mean of
     the absolute differences (both are in use); `chroma_ratio`: mean chroma of the outputs over that of the photos.

@@ -33,10 +33,10 @@ def test_seeds_are_averaged_within_photos():
 
 
 def test_a_name_is_a_prompt_level_or_a_system():
-    values = {("gray", "", "a", 0): 5.0, ("controlnet", "vague", "a", 0): 4.0, ("seed_mean", "vague", "a", 0): 3.0}
+    values = {("gray", "", "a", 0): 5.0, ("controlnet", "vague", "a", 0): 4.0, ("regions", "detailed", "a", 0): 3.0}
     metrics = table(values)
-    found = {name: stats.by_photo(metrics, "ciede2000", name)["a"] for name in ("gray", "vague", "seed_mean")}
-    assert found == {"gray": 5.0, "vague": 4.0, "seed_mean": 3.0}
+    found = {name: stats.by_photo(metrics, "ciede2000", name)["a"] for name in ("gray", "vague", "regions")}
+    assert found == {"gray": 5.0, "vague": 4.0, "regions": 3.0}
 
 
 def test_labels_of_contrasts():
@@ -95,15 +95,13 @@ def draw_table(rng, photos, draws, effect=0.0, of_draw=1.0):
     )
 
 
-@pytest.mark.parametrize("pair", [False, True], ids=["writers", "runs"])
-def test_draws_are_random_as_photos_are(pair):
+def test_draws_are_random_as_photos_are():
     rng, hits, naive = np.random.default_rng(0), 0, 0
     for _ in range(300):
-        first = draw_table(rng, 40, 3, 1.0)
-        second = draw_table(rng, 40, 3) if pair else None
-        found = stats.effect_over_draws(first, second)
-        hits += found["low"] <= 1 <= found["high"]
-        _, low, high = stats.interval(first.mean(axis=1) - (second.mean(axis=1) if pair else 0))
+        drawn = draw_table(rng, 40, 3, 1.0)
+        effect = stats.effect_over_draws(drawn)
+        hits += effect["low"] <= 1 <= effect["high"]
+        _, low, high = stats.interval(drawn.mean(axis=1))
         naive += low <= 1 <= high
     assert 0.92 <= hits / 300 <= 1
     assert naive / 300 < 0.75  # photos alone promise too much
@@ -174,15 +172,6 @@ def test_holm_counts_the_questions_of_a_family():
     assert second["p_holm"] == pytest.approx(3 * second["p"])  # the smallest of three
 
 
-def test_power_of_a_middling_effect():
-    # Cohen 1988, table 2.4.1 for one sample: d = 0.5 needs 34 pairs for 80 % at the 5 % level
-    found = stats.power(0.5)
-    assert found["photos_needed"] == 34
-    effect = stats.contrast(pd.Series(np.random.default_rng(0).normal(1, 2, 60)), "ciede2000")
-    assert effect["photos_needed_low"] < effect["photos_needed"] < effect["photos_needed_high"]
-    assert 0.1 < found["power_of_five"] < 0.2
-
-
 def test_few_photos_get_students_interval():
     # t = 2.776 for four degrees of freedom; the standard error of 1 ... 5 is 0.7071
     assert stats.interval([1, 2, 3, 4, 5]) == pytest.approx((3, 3 - 1.9632, 3 + 1.9632), abs=1e-3)
@@ -195,8 +184,7 @@ def unbalanced(error=lambda level, photo, seed: 10.0):
         if (k < 4 or level != "empty") and (k < 2 or seed == 0):
             values["controlnet", level, f"p{k}", seed] = error(level, k, seed)
     values |= {("gray", "", f"p{k}", 0): 12.0 + k for k in range(6)}
-    means = {("seed_mean", level, f"p{k}", 0): 9.0 for k in range(2) for level in ("empty", "vague", "detailed")}
-    metrics = table(values | means).assign(chroma=8.0, true_chroma=10.0, colorfulness=1.0, true_colorfulness=1.0)
+    metrics = table(values).assign(chroma=8.0, true_chroma=10.0, colorfulness=1.0, true_colorfulness=1.0)
     return metrics.assign(**dict.fromkeys(("ssim_luma", "ab_error", "hue_error", "hue_share"), 1.0))
 
 
@@ -214,7 +202,7 @@ def test_levels_are_set_side_by_side_on_the_photos_that_all_have():
     metrics = unbalanced(lambda level, k, seed: 10.0 + 100 * (k > 3))
     shared = stats.side_by_side(metrics)
     assert set(shared["image_id"]) == {"p0", "p1", "p2", "p3"}
-    assert set(shared["system"]) == {"controlnet", "gray"}  # the means are of two photos only
+    assert set(shared["system"]) == {"controlnet", "gray"}
     summary = stats.summary(metrics).set_index(["system", "prompt_level"])["ciede2000"]
     assert summary["controlnet", "vague"] == summary["controlnet", "empty"] == 10
     assert summary["gray", ""] == 13.5
