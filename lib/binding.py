@@ -14,7 +14,7 @@ from lib.color import luminance, srgb_to_lab, to_float
 from lib.color_words import article_of
 from lib.files import progress
 from lib.metrics import SAME_HUE, hue_and_chroma, name_color
-from lib.prompts import TARGETS, VAGUE_PROMPT, allowed_words, steering_prompt
+from lib.prompts import TARGETS, VAGUE_PROMPT, allowed_words, colored_object
 from lib.regions import Region, compose, find_masks, share_out
 
 PAIRS = 2  # of words for a photo, each asked both ways
@@ -47,7 +47,7 @@ def cases_of(row):
 
 def prompts_of(row, thing_word, ground_word):
     """The prompts of a case: `vague`, `object`, `thing`, `thing_region`, and with two words `both`, `ground_region`."""
-    thing, ground = steering_prompt(row["thing"], thing_word), f"{ground_word} {row['ground']}"
+    thing, ground = colored_object(row["thing"], thing_word), f"{ground_word} {row['ground']}"
     prompts = {"vague": VAGUE_PROMPT, "object": f"{article_of(row['thing'])} {row['thing']}", "thing": thing}
     prompts["thing_region"] = Region(row["thing"], thing_word).phrase
     if ground_word:

@@ -201,7 +201,7 @@ def find_color_words(caption):
 
 
 def has_color_words(caption):
-    """Whether a caption names any colour: without one, its levels object, detailed and wrong_color are the same."""
+    """Whether a caption names any colour: without one, object, detailed and recolored are the same."""
     return bool(find_color_words(caption))
 
 

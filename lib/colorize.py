@@ -20,7 +20,7 @@ from lib.files import hash_of, new_file, new_folder, progress
 from lib.inference import guidance_of, guided_steps, sample, sample_batches
 from lib.models import hash_of_weights, load_pipeline, process_state
 from lib.profiles import check_settings, resolve, write_settings
-from lib.prompts import STEERING_WORDS, ladder, prompts_at, steering_prompt
+from lib.prompts import COMPARED, prompts_under, write_prompts
 from lib.regions import regions_of
 
 LISTING_COLUMNS = (*PLAN_COLUMNS, "before", "after")
@@ -29,9 +29,8 @@ CONTROLNET_FIELDS = ("controlnet", "controlnet_revision", "controlnet_conditioni
 MODEL_FIELDS = (*BASE_FIELDS, *CONTROLNET_FIELDS, "annotator", "mixed_precision", "resolution")
 SAMPLING_FIELDS = ("num_inference_steps", "guidance_scale", "guidance_share")
 DATA_FIELDS = ("source", "photos", "test_source")
-PLAN_FIELDS = ("n_images", "n_images_other", "n_images_all_seeds", "n_steered", "n_seeds", "prompt_levels")
+PLAN_FIELDS = ("n_images", "n_images_other", "n_images_all_seeds", "n_binding", "n_seeds", "prompt_levels")
 PICTURE_FIELDS = (*DATA_FIELDS, *PLAN_FIELDS, *SAMPLING_FIELDS, *MODEL_FIELDS)
-COMPARED_LEVELS = ("vague", "detailed")  # the levels that the study compares: under these, every photo
 
 
 def merge(conditioning_images, outputs):
@@ -49,12 +48,12 @@ def plan_pictures(photos, prompts, n_seeds=1, n_other=0, n_all_seeds=0):
     """A table of `PLAN_COLUMNS`, a row a picture: photos (a table with their ids) under {level: [a prompt each]}.
 
     A prompt is a text, or a tuple of one for each seed.
-    Only the first `n_other` photos get pictures of levels other than `COMPARED_LEVELS`, and only the first
+    Only the first `n_other` photos get pictures of levels other than `COMPARED`, and only the first
     `n_all_seeds` get all `n_seeds` seeds, the others one; 0: all photos.
     """
     records = []
     for index, (image_id, category) in enumerate(zip(photos["image_id"], photos["category"], strict=True)):
-        levels = [level for level in prompts if level in COMPARED_LEVELS or index < (n_other or len(photos))]
+        levels = [level for level in prompts if level in COMPARED or index < (n_other or len(photos))]
         seeds = range(n_seeds if index < (n_all_seeds or len(photos)) else 1)
         for level, seed in product(levels, seeds):
             prompt = prompts[level][index]
@@ -64,30 +63,25 @@ def plan_pictures(photos, prompts, n_seeds=1, n_other=0, n_all_seeds=0):
 
 
 def plan_test_photos(rows, prompts, study):
-    """What a `Study` makes of data-set rows and their ladder of prompts: `plan_pictures` by the name of a folder.
+    """What a `Study` makes of data-set rows and their prompts by condition: `plan_pictures` by the name of a folder.
 
-    `images`: under the ladder, or those of its levels that `prompt_levels` names; `steering`: things in every word;
-    `binding`: what `plan_binding` needs; `phrases`: of each region of the detailed captions. A level that the ladder
-    lacks is a ValueError, and so are `prompt_levels` without those that the study compares.
+    `images`: under all conditions, or those that `prompt_levels` names; `binding`: what `plan_binding` needs of the
+    first `n_binding` photos of an object; `phrases`: of each region of the detailed captions. An unknown condition is a
+    ValueError, and so are `prompt_levels` without those that the study compares.
     """
     unknown = [level for level in study.prompt_levels if level not in prompts]
     if unknown:
-        raise ValueError(f"unknown prompt level {unknown[0]!r} in prompt_levels: known are {', '.join(prompts)}")
-    lacking = [level for level in COMPARED_LEVELS if level not in (study.prompt_levels or COMPARED_LEVELS)]
+        raise ValueError(f"unknown prompt condition {unknown[0]!r} in prompt_levels: known are {', '.join(prompts)}")
+    lacking = [level for level in COMPARED if level not in (study.prompt_levels or COMPARED)]
     if lacking:
         raise ValueError(f"prompt_levels lacks {lacking[0]}, which the study compares: add it")
     photos = rows.select_columns(["image_id", "category", "thing"]).to_pandas()
     asked = {level: prompts[level] for level in prompts if level in (study.prompt_levels or prompts)}
-    things = photos[photos["thing"].astype(bool)][: study.n_steered or None]
-    words = {}
-    for word in STEERING_WORDS:
-        words[word] = [steering_prompt(thing, word) for thing in things["thing"]]
     images = plan_pictures(photos, asked, study.n_seeds, study.n_images_other, study.n_images_all_seeds)
-    steered = set(things["image_id"])
-    binding = plan_binding([row for row in rows if row["image_id"] in steered])
+    with_object = set(photos["image_id"][photos["thing"].astype(bool)][: study.n_binding or None])
+    binding = plan_binding([row for row in rows if row["image_id"] in with_object])
     bound = images[images["image_id"].isin(photos["image_id"][: study.n_images_other or len(photos)])]
-    plans = {"images": images, "steering": plan_pictures(things, words)}
-    return plans | {"binding": binding, "phrases": plan_phrases(bound)}
+    return {"images": images, "binding": binding, "phrases": plan_phrases(bound)}
 
 
 def plan_phrases(images):
@@ -100,13 +94,13 @@ def plan_phrases(images):
 
 
 def colorize_test_photos(profile):
-    """Notebook 04's pictures of a profile: the test photos under the ladder of prompts, and their things in every word.
+    """Notebook 04's pictures of a profile: the test photos under the prompt conditions, and for the binding table.
 
     Under accelerate's launchers every process calls this, and they share the pictures.
     """
     process_state()  # gives each process its GPU
     rows = pick_across_categories(load_dataset_dict(profile)["test"], profile.study.n_images)
-    prompts = ladder(rows, profile.study.n_seeds) | read_auto_captions(profile, rows["image_id"])
+    prompts = write_prompts(rows, profile.study.n_seeds) | read_auto_captions(profile, rows["image_id"])
     plans = plan_test_photos(rows, prompts, profile.study)
     colorize_rows(load_pipeline(profile), rows, plans, profile)
 
@@ -249,12 +243,11 @@ def read_image(run_dir, name):
         ) from None
 
 
-def colorize_level(pipeline, rows, level, seed, sampling):
-    """Data-set rows under a level of the ladder, with one seed, after the merge: CIELAB pictures (H, W, 3)."""
+def colorize_under(pipeline, rows, condition, seed, sampling):
+    """Data-set rows under a prompt condition, with one seed, after the merge: CIELAB pictures (H, W, 3)."""
     gray, noise = list(rows["conditioning_image"]), [seed_of(name, seed) for name in rows["image_id"]]
-    return [
-        srgb_to_lab(picture) for picture in sample_and_merge(pipeline, gray, prompts_at(level, rows), noise, sampling)
-    ]
+    prompts = prompts_under(condition, rows)
+    return [srgb_to_lab(picture) for picture in sample_and_merge(pipeline, gray, prompts, noise, sampling)]
 
 
 def sample_and_merge(pipeline, gray, prompts, seeds, sampling):

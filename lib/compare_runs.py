@@ -10,17 +10,15 @@ SETTINGS = ("base", "start", "photos", "epochs", "rate", "batch", "prompts", "dr
 ERRORS = (("vague", ""), ("detailed", ""), ("detailed", "vague"), ("vague", "gray"), ("detailed", "gray"))
 
 
-def measure_run(settings: dict, metrics: pd.DataFrame, steering: pd.DataFrame) -> dict:
+def measure_run(settings: dict, metrics: pd.DataFrame) -> dict:
     """Returns the row of a run in `runs.csv`.
 
     CIEDE2000 under two prompts, and its differences, have 95 % intervals over photos (`_low`, `_high`). `gray` is the
-    error of the photos left gray. `chroma_ratio` is that of the detailed prompt; `obeyed` the share of the objects that
-    took the colour that their prompt named, if their lightness allows it.
+    error of the photos left gray. `chroma_ratio` is that of the detailed prompt.
 
     Args:
         settings: the run's row of `run.csv`.
         metrics: `metrics.csv` of the run.
-        steering: `steering.csv` of the run.
     """
     row = {name: settings.get(name, "") for name in ("run", *SETTINGS)}
     subjects, detailed = stats.subjects_of(metrics), stats.of_model(metrics[metrics["prompt_level"] == "detailed"])
@@ -29,9 +27,7 @@ def measure_run(settings: dict, metrics: pd.DataFrame, steering: pd.DataFrame) -
         names = (first, second) if second else (first,)
         errors = (stats.differences if second else stats.by_photo)(metrics, stats.METRIC, *names)
         row |= stats.named_ends(stats.label(first, second), stats.interval(errors, subjects[errors.index]))
-    obeyed = stats.obedience(steering)["reached"] if len(steering) else float("nan")
-    row["chroma_ratio"] = stats.summary(detailed)["chroma_ratio"].item()
-    return row | {"objects": steering["image_id"].nunique(), "obeyed": obeyed}
+    return row | {"chroma_ratio": stats.summary(detailed)["chroma_ratio"].item()}
 
 
 def update_runs(profile, row: dict) -> pd.DataFrame:

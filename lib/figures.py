@@ -6,26 +6,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from lib.files import new_file
-from lib.stats import METRIC, by_photo, interval, label, subjects_of
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 BLUE, ORANGE, GRAY = "#0072b2", "#d55e00", "#666666"
 SPLIT_COLORS = dict(train="#0072b2", validation="#e69f00", test="#56b4e9")
-LEVEL_COLORS = dict(vague="#e69f00", detailed="#0072b2")  # the study's two; other levels are gray
-SPLIT_LABELS = {  # of a difference between two prompts
-    "ciede2000": "CIEDE2000",
-    "mean_error": "a*b* error of the mean colour (tint)",
-    "deviation_error": "a*b* error of the deviations (placement)",
-}
-LABELS = {
-    "psnr": "PSNR (dB, higher is better)",
-    "ssim": "SSIM (higher is better)",
-    "ciede2000": "CIEDE2000 (lower is better)",
-}
-STUDY = {  # the thresholds that the study of 2024 reported on five photos
-    "vague": {"psnr": (15, 20), "ssim": (0.6, 0.8), "ciede2000": (10,)},  # between; between; over
-    "detailed": {"psnr": (20,), "ssim": (0.8,), "ciede2000": (8,)},  # over; over; about
-}
+PROMPT_COLORS = dict(vague="#e69f00", detailed="#0072b2")
 
 
 def use_style():
@@ -90,29 +75,37 @@ def draw_interval(axis, row, values, color=BLUE, filled=True, **options):
     axis.errorbar(mean, row, xerr=[[mean - low], [high - mean]], color=color, **options)
 
 
-def draw_effects_on(axis, effects, filled, color=BLUE, shift=0, **options):
-    """Effects one below the other around a line at zero.
+def forest(table, xlabel: str, title: str = ""):
+    """Draws effects around a line at zero, one below the other: a point each, with its 95 % interval.
 
-    `effects`: a table with `mean`, `low`, `high`; `filled`: a bool for each; `options`: of `draw_interval`.
+    Args:
+        table: columns `label`, `n` (photos, printed beside the label), `mean`, `low`, `high` (NaN: no interval). With
+            `p_holm`, points with p >= 0.05 are open. With `family`, dotted lines part the families.
+        xlabel: what the effects are.
+        title: what the reader must know beside.
     """
+    figure, axis = plt.subplots(figsize=(7.5, 0.3 * len(table) + 1.3))
     axis.axvline(0, color="black", lw=1, zorder=1)
-    for row, (effect, is_filled) in enumerate(zip(effects.itertuples(), filled, strict=True)):
-        draw_interval(axis, row + shift, (effect.mean, effect.low, effect.high), color, is_filled, **options)
+    filled = table["p_holm"] < 0.05 if "p_holm" in table else [True] * len(table)
+    for row, (effect, is_filled) in enumerate(zip(table.itertuples(), filled, strict=True)):
+        draw_interval(axis, row, (effect.mean, effect.low, effect.high), filled=is_filled, capsize=3, ms=5)
+    if "family" in table:
+        for row in np.flatnonzero(table["family"].to_numpy()[1:] != table["family"].to_numpy()[:-1]):
+            axis.axhline(row + 0.5, color="black", lw=0.8, ls=":")
+    name_rows(axis, [f"{row.label.replace('_', ' ')} (n = {row.n})" for row in table.itertuples()])
+    axis.set(xlabel=xlabel)
+    axis.set_title(
+        "\n".join(part for part in (title, "points: means over photos; bars: 95 % intervals") if part),
+        loc="left",
+        fontsize=9,
+    )
+    return figure
 
 
 def legend_handles(axis):
     """What a legend shows of a chart, each label once: (handles, labels)."""
     by_label = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     return list(by_label.values()), list(by_label)
-
-
-def three_panels(names, height, labels=LABELS):
-    """A figure with a panel for each of three metrics over shared rows, and {metric: axis}; `height`: of a row."""
-    figure, axes = plt.subplots(1, 3, figsize=(11, height * len(names) + 1.2), sharey=True)
-    name_rows(axes[0], names)
-    for axis, title in zip(axes, labels.values(), strict=True):
-        axis.set_title(title, fontsize=10)
-    return figure, dict(zip(labels, axes, strict=True))
 
 
 def draw_counts(table):
@@ -144,123 +137,8 @@ def draw_pairs(first, second, names, title):
     axis.plot([0, 1], [first.mean(), second.mean()], color="black", lw=3, marker="o")
     axis.set_xticks([0, 1], names)
     axis.set(ylabel=title, xlim=(-0.2, 1.2))
-    axis.set_title(f"blue: lower with the {names[1]} prompt", loc="left", fontsize=9)
-    return figure
-
-
-def draw_study_chart(metrics, image_ids, level):
-    """The study's chart: three metrics of five photos at one prompt level; dashed lines are the study's thresholds.
-
-    Bars are means over seeds after the merge, whiskers reach over the seeds; the tick is the same photo left gray. Both
-    levels are drawn on the same axes.
-    """
-    rows = metrics[metrics["merged"] & metrics["image_id"].isin(image_ids)]
-    both = rows[(rows["system"] == "controlnet") & rows["prompt_level"].isin(STUDY)]
-    ours = both[both["prompt_level"] == level].groupby("image_id")
-    gray, places = rows[rows["system"] == "gray"].set_index("image_id"), range(len(image_ids))
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4))
-    for axis, (metric, title) in zip(axes, LABELS.items(), strict=True):
-        mean, low, high = (getattr(ours[metric], how)().reindex(image_ids) for how in ("mean", "min", "max"))
-        axis.bar(places, mean, yerr=[mean - low, high - mean], color=LEVEL_COLORS[level], capsize=3)
-        axis.plot(places, gray[metric].reindex(image_ids), "_", color="black", ms=22, mew=2, label="left gray")
-        for threshold in STUDY[level][metric]:
-            axis.axhline(threshold, color="#cc79a7", ls="--", lw=1.5, label="reported by the study")
-        names = [f"{name}\n({gray['category'][name]})" for name in image_ids]
-        axis.set_xticks(places, names, rotation=40, ha="right", fontsize=8)
-        axis.set(title=title, ylim=(0, 1.08 * max(both[metric].max(), gray[metric].max())))
-        axis.grid(axis="x", visible=False)
-    figure.suptitle(f"Five photos, {level} prompt", x=0.01, ha="left", fontweight="bold")
-    figure.legend(*legend_handles(axes[0]), loc="upper right", ncols=2, fontsize=9)
-    figure.tight_layout()
-    return figure
-
-
-def draw_systems(metrics, systems, levels):
-    """Mean and 95 % interval over all photos of every system and prompt level, one panel a metric.
-
-    Squares take no prompt.
-    """
-    figure, panels = three_panels([name.replace("_", " ") for name in (*systems, *levels)], height=0.36)
-    subjects = subjects_of(metrics)
-    for metric, axis in panels.items():
-        for row, name in enumerate((*systems, *levels)):
-            color, marker = LEVEL_COLORS.get(name, GRAY), "s" if name in systems else "o"
-            values = by_photo(metrics, metric, name)
-            draw_interval(axis, row, interval(values, subjects[values.index]), color, fmt=marker)
-    figure.tight_layout()
-    return figure
-
-
-def draw_merge(metrics, levels):
-    """Mean metrics of every prompt level before the merge (open) and after it (filled), joined by a line."""
-    figure, panels = three_panels([level.replace("_", " ") for level in levels], height=0.36)
-    for metric, axis in panels.items():
-        for row, level in enumerate(levels):
-            before, after = (by_photo(metrics, metric, level, merged).mean() for merged in (False, True))
-            axis.plot([before, after], [row] * 2, color=BLUE, lw=2)
-            axis.plot(before, row, "o", mfc="white", mec=BLUE, label="before")
-            axis.plot(after, row, "o", color=BLUE, label="after")
-    panels["psnr"].legend(*legend_handles(panels["psnr"]))
-    figure.tight_layout()
-    return figure
-
-
-def draw_effects(effects):
-    """Contrasts as points with their 95 % intervals around zero: CIEDE2000, and the two parts of the a*b* error.
-
-    Blue, filled: p < 0.05 after Holm's correction; gray: not tested. Dotted lines part the families.
-    """
-    contrasts = effects[["first", "second"]].drop_duplicates().itertuples(index=False)
-    figure, panels = three_panels([label(*contrast) for contrast in contrasts], 0.3, SPLIT_LABELS)
-    for metric, axis in panels.items():
-        part = effects[effects["metric"] == metric]
-        tested = metric == METRIC
-        filled = part["p_holm"] < 0.05 if tested else [True] * len(part)
-        draw_effects_on(axis, part, filled, BLUE if tested else GRAY, capsize=3, ms=5)
-        for row in np.flatnonzero(part["family"].to_numpy()[1:] != part["family"].to_numpy()[:-1]):
-            axis.axhline(row + 0.5, color="black", lw=0.8, ls=":")
-    figure.suptitle("first - second: below zero, the first is better", x=0.01, ha="left", fontsize=10)
-    figure.tight_layout()
-    return figure
-
-
-def draw_words(dose, parts):
-    """What makes a detailed prompt work, as differences from the vague prompt with 95 % intervals.
-
-    Left: more and more of its colour words (`dose`: of `gains.dose_table`); right: other texts (`parts`: effects).
-    """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 0.32 * len(parts) + 1.4))
-    bounds = [dose["mean"] - dose["low"], dose["high"] - dose["mean"]]
-    left.errorbar(range(len(dose)), dose["mean"], yerr=bounds, fmt="o-", color=BLUE, capsize=4)
-    left.axhline(0, color="black", lw=1)
-    left.set_xticks(range(len(dose)), dose["kept"])
-    left.set(xlabel="colours kept in the detailed caption", ylabel="CIEDE2000, difference from vague")
-    draw_effects_on(right, parts, [True] * len(parts))
-    name_rows(right, parts["first"].str.replace("_", " "))
-    right.set(xlabel="CIEDE2000, difference from vague")
-    figure.suptitle("below zero: better than the vague prompt", x=0.01, ha="left", fontsize=10)
-    figure.tight_layout()
-    return figure
-
-
-def draw_gains(gains):
-    """What a detailed prompt gains on each photo, by the photo's true chroma with straight fits, and how often."""
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), sharey=True, width_ratios=(3, 3, 2))
-    for axis, name in zip(axes, ("over_vague", "over_gray"), strict=False):
-        axis.scatter(gains["true_chroma"], gains[name], c=gains["hues"], cmap="viridis", s=22)
-        ends = np.array([gains["true_chroma"].min(), gains["true_chroma"].max()])
-        axis.plot(ends, np.polyval(np.polyfit(gains["true_chroma"], gains[name], 1), ends), color=ORANGE, lw=2)
-        axis.axhline(0, color="black", lw=1)
-        axis.set(xlabel="true mean chroma", title=f"gain {name.replace('_', ' ')}")
-    figure.colorbar(axes[1].collections[0], ax=axes[1], label="hues in the photo")
-    axes[0].set(ylabel="CIEDE2000 (above zero: detailed is better)")
-    axes[2].hist(gains["over_vague"], bins=20, orientation="horizontal", color=BLUE, alpha=0.6)
-    axes[2].xaxis.get_major_locator().set_params(integer=True)
-    for value, style in ((gains["over_vague"].mean(), "-"), (gains["over_vague"].median(), "--")):
-        axes[2].axhline(value, color="black", ls=style, label=f"{'mean' if style == '-' else 'median'} {value:.2f}")
-    axes[2].set(xlabel="photos", title="gain over vague")
-    axes[2].legend(fontsize=8)
-    figure.tight_layout()
+    title = f"{len(first)} photos, a line each; black: their mean\nblue: lower with the {names[1]} prompt"
+    axis.set_title(title, loc="left", fontsize=9)
     return figure
 
 
@@ -277,29 +155,20 @@ def draw_sampling(tried):
             )
             axis.set_xticks(range(len(part)), part["steps"])
         axis.axhline(0, color="black", lw=1)
-        axis.set(xlabel="sampling steps", title=f"detailed - {name.removeprefix('over_')}")
+        axis.set(
+            xlabel="sampling steps",
+            title=f"detailed - {name.removeprefix('over_')} (n = {part['photos'].iloc[0]}, bars: 95 %)",
+        )
         axis.set_ylabel("difference in CIEDE2000")
     axes[0].legend(fontsize=8)
     figure.tight_layout()
     return figure
 
 
-def draw_categories(table, title):
-    """The effect in every category of photos with its 95 % interval; the number of photos beside the name.
-
-    Below three photos there is no interval: the point is open.
-    """
-    figure, axis = plt.subplots(figsize=(6.5, 0.4 * len(table) + 1))
-    draw_effects_on(axis, table, table["n"] >= 3)
-    name_rows(axis, table["category"] + " (" + table["n"].astype(str) + ")")
-    axis.set(xlabel=title)
-    return figure
-
-
 def draw_prompt_sheet(rows, pictures, columns):
-    """For each photo a column: gray, every prompt level, and the photo; its detailed caption below.
+    """For each photo a column: gray, every prompt condition, and the photo; its detailed caption below.
 
-    `pictures`: {level: {image_id: picture}}; `columns`: {image_id: what is written above it}.
+    `pictures`: {condition: {image_id: picture}}; `columns`: {image_id: what is written above it}.
     """
     index = {name: row for row, name in enumerate(rows["image_id"])}
     chosen = rows.select([index[name] for name in columns])
@@ -324,7 +193,7 @@ def draw_deviation(pictures, maps, names):
 
 
 def draw_binding(summary):
-    """Left: how often thing and ground took their own word's colour, and the other's. Right: the bleed of one thing.
+    """Left: how often object and background took their own colour, or the other's. Right: the leakage of one object.
 
     `summary`: of `stats.binding`; with 95 % intervals over photos.
     """
@@ -336,10 +205,12 @@ def draw_binding(summary):
                 bounds = [values[f"{measure}{end}"] for end in ("", "_low", "_high")]
                 draw_interval(axis, row, bounds, color, label=measure.replace("_", " "))
         name_rows(axis, [f"{row.method}, {row.masks} masks" if row.masks else row.method for row in part.itertuples()])
-    left.set(xlabel="share of things and grounds that took the colour", xlim=(-0.02, 1.02))
-    right.set(xlabel="bleed: shift outside the thing over shift inside")
+    left.set(xlabel="share of objects and backgrounds that took the colour", xlim=(-0.02, 1.02))
+    right.set(xlabel="leakage: shift outside the object over shift inside")
     right.set_xlim(left=-0.02)
     left.legend(*legend_handles(left))
+    for axis, part in ((left, two), (right, one)):
+        axis.set_title(f"n = {part['photos'].max()} photos, bars: 95 % intervals", loc="left", fontsize=9)
     figure.tight_layout()
     return figure
 
@@ -353,10 +224,10 @@ def draw_runs(table):
     for row, run in enumerate(table.to_dict("records")):
         for shift, level in ((-0.13, "vague"), (0.13, "detailed")):
             values = [run[name] for name in (level, f"{level}_low", f"{level}_high")]
-            draw_interval(axis, row + shift, values, LEVEL_COLORS[level], capsize=3, label=level)
+            draw_interval(axis, row + shift, values, PROMPT_COLORS[level], capsize=3, label=level)
     gray = table["gray"].mean()
     axis.axvline(gray, color="black", lw=1, label=f"gray {gray:.1f}")
-    name_rows(axis, table["run"])
-    axis.set(xlabel=LABELS["ciede2000"])
+    name_rows(axis, table["run"] + " (n = " + table["n"].astype(str) + ")")
+    axis.set(xlabel="CIEDE2000 (lower is better); points: means over photos, bars: 95 % intervals")
     axis.legend(*legend_handles(axis), loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     return figure

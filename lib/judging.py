@@ -22,7 +22,7 @@ from lib.files import explained, hash_of, write_table
 
 QUESTIONS = {"natural": "Which looks more natural?", "fits": "Which fits the sentence?"}
 COMPARED = ("detailed", "vague")
-CATCH = {"natural": ("true", "wrong_color"), "fits": ("detailed", "wrong_color")}  # (right, wrong), by question
+CATCH = {"natural": ("true", "recolored"), "fits": ("detailed", "recolored")}  # (right, wrong), by question
 PAIRS_PER_CATCH, CATCH_NEEDED = 8, 0.8  # one pair in eight; the share that a judge who counts has right
 COLUMNS = ("judge", "question", "image_id", "left", "right", "chosen", "catch", "seconds", "pictures")
 REMEDY = "correct it, or move the file elsewhere to start anew"
@@ -43,19 +43,19 @@ def load_photos(profile, n_photos):
     """The pictures of the first `n_photos` test photos (0: all): {image_id: {name: picture}}, with a `sentence` each.
 
     PIL pictures at the model's size: `true`, and seed 0 after the merge as `vague`, `detailed` and, where there is one,
-    `wrong_color`. All photos are in memory at once. Without the pictures of notebook 04, a ValueError.
+    `recolored`. All photos are in memory at once. Without the pictures of notebook 04, a ValueError.
     """
     images, photos = read_images(profile).query("seed == 0"), {}
     rows = load_dataset_dict(profile)["test"]
     index = {image_id: number for number, image_id in enumerate(rows["image_id"])}
     for image_id in images["image_id"].unique()[: n_photos or None]:
         own = images[images["image_id"] == image_id].set_index("prompt_level")
-        names = [name for name in (*COMPARED, "wrong_color") if name in own.index]
+        names = [name for name in (*COMPARED, "recolored") if name in own.index]
         pictures = {name: to_pil(read_image(profile.folders.run_dir, own["after"][name])) for name in names}
         true = rows[index[image_id]]["image"].convert("RGB")
         photos[image_id] = {"sentence": own["prompt"]["detailed"], "true": true, **pictures}
-    if not any("wrong_color" in photo for photo in photos.values()):
-        raise ValueError("no picture under wrong_color, for catch trials: add it to prompt_levels, and run notebook 04")
+    if not any("recolored" in photo for photo in photos.values()):
+        raise ValueError("no picture under recolored, for catch trials: add it to prompt_levels, and run notebook 04")
     return photos
 
 

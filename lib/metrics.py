@@ -29,7 +29,7 @@ from lib import ROOT
 from lib.color import lab_to_srgb, luminance, merge_luminance, srgb_to_lab, to_float, to_pil
 from lib.color_words import hue_distance
 from lib.files import hash_of, new_file, progress
-from lib.prompts import LADDER, STEERING_WORDS, TARGETS, VAGUE_PROMPT, allowed_words
+from lib.prompts import COMPARED, OBJECT_COLORS, TARGETS, VAGUE_PROMPT
 from lib.regions import compose, find_masks, regions_of, share_out
 
 ERRORS = (
@@ -45,7 +45,6 @@ ERRORS = (
 )
 METRICS = (*ERRORS, "colorfulness", "true_colorfulness", "chroma", "true_chroma")
 COLUMNS = ("image_id", "subject", "category", "system", "prompt_level", "prompt", "seed", "merged", *METRICS)
-STEERING_COLUMNS = ("image_id", "thing", "word", "lightness", "hue", "chroma", "named", "allowed", "reached")
 REFERENCES = ("gray", "mean_color", "true_mean_color", "half_chroma", "autoencoder")
 SAME_HUE = {"brown": "orange"}  # they differ in lightness and chroma, not in hue
 HUE_NEEDS_CHROMA = 10  # C*ab below which a hue says little
@@ -243,12 +242,7 @@ def from_file(photo, name):
     return photo.read(name)
 
 
-def mean_over_seeds(photo, *names):
-    """The photo with the mean a*, b* of several files."""
-    return with_ab(photo, np.mean([srgb_to_lab(photo.read(name))[..., 1:] for name in names], axis=0))
-
-
-def retinted(photo, name, other):
+def mean_color_transfer(photo, name, other):
     """The photo with a*, b* of one file, shifted to the mean of another's."""
     ab, of_other = (srgb_to_lab(photo.read(file))[..., 1:] for file in (name, other))
     return with_ab(photo, ab + of_other.mean(axis=(0, 1)) - ab.mean(axis=(0, 1)))
@@ -281,30 +275,22 @@ def ab_pictures(image_ids, predicted):
 
 
 def model_pictures(image_ids, images):
-    """The colorized pictures that the table `images` lists, photo by photo; those of `LADDER` before the merge, too."""
+    """The pictures that the table `images` lists, photo by photo; those of `COMPARED` before the merge, too."""
     by_photo = dict(list(images.groupby("image_id")))
     for name in image_ids:
         for row in by_photo[name].itertuples():
             said = dict(prompt_level=row.prompt_level, prompt=row.prompt, seed=row.seed)
-            if row.prompt_level in LADDER:
+            if row.prompt_level in COMPARED:
                 yield Picture(name, "controlnet", from_file, (row.before,), merged=False, **said)
             yield Picture(name, "controlnet", from_file, (row.after,), **said)
 
 
-def seed_mean_pictures(images):
-    """a*, b* averaged over the seeds of each photo and level that have every seed, in the order of `images`."""
-    seeds = images["seed"].nunique()
-    for (name, level, prompt), group in images.groupby(["image_id", "prompt_level", "prompt"], sort=False):
-        if group["seed"].nunique() == seeds:
-            yield Picture(name, "seed_mean", mean_over_seeds, tuple(group["after"]), prompt_level=level, prompt=prompt)
-
-
-def retinted_pictures(images):
+def transfer_pictures(images):
     """The vague prompt's pictures shifted to the mean colour of the detailed one's: what a tint alone would give."""
     files = images.set_index(["prompt_level", "image_id", "seed"])["after"]
     for (name, seed), vague in files["vague"].items():
         said = dict(prompt_level="vague", prompt=VAGUE_PROMPT, seed=seed)
-        yield Picture(name, "retinted", retinted, (vague, files["detailed", name, seed]), **said)
+        yield Picture(name, "mean_color_transfer", mean_color_transfer, (vague, files["detailed", name, seed]), **said)
 
 
 def region_pictures(rows, images, phrases, locate):
@@ -329,43 +315,16 @@ def region_pictures(rows, images, phrases, locate):
             yield Picture(row["image_id"], "regions", composed, (weights, picture.after, *names), **said)
 
 
-def measure_steering(rows, images, read_picture):
-    """What colour a thing took: one row a picture of `images`, whose level is the word of its prompt.
-
-    `lightness`, `hue`, `chroma`: of the mean colour in the thing's box; `named`: the word of that colour; `allowed`:
-    the word's range of L* in `TARGETS` holds the thing's; `reached`: it took the colour of its prompt.
-    """
-    by_id, table = {row["image_id"]: row for row in rows}, []
-    for record in images.to_dict("records"):
-        row, word = by_id[record["image_id"]], record["prompt_level"]
-        color = color_in_box(read_picture(record["after"]), row["thing_box"])
-        named = name_color(color["hue"], color["chroma"])
-        facts = dict(image_id=row["image_id"], thing=row["thing"], word=word, **color, named=named)
-        facts |= dict(allowed=word in allowed_words(color["lightness"]), reached=named == SAME_HUE.get(word, word))
-        table.append(facts)
-    return pd.DataFrame(table, columns=STEERING_COLUMNS)
-
-
-def color_in_box(picture, box):
-    """`lightness`, `hue` in degrees and `chroma` of the mean colour in a box ("left top right bottom", fractions)."""
-    height, width = picture.shape[:2]
-    sides = zip(box.split(), [width, height] * 2, strict=True)
-    left, top, right, bottom = (round(float(fraction) * side) for fraction, side in sides)
-    lightness, a, b = (float(v) for v in srgb_to_lab(picture)[top:bottom, left:right].mean(axis=(0, 1)))
-    hue, chroma = hue_and_chroma(a, b)
-    return {"lightness": lightness, "hue": hue, "chroma": chroma}
-
-
 def hue_and_chroma(a, b):
     """Hue in degrees, from 0 on, and chroma of a colour's a* and b*."""
     return float(np.degrees(np.arctan2(b, a))) % 360, float(np.hypot(a, b))
 
 
 def name_color(hue, chroma):
-    """The steering word of a colour: `white` below a chroma of 8, none below 10, else the nearest hue (not brown)."""
+    """The word of `OBJECT_COLORS`: `white` below a chroma of 8, none below 10, else the nearest hue (not brown)."""
     if chroma < HUE_NEEDS_CHROMA:
         return "white" if chroma < 8 else ""
-    words = [word for word in STEERING_WORDS if word != "white" and word not in SAME_HUE]
+    words = [word for word in OBJECT_COLORS if word != "white" and word not in SAME_HUE]
     return min(words, key=lambda word: hue_distance(TARGETS[word][0], hue))
 
 

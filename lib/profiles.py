@@ -115,9 +115,9 @@ class Study:
     n_images: int = 0  # test photos under the vague and the detailed prompt; 0: all
     n_images_other: int = 0  # how many of these also under the other prompts; 0: all
     n_images_all_seeds: int = 24  # how many of these with every seed, the others with the first; 0: all
-    n_steered: int = 24  # how many things in them are recoloured word by word; 0: all
+    n_binding: int = 24  # how many of their objects are asked for colours, for the binding table; 0: all
     n_seeds: int = 3  # samples per photo and prompt
-    prompt_levels: tuple[str, ...] = ()  # of prompts.PROMPT_LEVELS, with vague and detailed; (): all
+    prompt_levels: tuple[str, ...] = ()  # of prompts.CONDITIONS, with vague and detailed; (): all
     sampling_tried: str = "lib/pocket_model/sampling.csv"  # trials that chose the sampling, where none are made here
     steps_to_try: tuple[int, ...] = ()  # numbers of steps, and
     guidance_to_try: tuple[float, ...] = ()  # scales, of which notebook 04 chooses on validation photos; (): no choice
@@ -126,12 +126,6 @@ class Study:
     clip_revision: str = ""  # a commit of it on the Hub; "": the newest
     hub_repo_id: str = ""  # name/repository: publish <this>-<source> (data set) and <this>-<run>; "": don't
     hub_private: bool = True  # whether what is published for the first time can be seen by its owner only
-    history: str = (  # what a reader of the report must know of how this profile's model came to be
-        "A first model reached -1.28 against vague and -0.53 [-1.71, +0.60] against gray, short of two goals that had "
-        "been set (-1.5, and clear of gray); then training and sampling were changed. The second (-1.57 against vague) "
-        "took colour words as tints of the whole picture. The ControlNet of the third (-1.69) was trained further on "
-        "pictures of named parts, to put colours where their words belong; that of this fourth one, longer."
-    )
     stand_ins: str = (  # what a reader of the runs must know of this profile's
         "No Stable Diffusion was run here, whatever the runs' names say. Two small bases that differ only in width "
         "replace 1.5 and 2.1-base, photos of animals replace those of flowers, and steps and rates differ from the "
@@ -256,12 +250,11 @@ PROFILES = {  # by name: what differs from the defaults above
         n_images=650,  # with one seed no less precise than 500 with three: reports/precision.csv
         n_images_other=120,
         n_images_all_seeds=60,
-        n_steered=50,
+        n_binding=50,
         set_metrics=True,
         clip_revision="57c216476eefef5ab752ec549e440a49ae4ae5f3",
         runs=("study_3", "study_1", "study_2", "captions"),  # captions: the control that saw captions in training
         run="study_3",
-        history="",
         stand_ins="",
     ),
 }

@@ -1,14 +1,14 @@
-"""What is said to the model: the generic sentences, the prompt ladder of the study, and colours to ask for."""
+"""What is said to the model: the prompt conditions of the study, the training prompts, and colours to ask for."""
 
 import re
 import zlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from lib import rewriting
-from lib.color import srgb_to_lab, to_float
 from lib.color_words import COLORS, HUES
-from lib.rewriting import nearest_hue_word
 
 VAGUE_PROMPT = "Colorize this image."
 GENERIC_PROMPTS = [  # the study's sentence, and others like it
@@ -22,17 +22,9 @@ GENERIC_PROMPTS = [  # the study's sentence, and others like it
     "Paint this photo in natural colors.",
 ]
 CAPTIONS = ("object_caption", "detailed_caption", "gray_caption")
-# To add a level: a name here, in the order of tables and charts; a rule in `prompts_at`; its contrasts in
-# `stats.QUESTIONS`; a sentence in `templates/report.md.j2`.
-LADDER = ("empty", "vague", "gray_caption", "auto_caption", "object", "detailed", "wrong_color", "other_photo")
-DOSES = (0, 1, 2, 4)  # how many colours of the detailed caption are kept
-PARTS = ("colors_only", "shuffled", "permuted", "one_color", "filler")  # what in a detailed caption works
-WRITERS = ("writer_2", "writer_3", "writer_4", "writer_5")  # detailed captions by others, where a photo has them
-TEXTS = {"gray_caption": "gray_caption", "object": "object_caption", "detailed": "detailed_caption"}  # by level
-TEXTS |= {name: name for name in WRITERS}
-PROBES = (*(f"dose_{k}" for k in DOSES), *PARTS, *WRITERS)
-DRAWN = ("dose_1", "dose_2", "dose_4", "shuffled", "permuted")  # drawn anew for each seed of a photo
-PROMPT_LEVELS = (*LADDER, *PROBES)
+WRITERS = ("writer_2", "writer_3", "writer_4", "writer_5")  # detailed captions by others, if a photo has them
+COMPARED = ("vague", "detailed")  # the conditions of the primary question: under these, every photo is colorized
+PRIMARY, SECONDARY, EXPLORATORY = FAMILIES = ("primary", "secondary", "exploratory")
 PROMPT_POLICIES = ("generic", "captions", "mix")
 
 TARGETS = {  # word: hue, chroma and the range of mean L* in which a thing can be called so
@@ -46,78 +38,104 @@ TARGETS = {  # word: hue, chroma and the range of mean L* in which a thing can b
     "gray": (90, 2, (25, 70)),
     "black": (90, 2, (0, 30)),
 }
-STEERING_WORDS = ("red", "orange", "yellow", "green", "blue", "purple", "brown", "white")
+OBJECT_COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "brown", "white")
 
 
-def ladder(rows, n_seeds=1):
-    """{level: prompts} of all levels for records; a level of captions that not all have is left out.
+class Condition(NamedTuple):
+    """A prompt condition.
 
-    A prompt is a text, or for the levels in `DRAWN` a text for each of `n_seeds` draws. `auto_caption` is no photo's
-    own: `lib.l4.captioner` writes it. `one_color` is left out where records have no `image`.
+    `prompt(record, rng, records)` returns the prompt of a photo, or None if the photo lacks the text that it needs.
+    `record` and `records` map the text columns of one photo and of all; `rng` is a numpy Generator of photo and seed.
+    `question` is what the contrast of this condition and the vague one answers ("": it is not tested), within `family`.
     """
-    names = ("image_id", "category", *CAPTIONS, *WRITERS)
-    records = [{name: row.get(name, "") for name in names} | _mean_color_of(row) for row in rows]
-    needed = {**TEXTS, "one_color": "mean_lab"}
-    own = [level for level in PROMPT_LEVELS if level != "auto_caption"]
-    levels = [level for level in own if level not in needed or all(row[needed[level]] for row in records)]
-    found = {level: prompts_at(level, records) for level in levels if level not in DRAWN}
-    draws = {level: zip(*(prompts_at(level, records, seed) for seed in range(n_seeds)), strict=True) for level in DRAWN}
-    return {level: found[level] if level in found else list(draws[level]) for level in levels}
+
+    prompt: Callable
+    question: str = ""
+    family: str = EXPLORATORY
+    per_seed: bool = False  # whether a prompt is drawn anew for each seed of a photo
 
 
-def _mean_color_of(row):
-    image = row.get("image")
-    return {"mean_lab": tuple(srgb_to_lab(to_float(image)).mean(axis=(0, 1))) if image else ()}
+def _column(name):
+    return lambda record, *_: record.get(name) or None
 
 
-def prompts_at(level, rows, seed=0):
-    """The prompts of records (mappings with `image_id`, `category` and captions) at one of `PROMPT_LEVELS`.
+def _rewritten(function, *arguments):
+    return lambda record, rng, _: function(record["detailed_caption"], *arguments, rng)
 
-    `empty`: ""; `vague`: the study's sentence; `gray_caption`, `object`, `detailed`, `writer_2` ...: the photo's own
-    captions; `wrong_color`: the detailed one with every colour changed (`change_color_words`); `other_photo`: the
-    detailed one of a photo of another category. Of the detailed caption, `dose_k` keeps k colours, `colors_only` only
-    the colours; `shuffled` has its words in another order, `permuted` its colours; `filler` has as many words that say
-    nothing; `one_color` names the photo's mean colour. What is drawn, is drawn from the seed and the photo. An unknown
-    level is a ValueError.
+
+def _keep(k, question):
+    return Condition(_rewritten(rewriting.keep_colors, k), question, per_seed=True)
+
+
+def _caption_of_another_category(record, rng, records):
+    others = [other["detailed_caption"] for other in records if other["category"] != record["category"]]
+    if not others:
+        raise ValueError("prompt condition 'mismatched' needs photos of two categories: raise n_images")
+    return others[rng.integers(len(others))]
+
+
+# In the order of tables and charts. To add a condition, add an entry: notebooks 04 to 06 colorize, measure and test it.
+CONDITIONS = {
+    "empty": Condition(lambda *_: "", "Is an empty prompt better than the vague one?"),
+    "vague": Condition(lambda *_: VAGUE_PROMPT),
+    "object": Condition(_column("object_caption"), "Does it help to name objects without their colours?", SECONDARY),
+    "detailed": Condition(_column("detailed_caption"), "Do detailed prompts colorize better than vague ones?", PRIMARY),
+    "gray_caption": Condition(_column("gray_caption"), "Does a caption of the gray photo help?", SECONDARY),
+    "auto_caption": Condition(_column("auto_caption"), "Does the caption of a network help?", SECONDARY),
+    "recolored": Condition(_rewritten(rewriting.change_color_words), "Does the model follow wrong colour words?"),
+    "mismatched": Condition(_caption_of_another_category, "Does any long prompt help?"),
+    "colors_only": Condition(
+        lambda record, *_: rewriting.colors_alone(record["detailed_caption"]), "Do colour words alone help?"
+    ),
+    "permuted_colors": Condition(
+        _rewritten(rewriting.permute_colors), "Do the caption's colours help at the wrong objects?", per_seed=True
+    ),
+    "keep_1_colors": _keep(1, "Does the caption help with one of its colours, drawn at random?"),
+    "keep_2_colors": _keep(2, "Does it with two?"),
+    "keep_4_colors": _keep(4, "Does it with four?"),
+    **{name: Condition(_column(name), "Does another writer's caption help?") for name in WRITERS},
+}
+
+
+def prompts_under(condition: str, records: Sequence[dict], seed: int = 0) -> list:
+    """Returns the prompt of each record under a condition, None for a record that lacks the text.
+
+    Args:
+        condition: a name in `CONDITIONS`; another one is a ValueError.
+        records: mappings with `image_id`, `category` and the captions.
+        seed: what is drawn at random is drawn from it and the photo.
     """
-    if level in TEXTS:
-        return [row[TEXTS[level]] for row in rows]
-    if level in ("empty", "vague"):
-        return ["" if level == "empty" else VAGUE_PROMPT] * len(rows)
-    if level == "other_photo":
-        return _prompts_of_others(rows, seed)
-    if level == "one_color":
-        return [mean_color_prompt(*row["mean_lab"]) for row in rows]
-    if level in REWRITTEN:
-        return [REWRITTEN[level](row["detailed_caption"], _rng_of(row, seed)) for row in rows]
-    raise ValueError(f"unknown prompt level {level!r}: known are {', '.join(PROMPT_LEVELS)}")
+    if condition not in CONDITIONS:
+        raise ValueError(f"unknown prompt condition {condition!r}: known are {', '.join(CONDITIONS)}")
+    return [CONDITIONS[condition].prompt(record, _rng_of(record, seed), records) for record in records]
 
 
-def _rng_of(row, seed):
-    return np.random.default_rng((seed, zlib.crc32(row["image_id"].encode())))
+def _rng_of(record, seed):
+    return np.random.default_rng((seed, zlib.crc32(record["image_id"].encode())))
 
 
-def _prompts_of_others(rows, seed):
-    by_category = {}
-    for row in rows:
-        by_category.setdefault(row["category"], []).append(row["detailed_caption"])
-    if len(by_category) < 2:
-        raise ValueError("prompt level 'other_photo' needs photos of two categories: raise n_images")
-    prompts = []
-    for row in rows:
-        others = [text for name, part in by_category.items() if name != row["category"] for text in part]
-        prompts.append(others[_rng_of(row, seed).integers(len(others))])
+def write_prompts(rows, n_seeds: int = 1) -> dict:
+    """Returns {condition: prompts} of data-set rows; a condition that a photo lacks the text for is left out.
+
+    A prompt is a text, or a tuple of `n_seeds` texts if the condition draws one for each seed.
+    """
+    records = [{name: value for name, value in row.items() if isinstance(value, str)} for row in rows]
+    prompts = {}
+    for name, condition in CONDITIONS.items():
+        draws = [prompts_under(name, records, seed) for seed in range(n_seeds if condition.per_seed else 1)]
+        if None not in draws[0]:
+            prompts[name] = list(zip(*draws, strict=True)) if condition.per_seed else draws[0]
     return prompts
 
 
-def allowed_words(lightness, words=STEERING_WORDS):
+def allowed_words(lightness, words=OBJECT_COLORS):
     """Those of some words of `TARGETS` in which a thing of this mean L* can be seen."""
     return [word for word in words if TARGETS[word][2][0] <= lightness <= TARGETS[word][2][1]]
 
 
-def steering_prompt(thing, word):
-    """A prompt that names one thing and one colour."""
-    return fix_articles(f"a {word} {thing}")
+def colored_object(name: str, color: str) -> str:
+    """Returns a prompt that names one object and one colour."""
+    return fix_articles(f"a {color} {name}")
 
 
 def draw_training_prompt(record, policy, rng):
@@ -140,24 +158,3 @@ def draw_training_prompt(record, policy, rng):
 def fix_articles(caption):
     """`a` or `an` before every colour word, as its first letter asks."""
     return re.sub(rf"\ban? (?=({COLORS})\b)", lambda m: "an " if m[1][0] in "aeiou" else "a ", caption)
-
-
-def mean_color_prompt(lightness, a, b):
-    """`a <colour> photo` for a mean colour in CIELAB: "gray" below a chroma of 5, else its hue's word.
-
-    Yellow and orange below a chroma of 30 are called beige, or brown where L* is below 60.
-    """
-    chroma, word = np.hypot(a, b), nearest_hue_word(np.degrees(np.arctan2(b, a)))
-    if word in ("orange", "yellow") and chroma < 30:
-        word = "beige" if lightness >= 60 else "brown"
-    return fix_articles(f"a {'gray' if chroma < 5 else word} photo")
-
-
-REWRITTEN = {  # level: the detailed caption, rewritten
-    **{f"dose_{k}": lambda caption, rng, k=k: rewriting.keep_colors(caption, k, rng) for k in DOSES},
-    "wrong_color": rewriting.change_color_words,
-    "permuted": rewriting.permute_colors,
-    "shuffled": rewriting.shuffle_words,
-    "colors_only": lambda caption, rng: rewriting.colors_alone(caption),
-    "filler": lambda caption, rng: rewriting.filler_of(caption),
-}

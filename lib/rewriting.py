@@ -1,7 +1,7 @@
-"""A caption rewritten: its colours changed, fewer, alone or in other places, its words shuffled or replaced."""
+"""A caption rewritten: its colours changed, fewer, alone or in other places."""
 
 import re
-from itertools import cycle, pairwise
+from itertools import pairwise
 
 from lib.color_words import (
     COLOR_PATTERN,
@@ -15,7 +15,6 @@ from lib.color_words import (
 )
 
 NEXT_NEUTRAL = {"white": "gray", "gray": "black", "grey": "black", "black": "silver"}  # others: white
-FILLER = "this is one of those sentences that go on for some time and yet say nothing about anything that one could see"
 
 
 def nearest_hue_word(degrees):
@@ -118,14 +117,3 @@ def permute_colors(caption, rng):
     draws = [rng.permutation(len(texts)) for _ in range(20)]
     order = min(draws, key=lambda draw: sum(texts[k].lower() == texts[n].lower() for n, k in enumerate(draw)))
     return put_words(caption, [(start, end, texts[k]) for (start, end, _), k in zip(places, order, strict=True)])
-
-
-def shuffle_words(caption, rng):
-    """A caption's words in random order, without its punctuation; `rng` is a numpy Generator."""
-    words = re.findall(r"[\w'-]+", caption)
-    return " ".join(words[k] for k in rng.permutation(len(words)))
-
-
-def filler_of(caption):
-    """As many words as a caption has, which say nothing of what a picture shows."""
-    return " ".join(word for word, _ in zip(cycle(FILLER.split()), caption.split(), strict=False))

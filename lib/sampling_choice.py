@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 
 from lib.color import srgb_to_lab, to_float
-from lib.colorize import COMPARED_LEVELS, DATA_FIELDS, MODEL_FIELDS, colorize_level, errors_of, hash_of_controlnet
+from lib.colorize import DATA_FIELDS, MODEL_FIELDS, colorize_under, errors_of, hash_of_controlnet
 from lib.dataset import load_dataset_dict, pick_across_categories
 from lib.files import hash_of, write_table, write_text
 from lib.metrics import chroma
 from lib.models import load_pipeline, process_state
 from lib.profiles import resolve
+from lib.prompts import COMPARED
 from lib.stats import interval, named_ends
 
 N_VALIDATION, CHROMA_RATIO = 24, (0.8, 1.3)  # photos that sampling is chosen on, and how colourful it must be
@@ -47,11 +48,11 @@ def try_sampling(pipeline, rows, profile):
     errors = {"gray": np.array(errors_of([truth * [1, 0, 0] for truth in truths], truths))}
     for steps, scale in _grid(profile):
         tried = replace(profile.sampling, num_inference_steps=steps, guidance_scale=scale)
-        for level in COMPARED_LEVELS:  # the detailed one last
-            labs = colorize_level(pipeline, rows, level, 0, tried)
+        for level in COMPARED:  # the detailed one last
+            labs = colorize_under(pipeline, rows, level, 0, tried)
             errors[level] = np.array(errors_of(labs, truths))
         row = {"steps": steps, "guidance": scale, "photos": len(rows)} | {
-            level: errors[level].mean() for level in COMPARED_LEVELS
+            level: errors[level].mean() for level in COMPARED
         }
         for other in ("vague", "gray"):
             row |= named_ends(f"over_{other}", interval(errors["detailed"] - errors[other], rows["subject"]))
@@ -68,7 +69,7 @@ def pick_sampling(table):
     """
     low, high = CHROMA_RATIO
     away = np.maximum(low - table["chroma_ratio"], table["chroma_ratio"] - high).clip(lower=0)
-    of_both = table.assign(error=table[list(COMPARED_LEVELS)].mean(axis=1))[away == away.min()]
+    of_both = table.assign(error=table[list(COMPARED)].mean(axis=1))[away == away.min()]
     return table.loc[of_both.sort_values(["error", "steps", "guidance"]).index[0]]
 
 

@@ -1,7 +1,7 @@
-"""Paired effects: differences by photo, their intervals, tests and power.
+"""Paired effects: differences by photo, their intervals and tests.
 
-What is compared goes by one name: a prompt level, whose pictures are the model's, or a system without a prompt, such as
-`gray`. A contrast is a pair (first, second) of such names, and always means first - second.
+What is compared goes by one name: a prompt condition, whose pictures are the model's, or a system without a prompt
+(`gray`). A contrast is a pair (first, second) of such names, and always means first - second.
 
 One rule holds for all means: photos weigh alike, and the interval and p are those of Student's t with a standard error
 that is robust to photos of one subject being alike (Liang and Zeger 1986), with one degree of freedom less than there
@@ -15,16 +15,13 @@ import pandas as pd
 from scipy import stats
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestPower
 
-from lib.metrics import METRICS, SAME_HUE
+from lib.color_words import find_places
+from lib.metrics import METRICS
+from lib.prompts import CONDITIONS, EXPLORATORY, FAMILIES, SECONDARY, WRITERS
 
 HIGHER_IS_BETTER = dict(psnr=True, ssim=True, ciede2000=False, mean_error=False, deviation_error=False)
-METRIC, MARGIN = (
-    "ciede2000",
-    1.0,
-)  # that verdicts are about, and what is too small to matter: just noticeable in patches
-PRIMARY, SECONDARY, EXPLORATORY = FAMILIES = ("primary", "secondary", "exploratory")
+METRIC, MARGIN = "ciede2000", 1.0  # what verdicts are about, and which difference is too small to matter
 
 
 class Question(NamedTuple):
@@ -34,43 +31,26 @@ class Question(NamedTuple):
     text: str
 
 
-QUESTIONS = {  # (first, second): what first - second answers
-    ("detailed", "vague"): Question(PRIMARY, "Do detailed prompts colorize better than vague ones?"),
-    ("object", "vague"): Question(SECONDARY, "Does it help to name things without their colours?"),
+_AGAINST_VAGUE = {(name, "vague"): Question(c.family, c.question) for name, c in CONDITIONS.items() if c.question}
+_OTHERS = {
     ("detailed", "object"): Question(SECONDARY, "What do the colour words add to a description?"),
-    ("detailed", "true_mean_color"): Question(SECONDARY, "Is it better than one flat tint in the photo's mean colour?"),
     ("detailed", "gray"): Question(SECONDARY, "Is a detailed prompt better than no colour?"),
     ("vague", "gray"): Question(SECONDARY, "Is the vague prompt better than no colour?"),
     ("detailed", "empty"): Question(SECONDARY, "Is a detailed prompt better than an empty one?"),
-    ("vague", "empty"): Question(SECONDARY, "Is the vague prompt better than an empty one?"),
+    ("detailed", "true_mean_color"): Question(SECONDARY, "Is it better than the photo's mean colour everywhere?"),
+    ("regions", "detailed"): Question(SECONDARY, "Does it help to keep each colour to its own object?"),
     ("vague", "gan"): Question(SECONDARY, "Is the vague prompt better than a GAN without prompts?"),
     ("vague", "classification"): Question(SECONDARY, "Is it better than a classifier of colours without prompts?"),
-    ("gray_caption", "vague"): Question(SECONDARY, "What can be had without looking at the answer?"),
-    ("auto_caption", "vague"): Question(SECONDARY, "What does a captioner give that sees the colours?"),
-    ("regions", "detailed"): Question(SECONDARY, "Does it help to keep each colour to its own thing?"),
-    ("detailed", "gray_caption"): Question(EXPLORATORY, "What does the writer gain by seeing the colours?"),
-    ("detailed", "wrong_color"): Question(EXPLORATORY, "How much depends on the colour words being right?"),
-    ("wrong_color", "vague"): Question(EXPLORATORY, "Does the model follow wrong words too?"),
-    ("other_photo", "vague"): Question(EXPLORATORY, "Does any long prompt help?"),
     ("gray_caption", "gray"): Question(EXPLORATORY, "Is a caption of the gray photo better than no colour?"),
-    ("dose_0", "vague"): Question(EXPLORATORY, "The detailed caption without its colour words"),
-    ("dose_1", "vague"): Question(EXPLORATORY, "The same with one of its colours, drawn at random"),
-    ("dose_2", "vague"): Question(EXPLORATORY, "The same with two"),
-    ("dose_4", "vague"): Question(EXPLORATORY, "The same with four"),
-    ("colors_only", "vague"): Question(EXPLORATORY, "The colour words alone"),
-    ("shuffled", "vague"): Question(EXPLORATORY, "The caption's words in random order"),
-    ("permuted", "vague"): Question(EXPLORATORY, "Its colours dealt to the wrong things"),
-    ("one_color", "vague"): Question(EXPLORATORY, "The photo's mean colour in words"),
-    ("filler", "vague"): Question(EXPLORATORY, "As many words that say nothing"),
-    ("dose_4", "dose_0"): Question(EXPLORATORY, "What do four colours add to none?"),
-    ("detailed", "dose_4"): Question(EXPLORATORY, "What do the other colours add to four?"),
-    ("retinted", "vague"): Question(EXPLORATORY, "The vague picture shifted to the detailed one's mean colour"),
-    ("detailed", "retinted"): Question(EXPLORATORY, "What does placement add to the mean colour?"),
-    ("detailed", "colors_only"): Question(EXPLORATORY, "What do nouns and grammar add to the colour words?"),
-    ("detailed", "shuffled"): Question(EXPLORATORY, "What does the order of the words add?"),
-    ("detailed", "permuted"): Question(EXPLORATORY, "What does it add that each colour stands by its own thing?"),
-    ("detailed", "one_color"): Question(EXPLORATORY, "What does a sentence add to the mean colour in words?"),
+    ("mean_color_transfer", "vague"): Question(EXPLORATORY, "What does the detailed picture's mean colour alone give?"),
+    ("detailed", "mean_color_transfer"): Question(EXPLORATORY, "What does placement add to the mean colour?"),
+    ("detailed", "recolored"): Question(EXPLORATORY, "How much depends on the colour words being right?"),
+    ("detailed", "permuted_colors"): Question(EXPLORATORY, "Does it matter which object has which colour?"),
+    ("detailed", "colors_only"): Question(EXPLORATORY, "What do the other words add to the colour words?"),
+    ("detailed", "keep_4_colors"): Question(EXPLORATORY, "What do more than four colours add?"),
 }
+# {(first, second): what first - second answers}, family by family
+QUESTIONS = dict(sorted((_AGAINST_VAGUE | _OTHERS).items(), key=lambda item: FAMILIES.index(item[1].family)))
 
 
 def label(first, second):
@@ -79,25 +59,14 @@ def label(first, second):
 
 
 def side_by_side(metrics):
-    """The rows of those photos that every system and prompt level has, so that levels are compared on the same photos.
-
-    `seed_mean`, which needs every seed, is left out where it lacks some of these photos.
-    """
-    of_means = metrics["system"] == "seed_mean"
-    photos = complete_photos(metrics[~of_means], ["system", "prompt_level", "merged"])
-    averaged = complete_photos(metrics[of_means], ["prompt_level"])
-    return metrics[metrics["image_id"].isin(photos) & ~(of_means & (not set(photos) <= set(averaged)))]
+    """The rows of those photos that every system and condition has, so that all are compared on the same photos."""
+    photos = complete_photos(metrics, ["system", "prompt_level", "merged"])
+    return metrics[metrics["image_id"].isin(photos)]
 
 
 def of_model(metrics):
     """The rows of the model's pictures after the merge."""
     return metrics[(metrics["system"] == "controlnet") & metrics["merged"]]
-
-
-def with_all_seeds(metrics):
-    """The rows of those photos that have every seed under every prompt level, where seeds can be told from photos."""
-    photos = complete_photos(metrics[metrics["system"] == "controlnet"], ["prompt_level", "seed"])
-    return metrics[metrics["image_id"].isin(photos)]
 
 
 def complete_photos(rows, keys):
@@ -107,7 +76,7 @@ def complete_photos(rows, keys):
 
 
 def by_photo(metrics, metric, name, merged=True):
-    """One value a photo (a Series by image_id): the metric of a prompt level or system, averaged over its seeds.
+    """One value a photo (a Series by image_id): the metric of a prompt condition or system, averaged over its seeds.
 
     Photos weigh alike in what follows, whatever their seeds: the photo is the unit that is sampled, and weights would
     gain little, since most of the variance lies between photos (`reports/precision.csv`). A name without rows is a
@@ -128,8 +97,8 @@ def subjects_of(metrics):
 def differences(metrics, metric, first, second, merged=True):
     """first - second by photo, over the photos that both have.
 
-    Photos whose two prompts are the same text, as those of a caption without colour words are at several levels, are
-    left out: they would show no difference whatever the model does.
+    Photos whose two prompts are the same text, as with a caption without colour words, are left out: they would show
+    no difference whatever the model does.
     """
     values = by_photo(metrics, metric, first, merged) - by_photo(metrics, metric, second, merged)
     ours = metrics[metrics["system"] == "controlnet"]
@@ -174,57 +143,38 @@ def p_of_equality(fit):
     return float(max(stats.t.sf((mean + MARGIN) / error, freedom), stats.t.cdf((mean - MARGIN) / error, freedom)))
 
 
-def p_of_more(fit):
-    """p of the one-sided test that a mean lies beyond `MARGIN`, on the side where it is."""
-    (mean,), (error,), freedom = fit.params, fit.bse, fit.df_resid_inference
-    return float(stats.t.sf((abs(mean) - MARGIN) / error, freedom))
-
-
 def contrast(difference, metric, subjects=None):
     """The effect in differences by photo, with subjects as in `fit_mean`.
 
-    `mean`, `low`, `high`, `p`: mean, its 95 % interval and p; `p_equal`, `p_more`: `p_of_equality` and `p_of_more`, in
-    CIEDE2000; `median`;
-    `improved`: the share of photos on which the first is better in the metric's own direction; `effect_size`: Cohen's
-    d. Where the interval leaves zero out, also `power`, with `photos_needed_low` and `_high` for the interval's ends.
+    `mean`, `low`, `high`, `p`: mean, its 95 % interval and p; `p_equal`: `p_of_equality`, in CIEDE2000; `median`;
+    `improved`: the share of photos on which the first is better in the metric's own direction.
     """
     fit = fit_mean(difference, subjects) if has_interval(difference, subjects) else None
-    mean, (low, high) = float(np.mean(difference)), fit.conf_int()[0] if fit else (np.nan, np.nan)
-    equal, more = (p_of_equality(fit), p_of_more(fit)) if fit and metric == METRIC else (np.nan, np.nan)
+    low, high = fit.conf_int()[0] if fit else (np.nan, np.nan)
     better = difference > 0 if HIGHER_IS_BETTER[metric] else difference < 0
-    effect = {"metric": metric, "n": len(difference), "mean": mean, "low": low, "high": high}
-    effect |= {
+    return {
+        "metric": metric,
+        "n": len(difference),
+        "mean": float(np.mean(difference)),
+        "low": low,
+        "high": high,
         "p": float(fit.pvalues[0]) if fit else 1.0,
-        "p_equal": equal,
-        "p_more": more,
+        "p_equal": p_of_equality(fit) if fit and metric == METRIC else np.nan,
         "median": float(np.median(difference)),
+        "improved": float(better.mean()),
     }
-    effect |= {"improved": float(better.mean()), "effect_size": mean / difference.std() if fit else np.nan}
-    if not (low > 0 or high < 0):
-        return effect
-    near, far = sorted(max(abs(end) / difference.std(), 0.01) for end in (low, high))
-    few, many = (power(size)["photos_needed"] for size in (far, near))
-    return {**effect, **power(abs(effect["effect_size"])), "photos_needed_low": few, "photos_needed_high": many}
 
 
-def power(effect_size):
-    """`photos_needed`: how many photos would show a Cohen's d in 80 % of studies, by a paired t-test at the 5 % level;
-    above d = 2, as for 2. `power_of_five`: in what share of studies five photos would.
-    """
-    needed = TTestPower().solve_power(min(effect_size, 2), power=0.8, alpha=0.05)
-    return {"photos_needed": np.ceil(needed), "power_of_five": TTestPower().power(effect_size, 5, 0.05)}
-
-
-EFFECT_COLUMNS = ("family", "first", "second", "metric", "n", "mean", "low", "high", "p", "p_holm", "p_equal", "p_more")
-EFFECT_COLUMNS += ("median", "improved", "effect_size", "photos_needed", "photos_needed_low", "photos_needed_high")
-EFFECT_COLUMNS += ("power_of_five",)
+EFFECT_COLUMNS = ("family", "first", "second", "metric", "n", "mean", "low", "high", "p", "p_holm", "p_equal")
+EFFECT_COLUMNS += ("median", "improved")
 
 
 def contrasts(metrics, pairs, merged=True):
     """A table of `EFFECT_COLUMNS`: the `contrast` of pairs (first, second) of names, in every metric.
 
-    `p_holm` and `p_equal` are corrected by Holm's method within a pair's family, in CIEDE2000 (`p_more` is not); other
-    metrics describe and are not tested. A pair whose prompts are the same on every photo is left out.
+    `p_holm` and `p_equal` are corrected by Holm's method within the secondary and within the exploratory family, in
+    CIEDE2000; the primary question stands alone. Other metrics describe and are not tested. A pair
+    whose prompts are the same on every photo is left out.
     """
     rows, subjects = [], subjects_of(metrics)
     for first, second in pairs:
@@ -249,37 +199,33 @@ def holm(p):
 def verdict(row):
     """What a row with `mean`, `p_holm` and perhaps `p_equal` allows to say, in the metric's own direction.
 
-    better, worse, the same within the margin of `MARGIN`, not told apart; or not tested, where it has no p.
+    "better" or "worse" if the corrected p is below 0.05; else "equivalent" if two one-sided tests exclude a difference
+    of `MARGIN`, or "inconclusive"; "not tested" without a p.
     """
     if row.p_holm != row.p_holm:
         return "not tested"
     if row.p_holm < 0.05:
         return "better" if (row.mean > 0) == HIGHER_IS_BETTER[row.metric] else "worse"
-    return f"the same within {MARGIN:g}" if getattr(row, "p_equal", 1) < 0.05 else "not told apart"
+    return "equivalent" if getattr(row, "p_equal", 1) < 0.05 else "inconclusive"
 
 
-def effect_over_draws(first, second=None, subjects=None):
-    """The mean of a table (photos, draws), or of one less another, where photos and draws are both random.
+def effect_over_draws(table, subjects=None):
+    """The mean of a table (photos, draws) where photos and draws, such as writers, are crossed random effects.
 
-    Draws are trainings that differ in their seed, or writers. The variance is that of the means over photos plus that
-    of the means over draws, less the residual's, which both contain; its degrees of freedom are Satterthwaite's (1946).
-    Returns `mean`, `low`, `high` and `p`, by Student's t, and its degrees of freedom, `df`. Where three draws make up
-    most of the variance, p is somewhat too small: 7 % of null effects are found at the 5 % level. With one draw of
-    either table the interval is that of photos alone, and there is no p.
+    The variance is that of the means over photos plus that of the means over draws, less the residual's, which both
+    contain; its degrees of freedom are Satterthwaite's (1946). Returns `mean`, `low`, `high` and `p`, by Student's t,
+    and its degrees of freedom, `df`. If three draws make up most of the variance, p is somewhat too small: 7 % of null
+    effects are found at the 5 % level. With one draw the interval is that of photos alone, and there is no p.
     """
-    tables = [np.asarray(table, float) for table in (first, second) if table is not None]
-    by_photo = tables[0].mean(axis=1) - (tables[1].mean(axis=1) if second is not None else 0)
-    if min(table.shape[1] for table in tables) < 2 or not has_interval(by_photo, subjects):
+    table = np.asarray(table, float)
+    by_photo, (photos, draws) = table.mean(axis=1), table.shape
+    if draws < 2 or not has_interval(by_photo, subjects):
         mean, low, high = interval(by_photo, subjects)
         return {"mean": mean, "low": low, "high": high, "p": np.nan, "df": np.nan}
-    fit = fit_mean(by_photo, subjects)
-    parts = [(fit.bse[0] ** 2, fit.df_resid_inference)]
-    for table in tables:
-        photos, draws = table.shape
-        residual = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
-        freedom = (photos - 1) * (draws - 1)
-        parts.append((table.mean(axis=0).var(ddof=1) / draws, draws - 1))
-        parts.append((-(residual**2).sum() / freedom / (photos * draws), freedom))
+    fit, freedom = fit_mean(by_photo, subjects), (photos - 1) * (draws - 1)
+    residual = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
+    parts = [(fit.bse[0] ** 2, fit.df_resid_inference), (table.mean(axis=0).var(ddof=1) / draws, draws - 1)]
+    parts.append((-(residual**2).sum() / freedom / (photos * draws), freedom))
     variance = max(sum(part for part, _ in parts), parts[0][0])
     freedom = variance**2 / sum(part**2 / of_part for part, of_part in parts)
     mean, error = float(by_photo.mean()), np.sqrt(variance)
@@ -288,30 +234,44 @@ def effect_over_draws(first, second=None, subjects=None):
     return {"mean": mean, "low": float(mean - reach), "high": float(mean + reach), "p": p, "df": float(freedom)}
 
 
-def effects_by_category(metrics, metric, first, second):
-    """The contrast of two names in each category of photos, the one with most photos first."""
-    rows = []
-    for category in metrics.drop_duplicates("image_id")["category"].value_counts().index:
-        part = metrics[metrics["category"] == category]
-        difference = differences(part, metric, first, second)
-        rows.append({"category": category, **contrast(difference, metric, subjects_of(part)[difference.index])})
-    return pd.DataFrame(rows)[["category", "n", "mean", "low", "high", "improved"]]
+def effects_by_chroma(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Returns detailed - vague and detailed - gray in CIEDE2000 in the thirds of photos by their true mean chroma.
 
-
-def obedience(steering, subjects=None):
-    """How often things took the colour that their prompt named, where their lightness allows it.
-
-    `reached` with `low`, `high`: mean over photos and its 95 % interval; `chance`: how often a picture made for another
-    word would have passed; `cases`, `photos`: how many.
+    Columns: `third`, `first`, `second`, `n`, `true_chroma` (the mean of the third), `mean`, `low`, `high`.
     """
-    allowed = steering[steering["allowed"]]
-    by_thing = allowed.groupby("image_id")["reached"].mean()
-    mean, low, high = interval(by_thing, None if subjects is None else subjects[by_thing.index])
-    pairs = allowed.merge(allowed[["image_id", "word", "named"]], on="image_id", suffixes=("", "_other"))
-    others = pairs[pairs["word"].replace(SAME_HUE) != pairs["word_other"].replace(SAME_HUE)]
-    chance = (others["named_other"] == others["word"].replace(SAME_HUE)).mean()
-    counts = dict(cases=len(allowed), photos=allowed["image_id"].nunique())
-    return {"reached": mean, "low": low, "high": high, "chance": float(chance), **counts}
+    photos = metrics.drop_duplicates("image_id").set_index("image_id")
+    photos = photos.loc[by_photo(metrics, METRIC, "detailed").index]
+    thirds = pd.qcut(photos["true_chroma"], 3, labels=["least chroma", "middle", "most chroma"])
+    rows = []
+    for second in ("vague", "gray"):
+        difference = differences(metrics, METRIC, "detailed", second)
+        for third, values in difference.groupby(thirds[difference.index], observed=True):
+            row = {"third": third, "first": "detailed", "second": second, "n": len(values)}
+            row["true_chroma"] = photos["true_chroma"][values.index].mean()
+            ends = interval(values, photos["subject"][values.index])
+            rows.append(row | dict(zip(("mean", "low", "high"), ends, strict=True)))
+    return pd.DataFrame(rows)
+
+
+def effect_of_writers(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Returns what captions change against the vague prompt in CIEDE2000, by writer and over writers.
+
+    A row for each writer, with photos random; then `others`, all but `detailed`, and `all`, in which photos and writers
+    are crossed random effects (`effect_over_draws`). Over the photos that all of them described. `colors`: mean number
+    of colours in a caption.
+    """
+    writers = [name for name in ("detailed", *WRITERS) if (metrics["prompt_level"] == name).any()]
+    gain = pd.DataFrame({name: differences(metrics, METRIC, name, "vague") for name in writers}).dropna()
+    subjects, rows = subjects_of(metrics)[gain.index], []
+    texts = metrics[metrics["image_id"].isin(gain.index)].drop_duplicates(["image_id", "prompt_level"])
+    colors = texts["prompt"].map(lambda text: len(find_places(text))).groupby(texts["prompt_level"]).mean()
+    for name in gain:
+        rows.append({"writer": name, "colors": colors[name], **contrast(gain[name], METRIC, subjects)})
+    for name, columns in (("others", list(gain)[1:]), ("all", list(gain))):
+        if len(columns) > 1:
+            effect = effect_over_draws(gain[columns], subjects=subjects)
+            rows.append({"writer": name, "colors": colors[columns].mean(), "n": len(gain), **effect})
+    return pd.DataFrame(rows, columns=["writer", "colors", "n", "mean", "low", "high", "p", "df"])
 
 
 def binding(table, subjects):
@@ -353,7 +313,7 @@ def ratio_interval(below, above, subjects, seed=0):
 
 
 def summary(metrics):
-    """Means of the metrics by system, prompt level and merge, `side_by_side`: photos weigh alike whatever their seeds.
+    """Means of the metrics by system, prompt condition and merge, `side_by_side`; photos weigh alike.
 
     `colorfulness_difference`: mean colourfulness of the outputs less that of the photos; `colorfulness_error`: mean of
     the absolute differences (both are in use); `chroma_ratio`: mean chroma of the outputs over that of the photos.

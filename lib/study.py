@@ -35,8 +35,8 @@ EQUIVALENTS = {  # what a profile takes for a run's base and photos, and what ru
         "other runs": {
             "n_seeds": 1,
             "n_images_other": 80,
-            "n_steered": 30,
-            "prompt_levels": ("empty", "vague", "detailed", "wrong_color"),
+            "n_binding": 30,
+            "prompt_levels": ("empty", "vague", "detailed", "recolored"),
         },
     },
     "pocket": {
@@ -53,7 +53,7 @@ EQUIVALENTS = {  # what a profile takes for a run's base and photos, and what ru
             "prompt_levels": ("vague", "detailed"),
             "sampling_tried": "",  # those trials are of another ControlNet
             "n_images_other": 20,
-            "n_steered": 20,
+            "n_binding": 20,
         },
     },
 }

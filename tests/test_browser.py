@@ -20,7 +20,7 @@ from lib.colorize import colorize_rows, plan_pictures
 from lib.dataset import pick_across_categories
 from lib.judging import QUESTIONS, draw_pairs, load_photos, read_judgements
 from lib.profiles import get_profile
-from lib.prompts import prompts_at
+from lib.prompts import prompts_under
 from tests.conftest import read_made
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -235,7 +235,7 @@ def colorized(profile, pipeline, triples):
     profile = profile.replace(run="judged")
     pipeline.controlnet.save_pretrained(profile.folders.controlnet_dir)
     rows = pick_across_categories(triples["test"], 3)
-    prompts = {level: prompts_at(level, rows) for level in ("vague", "detailed", "wrong_color")}
+    prompts = {level: prompts_under(level, rows) for level in ("vague", "detailed", "recolored")}
     plan = plan_pictures(rows.select_columns(["image_id", "category"]).to_pandas(), prompts)
     colorize_rows(pipeline, rows, {"images": plan}, profile)
     return profile

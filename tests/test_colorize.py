@@ -14,7 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from lib import ROOT, colorize, dataset, inference, models
 from lib.color import luminance, to_float
 from lib.profiles import get_profile
-from lib.prompts import STEERING_WORDS, ladder, prompts_at
+from lib.prompts import prompts_under, write_prompts
 
 # ---- sampling
 
@@ -192,9 +192,9 @@ def test_photos_get_different_noise_and_prompts_the_same():
 # ---- the plan
 
 
-def test_the_default_plan_has_every_photo_level_and_seed(triples, profile):
+def test_the_default_plan_has_every_photo_condition_and_seed(triples, profile):
     rows = dataset.pick_across_categories(triples["test"], 8)
-    prompts = ladder(rows, n_seeds=3)
+    prompts = write_prompts(rows, n_seeds=3)
     plans = colorize.plan_test_photos(rows, prompts, profile.replace(n_seeds=3).study)
     said = {level: [[text] * 3 if isinstance(text, str) else text for text in prompts[level]] for level in prompts}
     expected = [
@@ -202,28 +202,24 @@ def test_the_default_plan_has_every_photo_level_and_seed(triples, profile):
         for index in range(8) for level in prompts for seed in range(3)
     ]  # fmt: skip
     assert list(plans["images"].itertuples(index=False, name=None)) == expected
-    things = rows.filter(bool, input_columns="thing")
-    assert 0 < len(things) < 8
-    expected = [
-        (thing["image_id"], thing["category"], word, f"{'an' if word == 'orange' else 'a'} {word} {thing['thing']}", 0)
-        for thing in things for word in STEERING_WORDS
-    ]  # fmt: skip
-    assert list(plans["steering"].itertuples(index=False, name=None)) == expected
+    with_object = set(rows.filter(bool, input_columns="thing")["image_id"])
+    assert 0 < len(with_object) < 8
+    assert set(plans["binding"]["image_id"]) <= with_object
 
 
-def test_fewer_photos_for_other_levels_other_seeds_and_things(triples, profile):
+def test_fewer_photos_for_other_conditions_seeds_and_objects(triples, profile):
     rows = dataset.pick_across_categories(triples["test"], 8)
-    fields = {"n_seeds": 3, "n_images_other": 4, "n_images_all_seeds": 2, "n_steered": 1}
-    levels = ("wrong_color", "vague", "detailed", "empty")
-    plans = colorize.plan_test_photos(rows, ladder(rows), profile.replace(prompt_levels=levels, **fields).study)
+    fields = {"n_seeds": 3, "n_images_other": 4, "n_images_all_seeds": 2, "n_binding": 1}
+    levels = ("recolored", "vague", "detailed", "empty")
+    plans = colorize.plan_test_photos(rows, write_prompts(rows), profile.replace(prompt_levels=levels, **fields).study)
     images, ids = plans["images"], rows["image_id"]
-    assert list(images["prompt_level"].unique()) == ["empty", "vague", "detailed", "wrong_color"]  # the ladder's order
+    assert list(images["prompt_level"].unique()) == ["empty", "vague", "detailed", "recolored"]
     counts = images.groupby(["prompt_level", "image_id"]).size()
     assert list(counts["vague"][ids]) == [3, 3, 1, 1, 1, 1, 1, 1]
     assert list(counts["empty"].reindex(ids, fill_value=0)) == [3, 3, 1, 1, 0, 0, 0, 0]
     assert len(images) == 2 * (2 * 3 + 6) + 2 * (2 * 3 + 2)
     assert set(images.query("image_id == @ids[5]")["seed"]) == {0}
-    assert list(plans["steering"]["prompt_level"]) == list(STEERING_WORDS)
+    assert plans["binding"]["image_id"].nunique() == 1
 
 
 @pytest.mark.parametrize(
@@ -231,7 +227,7 @@ def test_fewer_photos_for_other_levels_other_seeds_and_things(triples, profile):
     [
         (
             ("vague", "detailed", "vauge"),
-            "^unknown prompt level 'vauge' in prompt_levels: known are empty, vague",
+            "^unknown prompt condition 'vauge' in prompt_levels: known are empty, vague",
         ),
         (("vague", "empty"), "^prompt_levels lacks detailed, which the study compares: add it$"),
     ],
@@ -239,7 +235,7 @@ def test_fewer_photos_for_other_levels_other_seeds_and_things(triples, profile):
 def test_levels_that_cannot_be_planned(triples, profile, levels, message):
     rows = dataset.pick_across_categories(triples["test"], 4)
     with pytest.raises(ValueError, match=message):
-        colorize.plan_test_photos(rows, ladder(rows), profile.replace(prompt_levels=levels).study)
+        colorize.plan_test_photos(rows, write_prompts(rows), profile.replace(prompt_levels=levels).study)
 
 
 # ---- pictures
@@ -267,7 +263,7 @@ def pictures_in(profile):
 
 def test_rows_are_written_whole_with_their_table(pipeline, triples, own_run):
     profile, rows = own_run, dataset.pick_across_categories(triples["test"], 3)
-    prompts = {level: prompts_at(level, rows) for level in ("vague", "detailed")}
+    prompts = {level: prompts_under(level, rows) for level in ("vague", "detailed")}
     table = colorize.colorize_rows(pipeline, rows, plan_of(rows, prompts, 2), profile)["images"]
     assert len(table) == 3 * 2 * 2
     again = colorize.read_images(profile)
@@ -293,8 +289,8 @@ def test_rows_are_written_whole_with_their_table(pipeline, triples, own_run):
     (profile.folders.run_dir / again["before"][0]).write_bytes(b"")
     with pytest.raises(ValueError, match="missing or damaged: remove what is left of it and run notebook 04"):
         colorize.read_image(profile.folders.run_dir, again["before"][0])
-    with pytest.raises(ValueError, match="no colorized photos in .*steering: run notebook 04"):
-        colorize.read_images(profile, "steering")
+    with pytest.raises(ValueError, match="no colorized photos in .*binding: run notebook 04"):
+        colorize.read_images(profile, "binding")
     weights = profile.folders.controlnet_dir / "diffusion_pytorch_model.safetensors"
     weights.touch()
     colorize.read_images(profile)  # the same weights, written again
@@ -305,7 +301,7 @@ def test_rows_are_written_whole_with_their_table(pipeline, triples, own_run):
 
 def test_the_pictures_are_those_of_sample_and_merge(pipeline, triples, own_run):
     rows = dataset.pick_across_categories(triples["test"], 3)
-    prompts, profile = prompts_at("detailed", rows), own_run.replace(guidance_scale=3.0, workers=2)
+    prompts, profile = prompts_under("detailed", rows), own_run.replace(guidance_scale=3.0, workers=2)
     table = colorize.colorize_rows(pipeline, rows, plan_of(rows, {"detailed": prompts}), profile)["images"]
     gray, noise = rows["conditioning_image"], [colorize.seed_of(name, 0) for name in rows["image_id"]]
     before = inference.sample(pipeline, gray, prompts, noise, **vars(profile.sampling))
@@ -316,7 +312,7 @@ def test_the_pictures_are_those_of_sample_and_merge(pipeline, triples, own_run):
 
 def test_pictures_stay_until_what_made_them_changes(pipeline, triples, own_run):
     profile, rows = own_run, dataset.pick_across_categories(triples["test"], 2)
-    prompts = {"empty": ["", ""], "vague": prompts_at("vague", rows)}
+    prompts = {"empty": ["", ""], "vague": prompts_under("vague", rows)}
 
     def table_of(prompts=prompts, profile=profile, rows=rows, n_seeds=1):
         return colorize.colorize_rows(pipeline, rows, plan_of(rows, prompts, n_seeds), profile)["images"]
@@ -351,21 +347,21 @@ def test_pictures_stay_until_what_made_them_changes(pipeline, triples, own_run):
 
 def test_equal_pictures_are_sampled_once(pipeline, triples, own_run, evaluated):
     rows = dataset.pick_across_categories(triples["test"], 2)
-    prompts = {"detailed": ["a cup", "a red cup"], "wrong_color": ["a cup", "a blue cup"]}
+    prompts = {"detailed": ["a cup", "a red cup"], "recolored": ["a cup", "a blue cup"]}
     plans = plan_of(rows, prompts)
-    plans["steering"] = colorize.plan_pictures(plans["images"].iloc[[1]], {"blue": ["a blue cup"]})
-    plans["steering"]["image_id"] = rows["image_id"][1]
+    plans["binding"] = colorize.plan_pictures(plans["images"].iloc[[1]], {"blue": ["a blue cup"]})
+    plans["binding"]["image_id"] = rows["image_id"][1]
     tables = colorize.colorize_rows(pipeline, rows, plans, own_run.replace(num_inference_steps=1))
     assert sum(evaluated) == 3
     cup, also_cup, red, blue = tables["images"]["after"]
     assert (cup == also_cup, red == blue) == (True, False)
-    assert list(tables["steering"]["after"]) == [blue]
-    assert colorize.read_images(own_run.replace(num_inference_steps=1), "steering")["after"][0] == blue
+    assert list(tables["binding"]["after"]) == [blue]
+    assert colorize.read_images(own_run.replace(num_inference_steps=1), "binding")["after"][0] == blue
 
 
 def test_a_stopped_run_makes_the_same_pictures(pipeline, triples, own_run, monkeypatch):
     profile, rows = own_run.replace(sample_batch_size=4), dataset.pick_across_categories(triples["test"], 3)
-    plans = plan_of(rows, {level: prompts_at(level, rows) for level in ("vague", "detailed")})
+    plans = plan_of(rows, {level: prompts_under(level, rows) for level in ("vague", "detailed")})
     whole = colorize.colorize_rows(pipeline, rows, plans, profile)["images"]
     expected = bytes_of(whole, profile)
     stopped, written, write = profile.replace(run="stopped"), [], colorize.write_pictures
@@ -398,7 +394,7 @@ def test_what_goes_wrong_while_writing_is_said(pipeline, triples, own_run, worke
 
     monkeypatch.setattr("PIL.Image.Image.save", fill_disk)
     rows = dataset.pick_across_categories(triples["test"], 2)
-    plans = plan_of(rows, {"vague": prompts_at("vague", rows)})
+    plans = plan_of(rows, {"vague": prompts_under("vague", rows)})
     with pytest.raises(ValueError, match=r"^can't write .*pictures/.*before.png: No space left on device"):
         colorize.colorize_rows(pipeline, rows, plans, own_run.replace(workers=workers))
     assert not (own_run.folders.run_dir / "images").exists()
@@ -434,7 +430,7 @@ def test_two_processes_share_the_pictures(tmp_path):
     assert [share[1] for share in shares] == ["2", "2"]
     halves = sorted(int(share[0]) for share in shares)
     assert halves[1] - halves[0] <= 1
-    for name in ("images", "steering"):
+    for name in ("images", "binding"):
         table = colorize.read_images(two, name)
         assert table.equals(colorize.read_images(one, name))
         for file in table["after"]:

@@ -6,7 +6,7 @@ import torch
 
 from lib.l4 import forecast
 from lib.profiles import get_profile, profiles_to_run
-from lib.prompts import PROMPT_LEVELS
+from lib.prompts import CONDITIONS
 
 TINY_UNET = {
     "block_out_channels": (16, 16, 16, 16),
@@ -40,19 +40,18 @@ def test_a_loss_that_is_not_finite_stops(monkeypatch):
 
 
 def test_pictures_planned():
-    fields = {"n_images": 650, "n_images_other": 200, "n_images_all_seeds": 60, "n_steered": 100, "n_seeds": 3}
+    fields = {"n_images": 650, "n_images_other": 200, "n_images_all_seeds": 60, "n_binding": 100, "n_seeds": 3}
     planned = forecast.pictures_planned(get_profile("l4", **fields), 5000)
     assert (planned["vague"], planned["detailed"], planned["empty"]) == (650 + 2 * 60, 770, 200 + 2 * 60)
-    assert planned["steering"] == 100 * 8
-    assert len(planned) == len(PROMPT_LEVELS) + 3  # with the captioner's two levels
+    assert planned["binding"] == 100 * 25
+    assert len(planned) == len(CONDITIONS) + 2  # with the captioner's two conditions
     other = get_profile("l4", run="study_1", **fields | {"n_seeds": 1, "n_images_other": 150})
     assert forecast.pictures_planned(other, 5000) == {
-        "empty": 150, "vague": 650, "detailed": 650, "wrong_color": 150, "steering": 800, "binding": 1700,
-        "phrases": 300,
+        "empty": 150, "vague": 650, "detailed": 650, "recolored": 150, "binding": 2500, "phrases": 300,
     }  # fmt: skip
     few = forecast.pictures_planned(get_profile("pocket", n_seeds=2), 10)
     assert few["vague"] == few["gray_caption"] == 20  # 0: all photos, all seeds
-    assert few["steering"] == 80
+    assert few["binding"] == 10 * 25
     assert "auto_caption" not in few
     assert "gray_caption" not in forecast.pictures_planned(get_profile("l4", captioner=""), 10)
 

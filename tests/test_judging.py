@@ -15,9 +15,9 @@ from scipy.stats import binomtest
 from lib import ROOT, choice_panel, colorize, dataset, judging
 from lib.choice_panel import ChoicePanel
 from lib.judging import CATCH, COLUMNS, COMPARED, QUESTIONS, crossed_interval, draw_pairs, read_judgements, summarize
-from lib.prompts import prompts_at
+from lib.prompts import prompts_under
 
-NAMES = ("true", "vague", "detailed", "wrong_color")
+NAMES = ("true", "vague", "detailed", "recolored")
 
 
 def make_photos(n, seed=0):
@@ -140,9 +140,9 @@ def test_catch_trials_are_pairs_that_differ_clearly():
     photos = make_photos(16)
     for number, photo in enumerate(photos.values()):
         if number % 2:
-            photo["wrong_color"] = photo["true"] = photo["detailed"]
+            photo["recolored"] = photo["true"] = photo["detailed"]
         if number == 0:
-            del photo["wrong_color"]
+            del photo["recolored"]
     caught = {pair.image_id for name in "abcdefgh" for pair in draw_pairs(photos, name) if pair.catch}
     assert len(caught) > 4
     assert caught <= {f"photo{number}" for number in range(2, 16, 2)}
@@ -495,7 +495,7 @@ def test_the_pictures_of_a_run_are_those_of_seed_0_after_the_merge(pipeline, tri
     profile, rows = own_run, dataset.pick_across_categories(triples["test"], 3)
     with pytest.raises(ValueError, match="no colorized photos in .*: run notebook 04_colorize_photos first"):
         judging.load_photos(profile, 0)
-    prompts = {level: prompts_at(level, rows) for level in ("vague", "detailed", "wrong_color")}
+    prompts = {level: prompts_under(level, rows) for level in ("vague", "detailed", "recolored")}
     plan = colorize.plan_pictures(rows.select_columns(["image_id", "category"]).to_pandas(), prompts, 2)
     table = colorize.colorize_rows(pipeline, rows, {"images": plan}, profile)["images"]
     monkeypatch.setattr(judging, "load_dataset_dict", lambda _: triples)
@@ -510,9 +510,9 @@ def test_the_pictures_of_a_run_are_those_of_seed_0_after_the_merge(pipeline, tri
             written = Image.open(profile.folders.run_dir / name)
             assert photo[level].tobytes() == written.convert("RGB").tobytes()
     assert list(judging.load_photos(profile, 2)) == list(rows["image_id"])[:2]
-    plan = plan[plan["prompt_level"] != "wrong_color"]
+    plan = plan[plan["prompt_level"] != "recolored"]
     colorize.colorize_rows(pipeline, rows, {"images": plan}, profile)
-    with pytest.raises(ValueError, match="no picture under wrong_color, for catch trials: add it to prompt_levels"):
+    with pytest.raises(ValueError, match="no picture under recolored, for catch trials: add it to prompt_levels"):
         judging.load_photos(profile, 0)
 
 

@@ -67,12 +67,12 @@ def test_the_error_in_ab_is_that_of_the_tint_and_of_the_places():
     assert metrics.ab_errors(truth, moved)[2] > 10
 
 
-def test_a_retinted_picture_has_the_mean_of_the_other_and_its_own_deviations():
+def test_mean_color_transfer_has_the_mean_of_the_other_and_its_own_deviations():
     lab = np.dstack([np.full((8, 8), 60.0), np.zeros((8, 8)), np.zeros((8, 8))])
     lab[:4, :, 1] = 12
     files = {"own": lab_to_srgb(lab), "other": lab_to_srgb(lab * [1, 0, 0] + [0, -4, 10])}
     photo = metrics.Truth(files["own"], lab[..., 0], files.get)
-    found = srgb_to_lab(metrics.retinted(photo, "own", "other"))
+    found = srgb_to_lab(metrics.mean_color_transfer(photo, "own", "other"))
     np.testing.assert_allclose(found[..., 1:].mean(axis=(0, 1)), (-4, 10), atol=0.05)
     np.testing.assert_allclose(found[0, 0, 1] - found[7, 7, 1], 12, atol=0.1)
 
@@ -124,29 +124,6 @@ def rows_and_pictures():
     return row, {"warm": in_color(gray, (20, 14)), "cold": in_color(gray, (-20, -14))}
 
 
-def test_mean_over_seeds_averages_ab():
-    row, pictures = rows_and_pictures()
-    facts = {"image_id": "a", "category": "c", "prompt_level": "vague", "prompt": "p"}
-    images = pd.DataFrame([{**facts, "seed": seed, "after": name} for seed, name in enumerate(pictures)])
-    table = metrics.measure_pictures([row], metrics.seed_mean_pictures(images), pictures.get)
-    assert list(table.columns) == list(metrics.COLUMNS)
-    assert table["system"].item() == "seed_mean"
-    assert table["chroma"].item() < 1  # opposite colours cancel
-
-
-def test_steering_looks_at_the_thing_alone():
-    row, pictures = rows_and_pictures()
-    warm_thing = np.concatenate([pictures["warm"][:, :16], pictures["cold"][:, 16:]], axis=1)
-    names = {"red": "thing", "blue": "thing", "white": "gray", "yellow": "gray"}
-    shown = {"thing": warm_thing, "gray": in_color(warm_thing, (0, 0))}
-    images = pd.DataFrame([{"image_id": "a", "prompt_level": w, "after": n} for w, n in names.items()])
-    table = metrics.measure_steering([row], images, shown.get).set_index("word")
-    assert dict(table["reached"]) == {"red": True, "blue": False, "white": True, "yellow": False}
-    assert table.loc["red", "hue"] == pytest.approx(35, abs=2)
-    assert table.loc["red", "allowed"]
-    assert not table.loc["white", "allowed"]  # L* of about 50
-
-
 def test_colors_have_one_name():
     words = {10: "red", 40: "red", 62: "orange", 80: "yellow", 240: "blue", 300: "purple"}
     assert {hue: metrics.name_color(hue, 30) for hue in words} == words
@@ -192,7 +169,6 @@ def all_tables(row, images, read_picture, training_ab=(5, 5), **options):
         *metrics.reference_pictures(["a"], np.array(training_ab), [truth * np.float32(0.9)]),
         *metrics.ab_pictures(["a"], predicted),
         *metrics.model_pictures(["a"], images),
-        *metrics.seed_mean_pictures(images),
     ]
     return metrics.measure_pictures([row], pictures, read_picture, **options)
 
@@ -201,7 +177,7 @@ def test_nothing_is_measured_twice_and_kept_numbers_are_the_same_to_the_bit(tmp_
     row, images, read = listing(lambda files: files.get)
     cache = tmp_path / "new folder/measured.parquet"
     plain = all_tables(row, images, read)
-    wanted = 6 + 1 + 8 + 2
+    wanted = 6 + 1 + 8
     assert len(measured) == len(plain) == wanted
     first = all_tables(row, images, read, cache=cache)
     assert len(measured) == 2 * wanted
@@ -216,8 +192,8 @@ def test_nothing_is_measured_twice_and_kept_numbers_are_the_same_to_the_bit(tmp_
 @pytest.mark.parametrize(
     ("change", "count"),
     [
-        (lambda row, images: images.replace({"vague0.after": "renamed"}), 2),  # the picture, and the mean with it
-        (lambda row, images: row.update(image=row["conditioning_image"]), 17),  # another photo
+        (lambda row, images: images.replace({"vague0.after": "renamed"}), 1),
+        (lambda row, images: row.update(image=row["conditioning_image"]), 15),  # another photo
     ],
 )
 def test_what_has_changed_is_measured_anew(tmp_path, measured, change, count):
@@ -273,12 +249,6 @@ def test_processes_measure_the_same(tmp_path):
     row, images, read = listing(lambda files: files.get)
     options = {"cache": tmp_path / "measured.parquet", "workers": 2}
     pd.testing.assert_frame_equal(all_tables(row, images, read, **options), all_tables(row, images, read))
-
-
-def test_means_are_of_photos_with_every_seed():
-    row, images, read = listing(lambda files: files.get)
-    means = metrics.seed_mean_pictures(images.iloc[:3])  # one seed of the detailed prompt
-    assert [picture.prompt_level for picture in means] == ["vague"]
 
 
 def test_the_table_is_in_the_order_of_the_pictures(tmp_path):

@@ -1,8 +1,7 @@
-"""Prompt levels, training prompts and colour words."""
+"""Prompt conditions, training prompts and colour words."""
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from lib import prompts
 from lib.baselines import SYSTEMS
@@ -18,46 +17,46 @@ ROWS = [
 ]
 
 
-def test_levels():
-    assert prompts.prompts_at("empty", ROWS) == ["", "", ""]
-    assert prompts.prompts_at("vague", ROWS) == ["Colorize this image."] * 3
-    assert prompts.prompts_at("detailed", ROWS)[2] == "a brown owl, an orange beak"
-    assert prompts.prompts_at("object", ROWS[:1]) == ["a cup"]
-    assert prompts.prompts_at("gray_caption", ROWS[:1]) == ["a pale cup"]
-    with pytest.raises(ValueError, match="unknown prompt level 'loud': known are empty, vague, gray_caption"):
-        prompts.prompts_at("loud", ROWS)
+def test_conditions():
+    assert prompts.prompts_under("empty", ROWS) == ["", "", ""]
+    assert prompts.prompts_under("vague", ROWS) == ["Colorize this image."] * 3
+    assert prompts.prompts_under("detailed", ROWS)[2] == "a brown owl, an orange beak"
+    assert prompts.prompts_under("object", ROWS[:1]) == ["a cup"]
+    assert prompts.prompts_under("gray_caption", ROWS[:1]) == ["a pale cup"]
+    with pytest.raises(ValueError, match="unknown prompt condition 'loud': known are empty, vague, object"):
+        prompts.prompts_under("loud", ROWS)
 
 
 def is_hue(word):
     return word in HUES_OF_WORDS
 
 
-def test_wrong_colors_change_every_color_word_and_nothing_else():
+def test_recolored_changes_every_color_word_and_nothing_else():
     for seed in range(50):
-        for row, wrong in zip(ROWS, prompts.prompts_at("wrong_color", ROWS, seed), strict=True):
+        for row, wrong in zip(ROWS, prompts.prompts_under("recolored", ROWS, seed), strict=True):
             old, new = (COLOR_PATTERN.findall(text) for text in (row["detailed_caption"], wrong))
             assert sorted(map(is_hue, old)) == sorted(map(is_hue, new))
             assert all(a != b for a, b in zip(old, new, strict=True))
             plain = [COLOR_PATTERN.sub("", t).replace("an ", "a ") for t in (row["detailed_caption"], wrong)]
             assert plain[0] == plain[1]
-    assert prompts.prompts_at("wrong_color", ROWS, 3) == prompts.prompts_at("wrong_color", ROWS[:1], 3) + [
-        prompts.prompts_at("wrong_color", [row], 3)[0] for row in ROWS[1:]
+    assert prompts.prompts_under("recolored", ROWS, 3) == prompts.prompts_under("recolored", ROWS[:1], 3) + [
+        prompts.prompts_under("recolored", [row], 3)[0] for row in ROWS[1:]
     ]  # a photo's wrong colours don't depend on the other photos
 
 
-def test_other_photo_is_of_another_category():
+def test_mismatched_is_of_another_category():
     for seed in range(20):
-        cup, spoon, owl = prompts.prompts_at("other_photo", ROWS, seed)
+        cup, spoon, owl = prompts.prompts_under("mismatched", ROWS, seed)
         assert {cup, spoon} == {ROWS[2]["detailed_caption"]}
         assert owl in {ROWS[0]["detailed_caption"], ROWS[1]["detailed_caption"]}
     with pytest.raises(ValueError, match="two categories"):
-        prompts.prompts_at("other_photo", ROWS[:2])
+        prompts.prompts_under("mismatched", ROWS[:2])
 
 
-def test_steering_prompts_name_one_thing_and_one_color():
-    assert prompts.steering_prompt("cup", "red") == "a red cup"
-    assert prompts.steering_prompt("cup", "orange") == "an orange cup"
-    assert set(prompts.STEERING_WORDS) <= set(prompts.TARGETS)
+def test_prompts_that_name_one_object_and_one_color():
+    assert prompts.colored_object("cup", "red") == "a red cup"
+    assert prompts.colored_object("cup", "orange") == "an orange cup"
+    assert set(prompts.OBJECT_COLORS) <= set(prompts.TARGETS)
 
 
 def test_policies_draw_from_their_own_sentences_and_repeat_with_the_seed():
@@ -72,30 +71,27 @@ def test_policies_draw_from_their_own_sentences_and_repeat_with_the_seed():
         prompts.draw_training_prompt(RECORD, "none", np.random.default_rng(0))
 
 
-def test_every_contrast_is_of_levels_or_systems_that_exist():
-    assert set().union(*QUESTIONS) <= {*prompts.PROMPT_LEVELS, *REFERENCES, *SYSTEMS, "regions", "retinted"}
+def test_every_contrast_is_of_conditions_or_systems_that_exist():
+    systems = {*REFERENCES, *SYSTEMS, "regions", "mean_color_transfer"}
+    assert set().union(*QUESTIONS) <= {*prompts.CONDITIONS, *systems}
     assert [pair for pair, question in QUESTIONS.items() if question.family == "primary"] == [("detailed", "vague")]
 
 
-def test_the_ladder_draws_anew_for_each_seed_what_is_random():
-    image = Image.new("RGB", (8, 8), (200, 40, 40))
-    rows = [{**row, "object_caption": "x", "gray_caption": "", "image": image} for row in ROWS]
-    found = prompts.ladder(rows, n_seeds=3)
-    assert "gray_caption" not in found
-    assert not set(prompts.WRITERS) & set(found)
-    assert {level for level in found if not isinstance(found[level][0], str)} == set(prompts.DRAWN)
-    assert all(len(texts) == 3 for level in prompts.DRAWN for texts in found[level])
-    assert len(set(found["shuffled"][0])) > 1
-    assert found["one_color"] == ["a red photo"] * 3
-    assert found["dose_4"][0] == (ROWS[0]["detailed_caption"],) * 3  # it has two colours
-    with_writers = prompts.ladder([{**row, "writer_2": f"a cup by {k}"} for k, row in enumerate(rows)])
+def test_one_entry_adds_a_condition(monkeypatch):
+    loud = prompts.Condition(lambda record, *_: record["detailed_caption"].upper(), "Do capitals help?")
+    monkeypatch.setitem(prompts.CONDITIONS, "loud", loud)
+    assert prompts.write_prompts(ROWS)["loud"][1] == "A SILVER SPOON"
+
+
+def test_what_is_random_is_drawn_anew_for_each_seed():
+    rows = [{**row, "object_caption": "x", "gray_caption": "", "image": None} for row in ROWS]
+    written = prompts.write_prompts(rows, n_seeds=3)
+    assert not {"gray_caption", "auto_caption", *prompts.WRITERS} & set(written)
+    drawn = {name for name in written if not isinstance(written[name][0], str)}
+    assert drawn == {"permuted_colors", "keep_1_colors", "keep_2_colors", "keep_4_colors"}
+    assert all(len(texts) == 3 for name in drawn for texts in written[name])
+    assert set(written["keep_1_colors"][0]) == {"a red cup on a table", "a cup on a white table"}
+    assert written["keep_4_colors"][0] == (ROWS[0]["detailed_caption"],) * 3  # it has two colours
+    assert written["colors_only"][0] == "red, white"
+    with_writers = prompts.write_prompts([{**row, "writer_2": f"a cup by {k}"} for k, row in enumerate(rows)])
     assert with_writers["writer_2"] == ["a cup by 0", "a cup by 1", "a cup by 2"]
-
-
-@pytest.mark.parametrize(
-    ("lab", "word"),
-    [((50, 1, 2), "gray"), ((70, 2, 10), "beige"), ((40, 2, 10), "brown"), ((60, 0, 40), "yellow")]
-    + [((60, 20, 38), "orange"), ((50, 0, -20), "blue"), ((50, -9, 9), "green")],
-)
-def test_the_mean_colour_in_words(lab, word):
-    assert prompts.mean_color_prompt(*lab) == f"{'an' if word == 'orange' else 'a'} {word} photo"

@@ -15,7 +15,7 @@ from lib.color import to_float
 from lib.l4 import captioner as captions
 from lib.l4 import check_machine, set_metrics, vision
 from lib.profiles import get_profile
-from lib.prompts import ladder
+from lib.prompts import write_prompts
 
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -44,8 +44,8 @@ def test_captioner_adds_two_rungs_and_keeps_its_captions(captioner, profile, tri
     with pytest.raises(ValueError, match="auto_captions.csv lacks captions by .*: run notebook 01_build_dataset again"):
         dataset.read_auto_captions(profile, rows["image_id"])
     captions.write_captions(profile)
-    prompts = ladder(rows) | dataset.read_auto_captions(profile, rows["image_id"])
-    assert list(prompts)[:3] == list(ladder(rows))[:3]
+    prompts = write_prompts(rows) | dataset.read_auto_captions(profile, rows["image_id"])
+    assert list(prompts)[:3] == list(write_prompts(rows))[:3]
     assert len(prompts["gray_caption"]) == len(prompts["auto_caption"]) == 3
     assert all(isinstance(text, str) for text in prompts["auto_caption"])
     file = profile.for_test_photos.dataset_dir / dataset.AUTO_CAPTIONS

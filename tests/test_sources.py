@@ -18,7 +18,7 @@ from lib import dataset
 from lib.l4 import coco as of_coco
 from lib.l4 import downloads, sources
 from lib.profiles import get_profile, resolve
-from lib.prompts import ladder
+from lib.prompts import write_prompts
 
 RNG = np.random.default_rng(0)
 
@@ -163,8 +163,8 @@ def test_coco_becomes_triples_in_several_processes(served):
     listing = json.loads((profile.dataset_dir / "prompts.json").read_text())
     assert all((profile.dataset_dir / row["image"]).exists() for part in listing.values() for row in part)
     assert [row["prompt"] for row in listing["train"]] == list(triples["train"]["prompt"])
-    assert "gray_caption" not in ladder(rows)
-    assert set(ladder(rows)) >= {"vague", "object", "detailed", "wrong_color", "other_photo"}
+    assert "gray_caption" not in write_prompts(rows)
+    assert set(write_prompts(rows)) >= {"vague", "object", "detailed", "recolored", "mismatched"}
 
 
 def test_a_file_that_is_not_the_published_one(served, monkeypatch):

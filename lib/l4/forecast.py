@@ -25,7 +25,7 @@ from lib.l4.coco import COCO, PHOTO_BYTES
 from lib.metrics import measure
 from lib.models import compile_networks, make_controlnet, memory_advice, pick_device
 from lib.profiles import add_field_option, own_run, profiles_to_run
-from lib.prompts import PROMPT_LEVELS, STEERING_WORDS
+from lib.prompts import CONDITIONS, OBJECT_COLORS
 from lib.report import markdown_table
 from lib.sampling_choice import N_VALIDATION
 from lib.study import RUNS
@@ -48,7 +48,7 @@ BYTES_PER_SECOND = 30e6  # of COCO's servers, about
 TEST_PHOTOS, FLOWER_PHOTOS, FLOWERS_TRAINED = 5_000, 4_242, 3_818  # of val2017; of Kaggle's flowers, and 9 in 10
 WATCHED_PHOTOS = 8  # validation photos colorized at each checkpoint
 PHRASES = 2  # pictures of a caption's regions
-BINDING_PICTURES = 9 + len(STEERING_WORDS)  # of a thing beside `steering`: without a word, with two, and of its regions
+BINDING_PICTURES = 9 + 2 * len(OBJECT_COLORS)  # of an object: without a word, with one, with two, and of its regions
 REFERENCE_PICTURES = 8  # pictures a test photo that no prompt touched: six references and two systems without a prompt
 JPEG_BYTES, GRAY_BYTES, PNG_BYTES = 117_000, 135_000, 376_000  # mean of 60 photos at 512 px; the data set holds two
 PROMPT_BYTES = 2 * 77  # of a caption's token vectors in half precision, times their width
@@ -87,14 +87,14 @@ def pictures_planned(profile, n_photos):
     absent = set() if profile.data.captioner else {"auto_caption"}
     if not profile.data.captioner and profile.data.source != "folder":
         absent.add("gray_caption")
-    levels = study.prompt_levels or [level for level in PROMPT_LEVELS if level not in absent]
+    levels = study.prompt_levels or [level for level in CONDITIONS if level not in absent]
     photos = pd.DataFrame({"image_id": range(n), "category": ""})
     prompts = {level: [""] * n for level in levels}
     plan = plan_pictures(photos, prompts, study.n_seeds, study.n_images_other, study.n_images_all_seeds)
-    things = min(study.n_steered or n, n)
+    things = min(study.n_binding or n, n)
     phrases = PHRASES * min(study.n_images_other or n, n)
-    of_things = {"steering": things * len(STEERING_WORDS), "binding": things * BINDING_PICTURES}
-    return {**plan["prompt_level"].value_counts(sort=False), **of_things, "phrases": phrases}
+    counts = plan["prompt_level"].value_counts(sort=False)
+    return {**counts, "binding": things * BINDING_PICTURES, "phrases": phrases}
 
 
 def sampling(pictures, steps, guidance, share):
@@ -173,8 +173,8 @@ def plan_run(profile, choose):
     unguided, pictures = planned.get("empty", 0), sum(planned.values())
     colorizing = add(sampling(unguided, steps, 1, share), sampling(pictures - unguided, steps, guidance, share))
     photos = min(study.n_images or TEST_PHOTOS, TEST_PHOTOS)
-    asked = pictures - planned["steering"] - planned["binding"] - planned["phrases"]
-    measured = 2 * asked + (REFERENCE_PICTURES + len(planned) - 2) * photos
+    asked = pictures - planned["binding"] - planned["phrases"]
+    measured = 2 * asked + (REFERENCE_PICTURES + len(planned) - 1) * photos
     parts = [
         Part(f"{run}: choosing steps and guidance", "runs", 0, shape, add(*choosing)),
         Part(f"{run}: {pictures:,} pictures", "runs", 2 * pictures * PNG_BYTES / 1e9, shape, colorizing),

@@ -39,7 +39,7 @@ FIELDS = {  # of the profile, so that the study takes minutes
     "n_images": 6,
     "n_images_other": 4,
     "n_images_all_seeds": 3,
-    "n_steered": 2,
+    "n_binding": 2,
     "torch_compile": "false",  # takes minutes on a CPU
     "set_metrics": "false",  # its networks need torchvision
 }
@@ -195,7 +195,7 @@ def same_bytes(first, second):
 
 def check_pictures(whole, resumed):
     """All pictures of a resumed run are those of the run that was never killed, to the bit."""
-    for name in ("images", "steering"):
+    for name in ("images", "binding"):
         listings = [pd.read_csv(profile.folders.run_dir / name / "images.csv") for profile in (whole, resumed)]
         key = ["image_id", "prompt_level", "seed", "prompt"]
         tables = [listing.set_index(key)[["before", "after"]] for listing in listings]
