@@ -63,9 +63,7 @@ class Model:
     max_tokens: int = 48  # prompt length that the text encoder is given; 0: its own
     controlnet: str = ""  # a finished one to use: a folder or a Hub id; "": train one
     controlnet_revision: str = ""  # a commit of it on the Hub; "": the newest
-    annotator: str = (
-        "lib/pocket_model/annotator"  # a ColorHint: what is shown beside the gray photo; "": nothing
-    )
+    annotator: str = "lib/pocket_model/annotator"  # a ColorHint: what is shown beside the gray photo; "": nothing
     segmenter: str = "lib/pocket_model/segmenter"  # finds things by name: a folder, or the Hub id of a CLIPSeg
     segmenter_revision: str = ""  # a commit of it on the Hub; "": the newest
     mixed_precision: Literal["no", "bf16"] = "no"  # bf16 where the hardware has it
