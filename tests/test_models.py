@@ -7,6 +7,7 @@ from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, UniPCM
 from safetensors import safe_open
 
 from lib import dataset, models
+from lib.annotator import load_annotator
 from lib.profiles import get_profile, resolve
 
 SHIPPED = resolve("lib/pocket_model")
@@ -22,9 +23,8 @@ def test_stock_diffusers_colorizes_with_the_shipped_folder():
     photo = dataset.open_square(resolve(POCKET.data.photos) / "photos/world-animals-scarlet-macaw.jpg", 128)
     gray = photo.convert("L").convert("RGB")
     generator = torch.Generator().manual_seed(0)
-    output = pipeline("a red parrot", image=gray, num_inference_steps=4, generator=generator, output_type="np").images[
-        0
-    ]
+    shown = load_annotator(POCKET.model.annotator, POCKET.model.segmenter)([gray])
+    output = pipeline("a red parrot", shown, num_inference_steps=4, generator=generator, output_type="np").images[0]
     assert output.shape == (128, 128, 3)
     assert output.std() > 0.05
     shapes = np.stack([output.mean(-1).ravel(), np.asarray(gray)[..., 0].ravel()])
@@ -34,7 +34,7 @@ def test_stock_diffusers_colorizes_with_the_shipped_folder():
 def test_shipped_model_is_small_half_precision_and_safe():
     files = [path for path in SHIPPED.rglob("*") if path.is_file() and path.parent.name != "__pycache__"]
     assert sum(path.stat().st_size for path in files) < 60e6
-    assert {path.suffix for path in files} <= {".json", ".safetensors", ".md", ".png", ".csv", ".py"}
+    assert {path.suffix for path in files} <= {".json", ".safetensors", ".md", ".png", ".jpg", ".csv", ".py"}
     for path in SHIPPED.rglob("*.safetensors"):
         with safe_open(path, "pt") as weights:
             assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"F16"}  # noqa: SIM118

@@ -12,8 +12,8 @@ from lib import ROOT
 
 STUDY = """#!/bin/sh
 echo "study $*" >> calls.txt
-trap 'echo saved >> calls.txt; exit 1' TERM
-if [ "$SECONDS_TO_RUN" ]; then touch started; sleep "$SECONDS_TO_RUN" & wait $!; fi
+trap 'kill $!; echo saved >> calls.txt; exit 1' TERM
+if [ "$SECONDS_TO_RUN" ]; then touch started; sleep "$SECONDS_TO_RUN" >/dev/null 2>&1 & wait $!; fi
 exit "${STUDY_STATUS:-0}"
 """
 COMMAND = '#!/bin/sh\necho "{name} $*" >> {folder}/calls.txt\nexit ${{{status}:-0}}\n'
