@@ -39,6 +39,8 @@ def test_the_numbers_are_those_of_the_reports():
     assert f"and {answer.improved:.0%} of the photos improve".replace("%", " %") in text
     shown = {name: contrast(*name.split(" - ")) for name in ("detailed - gray", "vague - gray", "gray_caption - vague")}
     shown |= {"recolored": contrast("recolored", "vague"), "people": goals.loc["detailed - vague"]}
+    by_chroma = pd.read_csv(ROOT / "reports/pocket/by_chroma.csv").query("second == 'gray'")
+    shown["dull photos"] = by_chroma.set_index("third").loc["least chroma"]
     for name, row in {**shown, "writers": writers.loc["all"]}.items():
         numbers = f"{row.mean if isinstance(row, tuple) else row['mean']:+.2f} [{row.low:+.2f}, {row.high:+.2f}]"
         assert numbers in text, name
