@@ -5,7 +5,7 @@ encoder is the segmenter's EfficientNet-Lite0 (Tan & Le 2019), trained on ImageN
 into `ColorHint` maps. `notebooks/appendix/A2_controlnet.ipynb` trains the decoder.
 """
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -136,9 +136,12 @@ class Annotator:
     def __init__(self, encoder: Encoder | None = None, hint: ColorHint | None = None):
         self.encoder, self.hint = encoder, hint
         self.channels = 1 + hint.config.channels if hint else 3
-        states = [{}, {}] if hint is None else [encoder.state_dict(), hint.state_dict()]
-        self.key = hash_of(value.float().numpy() for state in states for value in state.values()) if hint else ""
         self._of_photo = lru_cache(CACHED)(self._annotate)  # the same photo is colorized under many prompts
+
+    @cached_property
+    def key(self) -> str:  # not at the start: colorizing one photo needs none
+        states = (self.encoder.state_dict(), self.hint.state_dict()) if self.hint else ()
+        return hash_of(value.float().numpy() for state in states for value in state.values()) if states else ""
 
     def __call__(self, photos: list[Image.Image]) -> torch.Tensor:
         """Conditioning images (B, channels, H, W), float32 in about [-2, 2], of gray PIL photos of one size."""
@@ -155,6 +158,9 @@ class Annotator:
         return conditioning_image(gray, self.maps(gray))
 
 
+GRAY_ALONE = Annotator()
+
+
 def load_annotator(hint: str, encoder: str) -> Annotator:
     """The annotator of a profile, on the CPU.
 
@@ -166,7 +172,7 @@ def load_annotator(hint: str, encoder: str) -> Annotator:
         ValueError: if a folder can't be loaded; the message names it.
     """
     if not hint:
-        return Annotator()
+        return GRAY_ALONE
     with explained(f"annotator {hint} can't be loaded", "check annotator and segmenter"):
         decoder = ColorHint.from_pretrained(resolve(hint), use_safetensors=True).float().eval()
         return Annotator(load_encoder(encoder), decoder)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from lib.dataset import read_manifest
+from lib.dataset import crop_square, read_manifest, read_table
 from lib.files import explained, hash_of_file, open_picture
 from lib.profiles import resolve
 
@@ -127,11 +127,7 @@ def read_folder(folder: Path) -> list[CaptionedPhoto]:
     path = folder / "photos.csv"
     if not path.is_file():
         raise ValueError(f"no table {path}: name a folder with photos.csv, whose columns are {', '.join(COLUMNS)}")
-    with explained(f"{path} can't be read as CSV", "correct it", (ValueError, OSError)):
-        table = pd.read_csv(path, keep_default_na=False, dtype=str)
-    missing = [column for column in COLUMNS if column not in table]
-    if missing:
-        raise ValueError(f"{path}: column {missing[0]!r} is missing: needed are {', '.join(COLUMNS)}")
+    table = read_table(path, COLUMNS)
     masks = read_masks(folder)
     photos = []
     for row in table[table["split"].isin(SPLITS)].itertuples():
@@ -197,9 +193,7 @@ def random_crop(
 
 def center_crop(image: Image.Image, size: int) -> np.ndarray:
     """The central square of a photo, uint8 RGB (size, size, 3)."""
-    side = min(image.size)
-    x, y = (image.width - side) // 2, (image.height - side) // 2
-    return np.asarray(image.crop((x, y, x + side, y + side)).resize((size, size), Image.LANCZOS))
+    return np.asarray(crop_square(image, size))
 
 
 def degrade(gray: np.ndarray, rng: np.random.Generator) -> np.ndarray:

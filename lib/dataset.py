@@ -35,6 +35,16 @@ TEXT_COLUMNS = ("image_id", "subject", "category", *CAPTIONS, "thing", "thing_bo
 ROW_FEATURES = Features({**FEATURES, **{name: Value("string") for name in TEXT_COLUMNS}, "mask": Image()})
 
 
+def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """A CSV file as text; a ValueError if it can't be read or lacks one of these columns."""
+    with explained(f"{path} can't be read as CSV", "correct it", (ValueError, OSError)):
+        table = pd.read_csv(path, keep_default_na=False, dtype=str)
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise ValueError(f"{path}: column {missing[0]!r} is missing: needed are {', '.join(columns)}")
+    return table
+
+
 def read_manifest(photos):
     """The rows of `metadata.csv` in a folder of photos (below the repository, if relative), and their files' paths.
 
@@ -46,11 +56,7 @@ def read_manifest(photos):
     path = folder / "metadata.csv"
     if not path.exists():
         raise ValueError(f"no manifest {path}: the data set needs a metadata.csv, see data_cards/")
-    with explained(f"{path} can't be read as CSV", "correct it", (ValueError, OSError)):
-        manifest = pd.read_csv(path, keep_default_na=False, dtype=str)
-    missing = [column for column in MANIFEST_COLUMNS if column not in manifest]
-    if missing:
-        raise ValueError(f"{path}: column {missing[0]!r} is missing: needed are {', '.join(MANIFEST_COLUMNS)}")
+    manifest = read_table(path, MANIFEST_COLUMNS)
     manifest = manifest.assign(**{column: "" for column in OPTIONAL_COLUMNS if column not in manifest})
     manifest["path"] = [folder / name for name in manifest["file_name"]]
     manifest["mask_path"] = [folder / name if name else None for name in manifest["mask"]]
@@ -79,7 +85,7 @@ def open_square(path, size):
 
     A damaged or missing photo is a ValueError.
     """
-    return _crop_square(_open_upright(path), size)
+    return crop_square(_open_upright(path), size)
 
 
 def _open_upright(path, mode="RGB", kind="photo"):
@@ -88,7 +94,8 @@ def _open_upright(path, mode="RGB", kind="photo"):
         return ImageOps.exif_transpose(file).convert(mode)
 
 
-def _crop_square(picture, size):
+def crop_square(picture: PILImage.Image, size: int) -> PILImage.Image:
+    """The central square of a photo, resized with Lanczos."""
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     return picture.crop((left, top, left + side, top + side)).resize((size, size), PILImage.LANCZOS)
@@ -172,7 +179,7 @@ def _make_rows(records, data, folder, done):
     """The rows of the data set; their two pictures are written below `folder`, and kept as bytes in the row."""
     for record in records:
         whole = _open_upright(record["path"])
-        photo = _crop_square(whole, data.resolution)
+        photo = crop_square(whole, data.resolution)
         row = {"prompt": draw_prompt(record, data) if record["split"] == "train" else record["detailed_caption"]}
         row |= {key: record[key] for key in TEXT_COLUMNS}
         row["mask"] = _make_mask(record, whole.size, data.resolution)
@@ -198,7 +205,7 @@ def _make_mask(record, photo_size, size):
         raise ValueError(
             f"row {record['image_id']!r}: the mask {path} has {sizes}: make it the same, or empty its field"
         )
-    mask = _crop_square(mask, size).point(lambda value: 255 * (value > 127))
+    mask = crop_square(mask, size).point(lambda value: 255 * (value > 127))
     return mask if mask.getbbox() else None
 
 

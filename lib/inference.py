@@ -7,12 +7,11 @@ import torch
 from accelerate.utils.memory import clear_device_cache
 from tqdm import tqdm
 
-from lib.annotator import Annotator
+from lib.annotator import GRAY_ALONE
 from lib.files import progress
 from lib.models import is_out_of_memory
 from lib.profiles import Sampling
 
-GRAY_ALONE = Annotator()  # of a pipeline that `lib.models` did not make
 DOUBLED = ("prompt_embeds", "image", "add_text_embeds", "add_time_ids")  # what a pipeline holds twice under guidance
 
 
@@ -82,7 +81,7 @@ def sample_batches(pipeline, jobs, image_of, sampling, full=0):
 def sample_batch(pipeline, jobs, image_of, sampling):
     """Float sRGB pictures (B, H, W, 3) of jobs (image, prompt, seed), in one call of the pipeline."""
     images, prompts, seeds = zip(*jobs, strict=True)
-    annotator = getattr(pipeline, "annotator", GRAY_ALONE)
+    annotator = getattr(pipeline, "annotator", GRAY_ALONE)  # not all pipelines are made by `lib.models`
     guided, options = guided_steps(sampling), {}
     if 0 < guided < sampling.num_inference_steps:
         doubled = [name for name in DOUBLED if name in pipeline._callback_tensor_inputs]

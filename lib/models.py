@@ -15,7 +15,7 @@ from diffusers import ControlNetModel, DiffusionPipeline, UniPCMultistepSchedule
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoModel, AutoTokenizer
 
-from lib.annotator import Annotator, load_annotator
+from lib.annotator import GRAY_ALONE, load_annotator
 from lib.files import explained, hash_of, one_line
 from lib.profiles import resolve
 
@@ -169,12 +169,12 @@ def add_controlnet(base, controlnet):
     Raises:
         ValueError: if the ControlNet takes conditioning images that the base's annotator doesn't make.
     """
-    annotator, channels = getattr(base, "annotator", Annotator()), controlnet.config.conditioning_channels
+    annotator, channels = getattr(base, "annotator", GRAY_ALONE), controlnet.config.conditioning_channels
     if channels != annotator.channels:
-        if channels != Annotator().channels:
+        if channels != GRAY_ALONE.channels:
             made = f"the annotator makes {annotator.channels}"
             raise ValueError(f"this ControlNet takes {channels} conditioning channels, {made}: set -p annotator")
-        annotator = Annotator()
+        annotator = GRAY_ALONE
     controlnet = controlnet.to(base.device, base.unet.dtype).eval()
     embed_once(controlnet.controlnet_cond_embedding)
     sampler = UniPCMultistepScheduler.from_config(base.scheduler.config)
