@@ -6,6 +6,7 @@ import os
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib.resources import files
+from pathlib import Path
 
 import diffusers
 import torch
@@ -13,6 +14,7 @@ import transformers
 from accelerate import PartialState
 from diffusers import ControlNetModel, DiffusionPipeline, UniPCMultistepScheduler
 from huggingface_hub.errors import HfHubHTTPError
+from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 from lib.annotator import GRAY_ALONE, load_annotator
@@ -24,6 +26,7 @@ torch.backends.cudnn.benchmark = True  # shapes stay the same for hours
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
 
+TEXT_LAYERS = "text_layers.safetensors"  # in the folder of a base
 PATIENCE = timedelta(hours=12)  # how long processes wait for the one that makes the latents; NCCL's own is 10 minutes
 
 
@@ -67,14 +70,26 @@ def is_out_of_memory(error):
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
-def load_text_encoder(package, max_tokens):
+def load_text_encoder(package: str, max_tokens: int, base_folder: Path | None = None) -> dict:
     """Tokenizer and text encoder from the `model` folder of an installed package (a BERT in transformers' layout).
 
-    The encoder's token vectors stand where CLIP's stand in Stable Diffusion.
+    The encoder's token vectors take the place of CLIP's in Stable Diffusion. The last layers of a sentence encoder
+    spread a sentence's meaning over all of its tokens, so a base may bring fewer layers of its own.
+
+    Args:
+        package: the installed package.
+        max_tokens: the longest prompt, in tokens.
+        base_folder: replaces the encoder's layers by those in `text_layers.safetensors`, if the folder has such a file.
     """
     folder = str(files(package) / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder, model_max_length=max_tokens)
     text_encoder = AutoModel.from_pretrained(folder)
+    if base_folder and (layers := base_folder / TEXT_LAYERS).is_file():
+        weights = {name: value.float() for name, value in load_file(layers).items()}
+        count = len({name.split(".")[1] for name in weights})  # names start with "layer.N."
+        text_encoder.encoder.layer = text_encoder.encoder.layer[:count]
+        text_encoder.encoder.load_state_dict(weights)
+        text_encoder.config.num_hidden_layers = count
     text_encoder.config.use_attention_mask = True  # read by the pipeline: do not attend to padding
     return {"tokenizer": tokenizer, "text_encoder": text_encoder}
 
@@ -88,7 +103,7 @@ def load_base(model, run="", **loaded):
     local = resolve(model.base_model)
     source = str(local) if local.is_dir() else model.base_model
     dtype = torch.bfloat16 if model.mixed_precision == "bf16" and has_bf16() else torch.float32
-    parts = load_text_encoder(model.text_encoder, model.max_tokens) if model.text_encoder else {}
+    parts = load_text_encoder(model.text_encoder, model.max_tokens, local) if model.text_encoder else {}
     try:
         pipeline = DiffusionPipeline.from_pretrained(
             source,
