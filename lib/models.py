@@ -12,7 +12,7 @@ import diffusers
 import torch
 import transformers
 from accelerate import PartialState
-from diffusers import ControlNetModel, DiffusionPipeline, UniPCMultistepScheduler
+from diffusers import ControlNetModel, DiffusionPipeline, UNet2DConditionModel, UniPCMultistepScheduler
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
@@ -147,12 +147,22 @@ def encode_prompts(prompts, pipeline):
     return embeddings
 
 
-def make_controlnet(unet, vae_scale_factor, conditioning_channels=3):
-    """A ControlNet that starts as a copy of the UNet's encoder; its conditioning image is the size of the photo."""
-    halvings = int(math.log2(vae_scale_factor))  # the embedding must shrink the photo as the autoencoder does
-    widths = (16, 32, 96, 256)[: halvings + 1]
+def make_controlnet(
+    unet: UNet2DConditionModel, vae_scale_factor: int, conditioning_channels: int = 3, widths=(16, 32, 96, 256)
+) -> ControlNetModel:
+    """A ControlNet that starts as a copy of the UNet's encoder; its conditioning image is the size of the photo.
+
+    Args:
+        unet: the base's UNet.
+        vae_scale_factor: how much the autoencoder shrinks a photo; the conditioning image is shrunk as much.
+        conditioning_channels: of the conditioning image.
+        widths: channels of the convolutions that shrink it; as many are used as there are halvings, and one.
+    """
+    halvings = int(math.log2(vae_scale_factor))
     return ControlNetModel.from_unet(
-        unet, conditioning_embedding_out_channels=widths, conditioning_channels=conditioning_channels
+        unet,
+        conditioning_embedding_out_channels=tuple(widths[: halvings + 1]),
+        conditioning_channels=conditioning_channels,
     )
 
 
