@@ -1,10 +1,12 @@
-"""What a ControlNet is shown: the gray photo, and on `pocket` maps of a pretrained encoder that hint at its colours.
+"""What a ControlNet is shown: the gray photo, and on `pocket` maps that hint at its colours.
 
-As with ControlNet's edge or depth annotators, the maps are made from the photo before the ControlNet sees it. The
-encoder is the segmenter's EfficientNet-Lite0 (Tan & Le 2019), trained on ImageNet; a small decoder turns its features
-into `ColorHint` maps. `notebooks/appendix/A2_controlnet.ipynb` trains the decoder.
+As with ControlNet's edge or depth annotators, the maps are made before the ControlNet sees the photo. The encoder is
+the segmenter's EfficientNet-Lite0 (Tan & Le 2019), trained on ImageNet; a small decoder, `ColorHint`, turns its
+features into maps. Three more maps tell which colour the prompt's words ask for at each place.
+`notebooks/appendix/A2_controlnet.ipynb` trains the decoder.
 """
 
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -93,15 +95,19 @@ class Encoder(ModelMixin, ConfigMixin):
 class ColorHint(ModelMixin, ConfigMixin):
     """A decoder of the encoder's features into maps at a quarter of the photo's size; 0.4 M parameters.
 
-    The first two maps estimate a* and b*, divided by `AB_SCALE`; what the others hold is learned with the ControlNet.
+    The first two maps estimate a* and b*, divided by `AB_SCALE`. The others tell what is where: their product with
+    `names(token)` is high at the places of the object that a token of the prompt names. `colors(token)` are logits of
+    the colour word that belongs to the token's object; word 0 is none. `word_ab` holds the words' a*b*.
     """
 
     @register_to_config
-    def __init__(self, channels: int = 16, width: int = 64):
+    def __init__(self, channels: int = 32, width: int = 64, text_width: int = 384, words: int = 15):
         super().__init__()
         self.lateral = nn.ModuleList(nn.Conv2d(c, w, 1) for c, w in ((320, 96), (112, 96), (40, width)))
         self.mix = nn.ModuleList(nn.Conv2d(c, w, 3, padding=1) for c, w in ((96, 96), (192, 96), (97 + width, width)))
         self.last = nn.ModuleList(nn.Conv2d(width, c, 3, padding=1) for c in (width, channels))
+        self.names, self.colors = nn.Linear(text_width, channels - 2), nn.Linear(text_width, words)
+        self.register_buffer("word_ab", torch.zeros(words, 2))
 
     def forward(self, features: list[torch.Tensor], gray: torch.Tensor) -> torch.Tensor:
         """Maps (B, channels, H / 4, W / 4) from the three coarsest feature maps and the gray photos (B, 1, H, W)."""
@@ -114,59 +120,92 @@ class ColorHint(ModelMixin, ConfigMixin):
             x = F.relu(self.mix[level](x))
         return self.last[1](x + F.relu(self.last[0](x)))
 
+    def object_logits(self, maps: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits (B, T, h, w) of the place of what each token names, of maps (B, channels, h, w), tokens (B, T, D)."""
+        return torch.einsum("bchw,btc->bthw", maps[:, 2:], self.names(tokens)) - 1
 
-def conditioning_image(gray: torch.Tensor, maps: torch.Tensor | None) -> torch.Tensor:
-    """The conditioning images of gray photos (B, 1, H, W) in [0, 1] and their maps (B, K, h, w), which are enlarged.
+    def word_maps(self, maps: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """What the prompt's words ask for at each place: (B, 3, h, w) of maps (B, channels, h, w), tokens (B, T, D).
 
-    Returns (B, 1 + K, H, W), or without maps the gray photos in three channels, (B, 3, H, W), as ControlNets of Stable
-    Diffusion take them.
+        The first two are a* and b*, divided by `AB_SCALE`; the third, in [0, 1], tells how surely one is asked for.
+        """
+        shares = self.colors(tokens).softmax(dim=-1)
+        places = self.object_logits(maps, tokens).sigmoid()
+        asked = torch.einsum("bthw,bt->bhw", places, 1 - shares[..., 0])[:, None]
+        ab = torch.einsum("bthw,btd->bdhw", places, shares @ self.word_ab / AB_SCALE)
+        return torch.cat([ab / asked.clamp(min=1), asked.clamp(max=1)], dim=1)
+
+
+def conditioning_image(
+    gray: torch.Tensor, hint: ColorHint | None = None, maps: torch.Tensor | None = None, tokens=None
+) -> torch.Tensor:
+    """The conditioning images of gray photos.
+
+    Args:
+        gray: (B, 1, H, W) in [0, 1].
+        hint: makes the word maps; without it the gray photos are returned in three channels, (B, 3, H, W), as
+            ControlNets of Stable Diffusion take them.
+        maps: (B, K, h, w) of the hint; they are enlarged.
+        tokens: token vectors of the prompts, (B, T, D).
+
+    Returns:
+        (B, 1 + K + 3, H, W): gray, the hint's maps, and its word maps.
     """
-    if maps is None:
+    if hint is None:
         return gray.expand(-1, 3, -1, -1)
+    maps = torch.cat([maps, hint.word_maps(maps, tokens)], dim=1)
     return torch.cat([gray, F.interpolate(maps, gray.shape[-2:], mode="bilinear")], dim=1)
 
 
 class Annotator:
     """Makes the conditioning images of gray photos.
 
-    - `channels`: how many channels they have: 3, or 1 and the maps of a `ColorHint`.
+    - `channels`: how many channels they have: 3, or with a `ColorHint` 1, its maps and three word maps.
     - `key`: a text that changes with the weights; "" without a `ColorHint`.
+    - `encode`: a function of a list of prompts that returns their token vectors (B, T, D).
     """
 
-    def __init__(self, encoder: Encoder | None = None, hint: ColorHint | None = None):
-        self.encoder, self.hint = encoder, hint
-        self.channels = 1 + hint.config.channels if hint else 3
-        self._of_photo = lru_cache(CACHED)(self._annotate)  # the same photo is colorized under many prompts
+    def __init__(self, encoder: Encoder | None = None, hint: ColorHint | None = None, encode: Callable | None = None):
+        self.encoder, self.hint, self.encode = encoder, hint, encode
+        self.channels = 1 + hint.config.channels + 3 if hint else 3
+        self._maps_of = lru_cache(CACHED)(self._annotate)  # the same photo is colorized under many prompts
 
     @cached_property
     def key(self) -> str:  # not at the start: colorizing one photo needs none
         states = (self.encoder.state_dict(), self.hint.state_dict()) if self.hint else ()
         return hash_of(value.float().numpy() for state in states for value in state.values()) if states else ""
 
-    def __call__(self, photos: list[Image.Image]) -> torch.Tensor:
+    @torch.no_grad()
+    def __call__(self, photos: list[Image.Image], prompts: list[str]) -> torch.Tensor:
         """Conditioning images (B, channels, H, W), float32 in about [-2, 2], of gray PIL photos of one size."""
-        return torch.cat([self._of_photo(photo.convert("L").tobytes(), photo.size) for photo in photos])
+        pairs = [self._maps_of(photo.convert("L").tobytes(), photo.size) for photo in photos]
+        gray = torch.cat([pair[0] for pair in pairs])
+        if not self.hint:
+            return conditioning_image(gray)
+        tokens = self.encode(list(prompts)).float().cpu()
+        return conditioning_image(gray, self.hint, torch.cat([pair[1] for pair in pairs]), tokens)
 
+    @torch.no_grad()
     def maps(self, gray: torch.Tensor) -> torch.Tensor | None:
         """The hint's maps (B, K, H / 4, W / 4) of gray photos (B, 1, H, W) in [0, 1]; None without a hint."""
-        with torch.no_grad():
-            return self.hint(self.encoder.features(gray, ENLARGE), gray) if self.hint else None
+        return self.hint(self.encoder.features(gray, ENLARGE), gray) if self.hint else None
 
-    def _annotate(self, pixels: bytes, size: tuple[int, int]) -> torch.Tensor:
+    def _annotate(self, pixels: bytes, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor | None]:
         gray = np.frombuffer(pixels, np.uint8).reshape(1, 1, size[1], size[0]).astype(np.float32) / 255
         gray = torch.from_numpy(gray)
-        return conditioning_image(gray, self.maps(gray))
+        return gray, self.maps(gray)
 
 
 GRAY_ALONE = Annotator()
 
 
-def load_annotator(hint: str, encoder: str) -> Annotator:
+def load_annotator(hint: str, encoder: str, encode: Callable | None = None) -> Annotator:
     """The annotator of a profile, on the CPU.
 
     Args:
         hint: folder of a `ColorHint`; "" for the gray photo alone.
         encoder: folder of the `PhraseSegmenter` whose encoder the hint was trained with.
+        encode: a function of a list of prompts that returns their token vectors.
 
     Raises:
         ValueError: if a folder can't be loaded; the message names it.
@@ -175,7 +214,7 @@ def load_annotator(hint: str, encoder: str) -> Annotator:
         return GRAY_ALONE
     with explained(f"annotator {hint} can't be loaded", "check annotator and segmenter"):
         decoder = ColorHint.from_pretrained(resolve(hint), use_safetensors=True).float().eval()
-        return Annotator(load_encoder(encoder), decoder)
+        return Annotator(load_encoder(encoder), decoder, encode)
 
 
 def load_encoder(segmenter: str) -> Encoder:

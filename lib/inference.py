@@ -88,7 +88,7 @@ def sample_batch(pipeline, jobs, image_of, sampling):
         options = {"callback_on_step_end": end_guidance_after(guided), "callback_on_step_end_tensor_inputs": doubled}
     return pipeline(
         prompt=list(prompts),
-        image=annotator([image_of(image) for image in images]),
+        image=annotator([image_of(image) for image in images], prompts),
         generator=[torch.Generator().manual_seed(int(seed)) for seed in seeds],
         num_inference_steps=sampling.num_inference_steps,
         guidance_scale=sampling.guidance_scale if guided else 1.0,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lib.annotator import conditioning_image
+from lib.annotator import ColorHint, conditioning_image
 from lib.files import hash_of, new_folder, progress
 from lib.models import encode_prompts, hash_of_weights
 
@@ -32,6 +32,7 @@ class LatentCache:
     embeddings: np.ndarray
     key: dict  # what it was made from
     maps: np.ndarray | None = None
+    hint: ColorHint | None = None
 
     def __len__(self):
         return len(self.latents_mean)
@@ -45,7 +46,8 @@ class LatentCache:
         embeddings = torch.from_numpy(self.embeddings[prompts.numpy()]).float()
         gray = torch.from_numpy(self.gray[rows]).float().div(255)[:, None]
         maps = None if self.maps is None else torch.from_numpy(self.maps[rows]).float()
-        return latents, embeddings, conditioning_image(gray, maps)
+        with torch.no_grad():
+            return latents, embeddings, conditioning_image(gray, self.hint, maps, embeddings)
 
 
 def build_cache(dataset, prompts, pipeline, folder):
@@ -70,7 +72,9 @@ def build_cache(dataset, prompts, pipeline, folder):
     embedded = _made_once(folder, "prompts", of_prompts, lambda part: _write_prompts(prompts, pipeline, part))
     paths = [*(latents / f"{name}.npy" for name in LATENT_FILES), *(embedded / f"{name}.npy" for name in PROMPT_FILES)]
     maps = np.load(latents / "maps.npy", mmap_mode="r") if pipeline.annotator.key else None
-    return LatentCache(*(np.load(path, mmap_mode="r") for path in paths), of_latents | of_prompts, maps)
+    return LatentCache(
+        *(np.load(path, mmap_mode="r") for path in paths), of_latents | of_prompts, maps, pipeline.annotator.hint
+    )
 
 
 def _made_once(folder, name, key, make):

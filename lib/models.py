@@ -5,6 +5,7 @@ import math
 import os
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -126,8 +127,9 @@ def load_base(model, run="", **loaded):
     for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
         part.requires_grad_(False).eval()
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.annotator = load_annotator(model.annotator, model.segmenter)
-    return pipeline.to(pick_device())
+    pipeline = pipeline.to(pick_device())
+    pipeline.annotator = load_annotator(model.annotator, model.segmenter, partial(encode_prompts, pipeline=pipeline))
+    return pipeline
 
 
 def _root_cause(error):
