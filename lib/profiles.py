@@ -115,7 +115,7 @@ class Study:
     n_images_all_seeds: int = 24  # how many of these with every seed, the others with the first; 0: all
     n_binding: int = 24  # how many of their objects are asked for colours, for the binding table; 0: all
     n_seeds: int = 3  # samples per photo and prompt
-    prompt_levels: tuple[str, ...] = ()  # of prompts.CONDITIONS, with vague and detailed; (): all
+    prompt_conditions: tuple[str, ...] = ()  # of prompts.CONDITIONS, with vague and detailed; (): all
     sampling_tried: str = "lib/pocket_model/sampling.csv"  # trials that chose the sampling, where none are made here
     steps_to_try: tuple[int, ...] = ()  # numbers of steps, and
     guidance_to_try: tuple[float, ...] = ()  # scales, of which notebook 04 chooses on validation photos; (): no choice

@@ -36,7 +36,7 @@ EQUIVALENTS = {  # what a profile takes for a run's base and photos, and what ru
             "n_seeds": 1,
             "n_images_other": 80,
             "n_binding": 30,
-            "prompt_levels": ("empty", "vague", "detailed", "recolored"),
+            "prompt_conditions": ("empty", "vague", "detailed", "recolored"),
         },
     },
     "pocket": {
@@ -50,7 +50,7 @@ EQUIVALENTS = {  # what a profile takes for a run's base and photos, and what ru
             "n_seeds": 1,
             "checkpoint_every": 100,
             "log_every": 10,
-            "prompt_levels": ("vague", "detailed"),
+            "prompt_conditions": ("vague", "detailed"),
             "sampling_tried": "",  # those trials are of another ControlNet
             "n_images_other": 20,
             "n_binding": 20,

@@ -164,17 +164,19 @@ def test_sets_are_measured_level_by_level(clip, profile, triples, monkeypatch):
     monkeypatch.setattr(set_metrics, "make_lpips", Distance)
     rows = triples["test"].select(range(5))
     images = pd.DataFrame([
-        {"image_id": name, "prompt_level": level, "prompt": "a photo", "seed": seed, "after": f"{name} {level}"}
+        {"image_id": name, "prompt_condition": level, "prompt": "a photo", "seed": seed, "after": f"{name} {level}"}
         for name in rows["image_id"] for level in ("vague", "detailed") for seed in (0, 1)
     ])  # fmt: skip
     first = images["image_id"].isin(rows["image_id"][:4])
-    images = pd.concat([images, images[first & (images["prompt_level"] == "vague")].assign(prompt_level="empty")])
+    images = pd.concat(
+        [images, images[first & (images["prompt_condition"] == "vague")].assign(prompt_condition="empty")]
+    )
     true = {name: to_float(image) for name, image in zip(rows["image_id"], rows["image"], strict=True)}
     read = lambda file: true[file.split()[0]] * (0.5 if file.endswith("vague") else 1)  # noqa: E731
     study = profile.replace(clip=str(clip)).study
     assert set_metrics.measure_sets(rows, images, read, study)["fid"].isna().all()  # of 4 pictures
     monkeypatch.setattr(set_metrics, "MIN_FOR_FID", 4)
-    table = set_metrics.measure_sets(rows, images, read, study).set_index("prompt_level")
+    table = set_metrics.measure_sets(rows, images, read, study).set_index("prompt_condition")
     assert list(table.index) == ["vague", "detailed", "empty"]
     assert list(table["n"]) == [4, 4, 4]  # the photos that all levels have, since FID falls with their number
     assert table.loc["empty", "fid"] == table.loc["vague", "fid"]
@@ -239,7 +241,7 @@ def test_the_real_networks(profile, triples):
     names = ("captioner", "captioner_revision", "clip", "clip_revision", "set_metrics")
     large = profile.replace(**l4.values(*names))
     assert len(captions.write_captions(large.replace(n_images=4))) == 4
-    images = pd.DataFrame({"image_id": rows["image_id"], "prompt_level": "vague", "prompt": "a photo", "seed": 0,
+    images = pd.DataFrame({"image_id": rows["image_id"], "prompt_condition": "vague", "prompt": "a photo", "seed": 0,
                            "after": rows["image_id"]})  # fmt: skip
     same = dict(zip(rows["image_id"], rows["image"], strict=True))
     table = set_metrics.measure_sets(rows, images, lambda name: to_float(same[name]), large.study)

@@ -79,7 +79,7 @@ def shape_of(profile):
 
 
 def pictures_planned(profile, n_photos):
-    """How many pictures a run colorizes of `n_photos` test photos: {prompt level or other plan: pictures}.
+    """How many pictures a run colorizes of `n_photos` test photos: {prompt condition or other plan: pictures}.
 
     Prompts that are equal at two levels are counted twice, and every photo is taken to have a thing.
     """
@@ -87,13 +87,13 @@ def pictures_planned(profile, n_photos):
     absent = set() if profile.data.captioner else {"auto_caption"}
     if not profile.data.captioner and profile.data.source != "folder":
         absent.add("gray_caption")
-    levels = study.prompt_levels or [level for level in CONDITIONS if level not in absent]
+    levels = study.prompt_conditions or [level for level in CONDITIONS if level not in absent]
     photos = pd.DataFrame({"image_id": range(n), "category": ""})
     prompts = {level: [""] * n for level in levels}
     plan = plan_pictures(photos, prompts, study.n_seeds, study.n_images_other, study.n_images_all_seeds)
     things = min(study.n_binding or n, n)
     phrases = PHRASES * min(study.n_images_other or n, n)
-    counts = plan["prompt_level"].value_counts(sort=False)
+    counts = plan["prompt_condition"].value_counts(sort=False)
     return {**counts, "binding": things * BINDING_PICTURES, "phrases": phrases}
 
 

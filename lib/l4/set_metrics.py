@@ -62,20 +62,20 @@ def make_lpips():
 
 
 def measure_sets(rows, images, read_picture, study, batch_size=32):
-    """A table `prompt_level`, `n` and `SET_METRICS` of seed 0, after the merge, at 256 px: one row a prompt level.
+    """A table `prompt_condition`, `n` and `SET_METRICS` of seed 0, after the merge, at 256 px: one row a prompt condition.
 
     FID falls with the number of photos: below `MIN_FOR_FID`, the number of published rows on val2017, it is NaN, and
-    levels are compared on the `n` photos that all of them have. The CLIP score is that of the picture and the photo's
+    conditions are compared on the `n` photos that all of them have. The CLIP score is that of the picture and the photo's
     detailed caption, whatever the level, so that rows compare.
     """
     first = images.query("seed == 0")
-    first = first[first["image_id"].isin(complete_photos(first, ["prompt_level"]))]
+    first = first[first["image_id"].isin(complete_photos(first, ["prompt_condition"]))]
     device = pick_device()
     clip, tokenizer = load_clip(study)
     clip = clip.to(device)
-    captions = first[first["prompt_level"] == "detailed"].set_index("image_id")["prompt"]
+    captions = first[first["prompt_condition"] == "detailed"].set_index("image_id")["prompt"]
     position, table = {name: index for index, name in enumerate(rows["image_id"])}, []
-    for level, group in first.groupby("prompt_level", sort=False):
+    for level, group in first.groupby("prompt_condition", sort=False):
         distances, scores = set_distances(len(group)), []
         lpips = make_lpips().to(device)
         for start in progress(range(0, len(group), batch_size), desc=f"sets, {level}", leave=False):
@@ -91,5 +91,5 @@ def measure_sets(rows, images, read_picture, study, batch_size=32):
         fid = distances["fid"].compute() if len(group) >= MIN_FOR_FID else float("nan")
         values = {"fid": fid, "kid": distances["kid"].compute()[0], "lpips": lpips.compute()}
         values = {**values, "clip_score": torch.cat(scores).mean()}
-        table.append({"prompt_level": level, "n": len(group), **{name: float(v) for name, v in values.items()}})
-    return pd.DataFrame(table, columns=["prompt_level", "n", *SET_METRICS])
+        table.append({"prompt_condition": level, "n": len(group), **{name: float(v) for name, v in values.items()}})
+    return pd.DataFrame(table, columns=["prompt_condition", "n", *SET_METRICS])
