@@ -25,12 +25,10 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 from torch.utils.tensorboard import SummaryWriter
 
-from lib.color import luminance, to_float
-from lib.colorize import merge
+from lib.color import luminance, restore_lightness, to_float
 from lib.dataset import draw_prompts, load_dataset_dict, pick_across_categories, training_rows
 from lib.figures import save_sheet
 from lib.files import exit_with_one_line, explained, new_file, new_folder, one_line, progress, write_table
-from lib.inference import sample
 from lib.latents import Batches, build_cache
 from lib.models import (
     add_controlnet,
@@ -47,6 +45,7 @@ from lib.models import (
     speed_up,
 )
 from lib.profiles import add_field_option, get_profile, other_settings
+from lib.sampling import sample
 
 LOSS_COLUMNS = ("step", "loss", "lr", "seconds")
 VALIDATION_TIMESTEPS = (100, 300, 500, 700, 900)
@@ -195,13 +194,14 @@ def train_controlnet(base, cache, profile, folder, watched, whole_base=None):
 
 
 def save_controlnet_samples(pipeline, rows, sampling, path) -> float:
-    """Colorize data-set rows with their own prompts and seed 0; a sheet of gray, output, merged and true pictures.
+    """Colorize data-set rows with their own prompts and seed 0; a sheet of gray, output, restored and true pictures.
 
     Returns the mean SSIM of the outputs' L* with the photos', before it is restored: whether shapes are kept.
     """
     gray = list(rows["conditioning_image"])
-    outputs = sample(pipeline, gray, rows["prompt"], [0] * len(gray), **vars(sampling))
-    sheet = {"gray": gray, "output": outputs, "merged": merge(gray, outputs), "photo": list(rows["image"])}
+    outputs = sample(pipeline, gray, rows["prompt"], [0] * len(gray), sampling)
+    restored = list(map(restore_lightness, gray, outputs))
+    sheet = {"gray": gray, "output": outputs, "lightness restored": restored, "photo": list(rows["image"])}
     save_sheet(list(sheet.values()), path, row_titles=list(sheet))
     pairs = [(luminance(output), luminance(to_float(image))) for output, image in zip(outputs, gray, strict=True)]
     return float(np.mean([structural_similarity(*pair, data_range=100) for pair in pairs]))

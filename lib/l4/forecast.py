@@ -27,7 +27,7 @@ from lib.models import compile_networks, make_controlnet, memory_advice, pick_de
 from lib.profiles import add_field_option, own_run, profiles_to_run
 from lib.prompts import CONDITIONS, OBJECT_COLORS
 from lib.report import markdown_table
-from lib.sampling_choice import N_VALIDATION
+from lib.sampling import N_VALIDATION
 from lib.study import RUNS
 from lib.training import diffusion_loss, make_optimizer, with_train_steps
 

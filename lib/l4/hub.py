@@ -88,7 +88,7 @@ def model_card(profile, repo, summary, n):
         resolution=profile.data.resolution,
         run=pd.read_csv(profile.folders.run_dir / "run.csv"),
         photos=n,
-        scores=summary.query("merged")[["system", "prompt_condition", "psnr", "ssim", "ciede2000", "chroma_ratio"]],
+        scores=summary.query("restored")[["system", "prompt_condition", "psnr", "ssim", "ciede2000", "chroma_ratio"]],
     )
 
 

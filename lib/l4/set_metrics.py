@@ -62,11 +62,11 @@ def make_lpips():
 
 
 def measure_sets(rows, images, read_picture, study, batch_size=32):
-    """A table `prompt_condition`, `n` and `SET_METRICS` of seed 0, after the merge, at 256 px: one row a prompt condition.
+    """A table `prompt_condition`, `n` and `SET_METRICS` of seed 0, lightness restored, at 256 px, a row a condition.
 
     FID falls with the number of photos: below `MIN_FOR_FID`, the number of published rows on val2017, it is NaN, and
-    conditions are compared on the `n` photos that all of them have. The CLIP score is that of the picture and the photo's
-    detailed caption, whatever the level, so that rows compare.
+    conditions are compared on the `n` photos that all of them have. The CLIP score is that of the picture and the
+    photo's detailed caption, whatever the condition, so that rows compare.
     """
     first = images.query("seed == 0")
     first = first[first["image_id"].isin(complete_photos(first, ["prompt_condition"]))]

@@ -8,14 +8,14 @@ import numpy as np
 
 from lib import ROOT
 from lib.color import gray_from_luminance, srgb_to_lab, to_pil
-from lib.inference import sample
 from lib.models import add_controlnet, load_base, load_controlnet, load_pipeline
 from lib.photo.formats import Photo, open_photo
 from lib.photo.full_resolution import color_functions, network_size, paint, reduce_lightness, reduced_plane, refine
 from lib.photo.pictures import SAMPLING_OPTIONS, ColorPicture, check_number
-from lib.profiles import Profile, get_profile
+from lib.profiles import Profile, Sampling, get_profile
 from lib.prompts import VAGUE_PROMPT
 from lib.regions import FIND_PX, WORKING_PX, find_masks, overlap, regions_of, share_out, to_regions, weigh
+from lib.sampling import sample
 from lib.study import EQUIVALENTS
 
 
@@ -81,9 +81,9 @@ class Colorizer:
         regions, weights, notes = self.place([*bound, *colors], photo.pixels, fine)
         gray, options = to_pil(gray_from_luminance(plane)), vars(profile.sampling)
         # the prompt's picture alone, so that it is the same with and without regions
-        outputs = sample(self.pipeline, [gray], [prompt], [seed], **options)
+        outputs = sample(self.pipeline, [gray], [prompt], [seed], Sampling(**options))
         phrases, count = [region.phrase for region in regions], len(regions)
-        outputs += sample(self.pipeline, [gray] * count, phrases, [seed] * count, **options)
+        outputs += sample(self.pipeline, [gray] * count, phrases, [seed] * count, Sampling(**options))
         layers = [saturation * srgb_to_lab(output)[..., 1:] for output in outputs]
         pixels = paint(photo.pixels, color_functions(plane, layers, fine, weights))
         made = {"photo": photo.path.name} if photo.path else {}
