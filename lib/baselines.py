@@ -34,7 +34,7 @@ TEMPERATURE = 0.38  # of the annealed mean
 AB_SCALE = 110.0
 
 
-def make_network(size, channels):
+def make_network(size: int, channels: int) -> UNet2DModel:
     """Returns a UNet2DModel (3.6 M parameters) from L* in [0, 1], folded by 4, to `channels` planes of `size` / 4."""
     return UNet2DModel(
         sample_size=size // 4,
@@ -49,32 +49,35 @@ def make_network(size, channels):
     )
 
 
-def look(network, planes):
-    """A network's answer to L* planes (B, 1, H, W) in [0, 1]: (B, channels, H / 4, W / 4)."""
+def look(network: UNet2DModel, planes: torch.Tensor) -> torch.Tensor:
+    """Returns a network's answer to L* planes (B, 1, H, W) in [0, 1]: (B, channels, H / 4, W / 4)."""
     return network(F.pixel_unshuffle(planes, 4), 0, return_dict=False)[0]
 
 
 @lru_cache
-def bins():
-    """The a*b* bins that sRGB holds at some L*, (Q, 2): a grid of step 10."""
+def bins() -> torch.Tensor:
+    """Returns the a*b* bins that sRGB holds at some L*, (Q, 2): a grid of step 10."""
     axis = np.arange(-110, 111, GRID)
     ab = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
     lab = np.concatenate([np.tile(np.arange(5, 100, 5)[:, None, None], (1, len(ab), 1)), np.tile(ab, (19, 1, 1))], -1)
     return torch.tensor(ab[in_gamut(lab).any(axis=0)], dtype=torch.float32)
 
 
-def annealed_mean(scores):
-    """a*, b* (B, 2, h, w) of scores (B, Q, h, w): the mean of the bins under a sharpened softmax."""
+def annealed_mean(scores: torch.Tensor) -> torch.Tensor:
+    """Returns a*, b* (B, 2, h, w) of scores (B, Q, h, w): the mean of the bins under a sharpened softmax."""
     return torch.einsum("bqhw,qc->bchw", (scores.float() / TEMPERATURE).softmax(dim=1), bins().to(scores.device))
 
 
 @torch.no_grad()
-def predict(system: str, network: UNet2DModel, gray: Image.Image) -> np.ndarray:
-    """Returns a*, b* (H, W, 2) of a gray photo, enlarged bilinearly to its size."""
-    plane = torch.from_numpy(luminance(to_float(gray)))[None, None] / 100
-    answer = look(network, plane.to(network.device)).cpu()
-    ab = annealed_mean(answer) if system == "classification" else AB_SCALE * answer.tanh()
-    return cv2.resize(ab[0].permute(1, 2, 0).numpy(), gray.size, interpolation=cv2.INTER_LINEAR)
+def predict(system: str, network: UNet2DModel, gray_images: list[Image.Image]) -> list[np.ndarray]:
+    """Returns a*, b* (H, W, 2) of gray photos, enlarged bilinearly to their size."""
+    predicted = []
+    for image in gray_images:
+        plane = torch.from_numpy(luminance(to_float(image)))[None, None] / 100
+        answer = look(network, plane.to(network.device)).cpu()
+        ab = annealed_mean(answer) if system == "classification" else AB_SCALE * answer.tanh()
+        predicted.append(cv2.resize(ab[0].permute(1, 2, 0).numpy(), image.size, interpolation=cv2.INTER_LINEAR))
+    return predicted
 
 
 def load_baseline(system: str, folder: Path = FOLDER) -> UNet2DModel:
@@ -117,7 +120,8 @@ def write_pictures(profile: Profile, rows) -> pd.DataFrame:
         plane, true_ab = luminance(to_float(gray)), srgb_to_lab(to_float(row["image"]))[..., 1:]
         vague, detailed = (read_ab(images["after"][condition, image_id]) for condition in COMPARED)
         planes = {"gray": (0, 0), "mean_color": training_ab, "true_mean_color": true_ab.mean(axis=(0, 1))}
-        planes |= {"half_chroma": true_ab / 2} | {name: predict(name, net, gray) for name, net in networks.items()}
+        planes |= {"half_chroma": true_ab / 2}
+        planes |= {name: predict(name, network, [gray])[0] for name, network in networks.items()}
         table += [write_picture(run_dir, name, image_id, with_ab(plane, ab)) for name, ab in planes.items()]
         table.append(write_picture(run_dir, "autoencoder", image_id, round_trip, restored=False))
         table.append(write_picture(run_dir, "autoencoder", image_id, restore_lightness(gray, round_trip)))

@@ -55,7 +55,7 @@ def polar(chroma, degrees):
 
 def test_share_of_coloured_pixels_with_a_wrong_hue():
     truth = polar(np.array([20.0, 20, 20, 20, 9]), 30)  # the last one has too little chroma to count
-    for turned, expected in (([0, 59, -59, 10, 180], 0), ([0, 61, -61, 180, 0], 0.75), ([360, 300.5, 90, 0, 0], 0)):
+    for turned, expected in (([0, 59, -59, 10, 180], 0), ([0, 61, -61, 180, 0], 0.75), ([360, 300.5, 90, 0, 0], 0.25)):
         assert metrics.hue_error_share(truth, polar(np.full(5, 15.0), 30 + np.array(turned))) == expected
     assert metrics.hue_error_share(truth, polar(np.array([1.9, 2.1, 20, 20, 20]), 30)) == 0.25  # no hue to see
     assert metrics.hue_error_share(truth, truth * [1, 0, 0]) == 1
