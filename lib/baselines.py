@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from lib import ROOT
 from lib.color import in_gamut, luminance, restore_lightness, srgb_to_lab, to_float, to_pil, with_ab
 from lib.colorize import read_image, read_images
+from lib.config import Config, resolve
 from lib.dataset import load_dataset_dict, training_rows
 from lib.files import open_picture
 from lib.metrics import mean_ab
 from lib.models import autoencoder_round_trip, load_base, pick_device
-from lib.profiles import Profile, resolve
 from lib.prompts import COMPARED
 from lib.regions import compose, find_masks, regions_of, share_out
 from lib.segmenter import load_segmenter
@@ -94,7 +94,7 @@ def write_picture(run_dir: Path, system: str, image_id: str, picture: np.ndarray
     return {**row, "restored": restored, "file": file, **facts}
 
 
-def write_pictures(profile: Profile, rows) -> pd.DataFrame:
+def write_pictures(config: Config, rows) -> pd.DataFrame:
     """Writes the pictures of all systems beside the model for data-set rows, and returns a row a picture.
 
     - `gray`; `mean_color`: the mean a*b* of the training photos; `true_mean_color`: of the photo itself; `half_chroma`:
@@ -103,14 +103,14 @@ def write_pictures(profile: Profile, rows) -> pd.DataFrame:
     - `mean_color_transfer`: the vague prompt's picture, shifted to the mean colour of the detailed prompt's
     - `regions`: the detailed prompt's picture, with each phrase's colour kept to the place that the segmenter finds
     """
-    run_dir, table = profile.folders.run_dir, []
-    images = read_images(profile).query("seed == 0").set_index(["prompt_condition", "image_id"])
-    phrases = read_images(profile, "phrases").set_index(["image_id", "prompt"])["after"]
-    training_photos = training_rows(load_dataset_dict(profile), profile.data.train_categories)["image"]
+    run_dir, table = config.run_dir, []
+    images = read_images(config).query("seed == 0").set_index(["prompt_condition", "image_id"])
+    phrases = read_images(config, "phrases").set_index(["image_id", "prompt"])["after"]
+    training_photos = training_rows(load_dataset_dict(config), config.train_categories)["image"]
     training_ab = mean_ab(to_float(image) for image in training_photos)
-    round_trips = autoencoder_round_trip(load_base(profile.model, profile.folders.run), rows["image"])
+    round_trips = autoencoder_round_trip(load_base(config), rows["image"])
     networks = {system: load_baseline(system) for system in SYSTEMS}
-    locate = load_segmenter(profile.model.segmenter, profile.model.segmenter_revision)
+    locate = load_segmenter(config.segmenter, config.segmenter_revision)
 
     def read_ab(name):
         return srgb_to_lab(read_image(run_dir, name))[..., 1:]

@@ -12,10 +12,10 @@ from PIL import Image
 
 from lib.binding import PLAN_COLUMNS, plan_binding
 from lib.color import restore_lightness, to_float, to_pil
+from lib.config import Config, check_config, save_config
 from lib.dataset import load_dataset_dict, pick_across_categories, read_auto_captions
 from lib.files import hash_of, new_file, new_folder, progress
 from lib.models import hash_of_weights, load_pipeline, process_state
-from lib.profiles import Profile, Study, check_settings, write_settings
 from lib.prompts import COMPARED, write_prompts
 from lib.regions import regions_of
 from lib.sampling import DATA_FIELDS, MODEL_FIELDS, guided_steps, hash_of_controlnet, sample_batches, seed_of
@@ -26,15 +26,15 @@ PLAN_FIELDS = ("n_images", "n_images_other", "n_images_all_seeds", "n_binding", 
 PICTURE_FIELDS = (*DATA_FIELDS, *PLAN_FIELDS, *SAMPLING_FIELDS, *MODEL_FIELDS)
 
 
-def plan_pictures(photos: pd.DataFrame, prompts: dict, n_seeds=1, n_other=0, n_all_seeds=0) -> pd.DataFrame:
+def plan_pictures(photos: pd.DataFrame, prompts: dict, n_seeds=1, n_other=None, n_all_seeds=None) -> pd.DataFrame:
     """Returns a table of `PLAN_COLUMNS`, a row a picture.
 
     Args:
         photos: `image_id` and `category` of each photo.
         prompts: {condition: a prompt for each photo}.
         n_seeds: seeds under the conditions of `COMPARED`; other conditions have the first seed.
-        n_other: how many photos, the first ones, have conditions other than `COMPARED`; 0: all.
-        n_all_seeds: how many photos, the first ones, have all `n_seeds` seeds, and the others one; 0: all.
+        n_other: how many photos, the first ones, have conditions other than `COMPARED`; None: all.
+        n_all_seeds: how many photos, the first ones, have all `n_seeds` seeds, and the others one; None: all.
     """
     records = []
     for index, (image_id, category) in enumerate(zip(photos["image_id"], photos["category"], strict=True)):
@@ -48,8 +48,8 @@ def plan_pictures(photos: pd.DataFrame, prompts: dict, n_seeds=1, n_other=0, n_a
     return pd.DataFrame(records, columns=PLAN_COLUMNS)
 
 
-def plan_test_photos(rows, prompts: dict, study: Study) -> dict[str, pd.DataFrame]:
-    """Returns what a `Study` makes of data-set rows and their prompts by condition: plans by the name of a folder.
+def plan_test_photos(rows, prompts: dict, config: Config) -> dict[str, pd.DataFrame]:
+    """Returns what a run makes of data-set rows and their prompts by condition: plans by the name of a folder.
 
     `images`: under all conditions, or those that `prompt_conditions` names; `binding`: what `plan_binding` needs of the
     first `n_binding` photos of an object; `phrases`: each region of the detailed captions, all in its colour.
@@ -57,7 +57,7 @@ def plan_test_photos(rows, prompts: dict, study: Study) -> dict[str, pd.DataFram
     Raises:
         ValueError: if `prompt_conditions` has an unknown condition, or lacks one of `COMPARED`.
     """
-    chosen = study.prompt_conditions or tuple(prompts)
+    chosen = config.prompt_conditions or tuple(prompts)
     if unknown := [condition for condition in chosen if condition not in prompts]:
         known = f"known are {', '.join(prompts)}"
         raise ValueError(f"unknown prompt condition {unknown[0]!r} in prompt_conditions: {known}")
@@ -65,11 +65,11 @@ def plan_test_photos(rows, prompts: dict, study: Study) -> dict[str, pd.DataFram
         raise ValueError(f"prompt_conditions lacks {lacking[0]}, which the study compares: add it")
     photos = rows.select_columns(["image_id", "category", "thing"]).to_pandas()
     chosen_prompts = {condition: texts for condition, texts in prompts.items() if condition in chosen}
-    images = plan_pictures(photos, chosen_prompts, study.n_seeds, study.n_images_other, study.n_images_all_seeds)
-    with_object = set(photos["image_id"][photos["thing"].astype(bool)][: study.n_binding or None])
+    images = plan_pictures(photos, chosen_prompts, config.n_seeds, config.n_images_other, config.n_images_all_seeds)
+    with_object = set(photos["image_id"][photos["thing"].astype(bool)][: config.n_binding])
     binding = plan_binding([row for row in rows if row["image_id"] in with_object])
     detailed = images[(images["prompt_condition"] == "detailed") & (images["seed"] == 0)]
-    detailed = detailed[: study.n_images_other or None]
+    detailed = detailed[: config.n_images_other]
     phrases = [
         (row.image_id, row.category, "phrase", region.phrase, 0)
         for row in detailed.itertuples()
@@ -79,30 +79,30 @@ def plan_test_photos(rows, prompts: dict, study: Study) -> dict[str, pd.DataFram
     return {"images": images, "binding": binding, "phrases": phrases}
 
 
-def load_test_photos(profile: Profile):
+def load_test_photos(config: Config):
     """Returns the test photos of the study as data-set rows: `n_images` of them, from each category in turn."""
-    return pick_across_categories(load_dataset_dict(profile)["test"], profile.study.n_images)
+    return pick_across_categories(load_dataset_dict(config)["test"], config.n_images)
 
 
-def colorize_test_photos(profile: Profile, own_conditions: dict | None = None) -> None:
+def colorize_test_photos(config: Config, own_conditions: dict | None = None) -> None:
     """Makes notebook 04's pictures: the test photos under the prompt conditions, and for the binding table.
 
     Under accelerate's launchers every process calls this, and they share the pictures.
 
     Args:
-        profile: of the run.
+        config: of the run.
         own_conditions: prompt conditions beside those of `lib.prompts`, {name: function of a photo's record, which maps
             the names of its text columns to the texts, that returns the prompt}.
     """
     process_state()  # gives each process its GPU
-    rows = load_test_photos(profile)
-    prompts = write_prompts(rows) | read_auto_captions(profile, rows["image_id"])
+    rows = load_test_photos(config)
+    prompts = write_prompts(rows) | read_auto_captions(config, rows["image_id"])
     prompts |= {name: list(map(write, rows)) for name, write in (own_conditions or {}).items()}
-    plans = plan_test_photos(rows, prompts, profile.study)
-    colorize_rows(load_pipeline(profile), rows, plans, profile)
+    plans = plan_test_photos(rows, prompts, config)
+    colorize_rows(load_pipeline(config), rows, plans, config)
 
 
-def colorize_rows(pipeline, rows, plans: dict[str, pd.DataFrame], profile: Profile) -> dict[str, pd.DataFrame]:
+def colorize_rows(pipeline, rows, plans: dict[str, pd.DataFrame], config: Config) -> dict[str, pd.DataFrame]:
     """Colorizes data-set rows as plans say, {folder: a table of `PLAN_COLUMNS`}; equal pictures are made once.
 
     8-bit PNGs before and after lightness is restored go to `pictures` in the run's folder, under names that say what
@@ -113,37 +113,37 @@ def colorize_rows(pipeline, rows, plans: dict[str, pd.DataFrame], profile: Profi
     Returns:
         The listings by folder.
     """
-    state, run_dir = process_state(), profile.folders.run_dir
+    state, run_dir = process_state(), config.run_dir
     position = {image_id: index for index, image_id in enumerate(rows["image_id"])}
-    gray_of = lru_cache(2 * profile.sampling.sample_batch_size)(lambda name: rows[position[name]]["conditioning_image"])
-    tables = name_pictures(pipeline, plans, gray_of, profile)
+    gray_of = lru_cache(2 * config.sample_batch_size)(lambda name: rows[position[name]]["conditioning_image"])
+    tables = name_pictures(pipeline, plans, gray_of, config)
     pictures = pd.concat(tables.values()).drop_duplicates("after")
     existing = {path.relative_to(run_dir).as_posix() for path in run_dir.glob("pictures/*/*")}
     state.wait_for_everyone()  # nobody writes before everybody has looked
     missing = pictures[~(pictures["before"].isin(existing) & pictures["after"].isin(existing))]
     full = math.ceil(len(pictures) / state.num_processes)  # a restart has fewer, but samples as many at once
-    make_pictures(pipeline, missing[state.process_index :: state.num_processes], gray_of, profile, full)
+    make_pictures(pipeline, missing[state.process_index :: state.num_processes], gray_of, config, full)
     state.wait_for_everyone()
     if state.is_main_process:
         for name, table in tables.items():
             with new_folder(run_dir / name) as partial:
-                write_settings(profile.values(*PICTURE_FIELDS), partial)
-                (partial / "controlnet.txt").write_text(hash_of_controlnet(profile))
+                save_config(config, partial)
+                (partial / "controlnet.txt").write_text(hash_of_controlnet(config))
                 table.to_csv(partial / "images.csv", index=False)
         remove_others(pictures["after"], run_dir)
     state.wait_for_everyone()
     return tables
 
 
-def name_pictures(pipeline, plans, gray_of, profile):
+def name_pictures(pipeline, plans, gray_of, config):
     """Returns the plans with the columns `before` and `after`: file names, which change with all that makes a picture.
 
     What all pictures are made with names their folder; photo, prompt, seed and guidance name the file in it.
     """
     weights = [hash_of_weights(network) for network in (pipeline.unet, pipeline.controlnet, pipeline.vae)]
     weights.append(pipeline.annotator.key)
-    common = hash_of([*weights, profile.values(*MODEL_FIELDS), profile.sampling.num_inference_steps])
-    guidance = [profile.sampling.guidance_scale, guided_steps(profile.sampling)]
+    common = hash_of([*weights, config.values(*MODEL_FIELDS), config.num_inference_steps])
+    guidance = [config.guidance_scale, guided_steps(config)]
     photos = pd.concat(plans.values())["image_id"].unique()
     grays = {name: hash_of([gray_of(name).convert("RGB").tobytes()]) for name in photos}
     named = {}
@@ -157,14 +157,14 @@ def name_pictures(pipeline, plans, gray_of, profile):
     return named
 
 
-def make_pictures(pipeline, table, gray_of, profile, full):
+def make_pictures(pipeline, table, gray_of, config, full):
     """Samples the pictures that a table names; threads restore lightness and write while the next batch is sampled."""
-    pictures, run_dir = list(table.itertuples()), profile.folders.run_dir
+    pictures, run_dir = list(table.itertuples()), config.run_dir
     jobs = [(picture.image_id, picture.prompt, seed_of(picture.image_id, picture.seed)) for picture in pictures]
     bar = progress(total=len(jobs), desc="colorizing", unit="picture")
-    with bar, ThreadPoolExecutor(max(profile.data.workers, 1)) as threads:  # numpy and PNG release Python's lock
+    with bar, ThreadPoolExecutor(max(config.workers, 1)) as threads:  # numpy and PNG release Python's lock
         writing = ()
-        for batch, outputs in sample_batches(pipeline, jobs, gray_of, profile.sampling, full):
+        for batch, outputs in sample_batches(pipeline, jobs, gray_of, config, full):
             bar.update(len(list(writing)))  # waits for the batch before, and raises what went wrong in it
             targets = [(run_dir / picture.before, run_dir / picture.after) for picture in pictures[batch]]
             writing = threads.map(write_pictures, [gray_of(image_id) for image_id, *_ in jobs[batch]], outputs, targets)
@@ -191,18 +191,18 @@ def remove_others(names, run_dir):
         partial.unlink()
 
 
-def read_images(profile: Profile, name: str = "images") -> pd.DataFrame:
+def read_images(config: Config, name: str = "images") -> pd.DataFrame:
     """Returns the listing that `colorize_rows` wrote to a folder.
 
     Raises:
         ValueError: if there is none, or it was made with other fields or weights: run notebook 04.
     """
-    path = profile.folders.run_dir / name / "images.csv"
+    path = config.run_dir / name / "images.csv"
     if not path.exists():
         raise ValueError(f"no colorized photos in {path.parent}: run notebook 04_colorize_photos first")
-    check_settings(profile.values(), path.parent, "04_colorize_photos")
-    if (path.parent / "controlnet.txt").read_text() != hash_of_controlnet(profile):
-        problem = f"{path.parent} was made with another ControlNet than {profile.controlnet_source}"
+    check_config(config, path.parent, PICTURE_FIELDS, "04_colorize_photos")
+    if (path.parent / "controlnet.txt").read_text() != hash_of_controlnet(config):
+        problem = f"{path.parent} was made with another ControlNet than {config.controlnet_source}"
         raise ValueError(f"{problem}: run notebook 04_colorize_photos again")
     return pd.read_csv(path, keep_default_na=False, dtype={"image_id": str})
 

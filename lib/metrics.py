@@ -155,14 +155,14 @@ def _measure_photo(truth, files, own):
     return pd.DataFrame([measure(truth, to_float(Image.open(file)), own) for file in files], index=files.index)
 
 
-def measure_sets(profile, rows, images: pd.DataFrame) -> pd.DataFrame:
+def measure_sets(config, rows, images: pd.DataFrame) -> pd.DataFrame:
     """Returns FID, KID, LPIPS and CLIP score by prompt condition; an empty table if the profile asks for none."""
     from lib.l4 import set_metrics  # needs packages that only l4 installs
 
-    if not profile.study.set_metrics:
+    if not config.set_metrics:
         return pd.DataFrame()
-    run_dir = profile.folders.run_dir
-    return set_metrics.measure_sets(rows, images, lambda name: to_float(Image.open(run_dir / name)), profile.study)
+    run_dir = config.run_dir
+    return set_metrics.measure_sets(rows, images, lambda name: to_float(Image.open(run_dir / name)), config)
 
 
 def mean_ab(images) -> np.ndarray:

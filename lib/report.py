@@ -13,12 +13,11 @@ from IPython.display import Markdown, display
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lib import ROOT, figures, judging, stats
+from lib.config import RUNS, Config, get_config
 from lib.files import write_table, write_text
 from lib.models import require_precision
-from lib.profiles import Profile, get_profile
 from lib.sampling import with_chosen_sampling
 from lib.stats import MARGIN, METRIC, label, verdict
-from lib.study import RUNS
 
 MAX_COLUMNS = 8  # of a table in a notebook
 MAIN_CONTRASTS = (  # of the report's table and notebook 06; all others are in effects.csv
@@ -45,8 +44,8 @@ FORMATS = {  # of a column's numbers
 }
 
 
-def begin(profile_name: str, run: str, overrides: dict, sampling_is_chosen: bool = True) -> Profile:
-    """Returns a notebook's profile, sets the style of its figures and shows what its results rest on.
+def begin(profile_name: str, run: str, overrides: dict, sampling_is_chosen: bool = True) -> Config:
+    """Returns a notebook's config, sets the style of its figures and shows what its results rest on.
 
     Args:
         profile_name, run, overrides: the notebook's parameters.
@@ -55,20 +54,20 @@ def begin(profile_name: str, run: str, overrides: dict, sampling_is_chosen: bool
     Raises:
         ValueError: for an unknown or wrong parameter, an unusable precision, or if notebook 04 has not run.
     """
-    profile = get_profile(profile_name, **{"run": run, **overrides})
+    config = get_config(profile_name, **{"run": run, **overrides})
     figures.use_style()
-    display(show_facts(provenance(profile)))
-    return with_chosen_sampling(profile) if sampling_is_chosen else profile
+    display(show_facts(provenance(config)))
+    return with_chosen_sampling(config) if sampling_is_chosen else config
 
 
-def provenance(profile: Profile) -> dict:
+def provenance(config: Config) -> dict:
     """Returns versions, device and revision that a result rests on; raises ValueError for an unusable precision."""
-    require_precision(profile.model.mixed_precision)
+    require_precision(config.mixed_precision)
     packages = ("torch", "diffusers", "transformers", "datasets", "scikit-image")
     revision = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(revision, cwd=ROOT, capture_output=True, text=True, check=False)
     return {
-        "profile": profile.name,
+        "profile": config.profile,
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
         "lib": version("prompted-colorization"),
@@ -77,9 +76,9 @@ def provenance(profile: Profile) -> dict:
     }
 
 
-def save_table(table: pd.DataFrame, profile: Profile, name: str) -> Path:
+def save_table(table: pd.DataFrame, config: Config, name: str) -> Path:
     """Saves a table as CSV in the reports of the profile's run, and returns its path."""
-    path = profile.folders.reports_dir / f"{name}.csv"
+    path = config.reports_dir / f"{name}.csv"
     write_table(table, path)
     return path
 
@@ -128,24 +127,24 @@ def render(template: str, **values) -> str:
     return TEMPLATES.get_template(f"{template}.md.j2").render(values)
 
 
-def write_report(profile: Profile, metrics: pd.DataFrame, effects: pd.DataFrame) -> None:
+def write_report(config: Config, metrics: pd.DataFrame, effects: pd.DataFrame) -> None:
     """Writes `report.md`, one page; findings come from `findings.md` beside it, which a person writes.
 
     Args:
-        profile: of the run.
+        config: of the run.
         metrics: `metrics.csv`.
         effects: `effects.csv`.
     """
-    folder, home = profile.folders.reports_dir, profile.folders.reports_home
+    folder, home = config.reports_dir, config.reports_home
     ours, findings = metrics[metrics["system"] == "controlnet"], folder / "findings.md"
     wrong = ours[ours["restored"]].groupby(["prompt_condition", "image_id"])["hue_error_share"].mean()
     judgements = judging.read_judgements(folder / "judgements.csv")
     if len(judgements):
-        judgements = judging.about_these(judgements, judging.load_photos(profile, 0))
+        judgements = judging.about_these(judgements, judging.load_photos(config, 0))
     text = render(
         "report",
-        profile=profile,
-        provenance=provenance(profile),
+        config=config,
+        provenance=provenance(config),
         answer=answer(effects),
         wrong_hue=wrong.groupby(level=0).mean(),
         photos=ours["image_id"].nunique(),
@@ -160,11 +159,11 @@ def write_report(profile: Profile, metrics: pd.DataFrame, effects: pd.DataFrame)
     write_text(text, folder / "report.md")
 
 
-def publish(profile: Profile, metrics: pd.DataFrame) -> str:
+def publish(config: Config, metrics: pd.DataFrame) -> str:
     """Publishes the ControlNet with its scores on the Hub if `hub_repo_id` is set, and returns what it did."""
     from lib.l4 import hub
 
-    return hub.push_controlnet(profile, stats.summary(metrics), len(set(stats.side_by_side(metrics)["image_id"])))
+    return hub.push_controlnet(config, stats.summary(metrics), len(set(stats.side_by_side(metrics)["image_id"])))
 
 
 def with_interval(mean: float, low: float, high: float, form: str = "+.2f") -> str:
@@ -223,18 +222,19 @@ def measure_run(settings: dict, metrics: pd.DataFrame) -> dict:
     return row | {"chroma_ratio": chroma / true_chroma}
 
 
-def update_runs(profile: Profile, row: dict) -> pd.DataFrame:
+def update_runs(config: Config, row: dict) -> pd.DataFrame:
     """Writes a run's row to the profile's `runs.csv`, and `runs.md`; rows of other runs stay as they are.
 
     Returns:
         The rows of the runs on the same photos as this one, in the order of `RUNS`, then of names. Photos are the same
         if their number and their mean error when left gray are.
     """
-    path, table = profile.folders.reports_home / "runs.csv", pd.DataFrame([row])
+    path, table = config.reports_home / "runs.csv", pd.DataFrame([row])
     if path.exists():
         kept = pd.read_csv(path, keep_default_na=False, na_values="", dtype={"run": str}).fillna({"other": ""})
         table = pd.concat([kept[kept["run"] != row["run"]], table], ignore_index=True)
-    ranks = {run: rank for rank, run in enumerate([*RUNS, *sorted(set(table["run"]) - set(RUNS))])}
+    known = list(RUNS[config.profile])
+    ranks = {run: rank for rank, run in enumerate([*known, *sorted(set(table["run"]) - set(known))])}
     table = table.sort_values("run", key=lambda runs: runs.map(ranks), ignore_index=True)
     write_table(table, path)
     table = table[(table["n"] == row["n"]) & (table["gray"] - row["gray"]).abs().lt(1e-3)]
@@ -243,6 +243,7 @@ def update_runs(profile: Profile, row: dict) -> pd.DataFrame:
         ends = zip(*(table[f"{name}{end}"] for end in ("", "_low", "_high")), strict=True)
         shown[name] = [with_interval(*values) for values in ends]
     shown["chroma_ratio"] = table["chroma_ratio"]
-    text = render("runs", profile=profile, table=shown, gray=table["gray"].mean(), photos=table["n"].max())
+    values = {"profile": config.profile, "stand_ins": config.stand_ins, "photos": table["n"].max()}
+    text = render("runs", **values, table=shown, gray=table["gray"].mean())
     write_text(text, path.with_name("runs.md"))
     return table

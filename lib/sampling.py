@@ -3,7 +3,6 @@
 import json
 import math
 import zlib
-from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -14,9 +13,9 @@ from tqdm import tqdm
 
 from lib.annotator import GRAY_ALONE
 from lib.color import restore_lightness, srgb_to_lab, to_float
+from lib.config import Config, resolve
 from lib.files import hash_of, progress, write_table, write_text
 from lib.models import is_out_of_memory, load_pipeline, process_state
-from lib.profiles import Profile, Sampling, resolve
 from lib.prompts import COMPARED, prompts_under
 
 DOUBLED = ("prompt_embeds", "image", "add_text_embeds", "add_time_ids")  # what a pipeline holds twice under guidance
@@ -32,7 +31,7 @@ def seed_of(image_id: str, seed: int) -> int:
     return zlib.crc32(f"{image_id}/{seed}".encode())
 
 
-def sample(pipeline, gray_images, prompts, seeds, sampling: Sampling) -> list[np.ndarray]:
+def sample(pipeline, gray_images, prompts, seeds, config: Config) -> list[np.ndarray]:
     """Returns the pipeline's pictures, float sRGB (H, W, 3), one for each (gray PIL image, prompt, seed).
 
     Every picture has its own generator, so that its batch changes no more than the last digits.
@@ -40,24 +39,24 @@ def sample(pipeline, gray_images, prompts, seeds, sampling: Sampling) -> list[np
     Args:
         pipeline: of `lib.models.load_pipeline`.
         gray_images, prompts, seeds: lists of one length.
-        sampling: steps, guidance and batch size.
+        config: steps, guidance and batch size.
     """
     jobs, outputs = list(zip(gray_images, prompts, seeds, strict=True)), []
-    few = len(jobs) <= sampling.sample_batch_size
+    few = len(jobs) <= config.sample_batch_size
     with progress(desc="colorizing", total=len(jobs), unit="picture", leave=False, disable=few) as bar:
-        for _, pictures in sample_batches(pipeline, jobs, lambda image: image, sampling):
+        for _, pictures in sample_batches(pipeline, jobs, lambda image: image, config):
             outputs += pictures
             bar.update(len(pictures))
     return outputs
 
 
-def guided_steps(sampling: Sampling) -> int:
+def guided_steps(config: Config) -> int:
     """Returns how many steps are guided: the first `guidance_share` of them, rounded up; none at a scale up to 1."""
-    steps = math.ceil(round(sampling.guidance_share * sampling.num_inference_steps, 6))
-    return steps if sampling.guidance_scale > 1 else 0
+    steps = math.ceil(round(config.guidance_share * config.num_inference_steps, 6))
+    return steps if config.guidance_scale > 1 else 0
 
 
-def sample_batches(pipeline, jobs, image_of, sampling: Sampling, full: int = 0):
+def sample_batches(pipeline, jobs, image_of, config: Config, full: int = 0):
     """Yields (slice of the jobs, their pictures) batch by batch; a job (image, prompt, seed) shows `image_of(image)`.
 
     A batch that does not fit in memory is halved, and so are those after it, in later calls with the pipeline too.
@@ -67,12 +66,12 @@ def sample_batches(pipeline, jobs, image_of, sampling: Sampling, full: int = 0):
     Raises:
         ValueError: if not even one picture fits in memory.
     """
-    size, start = min(sampling.sample_batch_size, getattr(pipeline, "batch_that_fits", math.inf)), 0
+    size, start = min(config.sample_batch_size, getattr(pipeline, "batch_that_fits", math.inf)), 0
     while start < len(jobs):
         batch = jobs[start : start + size]
         filled = batch + batch[-1:] * (min(full, size) - len(batch))
         try:
-            pictures = sample_batch(pipeline, filled, image_of, sampling)
+            pictures = sample_batch(pipeline, filled, image_of, config)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -88,11 +87,11 @@ def sample_batches(pipeline, jobs, image_of, sampling: Sampling, full: int = 0):
             start += len(batch)
 
 
-def sample_batch(pipeline, jobs, image_of, sampling: Sampling) -> np.ndarray:
+def sample_batch(pipeline, jobs, image_of, config: Config) -> np.ndarray:
     """Returns float sRGB pictures (B, H, W, 3) of jobs (image, prompt, seed), in one call of the pipeline."""
     images, prompts, seeds = zip(*jobs, strict=True)
     annotator = getattr(pipeline, "annotator", GRAY_ALONE)  # not all pipelines are made by `lib.models`
-    guided, options = guided_steps(sampling), {}
+    guided, options = guided_steps(config), {}
 
     def end_guidance(pipeline, step, _, tensors):
         if step + 1 != guided:
@@ -100,22 +99,22 @@ def sample_batch(pipeline, jobs, image_of, sampling: Sampling) -> np.ndarray:
         pipeline._guidance_scale = 1.0  # has no public setter; every call of the pipeline sets it anew
         return {name: tensor.chunk(2)[1].clone() for name, tensor in tensors.items()}  # a view would be compiled anew
 
-    if 0 < guided < sampling.num_inference_steps:  # from then on, one pass a step instead of two
+    if 0 < guided < config.num_inference_steps:  # from then on, one pass a step instead of two
         doubled = [name for name in DOUBLED if name in pipeline._callback_tensor_inputs]
         options = {"callback_on_step_end": end_guidance, "callback_on_step_end_tensor_inputs": doubled}
     return pipeline(
         prompt=list(prompts),
         image=annotator([image_of(image) for image in images]),
         generator=[torch.Generator().manual_seed(int(seed)) for seed in seeds],
-        num_inference_steps=sampling.num_inference_steps,
-        guidance_scale=sampling.guidance_scale if guided else 1.0,
-        controlnet_conditioning_scale=sampling.controlnet_conditioning_scale,
+        num_inference_steps=config.num_inference_steps,
+        guidance_scale=config.guidance_scale if guided else 1.0,
+        controlnet_conditioning_scale=config.controlnet_conditioning_scale,
         output_type="np",
         **options,
     ).images
 
 
-def choose_sampling(profile: Profile) -> None:
+def choose_sampling(config: Config) -> None:
     """Tries `steps_to_try` x `guidance_to_try` on validation photos and keeps the best, once for a ControlNet and grid.
 
     Writes `sampling.csv`, a row a trial, and `sampling.json`, the choice, to the run's folder; nothing if there is
@@ -124,18 +123,18 @@ def choose_sampling(profile: Profile) -> None:
     from lib.dataset import load_dataset_dict, pick_across_categories  # slow to import, and colorizing needs none
 
     state = process_state()
-    if state.is_main_process and _grid(profile) and not _read_choice(profile):
-        validation = load_dataset_dict(profile.for_test_photos)["validation"]
-        table = try_sampling(load_pipeline(profile), pick_across_categories(validation, N_VALIDATION), profile)
+    if state.is_main_process and grid(config) and not _read_choice(config):
+        validation = load_dataset_dict(config.for_test_photos)["validation"]
+        table = try_sampling(load_pipeline(config), pick_across_categories(validation, N_VALIDATION), config)
         best = pick_sampling(table)
         fields = {"num_inference_steps": int(best["steps"]), "guidance_scale": float(best["guidance"])}
-        write_table(table, profile.folders.run_dir / "sampling.csv")
-        choice = json.dumps({"made_from": _made_from(profile), "fields": fields})
-        write_text(choice, profile.folders.run_dir / "sampling.json")
+        write_table(table, config.run_dir / "sampling.csv")
+        choice = json.dumps({"made_from": _made_from(config), "fields": fields})
+        write_text(choice, config.run_dir / "sampling.json")
     state.wait_for_everyone()
 
 
-def try_sampling(pipeline, rows, profile: Profile) -> pd.DataFrame:
+def try_sampling(pipeline, rows, config: Config) -> pd.DataFrame:
     """Returns a row for each number of steps and guidance scale: CIEDE2000 of data-set rows with seed 0.
 
     `vague`, `detailed`: means by prompt; `over_vague`, `over_gray`: detailed less vague, and less the photos left gray,
@@ -147,8 +146,8 @@ def try_sampling(pipeline, rows, profile: Profile) -> pd.DataFrame:
     truths, table = [srgb_to_lab(to_float(image)) for image in rows["image"]], []
     errors = {"gray": np.array(ciede2000([truth * [1, 0, 0] for truth in truths], truths))}
     gray, seeds = list(rows["conditioning_image"]), [seed_of(name, 0) for name in rows["image_id"]]
-    for steps, scale in _grid(profile):
-        tried = replace(profile.sampling, num_inference_steps=steps, guidance_scale=scale)
+    for steps, scale in grid(config):
+        tried = config.replace(num_inference_steps=steps, guidance_scale=scale)
         for condition in COMPARED:  # the detailed one last
             outputs = sample(pipeline, gray, prompts_under(condition, rows), seeds, tried)
             labs = [srgb_to_lab(picture) for picture in map(restore_lightness, gray, outputs)]
@@ -174,44 +173,47 @@ def pick_sampling(table: pd.DataFrame) -> pd.Series:
     return table.loc[nearest.sort_values(["error", "steps", "guidance"]).index[0]]
 
 
-def with_chosen_sampling(profile: Profile) -> Profile:
-    """Returns the profile with the steps and guidance that `choose_sampling` chose; itself if it names none to try.
+def with_chosen_sampling(config: Config) -> Config:
+    """Returns the configuration with the steps and guidance that `choose_sampling` chose; itself if there is no choice.
 
     Raises:
         ValueError: if none were chosen for this ControlNet and grid.
     """
-    choice = _read_choice(profile) if _grid(profile) else {}
+    choice = _read_choice(config) if grid(config) else {}
     if choice is None:
-        where = profile.folders.run_dir
+        where = config.run_dir
         raise ValueError(f"no steps and guidance chosen in {where}: run notebook 04_colorize_photos first")
-    return profile.replace(**choice)
+    return config.replace(**choice)
 
 
-def read_tried(profile: Profile) -> pd.DataFrame | None:
-    """Returns the table of `try_sampling` that gave the profile its steps and guidance; None if it names none."""
-    path = profile.folders.run_dir / "sampling.csv" if _grid(profile) else resolve(profile.study.sampling_tried)
-    return pd.read_csv(path) if path.is_file() else None
+def read_tried(config: Config) -> pd.DataFrame | None:
+    """Returns the table of `try_sampling` that gave the run its steps and guidance; None if there is none."""
+    if grid(config):
+        path = config.run_dir / "sampling.csv"
+        return pd.read_csv(path) if path.is_file() else None
+    tried = pd.read_csv(resolve(config.sampling_tried)) if config.sampling_tried else None
+    if tried is None or (config.num_inference_steps, config.guidance_scale) != tuple(pick_sampling(tried).iloc[:2]):
+        return None
+    return tried
 
 
-def hash_of_controlnet(profile: Profile) -> str:
+def hash_of_controlnet(config: Config) -> str:
     """Returns a text that changes with the files of the run's ControlNet; the same text for all that are on the Hub."""
-    return hash_of(sorted(resolve(profile.controlnet_source).glob("*.safetensors")))
+    return hash_of(sorted(resolve(config.controlnet_source).glob("*.safetensors")))
 
 
-def _grid(profile):
-    study, sampling = profile.study, profile.sampling
-    if not study.steps_to_try + study.guidance_to_try:
-        return []
-    steps, scales = (sampling.num_inference_steps,), (sampling.guidance_scale,)
-    return list(product(study.steps_to_try or steps, study.guidance_to_try or scales))
+def grid(config: Config) -> list[tuple[int, float]]:
+    """Returns the (steps, guidance scale) to try; none if there is no choice."""
+    tried = list(product(config.steps_to_try, config.guidance_to_try))
+    return tried if len(tried) > 1 else []
 
 
-def _made_from(profile):
-    fields = profile.values(*DATA_FIELDS, "guidance_share", *MODEL_FIELDS)
-    return hash_of([fields, _grid(profile), hash_of_controlnet(profile)])
+def _made_from(config):
+    fields = config.values(*DATA_FIELDS, "guidance_share", *MODEL_FIELDS)
+    return hash_of([fields, grid(config), hash_of_controlnet(config)])
 
 
-def _read_choice(profile):
-    path = profile.folders.run_dir / "sampling.json"
+def _read_choice(config):
+    path = config.run_dir / "sampling.json"
     choice = json.loads(path.read_text()) if path.exists() else {}
-    return choice["fields"] if choice.get("made_from") == _made_from(profile) else None
+    return choice["fields"] if choice.get("made_from") == _made_from(config) else None

@@ -14,11 +14,11 @@ from lib.dataset import build_dataset, pick_across_categories
 
 def test_the_pictures_of_all_systems(pipeline, own_run, monkeypatch):
     monkeypatch.setattr("lib.colorize.load_pipeline", lambda _: pipeline)
-    profile = own_run.replace(num_inference_steps=1, n_seeds=1, prompt_conditions=("vague", "detailed"))
-    triples = build_dataset(profile)
-    rows = pick_across_categories(triples["test"], profile.study.n_images)
-    colorize_test_photos(profile)
-    pictures = baselines.write_pictures(profile, rows)
+    config = own_run.replace(num_inference_steps=1, n_seeds=1, prompt_conditions=("vague", "detailed"))
+    triples = build_dataset(config)
+    rows = pick_across_categories(triples["test"], config.n_images)
+    colorize_test_photos(config)
+    pictures = baselines.write_pictures(config, rows)
     systems = {*metrics.REFERENCES, *baselines.SYSTEMS, "mean_color_transfer", "regions"}
     assert set(pictures["system"]) == systems
     assert len(pictures) == len(rows) * (len(systems) + 1)  # the autoencoder's own lightness, too

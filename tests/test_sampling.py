@@ -1,6 +1,5 @@
 """Sampling: a picture depends on its photo, prompt and seed alone; steps and guidance are chosen by the rule, once."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,13 +11,13 @@ from lib import dataset, sampling
 from lib.color import luminance, restore_lightness, srgb_to_lab, to_float
 
 
-def test_a_picture_does_not_depend_on_its_batch(pipeline, triples, profile):
+def test_a_picture_does_not_depend_on_its_batch(pipeline, triples, config):
     gray = triples["test"]["conditioning_image"][:3]
     prompts, seeds = ["a red cup", "Colorize this image.", ""], [1, 2, 1]
-    together = sampling.sample(pipeline, gray, prompts, seeds, profile.sampling)
-    alone = sampling.sample(pipeline, gray, prompts, seeds, replace(profile.sampling, sample_batch_size=1))
+    together = sampling.sample(pipeline, gray, prompts, seeds, config)
+    alone = sampling.sample(pipeline, gray, prompts, seeds, config.replace(sample_batch_size=1))
     assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(together, alone, strict=True))
-    other = sampling.sample(pipeline, gray[:1], prompts[:1], [9], profile.sampling)[0]
+    other = sampling.sample(pipeline, gray[:1], prompts[:1], [9], config)[0]
     assert np.abs(other - together[0]).max() > 0.01
 
 
@@ -35,20 +34,20 @@ def test_an_output_gets_the_lightness_of_its_photo(triples):
         assert np.abs(luminance(restored) - luminance(to_float(gray))).max() < 0.25
 
 
-def test_guidance_on_a_share_of_the_steps(pipeline, triples, profile):
+def test_guidance_on_a_share_of_the_steps(pipeline, triples, config):
     gray, prompts, rows = triples["test"]["conditioning_image"][:2], ["a red cup", "a blue car"], []
     hook = pipeline.unet.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
-    settings, by_share = replace(profile.sampling, num_inference_steps=4, guidance_scale=5.0), {}
+    settings, by_share = config.replace(num_inference_steps=4, guidance_scale=5.0), {}
     for share, expected in ((1.0, [4, 4, 4, 4]), (0.5, [4, 4, 2, 2]), (0.3, [4, 4, 2, 2]), (0.0, [2, 2, 2, 2])):
         rows.clear()
-        by_share[share] = sampling.sample(pipeline, gray, prompts, [1, 2], replace(settings, guidance_share=share))
+        by_share[share] = sampling.sample(pipeline, gray, prompts, [1, 2], settings.replace(guidance_share=share))
         assert rows == expected
     hook.remove()
     generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
     options = {"num_inference_steps": 4, "guidance_scale": 5.0, "output_type": "np"}
     plain = pipeline(prompts, pipeline.annotator(gray), generator=generators, **options).images
     assert np.array_equal(by_share[1.0], plain)
-    unguided = sampling.sample(pipeline, gray, prompts, [1, 2], replace(settings, guidance_scale=1.0))
+    unguided = sampling.sample(pipeline, gray, prompts, [1, 2], settings.replace(guidance_scale=1.0))
     assert np.array_equal(by_share[0.0], unguided)
     expected = sample_by_hand(pipeline, gray[0], "a red cup", 1, 4, 5.0, guided=2)
     assert np.allclose(by_share[0.5][0], expected, atol=1e-4)
@@ -81,7 +80,7 @@ def sample_by_hand(pipeline, gray, prompt, seed, steps, scale, guided):
     return pipeline.image_processor.postprocess(decoded, output_type="np")[0]
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_that_is_said_once(profile, capsys):
+def test_a_batch_that_does_not_fit_is_halved_and_that_is_said_once(config, capsys):
     sizes = []
 
     def pipeline(image, **_):
@@ -90,7 +89,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_that_is_said_once(profile, caps
             raise torch.OutOfMemoryError("CUDA out of memory")
         return SimpleNamespace(images=np.stack(image))
 
-    pipeline.annotator, settings = list, replace(profile.sampling, sample_batch_size=6)
+    pipeline.annotator, settings = list, config.replace(sample_batch_size=6)
     images = [np.full((1, 1, 3), index) for index in range(10)]
     outputs = sampling.sample(pipeline, images, ["red"] * 10, range(10), settings)
     assert sizes == [6, 3, 3, 3, 1]
@@ -100,13 +99,13 @@ def test_a_batch_that_does_not_fit_is_halved_and_that_is_said_once(profile, caps
     assert sizes[5:] == [3, 3]  # remembered
 
 
-def test_not_one_picture_fits(profile):
+def test_not_one_picture_fits(config):
     def pipeline(**_):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
     pipeline.annotator = list
     with pytest.raises(ValueError, match="not even one picture fits in memory"):
-        sampling.sample(pipeline, [None], ["red"], [0], profile.sampling)
+        sampling.sample(pipeline, [None], ["red"], [0], config)
 
 
 @pytest.mark.parametrize(
@@ -125,28 +124,28 @@ def test_steps_and_guidance_are_chosen_by_the_rule(rows, chosen):
 
 
 def test_sampling_is_chosen_once_for_a_controlnet_and_a_grid(pipeline, triples, own_run, monkeypatch):
-    profile = own_run.replace(steps_to_try=(1, 2), guidance_to_try=(1.0, 3.0))
-    dataset.build_dataset(profile)
+    config = own_run.replace(steps_to_try=(1, 2), guidance_to_try=(1.0, 3.0))
+    dataset.build_dataset(config)
     loaded = []
     monkeypatch.setattr(sampling, "load_pipeline", lambda _: loaded.append(1) or pipeline)
     monkeypatch.setattr(sampling, "N_VALIDATION", 3)
     with pytest.raises(ValueError, match="no steps and guidance chosen in .*: run notebook 04_colorize_photos first"):
-        sampling.with_chosen_sampling(profile)
-    sampling.choose_sampling(profile)
-    sampling.choose_sampling(profile)
+        sampling.with_chosen_sampling(config)
+    sampling.choose_sampling(config)
+    sampling.choose_sampling(config)
     assert len(loaded) == 1
-    table = sampling.read_tried(profile)
+    table = sampling.read_tried(config)
     assert [tuple(row) for row in table[["steps", "guidance"]].to_numpy()] == [(1, 1), (1, 3), (2, 1), (2, 3)]
-    best, chosen = sampling.pick_sampling(table), sampling.with_chosen_sampling(profile)
-    assert (chosen.sampling.num_inference_steps, chosen.sampling.guidance_scale) == (best["steps"], best["guidance"])
+    best, chosen = sampling.pick_sampling(table), sampling.with_chosen_sampling(config)
+    assert (chosen.num_inference_steps, chosen.guidance_scale) == (best["steps"], best["guidance"])
     rows = dataset.pick_across_categories(triples["validation"], 3)
     gray, seeds = rows["conditioning_image"], [sampling.seed_of(name, 0) for name in rows["image_id"]]
     outputs = sampling.sample(pipeline, gray, rows["detailed_caption"], seeds, chosen.sampling)
     pictures = (*map(restore_lightness, gray, outputs), *map(to_float, rows["image"]))
     chroma = [np.hypot(*srgb_to_lab(picture)[..., 1:].T).mean() for picture in pictures]
     assert best["chroma_ratio"] == pytest.approx(np.mean(chroma[:3]) / np.mean(chroma[3:]), abs=0.006)
-    (profile.folders.controlnet_dir / "diffusion_pytorch_model.safetensors").write_bytes(b"others")
-    for other in (profile, profile.replace(guidance_to_try=(1.0,))):
+    (config.controlnet_dir / "diffusion_pytorch_model.safetensors").write_bytes(b"others")
+    for other in (config, config.replace(guidance_to_try=(1.0,))):
         with pytest.raises(ValueError, match="run notebook 04_colorize_photos first"):
             sampling.with_chosen_sampling(other)
     assert sampling.with_chosen_sampling(own_run) == own_run
