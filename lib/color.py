@@ -76,6 +76,12 @@ def make_conditioning_image(image):
     return to_pil(gray_from_luminance(luminance(to_float(image))))
 
 
-def merge_luminance(plane, image):
-    """Join an L* plane (H, W) to the a*, b* of a float sRGB image (H, W, 3) of the same size."""
-    return lab_to_srgb(np.dstack([plane, srgb_to_lab(image)[..., 1:]]))
+def with_ab(plane, ab):
+    """The float sRGB picture with an L* plane (H, W) and a*, b* of shape (H, W, 2), or (2,): one colour everywhere."""
+    return lab_to_srgb(np.dstack([plane, np.broadcast_to(ab, (*plane.shape, 2))]))
+
+
+def restore_lightness(gray, output):
+    """A float sRGB output (H, W, 3) with the L* of a photo, PIL image or float sRGB, in place of its own."""
+    gray = to_float(gray) if isinstance(gray, Image.Image) else gray
+    return with_ab(luminance(gray), srgb_to_lab(output)[..., 1:])

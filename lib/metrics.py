@@ -1,336 +1,183 @@
-"""How far a colorized photo is from the true one: one dictionary of numbers a picture.
+"""How far a colorized photo is from the true one: a row of numbers for each picture file.
 
-Pictures are float sRGB (H, W, 3) in [0, 1]. The metrics, by column of the table:
-
-- `psnr`, `ssim`: on the three sRGB channels; `ssim_luma`: SSIM on L*/100
-- `ciede2000` (Sharma, Wu, Dalal 2005), `ab_error` (distance in a*b*): means over pixels
-- `mean_error`, `deviation_error`: the distance of the mean a*b* from the photo's, and the root mean squared distance of
-  the deviations from it; the sum of their squares is the mean squared error in a*b*
-- `hue_error`: mean absolute difference of hue in degrees, over the pixels where both pictures have a chroma of at least
-  10, empty where there are none; `hue_share`: these pixels as a share of those where the true photo has such a chroma
-- `colorfulness`: Hasler and Suesstrunk 2003, with signed opponent channels on the 0-255 scale
-- `chroma`: mean C*ab; `true_colorfulness`, `true_chroma`: those of the true photo
+Pictures are float sRGB (H, W, 3) in [0, 1]; CIELAB images have L* in [0, 100].
 """
 
-from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
-from functools import lru_cache
-from importlib.metadata import version
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from joblib import Parallel, delayed
+from PIL import Image
 from skimage.color import deltaE_ciede2000
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from lib import ROOT
-from lib.color import lab_to_srgb, luminance, merge_luminance, srgb_to_lab, to_float, to_pil
+from lib.color import srgb_to_lab, to_float
 from lib.color_words import hue_distance
-from lib.files import hash_of, new_file, progress
-from lib.prompts import COMPARED, OBJECT_COLORS, TARGETS, VAGUE_PROMPT
-from lib.regions import compose, find_masks, regions_of, share_out
+from lib.files import progress
+from lib.prompts import OBJECT_COLORS, TARGETS
 
-ERRORS = (
-    "psnr",
-    "ssim",
-    "ssim_luma",
-    "ciede2000",
-    "ab_error",
-    "mean_error",
-    "deviation_error",
-    "hue_error",
-    "hue_share",
-)
-METRICS = (*ERRORS, "colorfulness", "true_colorfulness", "chroma", "true_chroma")
-COLUMNS = ("image_id", "subject", "category", "system", "prompt_level", "prompt", "seed", "merged", *METRICS)
-REFERENCES = ("gray", "mean_color", "true_mean_color", "half_chroma", "autoencoder")
+METRICS = {
+    "psnr": "peak signal-to-noise ratio of sRGB, dB",
+    "ssim": "structural similarity, mean over the sRGB channels",
+    "ssim_luma": "structural similarity of L*",
+    "ciede2000": "mean colour difference CIEDE2000 (Sharma, Wu, Dalal 2005)",
+    "ab_error": "mean distance in a*b*",
+    "mean_error": "distance of the mean a*b* from the photo's: the tint",
+    "deviation_error": "root mean squared distance of the deviations from the mean a*b*: the places",
+    "hue_error_share": "share of coloured pixels (true chroma over 10) whose hue is missing or over 60 degrees off",
+    "colorfulness": "colourfulness (Hasler and Suesstrunk 2003)",
+    "true_colorfulness": "that of the true photo",
+    "chroma": "mean chroma C*ab",
+    "true_chroma": "that of the true photo",
+}
+COLUMNS = {
+    "image_id": "the photo",
+    "subject": "what it shows: photos of one subject count as alike",
+    "category": "its kind",
+    "system": "controlnet (the model), or another way to colorize",
+    "prompt_condition": "of the model's prompt; empty for systems without a prompt",
+    "prompt": "the prompt",
+    "seed": "of the noise",
+    "restored": "whether the picture has the photo's own lightness",
+    **METRICS,
+}
+REFERENCES = ("gray", "mean_color", "true_mean_color", "half_chroma", "autoencoder")  # systems that need no ControlNet
 SAME_HUE = {"brown": "orange"}  # they differ in lightness and chroma, not in hue
 HUE_NEEDS_CHROMA = 10  # C*ab below which a hue says little
-CODE = ("metrics.py", "color.py", "regions.py")  # that measurements depend on, and
-PACKAGES = ("numpy", "scipy", "scikit-image")
-PHOTOS_PER_SAVE = 64  # after how many photos the cache is written: what a stopped machine loses at most
+VISIBLE_CHROMA = 2  # C*ab below which a pixel looks gray
+HUE_TOLERANCE = np.radians(60)
 
 
-def psnr(truth, output):
-    """Peak signal-to-noise ratio in dB; infinite for equal pictures."""
-    if np.array_equal(truth, output):
-        return float("inf")
-    return float(peak_signal_noise_ratio(truth, output, data_range=1))
+def psnr(truth: np.ndarray, output: np.ndarray) -> float:
+    """Returns the peak signal-to-noise ratio in dB; infinite for equal pictures."""
+    return (
+        float("inf") if np.array_equal(truth, output) else float(peak_signal_noise_ratio(truth, output, data_range=1))
+    )
 
 
-def ssim(truth, output):
-    """Structural similarity with the Gaussian window of Wang et al. 2004, mean over channels (H, W, C) in [0, 1]."""
+def ssim(truth: np.ndarray, output: np.ndarray) -> float:
+    """Returns the structural similarity of (H, W, C) in [0, 1] with the Gaussian window of Wang et al. 2004."""
     window = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
     return float(structural_similarity(truth, output, channel_axis=-1, data_range=1.0, **window))
 
 
-def colorfulness(image):
-    """Hasler and Suesstrunk 2003: sqrt(s_rg^2 + s_yb^2) + 0.3 sqrt(m_rg^2 + m_yb^2), channels signed, 0-255 scale."""
+def colorfulness(image: np.ndarray) -> float:
+    """Returns sqrt(s_rg^2 + s_yb^2) + 0.3 sqrt(m_rg^2 + m_yb^2) of signed opponent channels on the 0-255 scale."""
     red, green, blue = np.moveaxis(image.astype(np.float64) * 255, -1, 0)
     red_green, yellow_blue = red - green, (red + green) / 2 - blue
     spread = np.hypot(red_green.std(), yellow_blue.std())
     return float(spread + 0.3 * np.hypot(red_green.mean(), yellow_blue.mean()))
 
 
-def chroma(lab):
-    """Mean C*ab of a CIELAB image."""
+def chroma(lab: np.ndarray) -> float:
+    """Returns the mean C*ab of a CIELAB image."""
     return float(np.hypot(lab[..., 1], lab[..., 2]).mean())
 
 
-def hue_error(truth_lab, output_lab):
-    """(`hue_error` in [0, 180], NaN where no pixel has chroma enough; `hue_share` in [0, 1]) of two CIELAB images."""
-    truth_ab, output_ab = (lab[..., 1] + 1j * lab[..., 2] for lab in (truth_lab, output_lab))
-    colored = np.abs(truth_ab) >= HUE_NEEDS_CHROMA
-    both = colored & (np.abs(output_ab) >= HUE_NEEDS_CHROMA)
-    if not both.any():
-        return float("nan"), 0.0
-    error = np.degrees(np.abs(np.angle(output_ab[both] * truth_ab[both].conj()))).mean()
-    return float(error), float(both.sum() / colored.sum())
+def hue_error_share(truth_lab: np.ndarray, output_lab: np.ndarray) -> float:
+    """Returns the share of coloured pixels whose hue is more than 60 degrees off; NaN if no pixel is coloured.
+
+    A pixel is coloured if its true chroma exceeds `HUE_NEEDS_CHROMA`. An output paler than `VISIBLE_CHROMA` has no hue
+    and counts as off, so a gray picture has 1, and random hues have 2/3.
+    """
+    truth, output = (lab[..., 1] + 1j * lab[..., 2] for lab in (truth_lab, output_lab))
+    off = (np.abs(np.angle(output * truth.conj())) > HUE_TOLERANCE) | (np.abs(output) < VISIBLE_CHROMA)
+    colored = np.abs(truth) > HUE_NEEDS_CHROMA
+    return float(off[colored].mean()) if colored.any() else float("nan")
 
 
-def ab_errors(truth_lab, output_lab):
-    """`ab_error`, `mean_error` and `deviation_error` of two CIELAB images."""
+def ab_errors(truth_lab: np.ndarray, output_lab: np.ndarray) -> tuple[float, float, float]:
+    """Returns `ab_error`, `mean_error` and `deviation_error`.
+
+    The squares of the last two add up to the mean squared error in a*b*.
+    """
     off = output_lab[..., 1:] - truth_lab[..., 1:]
     mean = off.mean(axis=(0, 1))
     spread = np.sqrt(((off - mean) ** 2).sum(axis=-1).mean())
     return float(np.linalg.norm(off, axis=-1).mean()), float(np.linalg.norm(mean)), float(spread)
 
 
-def measure(truth, output, truth_lab=None):
-    """All metrics of one output against its truth, by the names in `METRICS`; two shapes are a ValueError.
+def ciede2000(labs: list[np.ndarray], truths: list[np.ndarray]) -> list[float]:
+    """Returns the mean CIEDE2000 of CIELAB images from the true ones, image by image."""
+    return [float(deltaE_ciede2000(truth, lab).mean()) for truth, lab in zip(truths, labs, strict=True)]
 
-    `truth_lab`: the truth in CIELAB, where it is at hand.
+
+def measure(truth: np.ndarray, output: np.ndarray, own: dict[str, Callable] | None = None) -> dict[str, float]:
+    """Returns all `METRICS` of an output against its truth.
+
+    Args:
+        truth: the true photo.
+        output: a picture of the same size; another size raises ValueError.
+        own: metrics of your own, {name: function of the two CIELAB images (truth, output)}; lower is better.
     """
     if truth.shape != output.shape:
         raise ValueError(f"truth is {truth.shape}, output is {output.shape}: they must be of one size")
-    truth_lab, output_lab = srgb_to_lab(truth) if truth_lab is None else truth_lab, srgb_to_lab(output)
+    truth_lab, output_lab = srgb_to_lab(truth), srgb_to_lab(output)
     values = [
         psnr(truth, output),
         ssim(truth, output),
         ssim(truth_lab[..., :1] / 100, output_lab[..., :1] / 100),
-        float(deltaE_ciede2000(truth_lab, output_lab).mean()),
+        *ciede2000([output_lab], [truth_lab]),
         *ab_errors(truth_lab, output_lab),
-        *hue_error(truth_lab, output_lab),
+        hue_error_share(truth_lab, output_lab),
         *(colorfulness(output), colorfulness(truth)),
         *(chroma(output_lab), chroma(truth_lab)),
     ]
-    return dict(zip(METRICS, values, strict=True))
+    measured = dict(zip(METRICS, values, strict=True))
+    return measured | {name: float(function(truth_lab, output_lab)) for name, function in (own or {}).items()}
 
 
-def mean_ab(images):
-    """The mean (a*, b*) over all pixels of all pictures."""
+def measure_pictures(rows, pictures: pd.DataFrame, own: dict[str, Callable] | None = None, workers: int = -1):
+    """Measures picture files in parallel processes.
+
+    Args:
+        rows: data-set rows, with `image_id`, `subject`, `category` and `image`.
+        pictures: a row a picture: `file`, its path; `image_id`, and further columns of `COLUMNS`, which are kept.
+        own: metrics of your own, as in `measure`; each adds a column.
+        workers: number of processes; -1: as many as there are cores.
+
+    Returns:
+        `COLUMNS` and the columns of `own`, in the order of `pictures`.
+    """
+    files = dict(list(pictures.groupby("image_id")["file"]))
+    rows = [{name: row[name] for name in ("image_id", "subject", "category", "image")} for row in rows]
+    rows = [row for row in rows if row["image_id"] in files]
+    jobs = (delayed(_measure_photo)(to_float(row["image"]), files[row["image_id"]], own) for row in rows)
+    measured = Parallel(n_jobs=workers, return_as="generator")(jobs)
+    measured = pd.concat(progress(measured, total=len(rows), desc="measuring photos", leave=False))
+    photos = pd.DataFrame(rows).set_index("image_id")[["subject", "category"]]
+    table = pictures.join(photos, on="image_id").join(measured)
+    return table[[*COLUMNS, *(own or {})]]
+
+
+def _measure_photo(truth, files, own):
+    return pd.DataFrame([measure(truth, to_float(Image.open(file)), own) for file in files], index=files.index)
+
+
+def measure_sets(config, rows, images: pd.DataFrame) -> pd.DataFrame:
+    """Returns FID, KID, LPIPS and CLIP score by prompt condition; an empty table if the profile asks for none."""
+    from lib.l4 import set_metrics  # needs packages that only l4 installs
+
+    if not config.set_metrics:
+        return pd.DataFrame()
+    run_dir = config.run_dir
+    return set_metrics.measure_sets(rows, images, lambda name: to_float(Image.open(run_dir / name)), config)
+
+
+def mean_ab(images) -> np.ndarray:
+    """Returns the mean (a*, b*) over all pixels of all pictures."""
     return np.mean([srgb_to_lab(image)[..., 1:].mean(axis=(0, 1)) for image in images], axis=0)
 
 
-class Truth(NamedTuple):
-    """What a picture is made from: the true photo, L* of its conditioning image, and how to read a picture's file."""
-
-    truth: np.ndarray
-    plane: np.ndarray
-    read: Callable
-
-
-class Picture(NamedTuple):
-    """A picture to measure: `make(Truth, *arguments)` gives it, the rest is said of it in the table."""
-
-    image_id: str
-    system: str
-    make: Callable
-    arguments: tuple = ()
-    merged: bool = True
-    prompt_level: str = ""
-    prompt: str = ""
-    seed: int = 0
-
-
-def measure_pictures(rows, pictures, read_picture=None, cache=None, workers=0):
-    """A table with one row of `COLUMNS` for each `Picture` of these data-set rows, in their order, measured in 8 bits.
-
-    `read_picture` reads a file by its name, which must change with whatever makes the picture. `cache`: a file of
-    earlier measurements (None: none), to which the new ones are added; a measurement is known again by the photo's
-    pixels, the function, its arguments and the code that measures. `workers`: how many processes (0: this one).
-    """
-    known, listed, missing = read_cache(cache), defaultdict(list), []
-    for position, picture in enumerate(pictures):
-        listed[picture.image_id].append((position, picture))
-    table = {}
-    for row in rows:
-        photo = [np.asarray(row[column].convert("RGB")) for column in ("image", "conditioning_image")]
-        photo_key, new = key_of(*photo), {}
-        for position, picture in listed[row["image_id"]]:
-            key = key_of(photo_key, picture.make.__name__, *picture.arguments)
-            table[position] = (key, {**picture._asdict(), "subject": row["subject"], "category": row["category"]})
-            if key not in known:
-                new[key] = picture
-        if new:
-            missing.append((*photo, read_picture, new))
-    known = _measure_missing(missing, known, cache, workers)
-    return pd.DataFrame([known[key] | facts for _, (key, facts) in sorted(table.items())], columns=COLUMNS)
-
-
-def _measure_missing(missing, known, cache, workers):
-    """`known` with the missing measurements; the cache is written after every `PHOTOS_PER_SAVE` photos."""
-    bar = progress(total=len(missing), desc="measuring photos", leave=False)
-    with bar, ProcessPoolExecutor(workers) if workers else nullcontext() as pool:
-        for start in range(0, len(missing), PHOTOS_PER_SAVE):
-            for measured in (pool.map if pool else map)(_measure_photo, missing[start : start + PHOTOS_PER_SAVE]):
-                known |= measured
-                bar.update()
-            if cache:
-                with new_file(cache) as partial:  # parquet keeps every bit
-                    pd.DataFrame.from_dict(known, orient="index", columns=METRICS).to_parquet(partial)
-    return known
-
-
-def _measure_photo(part):
-    image, conditioning, read_picture, pictures = part
-    photo = Truth(to_float(image), luminance(to_float(conditioning)), read_picture)
-    lab, measured = srgb_to_lab(photo.truth), {}
-    for key, picture in pictures.items():
-        output = to_float(to_pil(picture.make(photo, *picture.arguments)))
-        measured[key] = measure(photo.truth, output, lab)
-    return measured
-
-
-def key_of(*facts):
-    """A short text that changes with arrays, texts and numbers, and with the code and the packages that measure."""
-    return hash_of((_measured_by(), *facts))
-
-
-@lru_cache
-def _measured_by():
-    return hash_of([*(ROOT / "lib" / name for name in CODE), *map(version, PACKAGES)])
-
-
-def read_cache(path):
-    """{key: metrics} of a file of measurements; nothing where there is no such file or it is damaged."""
-    try:
-        return pd.read_parquet(path).to_dict("index") if path else {}
-    except (OSError, ValueError):  # pyarrow's errors are among them
-        return {}
-
-
-def with_ab(photo, ab):
-    """The photo with these a*, b*: (H, W, 2), or one colour (2,) everywhere."""
-    return lab_to_srgb(np.dstack([photo.plane, np.broadcast_to(ab, (*photo.plane.shape, 2))]))
-
-
-def in_own_mean_color(photo):
-    """The photo in the mean of its own colours."""
-    return with_ab(photo, mean_ab([photo.truth]))
-
-
-def in_half_chroma(photo):
-    """The photo with its true a*, b* halved."""
-    return with_ab(photo, srgb_to_lab(photo.truth)[..., 1:] / 2)
-
-
-def as_it_is(photo, picture):
-    """A picture that is there."""
-    return picture
-
-
-def merged(photo, picture):
-    """A picture with the photo's L*."""
-    return merge_luminance(photo.plane, picture)
-
-
-def from_file(photo, name):
-    """A picture by its file name."""
-    return photo.read(name)
-
-
-def mean_color_transfer(photo, name, other):
-    """The photo with a*, b* of one file, shifted to the mean of another's."""
-    ab, of_other = (srgb_to_lab(photo.read(file))[..., 1:] for file in (name, other))
-    return with_ab(photo, ab + of_other.mean(axis=(0, 1)) - ab.mean(axis=(0, 1)))
-
-
-def composed(photo, weights, *names):
-    """The photo with a*, b* of several files, each weighed where its region is: weights (files, H, W)."""
-    return with_ab(photo, compose([srgb_to_lab(photo.read(name))[..., 1:] for name in names], weights))
-
-
-def reference_pictures(image_ids, training_ab, round_trips):
-    """The pictures that need no model, of the systems in `REFERENCES`, photo by photo.
-
-    `training_ab`: mean (a*, b*) of the training photos; `round_trips`: the autoencoder's pictures of the true photos.
-    """
-    for name, round_trip in zip(image_ids, round_trips, strict=True):
-        yield Picture(name, "gray", with_ab, ((0, 0),))
-        yield Picture(name, "mean_color", with_ab, (training_ab,))
-        yield Picture(name, "true_mean_color", in_own_mean_color)
-        yield Picture(name, "half_chroma", in_half_chroma)
-        yield Picture(name, "autoencoder", as_it_is, (round_trip,), merged=False)
-        yield Picture(name, "autoencoder", merged, (round_trip,))
-
-
-def ab_pictures(image_ids, predicted):
-    """The pictures of systems that give a*, b* alone: `predicted` is {system: [(H, W, 2) a photo]}."""
-    for index, name in enumerate(image_ids):
-        for system, planes in predicted.items():
-            yield Picture(name, system, with_ab, (planes[index],))
-
-
-def model_pictures(image_ids, images):
-    """The pictures that the table `images` lists, photo by photo; those of `COMPARED` before the merge, too."""
-    by_photo = dict(list(images.groupby("image_id")))
-    for name in image_ids:
-        for row in by_photo[name].itertuples():
-            said = dict(prompt_level=row.prompt_level, prompt=row.prompt, seed=row.seed)
-            if row.prompt_level in COMPARED:
-                yield Picture(name, "controlnet", from_file, (row.before,), merged=False, **said)
-            yield Picture(name, "controlnet", from_file, (row.after,), **said)
-
-
-def transfer_pictures(images):
-    """The vague prompt's pictures shifted to the mean colour of the detailed one's: what a tint alone would give."""
-    files = images.set_index(["prompt_level", "image_id", "seed"])["after"]
-    for (name, seed), vague in files["vague"].items():
-        said = dict(prompt_level="vague", prompt=VAGUE_PROMPT, seed=seed)
-        yield Picture(name, "mean_color_transfer", mean_color_transfer, (vague, files["detailed", name, seed]), **said)
-
-
-def region_pictures(rows, images, phrases, locate):
-    """The detailed prompt's pictures with each phrase's colour kept to its place, as the system `regions`.
-
-    `images`, `phrases`: the listings of the pictures under the prompts and of their regions; `locate`: what
-    `load_segmenter` returns. Photos whose phrases were not colorized are left out; what isn't found keeps the
-    prompt's own colours.
-    """
-    files = phrases.set_index(["image_id", "prompt", "seed"])["after"]
-    there = set(phrases["image_id"])
-    detailed = images[images["prompt_level"] == "detailed"]
-    for row in rows:
-        regions = regions_of(row["detailed_caption"])
-        if regions and row["image_id"] not in there:
-            continue
-        masks = find_masks(regions, luminance(to_float(row["conditioning_image"])), lambda: locate)
-        weights = share_out(masks, locate.threshold)
-        for picture in detailed[detailed["image_id"] == row["image_id"]].itertuples():
-            names = [files[row["image_id"], region.phrase, picture.seed] for region in regions]
-            said = dict(prompt_level="detailed", prompt=picture.prompt, seed=picture.seed)
-            yield Picture(row["image_id"], "regions", composed, (weights, picture.after, *names), **said)
-
-
-def hue_and_chroma(a, b):
-    """Hue in degrees, from 0 on, and chroma of a colour's a* and b*."""
+def hue_and_chroma(a: float, b: float) -> tuple[float, float]:
+    """Returns hue in degrees, from 0 on, and chroma of a colour's a* and b*."""
     return float(np.degrees(np.arctan2(b, a))) % 360, float(np.hypot(a, b))
 
 
-def name_color(hue, chroma):
-    """The word of `OBJECT_COLORS`: `white` below a chroma of 8, none below 10, else the nearest hue (not brown)."""
+def name_color(hue: float, chroma: float) -> str:
+    """Returns the word of `OBJECT_COLORS`: `white` below a chroma of 8, none below 10, else the nearest hue."""
     if chroma < HUE_NEEDS_CHROMA:
         return "white" if chroma < 8 else ""
     words = [word for word in OBJECT_COLORS if word != "white" and word not in SAME_HUE]
     return min(words, key=lambda word: hue_distance(TARGETS[word][0], hue))
-
-
-def read_metrics(path):
-    """The table that notebook 05 wrote; without it, a ValueError that says to run 05."""
-    if not path.exists():
-        again = "run notebook 05_evaluate first, with the same -p reports"
-        raise ValueError(f"no {path.name} in this run's reports: {again}")
-    return pd.read_csv(path, keep_default_na=False, na_values={"hue_error": [""]}, dtype={"image_id": str})

@@ -4,17 +4,19 @@ import os
 import platform
 import subprocess
 from importlib.metadata import version
+from pathlib import Path
 from urllib.parse import quote
 
 import pandas as pd
 import torch
-from IPython.display import Markdown
+from IPython.display import Markdown, display
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lib import ROOT
+from lib import ROOT, figures, judging, stats
+from lib.config import RUNS, Config, get_config
 from lib.files import write_table, write_text
 from lib.models import require_precision
-from lib.profiles import Profile
+from lib.sampling import with_chosen_sampling
 from lib.stats import MARGIN, METRIC, label, verdict
 
 MAX_COLUMNS = 8  # of a table in a notebook
@@ -25,29 +27,47 @@ MAIN_CONTRASTS = (  # of the report's table and notebook 06; all others are in e
     ("detailed", "object"),
     ("gray_caption", "vague"),
 )
+RUN_SETTINGS = ("base", "start", "photos", "epochs", "rate", "batch", "prompts", "dropout", "other", "seed")
+RUN_CONTRASTS = (("detailed", "vague"), ("vague", "gray"), ("detailed", "gray"))
+SIGNED = (*("mean", "low", "high", "median"), *("detailed - vague", "vague - gray", "detailed - gray"))
 FORMATS = {  # of a column's numbers
-    **dict.fromkeys(("psnr", "ciede2000", "ab_error", "chroma_ratio", "bleed"), ".2f"),
-    **dict.fromkeys(("hue_error", "colorfulness", "colorfulness_difference", "colorfulness_error"), ".1f"),
-    **dict.fromkeys(("fid", "clip_score", "chroma_deficit", "true_chroma", "colors"), ".1f"),
+    **dict.fromkeys(("psnr", "ciede2000", "ab_error", "mean_error", "deviation_error", "chroma_ratio"), ".2f"),
+    **dict.fromkeys(("vague", "detailed", "gray"), ".2f"),
+    **dict.fromkeys(("colorfulness", "colorfulness_difference", "clip_score", "fid"), ".1f"),
+    **dict.fromkeys(("true_chroma",), ".1f"),
     **dict.fromkeys(("ssim", "ssim_luma"), ".3f"),
     **dict.fromkeys(("kid", "lpips"), ".4f"),
-    **dict.fromkeys(("mean", "low", "high", "median", "over_vague", "over_gray"), "+.2f"),
+    **dict.fromkeys((*SIGNED, "over_vague", "over_gray"), "+.2f"),
     **dict.fromkeys(("p", "p_holm", "p_equal"), ".2g"),
-    **dict.fromkeys(("vague", "detailed", "gray", "mean_error", "deviation_error"), ".2f"),
-    **dict.fromkeys(("improved", "hue_share", "own_word", "other_word"), ".0%"),
-    **dict.fromkeys(("steps", "df"), ".0f"),
-    **dict(learning_rate=".0e", train_epochs="g"),
+    **dict.fromkeys(("improved", "hue_error_share"), ".0%"),
+    **dict(steps=".0f", df=".0f", learning_rate=".0e", train_epochs="g"),
 }
 
 
-def provenance(profile):
-    """Versions, device and revision that a result rests on, by name; a precision that can't be used is a ValueError."""
-    require_precision(profile.model.mixed_precision)
+def begin(profile_name: str, run: str, overrides: dict, sampling_is_chosen: bool = True) -> Config:
+    """Returns a notebook's config, sets the style of its figures and shows what its results rest on.
+
+    Args:
+        profile_name, run, overrides: the notebook's parameters.
+        sampling_is_chosen: whether notebook 04 has chosen steps and guidance; else they are the profile's own.
+
+    Raises:
+        ValueError: for an unknown or wrong parameter, an unusable precision, or if notebook 04 has not run.
+    """
+    config = get_config(profile_name, **{"run": run, **overrides})
+    figures.use_style()
+    display(show_facts(provenance(config)))
+    return with_chosen_sampling(config) if sampling_is_chosen else config
+
+
+def provenance(config: Config) -> dict:
+    """Returns versions, device and revision that a result rests on; raises ValueError for an unusable precision."""
+    require_precision(config.mixed_precision)
     packages = ("torch", "diffusers", "transformers", "datasets", "scikit-image")
     revision = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(revision, cwd=ROOT, capture_output=True, text=True, check=False)
     return {
-        "profile": profile.name,
+        "profile": config.profile,
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
         "lib": version("prompted-colorization"),
@@ -56,26 +76,29 @@ def provenance(profile):
     }
 
 
-def save_table(table, profile, name):
-    """Save a table as CSV, whole or not at all, in the reports of the profile's run; its path."""
-    path = profile.folders.reports_dir / f"{name}.csv"
+def save_table(table: pd.DataFrame, config: Config, name: str) -> Path:
+    """Saves a table as CSV in the reports of the profile's run, and returns its path."""
+    path = config.reports_dir / f"{name}.csv"
     write_table(table, path)
     return path
 
 
-def markdown_table(table):
-    """A table in Markdown; numbers as `FORMATS` says for their column, a missing one as a dash."""
-    lines = ["| " + " | ".join(name.replace("_", " ") for name in table) + " |", "|" + "---|" * len(table.columns)]
-    for _, row in table.iterrows():
-        cells = ("-" if value != value else format(value, FORMATS.get(name, "")) for name, value in row.items())
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def markdown_table(table: pd.DataFrame) -> str:
+    """Returns a table in Markdown; numbers as `FORMATS` says for their column, a missing one as a dash."""
+    cells = {
+        name.replace("_", " "): ["-" if cell != cell else format(cell, FORMATS.get(name, "")) for cell in table[name]]
+        for name in table
+    }
+    return pd.DataFrame(cells).to_markdown(index=False, disable_numparse=True)
 
 
-def show(table, *columns, csv=None):
-    """A table for a notebook, formatted like the report's; `columns`: which ones, or all; `csv`: a file of all.
+def show(table: pd.DataFrame, *columns: str, csv: Path | None = None) -> Markdown:
+    """Returns a table for a notebook, formatted like the report's.
 
-    More than `MAX_COLUMNS` do not fit on a page: ValueError.
+    Args:
+        table: the table.
+        *columns: names of columns; none: all. More than `MAX_COLUMNS` raise ValueError.
+        csv: a file with all columns, to which a link leads.
     """
     shown = table[list(columns)] if columns else table
     if len(shown.columns) > MAX_COLUMNS:
@@ -84,10 +107,10 @@ def show(table, *columns, csv=None):
     return Markdown(markdown_table(shown) + link)
 
 
-def show_facts(facts):
-    """Facts by name for a notebook, in a line; numbers with three digits, nothing of what is empty."""
-    said = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in facts.items()}
-    return Markdown(", ".join(f"{name} **{value}**" for name, value in said.items() if value != ""))
+def show_facts(facts: dict) -> Markdown:
+    """Returns facts by name for a notebook, in a line; numbers with three digits, without those that are empty."""
+    texts = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in facts.items()}
+    return Markdown(", ".join(f"{name} **{text}**" for name, text in texts.items() if text != ""))
 
 
 LAYOUT = dict(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
@@ -95,8 +118,8 @@ TEMPLATES = Environment(loader=PackageLoader("lib"), undefined=StrictUndefined, 
 TEMPLATES.filters |= {"fmt": format, "one_line": lambda text: " ".join(text.split()), "table": markdown_table}
 
 
-def render(template, **values):
-    """The text of `lib/templates/<template>.md.j2` with these values; one that is missing is an UndefinedError.
+def render(template: str, **values) -> str:
+    """Returns the text of `lib/templates/<template>.md.j2` with these values; a missing one raises UndefinedError.
 
     Templates have three filters beside Jinja's: `fmt` (Python's `format`), `one_line` (joins lines by a space) and
     `table` (`markdown_table`).
@@ -104,67 +127,62 @@ def render(template, **values):
     return TEMPLATES.get_template(f"{template}.md.j2").render(values)
 
 
-def write_report(profile: Profile, metrics: pd.DataFrame, tables: dict, judged: str = "") -> None:
-    """Writes `report.md`, every number from the metrics and the tables of notebook 06.
+def write_report(config: Config, metrics: pd.DataFrame, effects: pd.DataFrame) -> None:
+    """Writes `report.md`, one page; findings come from `findings.md` beside it, which a person writes.
 
     Args:
-        profile: of the run.
+        config: of the run.
         metrics: `metrics.csv`.
-        tables: `effects`, `writers` and `binding` as notebook 06 makes them.
-        judged: what people chose, in a sentence.
+        effects: `effects.csv`.
     """
-    effects, writers = tables["effects"], tables["writers"].set_index("writer")
-    folder, home = profile.folders.reports_dir, profile.folders.reports_home
-    ours = metrics[metrics["system"] == "controlnet"]
-    crossed = None
-    if "all" in writers.index:
-        n_writers = len(writers.index.difference(["all", "others"]))
-        crossed = {"n_writers": n_writers, "estimate": with_interval(*writers.loc["all", ["mean", "low", "high"]])}
+    folder, home = config.reports_dir, config.reports_home
+    ours, findings = metrics[metrics["system"] == "controlnet"], folder / "findings.md"
+    wrong = ours[ours["restored"]].groupby(["prompt_condition", "image_id"])["hue_error_share"].mean()
+    judgements = judging.read_judgements(folder / "judgements.csv")
+    if len(judgements):
+        judgements = judging.about_these(judgements, judging.load_photos(config, 0))
     text = render(
         "report",
-        profile=profile,
-        provenance=provenance(profile),
+        config=config,
+        provenance=provenance(config),
         answer=answer(effects),
+        wrong_hue=wrong.groupby(level=0).mean(),
         photos=ours["image_id"].nunique(),
         subjects=ours["subject"].nunique(),
-        most_seeds=ours["seed"].nunique(),
-        sampling=profile.sampling,
         main=main_effects(effects)[["contrast", "n", "estimate", "p_holm", "verdict"]],
-        writers=crossed,
-        binding=len(tables["binding"]) > 0,
-        sets=profile.study.set_metrics,
+        findings=findings.read_text("utf-8").strip() if findings.exists() else "",
         margin=MARGIN,
-        judged=judged,
+        judged=judging.state_verdict(judgements),
         runs_page=os.path.relpath(home / "runs.md", folder) if (home / "runs.md").exists() else "",
+        tables=sorted(path.name for path in folder.glob("*.csv")),
     )
     write_text(text, folder / "report.md")
 
 
-def write_runs(profile, table):
-    """Write `runs.md` at the profile's home from rows of `runs.csv` (`compare_runs`)."""
-    shown = table[["run", "base", "photos", "epochs", "rate", "prompts", "vague", "detailed"]].copy()
-    for name in ("detailed - vague", "vague - gray", "detailed - gray"):
-        ends = zip(*(table[f"{name}{end}"] for end in ("", "_low", "_high")), strict=True)
-        shown[name] = [with_interval(*values) for values in ends]
-    shown = shown.assign(chroma_ratio=table["chroma_ratio"])
-    text = render("runs", profile=profile, table=shown, gray=table["gray"].mean(), photos=table["n"].max())
-    write_text(text, profile.folders.reports_home / "runs.md")
+def publish(config: Config, metrics: pd.DataFrame) -> str:
+    """Publishes the ControlNet with its scores on the Hub if `hub_repo_id` is set, and returns what it did."""
+    from lib.l4 import hub
+
+    return hub.push_controlnet(config, stats.summary(metrics), len(set(stats.side_by_side(metrics)["image_id"])))
 
 
-def estimate(row, form="+.2f"):
-    """A difference with its interval, as text."""
-    return with_interval(row.mean, row.low, row.high, form)
-
-
-def with_interval(mean, low, high, form="+.2f"):
-    """A number with its interval, as text; without one where there is none."""
+def with_interval(mean: float, low: float, high: float, form: str = "+.2f") -> str:
+    """Returns a number with its interval, as text; without one if it is missing."""
     return f"{mean:{form}}" + (f" [{low:{form}}, {high:{form}}]" if low == low else "")
 
 
 def answer(effects: pd.DataFrame) -> str:
     """Returns the answer to the primary question, as its interval allows to say."""
-    rows = in_words(effects).query("first == 'detailed' and second == 'vague'")
-    return render("answer", row=next(rows.itertuples(), None)).strip()
+    words = {"better": "Yes", "worse": "No, the reverse", "equivalent": "No", "inconclusive": "It can't be told"}
+    row = next(in_words(effects).query("first == 'detailed' and second == 'vague'").itertuples(), None)
+    if row is None or row.low != row.low:
+        return "**Too few photos to tell**, or no difference between them."
+    return (
+        f"**{words[row.verdict]}, for this model and these photos.** Detailed prompts change CIEDE2000 by "
+        f"**{row.mean:+.2f}** against vague ones (95 % interval {row.low:+.2f} to {row.high:+.2f}, p {row.p_holm:.2g}, "
+        f"n = {row.n}; lower is better). Verdict: {row.verdict}. The error of {row.improved:.0%} of the photos falls; "
+        f"the median photo changes by {row.median:+.2f}."
+    )
 
 
 def in_words(effects: pd.DataFrame) -> pd.DataFrame:
@@ -173,12 +191,59 @@ def in_words(effects: pd.DataFrame) -> pd.DataFrame:
     rows = list(effects.itertuples())
     return effects.assign(
         contrast=[label(row.first, row.second) for row in rows],
-        verdict=list(map(verdict, rows)),
-        estimate=list(map(estimate, rows)),
+        verdict=[verdict(row) for row in rows],
+        estimate=[with_interval(row.mean, row.low, row.high) for row in rows],
     )
 
 
 def main_effects(effects: pd.DataFrame) -> pd.DataFrame:
     """Returns the rows of `in_words` for `MAIN_CONTRASTS`, those that were measured."""
-    told = in_words(effects).set_index(["first", "second"], drop=False)
-    return told.loc[[pair for pair in MAIN_CONTRASTS if pair in told.index]]
+    rows = in_words(effects).set_index(["first", "second"], drop=False)
+    return rows.loc[[pair for pair in MAIN_CONTRASTS if pair in rows.index]]
+
+
+def measure_run(settings: dict, metrics: pd.DataFrame) -> dict:
+    """Returns the row of a run in `runs.csv`.
+
+    CIEDE2000 under two prompts, and its differences, have 95 % intervals over photos (`_low`, `_high`). `gray` is the
+    error of the photos left gray. `chroma_ratio` is that of the detailed prompt.
+
+    Args:
+        settings: the run's row of `run.csv`.
+        metrics: `metrics.csv` of the run.
+    """
+    row, subjects = {name: settings.get(name, "") for name in ("run", *RUN_SETTINGS)}, stats.subjects_of(metrics)
+    row |= {"n": len(subjects), "gray": stats.by_photo(metrics, METRIC, "gray").mean()}
+    errors = {name: stats.by_photo(metrics, METRIC, name) for name in ("vague", "detailed")}
+    errors |= {label(*pair): stats.differences(metrics, METRIC, *pair) for pair in RUN_CONTRASTS}
+    for name, values in errors.items():
+        row |= stats.named_ends(name, stats.interval(values, subjects[values.index]))
+    chroma, true_chroma = (stats.by_photo(metrics, name, "detailed").mean() for name in ("chroma", "true_chroma"))
+    return row | {"chroma_ratio": chroma / true_chroma}
+
+
+def update_runs(config: Config, row: dict) -> pd.DataFrame:
+    """Writes a run's row to the profile's `runs.csv`, and `runs.md`; rows of other runs stay as they are.
+
+    Returns:
+        The rows of the runs on the same photos as this one, in the order of `RUNS`, then of names. Photos are the same
+        if their number and their mean error when left gray are.
+    """
+    path, table = config.reports_home / "runs.csv", pd.DataFrame([row])
+    if path.exists():
+        kept = pd.read_csv(path, keep_default_na=False, na_values="", dtype={"run": str}).fillna({"other": ""})
+        table = pd.concat([kept[kept["run"] != row["run"]], table], ignore_index=True)
+    known = list(RUNS[config.profile])
+    ranks = {run: rank for rank, run in enumerate([*known, *sorted(set(table["run"]) - set(known))])}
+    table = table.sort_values("run", key=lambda runs: runs.map(ranks), ignore_index=True)
+    write_table(table, path)
+    table = table[(table["n"] == row["n"]) & (table["gray"] - row["gray"]).abs().lt(1e-3)]
+    shown = table[["run", "base", "photos", "epochs", "rate", "prompts", "vague", "detailed"]].copy()
+    for name in (label(*pair) for pair in RUN_CONTRASTS):
+        ends = zip(*(table[f"{name}{end}"] for end in ("", "_low", "_high")), strict=True)
+        shown[name] = [with_interval(*values) for values in ends]
+    shown["chroma_ratio"] = table["chroma_ratio"]
+    values = {"profile": config.profile, "stand_ins": config.stand_ins, "photos": table["n"].max()}
+    text = render("runs", **values, table=shown, gray=table["gray"].mean())
+    write_text(text, path.with_name("runs.md"))
+    return table

@@ -1,4 +1,4 @@
-"""Colour conversions: published values, round trips, and what the merge promises."""
+"""Colour conversions: published values, round trips, and what restoring lightness promises."""
 
 import numpy as np
 import pytest
@@ -48,17 +48,17 @@ def test_gamut_mapping_keeps_lightness_and_hue_and_takes_chroma():
     assert np.abs(fitted - lab)[inside].max() < 0.2
 
 
-def test_merge_takes_lightness_from_one_and_color_from_the_other():
+def test_lightness_comes_from_the_photo_and_color_from_the_output():
     photo, output = RNG.uniform(0.3, 0.7, (2, 32, 32, 3)).astype(np.float32)
-    merged = rgb2lab(color.merge_luminance(color.luminance(photo), output))
-    assert np.abs(merged[..., 0] - rgb2lab(photo)[..., 0]).max() < 0.1
+    restored = rgb2lab(color.restore_lightness(photo, output))
+    assert np.abs(restored[..., 0] - rgb2lab(photo)[..., 0]).max() < 0.1
     kept = color.in_gamut(np.dstack([rgb2lab(photo)[..., :1], rgb2lab(output)[..., 1:]]))
-    assert np.abs(merged[..., 1:] - rgb2lab(output)[..., 1:])[kept].max() < 0.1
+    assert np.abs(restored[..., 1:] - rgb2lab(output)[..., 1:])[kept].max() < 0.1
 
 
-def test_merging_a_photo_with_itself_gives_it_back():
+def test_a_photo_with_its_own_colors_is_itself():
     photo = RNG.uniform(0, 1, (16, 16, 3)).astype(np.float32)
-    assert np.abs(color.merge_luminance(color.luminance(photo), photo) - photo).max() < 1e-4
+    assert np.abs(color.restore_lightness(photo, photo) - photo).max() < 1e-4
 
 
 def test_conditioning_image_is_neutral_and_keeps_lightness():

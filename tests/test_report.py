@@ -1,4 +1,4 @@
-"""The report and its answer say what the intervals allow, and no more."""
+"""The report, its answer and the table of runs say what the intervals allow, and no more."""
 
 import numpy as np
 import pandas as pd
@@ -6,9 +6,9 @@ import pytest
 from jinja2 import UndefinedError
 
 from lib import ROOT, report, stats
+from lib.config import get_config
 from lib.metrics import COLUMNS, METRICS
-from lib.profiles import get_profile
-from lib.stats import METRIC, QUESTIONS
+from lib.stats import METRIC
 
 
 def effects(low, high, p_holm=0.01, p_equal=0.5):
@@ -49,8 +49,9 @@ def test_no_answer_without_an_interval():
 
 
 def test_tables_show_a_missing_number_as_a_dash():
-    table = pd.DataFrame([{"system": "gray", "hue_error": np.nan, "psnr": 22.636}])
-    assert report.markdown_table(table).splitlines()[-1] == "| gray | - | 22.64 |"
+    table = pd.DataFrame([{"system": "gray", "hue_error_share": np.nan, "psnr": 22.636, "n": 3}])
+    cells = [cell.strip() for cell in report.markdown_table(table).splitlines()[-1].split("|")]
+    assert cells == ["", "gray", "-", "22.64", "3", ""]
 
 
 def test_tables_in_notebooks_fit_a_page_and_lead_to_the_rest(tmp_path, monkeypatch):
@@ -58,15 +59,11 @@ def test_tables_in_notebooks_fit_a_page_and_lead_to_the_rest(tmp_path, monkeypat
     with pytest.raises(ValueError, match="9 columns do not fit on a page: name at most 8"):
         report.show(table)
     monkeypatch.chdir(tmp_path)
-    path = report.save_table(table, get_profile("pocket", reports=str(tmp_path / "my reports")), "all")
+    path = report.save_table(table, get_config("pocket", reports=str(tmp_path / "my reports")), "all")
     assert pd.read_csv(path).equals(table)
     text = report.show(table, *"abc", csv=path).data
-    assert text.splitlines()[0] == "| a | b | c |"
+    assert text.splitlines()[0].split() == ["|", "a", "|", "b", "|", "c", "|"]
     assert text.splitlines()[-1] == "All columns: [all.csv](my%20reports/pocket/all.csv)"
-
-
-def test_facts_that_are_empty_are_not_shown():
-    assert report.show_facts({"rate": 2e-5, "other": "", "seed": 0}).data == "rate **2e-05**, seed **0**"
 
 
 def measured(conditions, photos=9):
@@ -77,53 +74,99 @@ def measured(conditions, photos=9):
         for system, condition, seed in systems:
             values = dict.fromkeys(METRICS, 1.0) | {"ciede2000": rng.uniform(5, 9), "true_chroma": 1.0 * k}
             names = {"image_id": f"p{k}", "subject": f"s{k}", "category": "ab"[k % 2], "system": system, "seed": seed}
-            rows.append({**names, "prompt_level": condition, "prompt": condition, "merged": True, **values})
+            rows.append({**names, "prompt_condition": condition, "prompt": condition, "restored": True, **values})
     return pd.DataFrame(rows)[list(COLUMNS)]
 
 
-def report_of(profile, conditions):
+def report_of(config, conditions):
     """The lines of the written report of a run on photos under these conditions."""
     metrics = measured(conditions)
-    pairs = [pair for pair in QUESTIONS if set(pair) <= {"gray", *conditions}]
-    tables = {"effects": stats.contrasts(metrics, pairs), "writers": stats.effect_of_writers(metrics), "binding": []}
-    report.write_report(profile, metrics, tables)
-    return (profile.folders.reports_dir / "report.md").read_text().splitlines()
+    report.write_report(config, metrics, stats.contrasts(metrics))
+    return (config.reports_dir / "report.md").read_text().splitlines()
 
 
-def test_the_report_is_one_page_with_at_most_four_charts(tmp_path):
-    profile = get_profile("pocket", reports=str(tmp_path))
-    lines = report_of(profile, ("empty", "vague", "object", "detailed", "gray_caption", "recolored", "writer_2"))
-    assert len(lines) <= 70
-    assert sum(line.startswith("![") for line in lines) == 3  # and the binding chart, if objects have masks
-    rows = [line.split(" | ")[0].strip("| ") for line in lines if line.startswith("| ")]
+def test_the_report_is_one_page_with_the_findings_of_a_person(tmp_path):
+    config = get_config("pocket", reports=str(tmp_path))
+    conditions = ("empty", "vague", "object", "detailed", "gray_caption", "recolored", "writer_2")
+    lines = report_of(config, conditions)
+    assert len(lines) <= 60
+    assert sum(line.startswith("![") for line in lines) == 3
+    rows = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]
     assert rows == ["contrast", *(" - ".join(pair) for pair in report.MAIN_CONTRASTS)]
-    assert any(line.startswith("Captions by 2 writers against the vague prompt") for line in lines)
-    assert any(line.startswith("9 test photos of 9 subjects, 128 px, 2 seeds at most,") for line in lines)
+    assert any(line.startswith("9 development photos of 9 subjects, 128 px,") for line in lines)
+    assert any("**100%** have no hue or one more than 60° off under the vague prompt" in line for line in lines)
+    assert any("Nobody has judged yet" in line for line in lines)
     assert not any("nan" in line.split() for line in lines)
+    (config.reports_dir / "findings.md").write_text("1. Grass is green.\n")
+    (config.reports_dir / "binding.csv").write_text("")
+    lines = report_of(config, conditions)
+    assert "1. Grass is green." in lines
+    assert sum(line.startswith("![") for line in lines) == 4
+    assert any("[binding.csv](binding.csv)" in line for line in lines)
 
 
 def test_conditions_that_were_not_measured_are_not_told(tmp_path):
-    profile = get_profile("l4", reports=str(tmp_path), mixed_precision="no")
-    text = "\n".join(report_of(profile, ("vague", "detailed")))
+    config = get_config("l4", reports=str(tmp_path), mixed_precision="no")
+    text = "\n".join(report_of(config, ("vague", "detailed")))
     assert "gray_caption" not in text
     assert "detailed - object" not in text
-    assert "writers against" not in text
     assert "512 px" in text
-    assert "[sets.csv](sets.csv)" in text
 
 
-def test_the_first_cell_of_every_notebook_refuses_bf16_without_cuda(monkeypatch):
-    cells = [path.read_text() for path in ROOT.glob("notebooks/0*.ipynb")]
-    assert len(cells) == 6
-    assert all(text.count("report.provenance(profile)") == 1 for text in cells)
+def test_a_notebook_begins_only_where_it_can_run(monkeypatch):
+    sources = [path.read_text() for path in sorted(ROOT.glob("notebooks/0*.ipynb"))]
+    assert len(sources) == 6
+    assert all(source.count("report.begin(") + source.count("report.provenance(") == 1 for source in sources)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ValueError, match="bf16 needs a CUDA GPU"):
-        report.provenance(get_profile("l4"))
-    assert report.provenance(get_profile("l4", mixed_precision="no"))["profile"] == "l4"
+        report.begin("l4", "", {})
+    config = report.begin("l4", "", {"mixed_precision": "no"}, sampling_is_chosen=False)
+    assert config.profile == "l4"
+    with pytest.raises(ValueError, match="run notebook 04_colorize_photos first"):
+        report.begin("l4", "never", {"mixed_precision": "no"})
+
+
+SETTINGS = {"run": "study_1", "base": "narrow", "photos": "flowers", "epochs": 10.0, "rate": 1e-5, "prompts": "generic"}
+
+
+def metrics_of_run(gain, gray=12.0, photos="abcdefghij"):
+    """Metrics of a run whose error under the detailed prompt is below the vague one's by `gain`, more for each photo."""
+    rows = []
+    for k, photo in enumerate(photos):
+        errors = {("gray", ""): gray + 0.03 * k, ("controlnet", "vague"): 9.0}
+        errors["controlnet", "detailed"] = 9.0 - gain - 0.02 * k
+        for (system, condition), error in errors.items():
+            values = dict.fromkeys(COLUMNS, 1.0) | {"image_id": photo, "subject": photo, "system": system, "seed": 0}
+            values |= {"prompt_condition": condition, "prompt": condition, "restored": True, "ciede2000": error}
+            rows.append(values | {"chroma": 3.0, "true_chroma": 4.0})
+    return pd.DataFrame(rows)
+
+
+def test_each_run_writes_its_own_row_and_keeps_the_others(tmp_path):
+    def update(run, *options):
+        row = report.measure_run(SETTINGS | {"run": run}, metrics_of_run(*options))
+        return report.update_runs(get_config("pocket", run=run, reports=str(tmp_path)), row)
+
+    for run in ("mine", "study_3", "1", "study_1"):
+        table = update(run, 1.0)
+    assert list(table["run"]) == ["study_1", "study_3", "1", "mine"]
+    row = table.iloc[0]
+    assert (row["rate"], row["n"]) == (1e-5, 10)
+    assert (row["gray"], row["vague - gray"]) == pytest.approx((12.135, -3.135))
+    assert row["detailed - vague_low"] < row["detailed - vague"] < row["detailed - vague_high"] < 0
+    assert row["chroma_ratio"] == pytest.approx(0.75)
+    again = update("study_3", 2.0)
+    assert list(again["run"]) == list(table["run"])
+    assert list(again["detailed - vague"]) == pytest.approx([-1.09, -2.09, -1.09, -1.09])
+    page = (tmp_path / "pocket/runs.md").read_text()
+    assert "(left gray: 12.1" in page
+    cells = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()]
+    assert any(line[1:7] == ["study_1", "narrow", "flowers", "10.0", "1e-05", "generic"] for line in cells)
+    assert list(update("study_3", 2.0, 12.0, "abc")["run"]) == ["study_3"]  # on other photos: beside no other run,
+    assert list(update("study_1", 1.0)["run"]) == ["study_1", "1", "mine"]  # and whose rows stay
+    assert len(pd.read_csv(tmp_path / "pocket/runs.csv")) == 4
 
 
 def test_a_value_that_a_template_lacks_is_an_error():
-    values = {"profile": "pocket", "splits": {"train": 3}, "source": "folder", "resolution": 64, "policy": "mix"}
-    with pytest.raises(UndefinedError, match="'shared_subjects' is undefined"):
-        report.render("dataset_card", **values, notes="")
-    assert "| train | 3 |" in report.render("dataset_card", **values, notes="", shared_subjects=False)
+    with pytest.raises(UndefinedError, match="is undefined"):
+        report.render("runs", photos=3)

@@ -13,10 +13,11 @@ from lib import stats
 
 def table(values):
     """A metrics table from {(system, level, photo, seed): ciede2000}."""
-    rows = pd.DataFrame(list(values), columns=["system", "prompt_level", "image_id", "seed"])
+    rows = pd.DataFrame(list(values), columns=["system", "prompt_condition", "image_id", "seed"])
     error = np.array(list(values.values()))
-    rows = rows.assign(subject=rows["image_id"], prompt=rows["prompt_level"], merged=True, ciede2000=error)
-    return rows.assign(psnr=30 - error, ssim=1 - error / 100, mean_error=error / 2, deviation_error=error / 3)
+    rows = rows.assign(subject=rows["image_id"], prompt=rows["prompt_condition"], restored=True, ciede2000=error)
+    rows = rows.assign(psnr=30 - error, ssim=1 - error / 100, mean_error=error / 2, deviation_error=error / 3)
+    return rows.assign(hue_error_share=error / 100)
 
 
 def two_photos():
@@ -28,20 +29,32 @@ def two_photos():
 def test_seeds_are_averaged_within_photos():
     metrics = two_photos()
     assert dict(stats.by_photo(metrics, "ciede2000", "vague")) == {"a": 3.0, "b": 7.0}
-    with pytest.raises(ValueError, match="no rows for 'loud', merged True: known are vague"):
+    with pytest.raises(ValueError, match="no rows for 'loud', restored True: known are vague"):
         stats.by_photo(metrics, "ciede2000", "loud")
 
 
-def test_a_name_is_a_prompt_level_or_a_system():
+def test_a_name_is_a_prompt_condition_or_a_system():
     values = {("gray", "", "a", 0): 5.0, ("controlnet", "vague", "a", 0): 4.0, ("regions", "detailed", "a", 0): 3.0}
     metrics = table(values)
     found = {name: stats.by_photo(metrics, "ciede2000", name)["a"] for name in ("gray", "vague", "regions")}
     assert found == {"gray": 5.0, "vague": 4.0, "regions": 3.0}
 
 
-def test_labels_of_contrasts():
-    assert stats.label("detailed", "vague") == "detailed - vague"
-    assert stats.label("detailed", "") == "detailed"
+def test_without_subjects_the_rule_is_students_t():
+    values = np.random.default_rng(0).normal(0.4, 1, 30)
+    expected = ttest_1samp(values, 0)
+    effect = stats.contrast(pd.Series(values), "ciede2000")
+    assert effect["p"] == pytest.approx(expected.pvalue)
+    assert (effect["low"], effect["high"]) == pytest.approx(tuple(expected.confidence_interval()))
+    assert stats.interval(values) == pytest.approx((values.mean(), *expected.confidence_interval()))
+
+
+def test_there_is_no_interval_for_two_subjects_or_equal_values():
+    for values, subjects in (([1.0, 2, 3], [0, 0, 1]), ([2.0, 2, 2], None)):
+        assert stats.interval(values, subjects) == pytest.approx((2, np.nan, np.nan), nan_ok=True)
+        effect = stats.contrast(pd.Series(values) - 2, "ciede2000", subjects)
+        assert (effect["mean"], effect["p"]) == (0, 1)
+    assert np.isnan(stats.interval([])).all()
 
 
 def test_interval_covers_the_true_mean_about_95_times_in_100():
@@ -63,14 +76,6 @@ def test_photos_of_one_subject_count_as_alike():
             hits[name] += low <= 1 <= high
     assert 0.91 <= hits["subjects"] / 300 <= 0.98
     assert hits["photos"] / 300 < 0.8  # as if there were 80 subjects
-
-
-def test_without_subjects_the_rule_is_students_t():
-    values = np.random.default_rng(0).normal(0.4, 1, 30)
-    expected = ttest_1samp(values, 0)
-    effect = stats.contrast(pd.Series(values), "ciede2000")
-    assert effect["p"] == pytest.approx(expected.pvalue)
-    assert (effect["low"], effect["high"]) == pytest.approx(tuple(expected.confidence_interval()))
 
 
 def test_a_difference_can_be_shown_to_be_small():
@@ -137,24 +142,22 @@ def test_contrast_signs_follow_the_direction_of_the_metric():
     assert effects.loc["ciede2000", "low"] < effects.loc["ciede2000", "mean"] < effects.loc["ciede2000", "high"] < 0
 
 
-def test_no_difference_is_no_effect():
-    values = {("controlnet", level, f"p{k}", 0): float(k) for k in range(6) for level in ("vague", "detailed")}
-    effect = stats.contrasts(table(values), [("detailed", "vague")]).iloc[0]
-    assert effect["mean"] == 0
-    assert effect["p"] == 1
-    assert effect["improved"] == 0
-
-
 def test_summary_weighs_photos_alike():
     metrics = two_photos()
-    for name in ("ssim_luma", "ab_error", "hue_error", "hue_share"):
-        metrics[name] = 1.0
-    metrics = metrics.assign(chroma=[10, 20, 30], true_chroma=20, colorfulness=[10, 20, 45], true_colorfulness=20)
+    metrics = metrics.assign(
+        ssim_luma=1.0,
+        ab_error=1.0,
+        own=[1.0, 3, 6],
+        chroma=[10, 20, 30],
+        true_chroma=20,
+        colorfulness=[10, 20, 45],
+        true_colorfulness=20,
+    )
     row = stats.summary(metrics).iloc[0]
     assert row["ciede2000"] == 5.0
     assert row["chroma_ratio"] == pytest.approx((15 + 30) / (20 + 20))
     assert row["colorfulness_difference"] == pytest.approx((-5 + 25) / 2)  # difference of means
-    assert row["colorfulness_error"] == pytest.approx((5 + 25) / 2)  # mean of differences
+    assert row["own"] == (2 + 6) / 2  # a metric of one's own
 
 
 def test_holm_counts_the_questions_of_a_family():
@@ -172,11 +175,6 @@ def test_holm_counts_the_questions_of_a_family():
     assert second["p_holm"] == pytest.approx(3 * second["p"])  # the smallest of three
 
 
-def test_few_photos_get_students_interval():
-    # t = 2.776 for four degrees of freedom; the standard error of 1 ... 5 is 0.7071
-    assert stats.interval([1, 2, 3, 4, 5]) == pytest.approx((3, 3 - 1.9632, 3 + 1.9632), abs=1e-3)
-
-
 def unbalanced(error=lambda level, photo, seed: 10.0):
     """Six photos under vague and detailed, the first four also under empty, the first two with three seeds; gray."""
     values = {}
@@ -185,13 +183,12 @@ def unbalanced(error=lambda level, photo, seed: 10.0):
             values["controlnet", level, f"p{k}", seed] = error(level, k, seed)
     values |= {("gray", "", f"p{k}", 0): 12.0 + k for k in range(6)}
     metrics = table(values).assign(chroma=8.0, true_chroma=10.0, colorfulness=1.0, true_colorfulness=1.0)
-    return metrics.assign(**dict.fromkeys(("ssim_luma", "ab_error", "hue_error", "hue_share"), 1.0))
+    return metrics.assign(ssim_luma=1.0, ab_error=1.0)
 
 
 def test_contrasts_use_every_photo_that_both_have_and_its_seeds():
     metrics = unbalanced(lambda level, k, seed: 10 - (level == "detailed") * (1 + k + (k < 2) * (seed - 1)))
     effects = stats.contrasts(metrics, [("detailed", "vague"), ("empty", "vague"), ("vague", "gray")])
-    assert list(effects.columns[:4]) == ["family", "first", "second", "metric"]
     effects = effects.set_index(["first", "second", "metric"])
     assert effects.loc[("detailed", "vague", "ciede2000"), ["n", "mean"]].tolist() == [6, -np.mean([1, 2, 3, 4, 5, 6])]
     assert effects.loc[("empty", "vague", "ciede2000"), "n"] == 4
@@ -203,54 +200,31 @@ def test_levels_are_set_side_by_side_on_the_photos_that_all_have():
     shared = stats.side_by_side(metrics)
     assert set(shared["image_id"]) == {"p0", "p1", "p2", "p3"}
     assert set(shared["system"]) == {"controlnet", "gray"}
-    summary = stats.summary(metrics).set_index(["system", "prompt_level"])["ciede2000"]
+    summary = stats.summary(metrics).set_index(["system", "prompt_condition"])["ciede2000"]
     assert summary["controlnet", "vague"] == summary["controlnet", "empty"] == 10
     assert summary["gray", ""] == 13.5
     balanced = metrics[metrics["image_id"].isin(["p0", "p1"])]
     pd.testing.assert_frame_equal(stats.side_by_side(balanced), balanced)
 
 
-def chroma_table(errors, photos=30):
-    """A metrics table from {name: what gives a photo's CIEDE2000 by its number}; two photos a subject, chroma rising."""
-    values = {}
-    for (name, error), k in product(errors.items(), range(photos)):
-        values[("gray", "") if name == "gray" else ("controlnet", name), k] = error(k)
-    metrics = table({(*name, f"p{k:02}", 0): error for (name, k), error in values.items()})
-    number = metrics["image_id"].str[1:].astype(int)
-    return metrics.assign(subject="s" + (number // 2).astype(str), true_chroma=1.0 * number)
-
-
-def test_writers_are_random_where_there_are_several():
+def test_conditions_and_metrics_of_ones_own_are_compared(tmp_path):
     rng = np.random.default_rng(0)
-    noise = rng.normal(0, 1, (4, 30))
-    shifts = {"vague": 0, "detailed": -3, "writer_2": -1, "writer_3": 1}
-    errors = {
-        name: lambda k, row=row, shift=shift: 10 + shift + noise[row][k]
-        for row, (name, shift) in enumerate(shifts.items())
-    }
-    table = stats.effect_of_writers(chroma_table(errors)).set_index("writer")
-    assert list(table.index) == ["detailed", "writer_2", "writer_3", "others", "all"]
-    assert table.loc["detailed", "high"] < 0
-    assert table.loc["all", "mean"] == pytest.approx(table["mean"][:3].mean())
-    assert table.loc["others", "mean"] == pytest.approx(table["mean"][1:3].mean())
-    assert 2 < table.loc["all", "df"] < 29
-    assert (table["colors"] == 0).all()  # the prompts here are the conditions' names
-    assert table.loc["all", "low"] < 0 < table.loc["all", "high"]  # three writers who disagree show nothing
-    one = stats.effect_of_writers(chroma_table({name: errors[name] for name in ("vague", "detailed")}))
-    assert list(one["writer"]) == ["detailed"]
-
-
-def test_effects_in_thirds_of_the_photos_by_chroma():
-    metrics = chroma_table({
-        "vague": lambda k: 10.0,
-        "gray": lambda k: 5 + 0.4 * k,
-        "detailed": lambda k: 10 - 0.2 * k + 0.01 * (k % 5),
-    })  # fmt: skip
-    thirds = stats.effects_by_chroma(metrics)
-    assert list(thirds["second"]) == ["vague"] * 3 + ["gray"] * 3
-    assert list(thirds["third"]) == ["least chroma", "middle", "most chroma"] * 2
-    assert list(thirds["n"]) == [10] * 6
-    assert list(thirds["true_chroma"][:3]) == [4.5, 14.5, 24.5]
-    assert list(thirds["mean"][:3]) == pytest.approx([-0.88, -2.88, -4.88])
-    assert list(thirds["mean"][3:]) == pytest.approx([2.32, -3.68, -9.68])
-    assert ((thirds["low"] < thirds["mean"]) & (thirds["mean"] < thirds["high"])).all()
+    names = [("controlnet", name) for name in ("vague", "detailed", "mine")] + [("gray", ""), ("a_peer", "")]
+    metrics = table({(*name, f"p{k}", 0): rng.uniform(5, 9) for name in names for k in range(9)})
+    metrics = metrics.assign(category="c", ssim_luma=1.0, ab_error=1.0, chroma=1.0, true_chroma=1.0, colorfulness=1.0)
+    metrics = metrics.assign(true_colorfulness=1.0)[list(stats.COLUMNS)].assign(own=rng.uniform(size=len(metrics)))
+    metrics.loc[0, "hue_error_share"] = np.nan
+    metrics.to_csv(tmp_path / "metrics.csv", index=False)
+    read = stats.read_metrics(tmp_path / "metrics.csv")
+    pd.testing.assert_frame_equal(read, metrics)
+    effects = stats.contrasts(read)
+    pairs = [("detailed", "vague"), ("detailed", "gray"), ("vague", "gray"), ("mine", "vague")]
+    assert list(dict.fromkeys(zip(effects["first"], effects["second"], strict=True))) == pairs
+    mine = effects[effects["first"] == "mine"].set_index("metric")
+    assert mine["family"].unique().tolist() == ["exploratory"]
+    gap = (
+        read.query("prompt_condition == 'mine'")["own"].mean() - read.query("prompt_condition == 'vague'")["own"].mean()
+    )
+    assert mine["mean"]["own"] == pytest.approx(gap)
+    with pytest.raises(ValueError, match="run notebook 05_evaluate first"):
+        stats.read_metrics(tmp_path / "none.csv")

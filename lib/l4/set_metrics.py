@@ -21,18 +21,18 @@ SET_SIZE = 256  # px: the protocol of the papers on COCO's val2017
 NEEDED = ("torchvision", "torch_fidelity")  # by torchmetrics, for Inception and AlexNet
 
 
-def require_packages(study):
+def require_packages(config):
     """Refuse to start where the set metrics are asked for and their packages are missing: ValueError."""
-    missing = [name for name in NEEDED if study.set_metrics and importlib.util.find_spec(name) is None]
+    missing = [name for name in NEEDED if config.set_metrics and importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
             f"set_metrics needs {' and '.join(missing)}: pip install -r requirements-l4.txt, or -p set_metrics false"
         )
 
 
-def load_clip(study):
-    """The CLIP of a profile's `study`, and its tokenizer."""
-    return load_with_tokenizer(CLIPModel, study.clip, study.clip_revision)
+def load_clip(config):
+    """The CLIP that `clip` names, and its tokenizer."""
+    return load_with_tokenizer(CLIPModel, config.clip, config.clip_revision)
 
 
 @torch.no_grad()
@@ -61,21 +61,21 @@ def make_lpips():
     return lpip.LearnedPerceptualImagePatchSimilarity("alex", normalize=True)
 
 
-def measure_sets(rows, images, read_picture, study, batch_size=32):
-    """A table `prompt_level`, `n` and `SET_METRICS` of seed 0, after the merge, at 256 px: one row a prompt level.
+def measure_sets(rows, images, read_picture, config, batch_size=32):
+    """A table `prompt_condition`, `n` and `SET_METRICS` of seed 0, lightness restored, at 256 px, a row a condition.
 
     FID falls with the number of photos: below `MIN_FOR_FID`, the number of published rows on val2017, it is NaN, and
-    levels are compared on the `n` photos that all of them have. The CLIP score is that of the picture and the photo's
-    detailed caption, whatever the level, so that rows compare.
+    conditions are compared on the `n` photos that all of them have. The CLIP score is that of the picture and the
+    photo's detailed caption, whatever the condition, so that rows compare.
     """
     first = images.query("seed == 0")
-    first = first[first["image_id"].isin(complete_photos(first, ["prompt_level"]))]
+    first = first[first["image_id"].isin(complete_photos(first, ["prompt_condition"]))]
     device = pick_device()
-    clip, tokenizer = load_clip(study)
+    clip, tokenizer = load_clip(config)
     clip = clip.to(device)
-    captions = first[first["prompt_level"] == "detailed"].set_index("image_id")["prompt"]
+    captions = first[first["prompt_condition"] == "detailed"].set_index("image_id")["prompt"]
     position, table = {name: index for index, name in enumerate(rows["image_id"])}, []
-    for level, group in first.groupby("prompt_level", sort=False):
+    for level, group in first.groupby("prompt_condition", sort=False):
         distances, scores = set_distances(len(group)), []
         lpips = make_lpips().to(device)
         for start in progress(range(0, len(group), batch_size), desc=f"sets, {level}", leave=False):
@@ -91,5 +91,5 @@ def measure_sets(rows, images, read_picture, study, batch_size=32):
         fid = distances["fid"].compute() if len(group) >= MIN_FOR_FID else float("nan")
         values = {"fid": fid, "kid": distances["kid"].compute()[0], "lpips": lpips.compute()}
         values = {**values, "clip_score": torch.cat(scores).mean()}
-        table.append({"prompt_level": level, "n": len(group), **{name: float(v) for name, v in values.items()}})
-    return pd.DataFrame(table, columns=["prompt_level", "n", *SET_METRICS])
+        table.append({"prompt_condition": level, "n": len(group), **{name: float(v) for name, v in values.items()}})
+    return pd.DataFrame(table, columns=["prompt_condition", "n", *SET_METRICS])

@@ -1,0 +1,151 @@
+"""Sampling: a picture depends on its photo, prompt and seed alone; steps and guidance are chosen by the rule, once."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lib import dataset, sampling
+from lib.color import luminance, restore_lightness, srgb_to_lab, to_float
+
+
+def test_a_picture_does_not_depend_on_its_batch(pipeline, triples, config):
+    gray = triples["test"]["conditioning_image"][:3]
+    prompts, seeds = ["a red cup", "Colorize this image.", ""], [1, 2, 1]
+    together = sampling.sample(pipeline, gray, prompts, seeds, config)
+    alone = sampling.sample(pipeline, gray, prompts, seeds, config.replace(sample_batch_size=1))
+    assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(together, alone, strict=True))
+    other = sampling.sample(pipeline, gray[:1], prompts[:1], [9], config)[0]
+    assert np.abs(other - together[0]).max() > 0.01
+
+
+def test_photos_get_different_noise_and_prompts_the_same():
+    assert sampling.seed_of("a", 0) != sampling.seed_of("b", 0)
+    assert sampling.seed_of("a", 0) != sampling.seed_of("a", 1)
+    assert sampling.seed_of("a", 1) == sampling.seed_of("a", 1)
+
+
+def test_an_output_gets_the_lightness_of_its_photo(triples):
+    outputs = np.random.default_rng(0).uniform(0, 1, (2, 32, 32, 3)).astype(np.float32)
+    for gray, output in zip(triples["test"]["conditioning_image"][:2], outputs, strict=True):
+        restored = restore_lightness(gray, output)
+        assert np.abs(luminance(restored) - luminance(to_float(gray))).max() < 0.25
+
+
+def test_guidance_on_a_share_of_the_steps(pipeline, triples, config):
+    gray, prompts, rows = triples["test"]["conditioning_image"][:2], ["a red cup", "a blue car"], []
+    hook = pipeline.unet.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    settings, by_share = config.replace(num_inference_steps=4, guidance_scale=5.0), {}
+    for share, expected in ((1.0, [4, 4, 4, 4]), (0.5, [4, 4, 2, 2]), (0.3, [4, 4, 2, 2]), (0.0, [2, 2, 2, 2])):
+        rows.clear()
+        by_share[share] = sampling.sample(pipeline, gray, prompts, [1, 2], settings.replace(guidance_share=share))
+        assert rows == expected
+    hook.remove()
+    generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    options = {"num_inference_steps": 4, "guidance_scale": 5.0, "output_type": "np"}
+    plain = pipeline(prompts, pipeline.annotator(gray, prompts), generator=generators, **options).images
+    assert np.array_equal(by_share[1.0], plain)
+    unguided = sampling.sample(pipeline, gray, prompts, [1, 2], settings.replace(guidance_scale=1.0))
+    assert np.array_equal(by_share[0.0], unguided)
+    expected = sample_by_hand(pipeline, gray[0], "a red cup", 1, 4, 5.0, guided=2)
+    assert np.allclose(by_share[0.5][0], expected, atol=1e-4)
+    assert min(np.abs(by_share[0.5][0] - by_share[share][0]).max() for share in (0.0, 1.0)) > 0.01
+
+
+@torch.no_grad()
+def sample_by_hand(pipeline, gray, prompt, seed, steps, scale, guided):
+    """One picture, its loop written out: two passes a step in the guided steps, then one."""
+    prompted, empty = pipeline.encode_prompt(prompt, pipeline.device, 1, True)
+    image = pipeline.annotator([gray], [prompt])
+    scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
+    scheduler.set_timesteps(steps)
+    side = gray.width // pipeline.vae_scale_factor
+    shape = (1, pipeline.unet.config.in_channels, side, side)
+    latents = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scheduler.init_noise_sigma
+
+    def predict(words, t):
+        down, mid = pipeline.controlnet(latents, t, words, image, return_dict=False)
+        residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+        return pipeline.unet(latents, t, words, **residuals).sample
+
+    for number, t in enumerate(scheduler.timesteps):
+        noise = predict(prompted, t)
+        if number < guided:
+            away = predict(empty, t)
+            noise = away + scale * (noise - away)
+        latents = scheduler.step(noise, t, latents).prev_sample
+    decoded = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
+    return pipeline.image_processor.postprocess(decoded, output_type="np")[0]
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_that_is_said_once(config, capsys):
+    sizes = []
+
+    def pipeline(image, **_):
+        sizes.append(len(image))
+        if len(image) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return SimpleNamespace(images=np.stack(image))
+
+    pipeline.annotator, settings = list, config.replace(sample_batch_size=6)
+    images = [np.full((1, 1, 3), index) for index in range(10)]
+    outputs = sampling.sample(pipeline, images, ["red"] * 10, range(10), settings)
+    assert sizes == [6, 3, 3, 3, 1]
+    assert np.array_equal(outputs, images)
+    assert capsys.readouterr().out.splitlines() == ["6 pictures at once do not fit in memory: sampling 3 at once"]
+    sampling.sample(pipeline, images[:6], ["red"] * 6, range(6), settings)
+    assert sizes[5:] == [3, 3]  # remembered
+
+
+def test_not_one_picture_fits(config):
+    def pipeline(**_):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    pipeline.annotator = lambda images, prompts: list(images)
+    with pytest.raises(ValueError, match="not even one picture fits in memory"):
+        sampling.sample(pipeline, [None], ["red"], [0], config)
+
+
+@pytest.mark.parametrize(
+    ("rows", "chosen"),
+    [
+        # steps, guidance, error under vague and detailed, chroma ratio
+        ([(10, 1.0, 11.0, 10.0, 0.9), (10, 4.0, 14.0, 9.0, 0.9)], (10, 1.0)),  # for both prompts
+        ([(10, 1.0, 10.0, 9.0, 0.5), (20, 2.0, 11.5, 10.5, 0.9), (10, 2.0, 11.0, 10.0, 0.8)], (10, 2.0)),  # colourful
+        ([(20, 1.0, 11.0, 10.0, 0.9), (10, 4.0, 11.0, 10.0, 1.0), (10, 2.0, 11.0, 10.0, 0.8)], (10, 2.0)),  # equal
+        ([(10, 1.0, 10.0, 9.0, 0.4), (10, 2.0, 12.0, 11.0, 0.7), (10, 4.0, 11.0, 10.0, 1.5)], (10, 2.0)),  # nearest
+    ],
+)
+def test_steps_and_guidance_are_chosen_by_the_rule(rows, chosen):
+    table = pd.DataFrame(rows, columns=["steps", "guidance", "vague", "detailed", "chroma_ratio"])
+    assert tuple(sampling.pick_sampling(table)[["steps", "guidance"]]) == chosen
+
+
+def test_sampling_is_chosen_once_for_a_controlnet_and_a_grid(pipeline, triples, own_run, monkeypatch):
+    config = own_run.replace(steps_to_try=(1, 2), guidance_to_try=(1.0, 3.0))
+    dataset.build_dataset(config)
+    loaded = []
+    monkeypatch.setattr(sampling, "load_pipeline", lambda _: loaded.append(1) or pipeline)
+    monkeypatch.setattr(sampling, "N_VALIDATION", 3)
+    with pytest.raises(ValueError, match="no steps and guidance chosen in .*: run notebook 04_colorize_photos first"):
+        sampling.with_chosen_sampling(config)
+    sampling.choose_sampling(config)
+    sampling.choose_sampling(config)
+    assert len(loaded) == 1
+    table = sampling.read_tried(config)
+    assert [tuple(row) for row in table[["steps", "guidance"]].to_numpy()] == [(1, 1), (1, 3), (2, 1), (2, 3)]
+    best, chosen = sampling.pick_sampling(table), sampling.with_chosen_sampling(config)
+    assert (chosen.num_inference_steps, chosen.guidance_scale) == (best["steps"], best["guidance"])
+    rows = dataset.pick_across_categories(triples["validation"], 3)
+    gray, seeds = rows["conditioning_image"], [sampling.seed_of(name, 0) for name in rows["image_id"]]
+    outputs = sampling.sample(pipeline, gray, rows["detailed_caption"], seeds, chosen.sampling)
+    pictures = (*map(restore_lightness, gray, outputs), *map(to_float, rows["image"]))
+    chroma = [np.hypot(*srgb_to_lab(picture)[..., 1:].T).mean() for picture in pictures]
+    assert best["chroma_ratio"] == pytest.approx(np.mean(chroma[:3]) / np.mean(chroma[3:]), abs=0.006)
+    (config.controlnet_dir / "diffusion_pytorch_model.safetensors").write_bytes(b"others")
+    for other in (config, config.replace(guidance_to_try=(1.0,))):
+        with pytest.raises(ValueError, match="run notebook 04_colorize_photos first"):
+            sampling.with_chosen_sampling(other)
+    assert sampling.with_chosen_sampling(own_run) == own_run
