@@ -1,6 +1,6 @@
-from functools import partial
-
 """Loading: stock diffusers reads what we ship, and what does not fit is refused with a reason."""
+
+from functools import partial
 
 import numpy as np
 import pytest
