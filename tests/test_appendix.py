@@ -52,7 +52,7 @@ def test_controlnet_and_annotator_are_trained_and_measured_again(tmp_path):
     execute("A2_controlnet", tmp_path, target=str(tmp_path / "model"))
     controlnet = ControlNetModel.from_pretrained(tmp_path / "model/controlnet", use_safetensors=True)
     hint = ColorHint.from_pretrained(tmp_path / "model/annotator", use_safetensors=True)
-    assert controlnet.config.conditioning_channels == 1 + hint.config.channels
+    assert controlnet.config.conditioning_channels == 1 + hint.config.channels + 3
     goals = pd.read_csv(tmp_path / "model/goals.csv").set_index("measure")["mean"]
     again = {"hours": 0, "steps": 0, "resume": str(tmp_path / "model"), "build": str(tmp_path / "again")}
     execute("A2_controlnet", tmp_path, target=str(tmp_path / "model"), **again)
