@@ -89,7 +89,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_that_is_said_once(config, capsy
             raise torch.OutOfMemoryError("CUDA out of memory")
         return SimpleNamespace(images=np.stack(image))
 
-    pipeline.annotator, settings = list, config.replace(sample_batch_size=6)
+    pipeline.annotator, settings = lambda images, prompts: list(images), config.replace(sample_batch_size=6)
     images = [np.full((1, 1, 3), index) for index in range(10)]
     outputs = sampling.sample(pipeline, images, ["red"] * 10, range(10), settings)
     assert sizes == [6, 3, 3, 3, 1]
