@@ -101,7 +101,7 @@ class ColorHint(ModelMixin, ConfigMixin):
     """
 
     @register_to_config
-    def __init__(self, channels: int = 32, width: int = 64, text_width: int = 384, words: int = 15):
+    def __init__(self, channels: int = 32, width: int = 64, text_width: int = 384, words: int = 14):
         super().__init__()
         self.lateral = nn.ModuleList(nn.Conv2d(c, w, 1) for c, w in ((320, 96), (112, 96), (40, width)))
         self.mix = nn.ModuleList(nn.Conv2d(c, w, 3, padding=1) for c, w in ((96, 96), (192, 96), (97 + width, width)))
