@@ -140,8 +140,8 @@ def name_pictures(pipeline, plans, gray_of, config):
 
     What all pictures are made with names their folder; photo, prompt, seed and guidance name the file in it.
     """
-    weights = [hash_of_weights(network) for network in (pipeline.unet, pipeline.controlnet, pipeline.vae)]
-    weights.append(pipeline.annotator.key)
+    networks = (pipeline.unet, pipeline.controlnet, pipeline.vae, pipeline.text_encoder)
+    weights = [*map(hash_of_weights, networks), pipeline.annotator.key]
     common = hash_of([*weights, config.values(*MODEL_FIELDS), config.num_inference_steps])
     guidance = [config.guidance_scale, guided_steps(config)]
     photos = pd.concat(plans.values())["image_id"].unique()
