@@ -198,8 +198,8 @@ def draw_binding(summary):
     `summary`: of `stats.binding`; with 95 % intervals over photos.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3), width_ratios=(3, 2))
-    two, one = summary[summary["task"] == "two"], summary[(summary["task"] == "one") & summary["bleed"].notna()]
-    for axis, part, measures in ((left, two, ("own_word", "other_word")), (right, one, ("bleed",))):
+    two, one = summary[summary["task"] == "two"], summary[(summary["task"] == "one") & summary["leakage"].notna()]
+    for axis, part, measures in ((left, two, ("own_word", "other_word")), (right, one, ("leakage",))):
         for row, values in enumerate(part.to_dict("records")):
             for measure, color in zip(measures, (BLUE, ORANGE), strict=False):
                 bounds = [values[f"{measure}{end}"] for end in ("", "_low", "_high")]

@@ -26,7 +26,7 @@ MAIN_CONTRASTS = (  # of the report's table and notebook 06; all others are in e
     ("gray_caption", "vague"),
 )
 FORMATS = {  # of a column's numbers
-    **dict.fromkeys(("psnr", "ciede2000", "ab_error", "chroma_ratio", "bleed"), ".2f"),
+    **dict.fromkeys(("psnr", "ciede2000", "ab_error", "chroma_ratio", "leakage"), ".2f"),
     **dict.fromkeys(("hue_error", "colorfulness", "colorfulness_difference", "colorfulness_error"), ".1f"),
     **dict.fromkeys(("fid", "clip_score", "chroma_deficit", "true_chroma", "colors"), ".1f"),
     **dict.fromkeys(("ssim", "ssim_luma"), ".3f"),

@@ -16,7 +16,7 @@ from scipy import stats
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.multitest import multipletests
 
-from lib.color_words import find_places
+from lib.captions import find_places
 from lib.metrics import METRICS
 from lib.prompts import CONDITIONS, EXPLORATORY, FAMILIES, SECONDARY, WRITERS
 
@@ -279,13 +279,13 @@ def effect_of_writers(metrics: pd.DataFrame) -> pd.DataFrame:
 def binding(table, subjects):
     """Means of a binding table over photos with 95 % intervals, by task, method and masks; `subjects`: by photo.
 
-    `own_word`, `other_word`: the shares of things and grounds that took the colour of their own word, or of the other
-    (task `two`); `bleed` (task `one`): mean `shift_outside` over mean `shift_inside`; `chroma_deficit`. Each has
+    `own_word`, `other_word`: the shares of objects and backgrounds that took the colour of their own word, or of the other
+    (task `two`); `leakage` (task `one`): mean `shift_outside` over mean `shift_inside`; `chroma_deficit`. Each has
     `_low` and `_high`.
     """
-    table = table.assign(task=np.where(table["ground_word"] == "", "one", "two"))
+    table = table.assign(task=np.where(table["background_word"] == "", "one", "two"))
     for kind in ("own", "other"):
-        table[f"{kind}_word"] = table[[f"{kind}_thing", f"{kind}_ground"]].mean(axis=1)
+        table[f"{kind}_word"] = table[[f"{kind}_object", f"{kind}_background"]].mean(axis=1)
     keys, measures = ["task", "method", "masks"], ["own_word", "other_word", "chroma_deficit"]
     shifts, rows = ["shift_inside", "shift_outside"], []
     photos = table.groupby([*keys, "image_id"], sort=False)[measures + shifts].mean()
@@ -296,7 +296,7 @@ def binding(table, subjects):
             known = part[measure].notna().to_numpy()
             bounds[measure] = interval(part[measure][known], of_photo[known])
         shifted = part[shifts].to_numpy().T
-        bounds["bleed"] = ratio_interval(*shifted, of_photo) if values[0] == "one" else (np.nan,) * 3
+        bounds["leakage"] = ratio_interval(*shifted, of_photo) if values[0] == "one" else (np.nan,) * 3
         row = {**dict(zip(keys, values, strict=True)), "photos": len(part)}
         for name, ends in bounds.items():
             row |= named_ends(name, ends)

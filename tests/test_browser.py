@@ -18,7 +18,7 @@ from PIL import Image
 from lib import ROOT
 from lib.colorize import colorize_rows, plan_pictures
 from lib.dataset import pick_across_categories
-from lib.judging import QUESTIONS, draw_pairs, load_photos, read_judgements
+from lib.photo.judging import QUESTIONS, draw_pairs, load_photos, read_judgements
 from lib.profiles import get_profile
 from lib.prompts import prompts_under
 from tests.conftest import read_made

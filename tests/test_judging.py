@@ -9,12 +9,12 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from lib.choice_panel import ChoicePanel
+from lib.judging import CATCH, COLUMNS, COMPARED, QUESTIONS, crossed_interval, draw_pairs, read_judgements, summarize
 from PIL import Image
 from scipy.stats import binomtest
 
 from lib import ROOT, choice_panel, colorize, dataset, judging
-from lib.choice_panel import ChoicePanel
-from lib.judging import CATCH, COLUMNS, COMPARED, QUESTIONS, crossed_interval, draw_pairs, read_judgements, summarize
 from lib.prompts import prompts_under
 
 NAMES = ("true", "vague", "detailed", "recolored")

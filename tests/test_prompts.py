@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from lib.color_words import COLOR_PATTERN, HUES_OF_WORDS
 
 from lib import prompts
 from lib.baselines import SYSTEMS
-from lib.color_words import COLOR_PATTERN, HUES_OF_WORDS
 from lib.metrics import REFERENCES
 from lib.stats import QUESTIONS
 
