@@ -93,7 +93,7 @@ def read_judgements(path) -> pd.DataFrame:
     valid = (table["chosen"] == table["left"]) | (table["chosen"] == table["right"])
     if not valid.all():
         raise ValueError(f"{path}: line {valid.argmin() + 2} is damaged: correct it, or move the file elsewhere")
-    return table.assign(catch=table["catch"] == "True")
+    return table.assign(catch=table["catch"] == "True")[list(COLUMNS)]
 
 
 def about_these(judgements: pd.DataFrame, photos: dict) -> pd.DataFrame:
