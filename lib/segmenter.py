@@ -110,12 +110,8 @@ def load_segmenter(source: str, revision: str = "") -> Callable:
     (phrases, h, w) in [0, 1], float32, independent of each other and empty for what is absent. Its `threshold` is the
     score above which a pixel belongs to the object.
 
-    Args:
-        source: a folder with a `PhraseSegmenter`, or a folder or Hub id with a CLIPSeg.
-        revision: the commit on the Hub.
-
-    Raises:
-        ValueError: if the source can't be loaded.
+    `source` is a folder with a `PhraseSegmenter`, or a folder or Hub id, at a commit `revision`, with a CLIPSeg. Raises
+    ValueError if it can't be loaded.
     """
     folder = resolve(source)
     config = folder / "config.json"
