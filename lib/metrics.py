@@ -12,8 +12,8 @@ from PIL import Image
 from skimage.color import deltaE_ciede2000
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from lib.captions import hue_distance
 from lib.color import srgb_to_lab, to_float
-from lib.color_words import hue_distance
 from lib.files import progress
 from lib.prompts import OBJECT_COLORS, TARGETS
 

@@ -12,10 +12,11 @@ import torch
 from IPython.display import Markdown, display
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lib import ROOT, figures, judging, stats
+from lib import ROOT, figures, stats
 from lib.config import RUNS, Config, get_config
 from lib.files import write_table, write_text
 from lib.models import require_precision
+from lib.photo import judging
 from lib.sampling import with_chosen_sampling
 from lib.stats import MARGIN, METRIC, label, verdict
 

@@ -19,7 +19,7 @@ from lib import ROOT
 from lib.colorize import colorize_rows, plan_pictures
 from lib.config import get_config
 from lib.dataset import pick_across_categories
-from lib.judging import QUESTIONS, draw_pairs, load_photos, read_judgements
+from lib.photo.judging import QUESTIONS, draw_pairs, load_photos, read_judgements
 from lib.prompts import prompts_under
 from tests.conftest import read_made
 

@@ -15,8 +15,8 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from lib import dataset
+from lib.captions import COLOR_PATTERN, find_color_words
 from lib.color import make_conditioning_image
-from lib.color_words import COLOR_PATTERN, find_color_words
 from lib.config import get_config, resolve
 from lib.l4 import sources
 from lib.prompts import GENERIC_PROMPTS

@@ -41,12 +41,13 @@ def test_conda_and_pyproject_read_the_same_list():
     assert project["project"]["requires-python"] == ">=3.11"
 
 
-def test_templates_are_packaged():
+def test_data_files_of_lib_are_packaged():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    (glob,) = project["tool"]["setuptools"]["package-data"]["lib"]
-    packaged = set(ROOT.glob(f"lib/{glob}"))
-    assert len(packaged) > 1
-    assert packaged == {path for path in ROOT.glob("lib/templates/*") if path.is_file()}
+    packaged = {
+        path for glob in project["tool"]["setuptools"]["package-data"]["lib"] for path in ROOT.glob(f"lib/{glob}")
+    }
+    data = [*ROOT.glob("lib/*"), *ROOT.glob("lib/templates/*")]
+    assert packaged == {path for path in data if path.is_file() and path.suffix != ".py"}
 
 
 def test_make_help_is_the_one_readable_list_of_commands():

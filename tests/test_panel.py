@@ -252,7 +252,7 @@ def test_what_is_wrong_with_a_colour_is_said_and_nothing_is_colorized(panel):
     panel.objects.rows[0].value = "red"
     panel.objects.names.value = "tram"
     panel.button.click()
-    assert panel.message.value == "not colorized: region of colour 'tram': names no thing: name one, such as 'tram'"
+    assert panel.message.value == "not colorized: region of colour 'tram': names no object: name one, such as 'tram'"
     panel.objects.names.value = ""
     for index in range(MAX_REGIONS):
         draw(panel, index, 0, index + 10, 10)

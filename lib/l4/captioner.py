@@ -7,14 +7,14 @@ import pandas as pd
 import torch
 from transformers import BlipForConditionalGeneration
 
+from lib.captions import LISTS
 from lib.color import to_float
-from lib.color_words import PICTURE
 from lib.dataset import AUTO_CAPTIONS, AUTO_LEVELS, load_dataset_dict, pick_across_categories, read_auto_captions
 from lib.files import progress, write_table
 from lib.l4.vision import for_clip, load_with_tokenizer
 from lib.models import pick_device
 
-GRAY_PICTURE = rf"(?:black (?:and|&) white|grayscale|greyscale|monochrome) (?:{PICTURE})"
+GRAY_PICTURE = rf"(?:black (?:and|&) white|grayscale|greyscale|monochrome) (?:{LISTS['picture']})"
 GRAY_STYLE = re.compile(  # "a man in black and white" is the style, "dressed in black and white" is not
     rf"^(?:there is |this is |it is )?(?:an? |the )?(?:\w+ )?{GRAY_PICTURE} of |,? (?:in|as) an? {GRAY_PICTURE}(?=\.?$)"
     r"|(?<!dressed)(?<!clothed)(?<!clad)(?<!painted),? in (?:black (?:and|&) white|grayscale|greyscale)(?=\.?$)",
