@@ -128,7 +128,9 @@ def read_folder(folder: Path) -> list[CaptionedPhoto]:
 
 
 def _read_list(text, where):
-    with explained(f"{where}: captions or labels are no JSON list of texts", "correct the row", (ValueError, TypeError)):
+    with explained(
+        f"{where}: captions or labels are no JSON list of texts", "correct the row", (ValueError, TypeError)
+    ):
         texts = json.loads(text)
         if not isinstance(texts, list) or not all(isinstance(item, str) for item in texts):
             raise ValueError(text)
