@@ -242,6 +242,16 @@ def effect_over_draws(table, subjects=None) -> dict:
     return {"mean": mean, "low": float(mean - reach), "high": float(mean + reach), "p": p, "df": float(df)}
 
 
+def ratio_interval(below, above, subjects, seed=0) -> tuple[float, float, float]:
+    """Returns the ratio of two means, above / below, and its 95 % percentile bootstrap interval over subjects."""
+    if not below.mean() > 0:
+        return (np.nan,) * 3
+    sums = pd.DataFrame({"below": below, "above": above}).groupby(np.asarray(subjects)).sum().to_numpy()
+    chosen = np.random.default_rng(seed).integers(len(sums), size=(5000, len(sums)))
+    low, high = np.percentile(sums[chosen, 1].sum(axis=1) / sums[chosen, 0].sum(axis=1), [2.5, 97.5])
+    return float(above.mean() / below.mean()), float(low), float(high)
+
+
 def summary(metrics: pd.DataFrame) -> pd.DataFrame:
     """Returns means of the metrics by system, prompt condition and lightness, `side_by_side`; photos weigh alike.
 

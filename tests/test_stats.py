@@ -228,3 +228,12 @@ def test_conditions_and_metrics_of_ones_own_are_compared(tmp_path):
     assert mine["mean"]["own"] == pytest.approx(gap)
     with pytest.raises(ValueError, match="run notebook 05_evaluate first"):
         stats.read_metrics(tmp_path / "none.csv")
+
+
+def test_a_ratio_of_means_has_its_interval():
+    below, above, photos = np.array([1.0, 2, 3, 4] * 10), np.array([0.5, 1, 1.5, 2] * 10), np.arange(40)
+    assert stats.ratio_interval(below, above, photos) == pytest.approx((0.5, 0.5, 0.5))
+    mean, low, high = stats.ratio_interval(below, above[::-1], photos)
+    assert low < mean == 0.5 < high
+    assert stats.ratio_interval(below, above[::-1], photos // 20) == pytest.approx((0.5, 0.5, 0.5))  # equal subjects
+    assert np.isnan(stats.ratio_interval(0 * below, above, photos)).all()
