@@ -147,7 +147,8 @@ def measure_pictures(rows, pictures: pd.DataFrame, own: dict[str, Callable] | No
     measured = Parallel(n_jobs=workers, return_as="generator")(jobs)
     measured = pd.concat(progress(measured, total=len(rows), desc="measuring photos", leave=False))
     photos = pd.DataFrame(rows).set_index("image_id")[["subject", "category"]]
-    table = pictures.join(photos, on="image_id").join(measured)
+    facts = {name: pictures["image_id"].map(photos[name]) for name in photos}
+    table = pictures.assign(**facts).join(measured)
     return table[[*COLUMNS, *(own or {})]]
 
 
