@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import pandas as pd
 
+from lib.cache import progress
 from lib.captions import article_of
 from lib.color import luminance, srgb_to_lab, to_float
-from lib.files import progress
 from lib.metrics import SAME_HUE, hue_and_chroma, name_color
 from lib.prompts import TARGETS, VAGUE_PROMPT, allowed_words
 from lib.regions import Region, compose, find_masks, share_out

@@ -12,9 +12,9 @@ from PIL import Image
 from skimage.color import deltaE_ciede2000
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from lib.cache import progress
 from lib.captions import hue_distance
 from lib.color import srgb_to_lab, to_float
-from lib.files import progress
 from lib.prompts import OBJECT_COLORS, TARGETS
 
 METRICS = {

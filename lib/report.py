@@ -13,8 +13,8 @@ from IPython.display import Markdown, display
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lib import ROOT, figures, stats
+from lib.cache import write_table, write_text
 from lib.config import RUNS, Config, get_config
-from lib.files import write_table, write_text
 from lib.models import require_precision
 from lib.photo import judging
 from lib.sampling import with_chosen_sampling

@@ -12,9 +12,9 @@ from accelerate.utils.memory import clear_device_cache
 from tqdm import tqdm
 
 from lib.annotator import GRAY_ALONE
+from lib.cache import hash_of, progress, write_table, write_text
 from lib.color import restore_lightness, srgb_to_lab, to_float
 from lib.config import Config, resolve
-from lib.files import hash_of, progress, write_table, write_text
 from lib.models import is_out_of_memory, load_pipeline, process_state
 from lib.prompts import COMPARED, prompts_under
 

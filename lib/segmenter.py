@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from transformers import CLIPSegForImageSegmentation
 
 from lib.annotator import BLOCKS, FEATURES, Conv, Encoder
+from lib.cache import explained
 from lib.captions import bare_name
 from lib.color import gray_from_luminance, to_pil
 from lib.config import resolve
-from lib.files import explained
 from lib.l4.vision import load_with_tokenizer
 from lib.models import load_text_encoder, pick_device
 

@@ -111,6 +111,8 @@ def test_a_crop_is_mirrored_half_of_the_time_and_varies_the_aspect():
     for stretched in (False, True):
         for seed in range(200):
             crop, mask = random_crop(image, 32, np.random.default_rng(seed), stretched=stretched)
+            again, _ = random_crop(image, 32, np.random.default_rng(seed), stretched=stretched)
+            assert np.array_equal(crop, again)
             assert crop.shape == (32, 32, 3)
             assert mask is None
             across = float(crop[0, -1, 0]) - float(crop[0, 0, 0])
@@ -125,6 +127,7 @@ def test_a_crop_is_mirrored_half_of_the_time_and_varies_the_aspect():
 
 
 def test_the_mask_is_cropped_as_its_photo():
+    assert random_crop(Image.new("RGB", (1, 9)), 8, np.random.default_rng(0))[0].shape == (8, 8, 3)
     image = ramp(90, 70)
     mask = image.getchannel(0).point(lambda value: 255 * (value > 45))
     for seed in range(20):

@@ -7,10 +7,10 @@ import pandas as pd
 import torch
 from transformers import BlipForConditionalGeneration
 
+from lib.cache import progress, write_table
 from lib.captions import LISTS
 from lib.color import to_float
 from lib.dataset import AUTO_CAPTIONS, AUTO_LEVELS, load_dataset_dict, pick_across_categories, read_auto_captions
-from lib.files import progress, write_table
 from lib.l4.vision import for_clip, load_with_tokenizer
 from lib.models import pick_device
 

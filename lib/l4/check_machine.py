@@ -22,15 +22,14 @@ import requests
 import torch
 
 from lib import ROOT
+from lib.cache import exit_with_one_line, explained, one_line
 from lib.config import configs_to_run, resolve
-from lib.files import exit_with_one_line, explained, one_line
 from lib.l4 import coco, downloads, flowers, forecast, hub
 from lib.l4.captioner import load_captioner
 from lib.l4.set_metrics import load_clip, make_lpips, require_packages, set_distances
-from lib.latents import LatentCache
 from lib.models import encode_prompts, load_base, make_controlnet
 from lib.segmenter import load_segmenter
-from lib.training import loss_of_controlnet, make_accelerator, make_step, prepare_training
+from lib.training import LatentCache, loss_of_controlnet, make_accelerator, make_step, prepare_training
 
 GPU_GB = 20  # what training at 512 px needs, with room
 DRIVERS = {"13": "580.65.06", "12": "525.60.13"}  # the oldest for each CUDA, by NVIDIA's release notes
@@ -267,14 +266,13 @@ def time_training(config, warm_up: float = 30, timed: float = 20) -> tuple[float
     base.vae = base.text_encoder = None
     controlnet = make_controlnet(base.unet, base.vae_scale_factor).to(base.device).train()
     loss_of_step, precision = loss_of_controlnet(base, cache, config, controlnet), config.mixed_precision
-    accelerator = make_accelerator(config, precision)
+    accelerator = make_accelerator(config)
     wrapped, state = prepare_training(controlnet, config, accelerator)
 
     def seconds_a_step(least):
         started, steps, loss = time.perf_counter(), 0, 0.0
         while not steps or time.perf_counter() - started < least:
-            shares = config.gradient_accumulation_steps
-            loss = make_step(wrapped, loss_of_step, steps, accelerator, state, shares, precision).item()
+            loss = make_step(wrapped, loss_of_step, steps, accelerator, state, config, precision).item()
             steps += 1
         if not math.isfinite(loss):
             raise ValueError(f"the loss of a training step is {loss}: this machine computes wrongly")

@@ -13,9 +13,9 @@ from PIL import Image
 from pyarrow.parquet import ParquetFile
 from pycocotools import mask as run_lengths
 
+from lib.cache import explained, new_file, progress, write_bytes
 from lib.captions import find_color_words, without_color_words
 from lib.config import resolve
-from lib.files import explained, new_file, progress, write_bytes
 from lib.l4.downloads import download, extract, require_disk
 from lib.prompts import WRITERS
 

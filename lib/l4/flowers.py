@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lib.cache import explained, hash_of_file
 from lib.config import resolve
-from lib.files import explained, hash_of_file
 
 FLOWERS = "alxmamaev/flowers-recognition"
 

@@ -17,11 +17,11 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
 from lib import ROOT
+from lib.cache import exit_with_one_line, write_table, write_text
 from lib.color import make_conditioning_image, to_float
 from lib.colorize import plan_pictures
 from lib.config import add_field_option, configs_to_run
 from lib.dataset import open_square, read_manifest
-from lib.files import exit_with_one_line, write_table, write_text
 from lib.l4.coco import COCO, PHOTO_BYTES
 from lib.metrics import measure
 from lib.models import compile_networks, make_controlnet, memory_advice, pick_device

@@ -7,9 +7,9 @@ import pandas as pd
 from datasets import DatasetDict
 from huggingface_hub import DatasetCard, HfApi, get_token
 
+from lib.cache import one_line, write_text
 from lib.config import get_config
 from lib.dataset import draw_prompts
-from lib.files import one_line, write_text
 from lib.report import render
 
 LICENCES = {"stable-diffusion-2": "openrail++", "stable-diffusion-v1": "creativeml-openrail-m"}  # of the base it copies

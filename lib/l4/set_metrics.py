@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 from transformers import CLIPModel
 
+from lib.cache import progress
 from lib.color import to_float
-from lib.files import progress
 from lib.l4.vision import for_clip, load_with_tokenizer, to_tensor
 from lib.models import pick_device
 from lib.stats import complete_photos

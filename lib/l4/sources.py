@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from lib.cache import open_picture, progress, write_table
 from lib.config import check_config, resolve, save_config
 from lib.dataset import MANIFEST_COLUMNS, OPTIONAL_COLUMNS
-from lib.files import open_picture, progress, write_table
 from lib.l4.coco import prepare_coco
 from lib.l4.flowers import prepare_flowers
 
@@ -40,7 +40,7 @@ def prepare(config):
         return
     if (folder / "metadata.csv").exists():
         fields = PHOTO_FIELDS[config.source]
-        return check_config(config, folder, fields, "01_build_dataset, with another -p photos FOLDER,")
+        return check_config(config, folder / "config.json", fields, "01_build_dataset, with another -p photos FOLDER,")
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder)
     bring = {"coco": prepare_coco, "flowers": prepare_flowers}[config.source]

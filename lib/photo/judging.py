@@ -19,11 +19,11 @@ from PIL import Image
 from scipy.stats import binomtest
 from skimage.color import deltaE_ciede2000
 
+from lib.cache import hash_of, one_line, write_table
 from lib.color import srgb_to_lab, to_float, to_pil
 from lib.colorize import read_image, read_images
 from lib.config import Config
 from lib.dataset import load_dataset_dict, read_table
-from lib.files import hash_of, one_line, write_table
 from lib.stats import interval
 
 QUESTIONS = {"natural": "Which looks more natural?", "fits": "Which fits the sentence?"}
