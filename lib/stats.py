@@ -279,7 +279,7 @@ def effect_of_writers(metrics: pd.DataFrame) -> pd.DataFrame:
 def binding(table, subjects):
     """Means of a binding table over photos with 95 % intervals, by task, method and masks; `subjects`: by photo.
 
-    `own_word`, `other_word`: the shares of objects and backgrounds that took the colour of their own word, or of the other
+    `own_word`, `other_word`: shares of objects and backgrounds that took the colour of their own word, or of the other
     (task `two`); `leakage` (task `one`): mean `shift_outside` over mean `shift_inside`; `chroma_deficit`. Each has
     `_low` and `_high`.
     """
