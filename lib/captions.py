@@ -31,7 +31,7 @@ NOUNS_TOO = ("orange", "cream", "gold", "silver", "tan", "violet", "blond", "blo
 COLORS = "|".join((*HUES_OF_WORDS, *NEUTRALS))
 COLOR_PATTERN = re.compile(rf"\b(?:{COLORS})\b", re.I)
 
-# Tags, besides those in words.toml: C colour, O colour that is also a noun, M modifier, V -ing, E -ed, N other word.
+# Tags, besides those in words.toml: C colour, O colour and noun, M modifier, V -ing, E -ed, N any other word.
 WORDS = tomllib.loads(Path(__file__).with_name("words.toml").read_text("utf-8"))
 LISTS = {name: "|".join(words) for name, words in WORDS.items() if isinstance(words, list)}
 NAMES = LISTS["names"].replace("PICTURE", LISTS["picture"]).replace(" ", "[ -]")

@@ -91,8 +91,8 @@ def read_judgements(path) -> pd.DataFrame:
     if not Path(path).exists():
         return pd.DataFrame(columns=COLUMNS).astype({"catch": bool})
     table = read_table(path, COLUMNS)
-    chosen = table["chosen"]
-    valid = (chosen != "") & ((chosen == table["left"]) | (chosen == table["right"]))
+    left, right, chosen = (table[name] for name in ("left", "right", "chosen"))
+    valid = (left != right) & ((chosen == left) | (chosen == right))
     if not valid.all():
         raise ValueError(f"{path}: line {valid.argmin() + 2} is damaged: correct it, or move the file elsewhere")
     return table.assign(catch=table["catch"] == "True")[list(COLUMNS)]
