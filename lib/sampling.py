@@ -187,14 +187,15 @@ def with_chosen_sampling(config: Config) -> Config:
 
 
 def read_tried(config: Config) -> pd.DataFrame | None:
-    """Returns the table of `try_sampling` that gave the run its steps and guidance; None if there is none."""
+    """Returns the table of `try_sampling` that has the run's steps and guidance; None if there is none."""
     if grid(config):
         path = config.run_dir / "sampling.csv"
         return pd.read_csv(path) if path.is_file() else None
-    tried = pd.read_csv(resolve(config.sampling_tried)) if config.sampling_tried else None
-    if tried is None or (config.num_inference_steps, config.guidance_scale) != tuple(pick_sampling(tried).iloc[:2]):
+    if not config.sampling_tried:
         return None
-    return tried
+    tried = pd.read_csv(resolve(config.sampling_tried))
+    used = (tried["steps"] == config.num_inference_steps) & (tried["guidance"] == config.guidance_scale)
+    return tried if used.any() else None
 
 
 def hash_of_controlnet(config: Config) -> str:

@@ -112,7 +112,7 @@ def test_sampling_is_chosen_once_for_a_controlnet_and_a_grid(pipeline, triples, 
     assert (chosen.num_inference_steps, chosen.guidance_scale) == (best["steps"], best["guidance"])
     rows = dataset.pick_across_categories(triples["validation"], 3)
     gray, seeds = rows["conditioning_image"], [sampling.seed_of(name, 0) for name in rows["image_id"]]
-    outputs = sampling.sample(pipeline, gray, rows["detailed_caption"], seeds, chosen.sampling)
+    outputs = sampling.sample(pipeline, gray, rows["detailed_caption"], seeds, chosen)
     pictures = (*map(restore_lightness, gray, outputs), *map(to_float, rows["image"]))
     chroma = [np.hypot(*srgb_to_lab(picture)[..., 1:].T).mean() for picture in pictures]
     assert best["chroma_ratio"] == pytest.approx(np.mean(chroma[:3]) / np.mean(chroma[3:]), abs=0.006)
