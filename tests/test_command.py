@@ -15,9 +15,9 @@ from PIL import Image, ImageCms
 
 from lib import ROOT
 from lib.color import luminance, to_float
+from lib.config import get_config
 from lib.photo import Colorizer, command
 from lib.photo.formats import MAX_MEGAPIXELS
-from lib.profiles import get_profile
 from tests.conftest import read_made
 from tests.gray_model import GrayModel
 
@@ -338,11 +338,11 @@ def test_controlnet_of_another_base_and_pickled_weights(real, tmp_path, capsys):
 def test_a_runs_controlnet_brings_its_base(tmp_path, monkeypatch):
     monkeypatch.setattr("lib.photo.colorizer.load_pipeline", lambda profile: profile)
     (tmp_path / "controlnet").mkdir()
-    own, study_1 = get_profile("l4").model, get_profile("l4", run="study_1").model
+    own, study_1 = get_config("l4"), get_config("l4", run="study_1")
     for run, base, revision in (("study_1", study_1.base_model, study_1.base_revision),
-                                ("mine", own.base_model, own.base_revision), ("mine", "me/base", "")):  # fmt: skip
+                                ("mine", own.base_model, own.base_revision), ("mine", "me/base", None)):  # fmt: skip
         (tmp_path / "run.csv").write_text(f"run,base,start\n{run},{base},the frozen UNet\n")
-        model = Colorizer("l4", tmp_path / "controlnet").profile.model
+        model = Colorizer("l4", tmp_path / "controlnet").config
         assert (model.base_model, model.base_revision) == (base, revision)
         assert model.controlnet == str(tmp_path / "controlnet")
 

@@ -16,14 +16,14 @@ from tests.conftest import read_made
 
 
 @pytest.fixture
-def panel(pipeline, profile, tmp_path, monkeypatch):
+def panel(pipeline, config, tmp_path, monkeypatch):
     values = np.linspace(0, 255, 96 * 64).reshape(64, 96).astype(np.uint8)
     Image.fromarray(values).save(tmp_path / "photo.png")
     Image.fromarray(values[:, ::-1]).save(tmp_path / "second.png")
     (tmp_path / "torn.png").write_bytes((tmp_path / "photo.png").read_bytes()[:60])
     monkeypatch.setattr("lib.photo.colorizer.load_pipeline", lambda _: pipeline)
     photos = {tmp_path / name: ["a ramp", "a red wall"] for name in ("torn.png", "photo.png", "second.png")}
-    return Panel(Colorizer(profile), photos, tmp_path / "saved")
+    return Panel(Colorizer(config), photos, tmp_path / "saved")
 
 
 def colorize(panel, prompt="a wall", **settings):

@@ -9,12 +9,12 @@ import numpy as np
 
 from lib import ROOT
 from lib.color import gray_from_luminance, srgb_to_lab, to_pil
+from lib.config import Config, get_config
 from lib.inference import sample
 from lib.models import load_pipeline
 from lib.photo import BIND
 from lib.photo.formats import ColorPicture, Photo, open_photo
 from lib.photo.full_resolution import color_functions, network_size, paint, reduce_lightness, reduced_plane, refine
-from lib.profiles import Profile, get_profile
 from lib.prompts import VAGUE_PROMPT
 from lib.regions import FIND_PX, WORKING_PX, find_masks, overlap, regions_of, share_out, to_regions, weigh
 
@@ -28,7 +28,7 @@ class Colorizer:
         colorizer("photo.jpg", "a red tram in a gray street").save("photo.color.png")
 
     Args:
-        profile: "pocket" (CPU), "l4" (GPU), or a `Profile`, whose run's ControlNet is then taken.
+        profile: "pocket" (CPU), "l4" (GPU), or a `Config`, whose run's ControlNet is then taken.
         controlnet: a folder or Hub id of another ControlNet, e.g. "build/l4/study_1/controlnet". If `run.csv` beside
             its folder names another base, that base is loaded.
         fields: other fields of the configuration, e.g. num_inference_steps=5, base_model="FOLDER_OR_HUB_ID".
@@ -37,19 +37,19 @@ class Colorizer:
         ValueError: if a field is unknown or wrong, or the ControlNet does not fit the base.
     """
 
-    def __init__(self, profile: str | Profile = "pocket", controlnet: str | Path | None = None, **fields):
+    def __init__(self, profile: str | Config = "pocket", controlnet: str | Path | None = None, **fields):
         if isinstance(profile, str):
             run = Path(controlnet or "").parent / "run.csv"
             if controlnet and Path(controlnet).is_dir() and run.is_file():
                 row = next(csv.DictReader(run.read_text(encoding="utf-8").splitlines()))
                 fields = {"run": row["run"], **fields}
-                if get_profile(profile, **fields).model.base_model != row["base"]:
-                    fields = {"base_model": row["base"], "base_revision": "", **fields}
-            profile = get_profile(profile, **fields)
-            shipped = profile.training.initial_controlnet or profile.folders.controlnet_dir
+                if get_config(profile, **fields).base_model != row["base"]:
+                    fields = {"base_model": row["base"], "base_revision": None, **fields}
+            config = get_config(profile, **fields)
+            shipped = config.controlnet or config.initial_controlnet or config.controlnet_dir
             source = Path(controlnet or "").resolve() if controlnet and Path(controlnet).is_dir() else controlnet
-            profile = profile.replace(controlnet=str(source or shipped), torch_compile=False)
-        self.profile, self.pipeline = profile, load_pipeline(profile)
+            profile = config.replace(controlnet=str(source or shipped), torch_compile=False)
+        self.config, self.pipeline = profile, load_pipeline(profile)
 
     def __call__(self, photo, prompt=VAGUE_PROMPT, seed=0, saturation=1.0, colors=(), bind=BIND, **sampling):
         """The photo in colour, a `ColorPicture`: a PIL image at the photo's own size, whose `save` writes its metadata.
@@ -70,28 +70,28 @@ class Colorizer:
         seed = operator.index(seed)
         if not (0 <= seed < 2**63 and 0 <= saturation <= 5):
             raise ValueError(f"seed {seed} should be at least 0, saturation {saturation} from 0 to 5")
-        profile = self.profile.replace(**sampling)
+        config = self.config.replace(**sampling)
         photo = photo if isinstance(photo, Photo) else open_photo(photo)
         height, width = photo.pixels.shape[:2]
         colors = to_regions(colors, (height, width))
         names = {region.place for region in colors if isinstance(region.place, str)}
         bound = [region for region in regions_of(prompt) if region.place not in names] if bind else []
         multiple = self.pipeline.vae_scale_factor * 2 ** (len(self.pipeline.unet.config.block_out_channels) - 1)
-        plane = reduce_lightness(photo.pixels, network_size(height, width, profile.data.resolution, multiple))
+        plane = reduce_lightness(photo.pixels, network_size(height, width, config.resolution, multiple))
         fine = reduced_plane(photo.pixels, WORKING_PX)
         regions, weights, notes = self.place([*bound, *colors], photo.pixels, fine)
-        gray, options = to_pil(gray_from_luminance(plane)), vars(profile.sampling)
+        gray = to_pil(gray_from_luminance(plane))
         # the prompt's picture alone, so that it is the same with and without regions
-        outputs = sample(self.pipeline, [gray], [prompt], [seed], **options)
+        outputs = sample(self.pipeline, [gray], [prompt], [seed], config)
         phrases, count = [region.phrase for region in regions], len(regions)
-        outputs += sample(self.pipeline, [gray] * count, phrases, [seed] * count, **options)
+        outputs += sample(self.pipeline, [gray] * count, phrases, [seed] * count, config)
         layers = [float(saturation) * srgb_to_lab(output)[..., 1:] for output in outputs]
         pixels = paint(photo.pixels, color_functions(plane, layers, fine, weights))
         made = {"photo": photo.path.name} if photo.path else {}
         made |= {"prompt": prompt, "colors": ", ".join(region.name for region in colors)}
         made["bind"] = ", ".join(f"{region.color} {region.place}" for region in bound if region in regions)
-        made |= {"seed": seed, "saturation": saturation, **profile.values(*SAMPLING), "profile": profile.name}
-        for name, source in (("base", profile.model.base_model), ("controlnet", profile.controlnet_source)):
+        made |= {"seed": seed, "saturation": saturation, **config.values(*SAMPLING), "profile": config.profile}
+        for name, source in (("base", config.base_model), ("controlnet", config.controlnet_source)):
             made[name] = str(source).removeprefix(f"{ROOT.resolve()}/")  # nothing of the machine
         return ColorPicture(pixels, photo, made, notes)
 
@@ -121,7 +121,7 @@ class Colorizer:
         """Finds objects by name; loaded when the first is to be found."""
         from lib.segmenter import load_segmenter  # most photos need none
 
-        return load_segmenter(self.profile.model.segmenter, self.profile.model.segmenter_revision)
+        return load_segmenter(self.config.segmenter, self.config.segmenter_revision)
 
     def prompt_notes(self, prompt: str) -> list[str]:
         """What a person should know of a prompt: what the text encoder does not read."""

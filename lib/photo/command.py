@@ -13,10 +13,10 @@ from unicodedata import normalize
 import click
 from tqdm import tqdm
 
+from lib.config import PROFILES, get_config
 from lib.files import exit_with_one_line, explained, one_line, printable
 from lib.photo import BIND
 from lib.photo.formats import EXPECT, MAX_MEGAPIXELS, SUFFIXES, check_target, open_photo
-from lib.profiles import PROFILES, get_profile
 from lib.prompts import VAGUE_PROMPT
 
 ENDINGS = {"png": (".png",), "jpeg": (".jpg", ".jpeg"), "webp": (".webp",)}  # of the pictures, by --format
@@ -102,9 +102,8 @@ def run(options: SimpleNamespace) -> int:
     """Colorizes all that a command line names; returns the number of failures, each said in a line."""
     fields = dict(options.fields)
     if options.samples > 1:
-        steps = get_profile(options.profile).sampling.num_inference_steps
-        fields = {"num_inference_steps": max(SAMPLES_STEPS, steps), **fields}
-    get_profile(options.profile, **fields)  # a wrong field is said at once
+        fields = {"num_inference_steps": max(SAMPLES_STEPS, get_config(options.profile).num_inference_steps), **fields}
+    get_config(options.profile, **fields)  # a wrong field is said at once
     jobs, problems = plan(options)
     for problem in problems:
         say(f"error: {problem}")

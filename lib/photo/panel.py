@@ -76,7 +76,7 @@ class Panel(anywidget.AnyWidget):
         self.paths = {path.name: path for path in map(Path, photos)}
         self.examples = {Path(path).name: descriptions for path, descriptions in photos.items()}
         self.paths |= {path.name: path for path in uploads if path.suffix.lower() in SUFFIXES}
-        starts = {"seed": 0, "saturation": 1.0, "bind": BIND, **vars(colorizer.profile.sampling)}
+        starts = {"seed": 0, "saturation": 1.0, "bind": BIND, **vars(colorizer.config)}
         self.options = {name: [*facts, starts[name]] for name, facts in OPTIONS.items()}
         self.options["bind"] = ["each colour only on its object", "", "", "", "as far as it is found", BIND]
         self.on_msg(self.handle)
