@@ -60,7 +60,12 @@ def test_a_picture_is_saved_at_once_and_can_be_downloaded(panel, tmp_path):
     saved = tmp_path / "saved/photo.color.png"
     assert panel.message == f"saved: {saved}"
     made = read_made(saved)
-    assert [made[name] for name in ("prompt", "seed", "num_inference_steps", "guidance_scale")] == ["a red wall", "4", "3", "3.5"]
+    assert [made[name] for name in ("prompt", "seed", "num_inference_steps", "guidance_scale")] == [
+        "a red wall",
+        "4",
+        "3",
+        "3.5",
+    ]
     assert np.abs(pixels_of(result["after"]) - np.asarray(Image.open(saved)).astype(int)).mean() < 3
     sent = []
     panel.send = lambda content, buffers: sent.append((content, buffers))
@@ -149,7 +154,10 @@ def test_each_colour_only_on_its_object_is_the_default_and_said_in_the_caption(p
     monkeypatch.setitem(vars(panel.colorizer), "segmenter", locate)
     assert panel.options["bind"][-1] is True
     result = colorize(panel, "a pale red wall and a blue tram", bind=True)
-    assert result["caption"] == ["each colour only on its object: pale red wall", "not found in the photo: 'blue' in tram"]
+    assert result["caption"] == [
+        "each colour only on its object: pale red wall",
+        "not found in the photo: 'blue' in tram",
+    ]
 
 
 def test_names_that_are_free(tmp_path):

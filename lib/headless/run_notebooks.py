@@ -153,6 +153,7 @@ def run_notebook(path, output, parameters):
     """Execute one notebook; the executed copy stays at `output`. A failed cell is a RuntimeError of one line."""
     started, options = time.time(), {"cwd": str(path.parent), "kernel_name": "python3", "progress_bar": False}
     options["extra_arguments"] = ["--IPKernelApp.log_level=50"]  # no word of its sockets and of what interrupts it
+    os.environ.pop("MPLBACKEND", None)  # with another backend than its own, a kernel shows no charts
     print(f"{path.stem} started {datetime.now():%H:%M:%S}", flush=True)
     try:
         with relayed_progress(output.with_suffix(".log"), path.stem):

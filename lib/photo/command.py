@@ -21,11 +21,13 @@ from lib.prompts import VAGUE_PROMPT
 
 ENDINGS = {"png": (".png",), "jpeg": (".jpg", ".jpeg"), "webp": (".webp",)}  # of the pictures, by --format
 OUTPUT = re.compile(r"\.color(\.\d+)?\.(png|jpe?g|webp)$")  # names of pictures, which are no photos of a folder
-SAMPLES_STEPS = 3  # at least, for several samples: in one step the pocket model's seeds hardly differ
+COLOR_HELP = 'The colour of one object, which is found by its name: "tram: dark red". May be repeated.'
+BIND_HELP = "Find each object that the prompt gives a colour, and keep the colour to it."
+FIELD_HELP = "A field of the configuration: -p num_inference_steps 5, -p guidance_scale 3."
 EXAMPLES = f"""\b
 Examples:
   colorize photo.jpg
-  colorize photo.jpg --prompt "a red bus on a gray street, blue sky" --samples 4
+  colorize photo.jpg --prompt "a red bus on a gray street, blue sky"
   colorize photo.jpg --prompt "a street" --color "tram: dark red" --color "sky: pale blue"
   colorize album/ --output colored/
 
@@ -46,47 +48,18 @@ def split_color(context, parameter, values):
 @click.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.argument("photos", nargs=-1, required=True, metavar="PHOTO_OR_FOLDER...")
 @click.option("--prompt", help='What is in the photo, with its colours: "a red bus, blue sky".')
-@click.option(
-    "--color",
-    "colors",
-    multiple=True,
-    callback=split_color,
-    metavar='"OBJECT: COLOR"',
-    help='The colour of one object, which is found by its name: "tram: dark red". May be repeated.',
-)
-@click.option(
-    "--bind/--no-bind",
-    default=BIND,
-    show_default=True,
-    help="Find each object that the prompt gives a colour, and keep the colour to it.",
-)
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="A folder, or for one picture a .png, .jpg or .webp file.",
-)
-@click.option(
-    "--format",
-    type=click.Choice(list(ENDINGS)),
-    help="Of the pictures if --output names no file: png (the default) loses nothing.",
-)
+@click.option("--color", "colors", multiple=True, callback=split_color, metavar='"OBJECT: COLOR"', help=COLOR_HELP)
+@click.option("--bind/--no-bind", default=BIND, show_default=True, help=BIND_HELP)
+@click.option("--output", type=click.Path(path_type=Path), help="A folder, or one .png, .jpg or .webp file.")
+@click.option("--format", type=click.Choice(list(ENDINGS)), help="Of the pictures; png (the default) loses nothing.")
 @click.option("--recursive", is_flag=True, help="Take the photos of subfolders, too.")
 @click.option("--seed", type=click.IntRange(0, 2**62), default=0, help="Another number gives other colours.")
-@click.option(
-    "--samples",
-    type=click.IntRange(1, 100),
-    default=1,
-    metavar="K",
-    help=f"K pictures with seeds SEED, SEED+1, ..., in at least {SAMPLES_STEPS} steps.",
-)
 @click.option("--saturation", type=click.FloatRange(0, 5), default=1.0, help="Less or more colour than 1.")
 @click.option("--overwrite", is_flag=True, help="Replace pictures that exist.")
-@click.option("--skip-existing", is_flag=True, help="Leave out photos whose pictures all exist.")
+@click.option("--skip-existing", is_flag=True, help="Leave out photos whose picture exists.")
 @click.option("--profile", type=click.Choice(list(PROFILES)), default="pocket", help="pocket (CPU) or l4 (GPU).")
 @click.option("--controlnet", metavar="FOLDER_OR_HUB_ID", help="A ControlNet of your own.")
-@click.option("-p", "fields", nargs=2, multiple=True, metavar="FIELD VALUE",
-              help="A field of the configuration: -p num_inference_steps 5, -p guidance_scale 3.")  # fmt: skip
+@click.option("-p", "fields", nargs=2, multiple=True, metavar="FIELD VALUE", help=FIELD_HELP)
 def main(**options):
     """Colorize grayscale photos with a sentence, at their own size."""
     if hasattr(sys.stdout, "reconfigure"):
@@ -101,8 +74,6 @@ def main(**options):
 def run(options: SimpleNamespace) -> int:
     """Colorizes all that a command line names; returns the number of failures, each said in a line."""
     fields = dict(options.fields)
-    if options.samples > 1:
-        fields = {"num_inference_steps": max(SAMPLES_STEPS, get_config(options.profile).num_inference_steps), **fields}
     get_config(options.profile, **fields)  # a wrong field is said at once
     jobs, problems = plan(options)
     for problem in problems:
@@ -111,14 +82,14 @@ def run(options: SimpleNamespace) -> int:
     colorizer = load(options.profile, options.controlnet, fields) if jobs else None  # last, because it takes seconds
     for note in colorizer.prompt_notes(options.prompt) if jobs and options.prompt else ():
         say(f"note: {note}")
-    for photo, files in tqdm(jobs.items(), desc="colorizing", unit="photo", disable=len(jobs) <= 1):
+    for photo, output in tqdm(jobs.items(), desc="colorizing", unit="photo", disable=len(jobs) <= 1):
         try:
-            colorize_photo(photo, files, options, colorizer)
+            colorize_photo(photo, output, options, colorizer)
             continue
         except MemoryError:
             line = f"{photo}: too large for this machine's memory: reduce it first"
         except OSError as error:
-            file, reason = error.filename or next(iter(files.values())), error.strerror or error
+            file, reason = error.filename or output, error.strerror or error
             line = f"{photo}: {file} can't be written ({reason}): name another --output"
         except Exception as error:  # whatever is wrong with one photo, the rest is done
             line, name = one_line(error, None), printable(str(photo))
@@ -149,8 +120,8 @@ def say(line: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def plan(options: SimpleNamespace) -> tuple[dict[Path, dict[int, Path]], list[str]]:
-    """{photo: {seed: file}} of the pictures to make, and a line for each photo or name that can't be done."""
+def plan(options: SimpleNamespace) -> tuple[dict[Path, Path], list[str]]:
+    """{photo: picture to make}, and a line for each photo or name that can't be done."""
     photos, problems, jobs, skipped = {}, [], {}, 0
     for name in options.photos:
         try:
@@ -158,31 +129,27 @@ def plan(options: SimpleNamespace) -> tuple[dict[Path, dict[int, Path]], list[st
             photos |= {Path(os.path.realpath(path)): (path, folder) for path, folder in found.items()}
         except (ValueError, OSError) as error:
             problems.append(str(error))
-    to_file = check_output(options, len(photos))
-    ending = ENDINGS[options.format or "png"][0]
+    to_file, ending = check_output(options, len(photos)), ENDINGS[options.format or "png"][0]
     outputs = {
         path: options.output if to_file else (options.output or path.parent) / folder / f"{path.stem}.color{ending}"
         for path, folder in photos.values()
     }
     count = Counter(output.resolve() for output in outputs.values())
     for photo, output in outputs.items():
-        seeds = range(options.seed, options.seed + options.samples)
-        files = {seed: output.with_suffix(f".{seed}{output.suffix}") if len(seeds) > 1 else output for seed in seeds}
-        existing = [file for file in files.values() if file.exists()]
         folder = next(place for place in output.absolute().parents if place.exists())
         if count[output.resolve()] > 1:
             problems.append(f"{photo}: another photo has the output {output} too: rename one")
-        elif any(Path(os.path.realpath(file)) in photos for file in files.values()):
+        elif Path(os.path.realpath(output)) in photos:
             problems.append(f"{photo}: its output is a photo itself, which is never overwritten: name another --output")
-        elif options.skip_existing and len(existing) == len(files):
+        elif output.exists() and options.skip_existing:
             skipped += 1
-        elif existing and not options.overwrite:
+        elif output.exists() and not options.overwrite:
             remedy = "pass --overwrite or --skip-existing, or name another --output"
-            problems.append(f"{photo}: its output {existing[0]} exists: {remedy}")
+            problems.append(f"{photo}: its output {output} exists: {remedy}")
         elif not (folder.is_dir() and os.access(folder, os.W_OK)):
             problems.append(f"{photo}: {output} can't be written (no permission in {folder}): name another --output")
         else:
-            jobs[photo] = files
+            jobs[photo] = output
     if skipped:
         say(f"{skipped} of {len(photos)} photos have their pictures already: skipped")
     return jobs, problems
@@ -195,16 +162,10 @@ def find_photos(top: Path, recursive: bool) -> dict[Path, Path]:
     entries = sorted(top.rglob("*") if recursive else top.iterdir())
     paths = [path for path in entries if not (path.is_dir() or path.name.startswith(".") or OUTPUT.search(path.name))]
     photos = [path for path in paths if path.suffix.lower() in SUFFIXES]
-    prompts = {normalize("NFC", str(path.with_suffix(".txt"))) for path in photos}
-    others = [path for path in paths if path not in photos and normalize("NFC", str(path)) not in prompts]
-    passed = [f"files that are no photos ({len(others)})"] if others else []
-    if not recursive and any(path.is_dir() for path in entries):
-        passed.append("subfolders (--recursive takes them)")
-    passed_over = f"passed over: {', '.join(passed)}" if passed else ""
     if not photos:
-        raise ValueError(f"{top}: holds no photo ({passed_over or 'it is empty'}): known are {', '.join(SUFFIXES)}")
-    if passed:
-        say(f"note: {top}: {passed_over}")
+        raise ValueError(f"{top}: holds no photo: known endings are {', '.join(SUFFIXES)}")
+    if not recursive and any(path.is_dir() for path in entries):
+        say(f"note: {top}: its subfolders are passed over: --recursive takes their photos, too")
     return {path: path.parent.relative_to(top) for path in photos}
 
 
@@ -219,28 +180,25 @@ def check_output(options: SimpleNamespace, n_photos: int) -> bool:
     path, endings = options.output, ENDINGS.get(options.format, sum(ENDINGS.values(), ()))
     if not path or path.is_dir() or path.suffix.lower() not in (*SUFFIXES, *endings):
         return False
-    if n_photos > 1 or options.samples > 1:
+    if n_photos > 1:
         raise ValueError(f"--output {path} is one file, but there are several pictures: name a folder")
     if path.suffix.lower() not in endings:
         raise ValueError(f"--output {path}: pictures are {', '.join(endings)} here: name such a file or a folder")
     return True
 
 
-def colorize_photo(path: Path, files: dict[int, Path], options: SimpleNamespace, colorizer) -> None:
-    """Colorizes one photo, writes its pictures one by one, and prints its notes."""
+def colorize_photo(path: Path, output: Path, options: SimpleNamespace, colorizer) -> None:
+    """Colorizes one photo, writes its picture, and prints the notes on both."""
     prompt = read_prompt(path) if options.prompt is None else options.prompt
     with quiet_libraries():
         photo = open_photo(path)
-    for file in files.values():
-        check_target(file, photo.pixels.shape, photo.alpha is not None)
-    for note in [*photo.notes, *(colorizer.prompt_notes(prompt) if options.prompt is None else [])]:
+    check_target(output, photo.pixels.shape, photo.alpha is not None)
+    picture = colorizer(photo, prompt, options.seed, options.saturation, options.colors, options.bind)
+    picture.save(output)
+    prompt_notes = colorizer.prompt_notes(prompt) if options.prompt is None else []
+    for note in [*photo.notes, *prompt_notes, *picture.notes]:
         say(f"note: {path}: {note}")
-    for seed, file in files.items():
-        picture = colorizer(photo, prompt, seed, options.saturation, options.colors, options.bind)
-        picture.save(file)
-        for note in picture.notes if seed == options.seed else ():
-            say(f"note: {path}: {note}")
-        say(str(file))
+    say(str(output))
 
 
 def read_prompt(photo: Path) -> str:

@@ -42,6 +42,7 @@ OPTIONS = {  # argument of `Colorizer.__call__`: label, lowest, highest, step, a
     "num_inference_steps": ("steps", 1, 1000, 1, "sampling steps: more take longer and give stronger colours"),
     "guidance_scale": ("guidance", 0, 100, 0.5, "above 1, the prompt counts more, and a step takes twice as long"),
     "controlnet_conditioning_scale": ("strength", 0, 10, 0.1, "how much the photo's shapes count"),
+    "bind": ("each colour only on its object", 0, 1, 1, "as far as the object is found"),
 }
 ERRORS = (ValueError, OSError, RuntimeError, MemoryError)  # that are said in the panel
 
@@ -78,7 +79,6 @@ class Panel(anywidget.AnyWidget):
         self.paths |= {path.name: path for path in uploads if path.suffix.lower() in SUFFIXES}
         starts = {"seed": 0, "saturation": 1.0, "bind": BIND, **vars(colorizer.config)}
         self.options = {name: [*facts, starts[name]] for name, facts in OPTIONS.items()}
-        self.options["bind"] = ["each colour only on its object", "", "", "", "as far as it is found", BIND]
         self.on_msg(self.handle)
         for name in list(self.paths):
             if self.choose(name):
@@ -90,7 +90,7 @@ class Panel(anywidget.AnyWidget):
                   "download": self.download}[content.pop("action")]  # fmt: skip
         try:
             action(**content, **({"content": bytes(buffers[0])} if buffers else {}))
-        except ERRORS as error:
+        except Exception as error:  # which is seen nowhere else
             self.message = one_line(error, None)
 
     def choose(self, name: str) -> bool:
