@@ -229,7 +229,8 @@ def test_bad_photos_are_named_in_one_line_and_nothing_is_written(tmp_path, capsy
     [
         ([], 2, "Missing argument 'PHOTO_OR_FOLDER...'"),
         (["PHOTO", "--seed", "-1"], 2, "'--seed': -1 is not in the range"),
-        (["PHOTO", "--saturation", "nan"], 2, "'--saturation': nan is not in the range"),
+        (["PHOTO", "--saturation", "9"], 2, "'--saturation': 9.0 is not in the range"),
+        (["PHOTO", "--saturation", "nan"], 1, "saturation nan"),
         (["PHOTO", "--seed", "red"], 2, "'--seed': 'red' is not a valid integer range"),
         (["PHOTO", "--color", "tram"], 2, "'tram' is not of the form"),
         (["PHOTO", "--colour", "red"], 2, "No such option"),

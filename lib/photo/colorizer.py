@@ -2,6 +2,7 @@
 
 import csv
 import operator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -124,8 +125,14 @@ class Colorizer:
         return load_segmenter(self.config.segmenter, self.config.segmenter_revision)
 
     def prompt_notes(self, prompt: str) -> list[str]:
-        """What a person should know of a prompt: what the text encoder does not read."""
-        tokenizer = self.pipeline.tokenizer
+        """What a person should know of a prompt: that it is not English, and what the text encoder does not read."""
+        notes, tokenizer = [], self.pipeline.tokenizer
+        with suppress(ImportError):  # until lib.captions is there
+            from lib.captions import looks_english
+
+            if not looks_english(prompt):
+                notes.append("this model reads English only: write the prompt in English")
         ids, longest = tokenizer(prompt, truncation=False, verbose=False)["input_ids"], tokenizer.model_max_length
-        notes = [f"the prompt is too long, not read is: {tokenizer.decode(ids[longest - 1 : -1])}"]
-        return notes if len(ids) > longest else []
+        if len(ids) > longest:
+            notes.append(f"the prompt is too long, not read is: {tokenizer.decode(ids[longest - 1 : -1])}")
+        return notes
