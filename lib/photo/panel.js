@@ -52,7 +52,7 @@ function render({ model, el }) {
     examples,
     make("div", { className: "pictures" },
       make("figure", {}, make("div", { className: "picture" }, photo, overlay), fields),
-      make("figure", {}, compare, waiting, caption, history)),
+      make("figure", {}, compare, waiting, history, caption)),
     make("details", {}, make("summary", { textContent: "Options" }), options),
     make("div", { className: "hint" }),
   );
