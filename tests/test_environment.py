@@ -74,7 +74,9 @@ def test_make_lab_works_in_a_path_with_spaces_and_tells_root_what_to_type(tmp_pa
     python.chmod(0o755)
     for command, notebook in (("lab", "your_photo"), ("judge", "judge")):
         make = ["make", "--no-print-directory", command]
-        told = subprocess.run([*make, "ARGS=--allow-root"], cwd=place, capture_output=True, text=True, check=True).stdout
+        told = subprocess.run(
+            [*make, "ARGS=--allow-root"], cwd=place, capture_output=True, text=True, check=True
+        ).stdout
         assert told.startswith(f"{place}/lib/photo -m jupyterlab")
         assert f"{notebook}.ipynb" in told
         if os.getuid() == 0:
