@@ -6,6 +6,8 @@ ARGS ?=
 PHOTOS ?=
 PICTURES ?=
 PY := .venv/bin/python
+NOT_ROOT = if [ "$$(id -u)" = 0 ] && [ -z "$(findstring --allow-root,$(ARGS))" ]; then \
+	echo "JupyterLab doesn't run as root unless told to: make $@ ARGS=--allow-root"; exit 1; fi
 
 .DEFAULT_GOAL := help
 .PHONY: help reports book test rehearse lab judge lint format pocket-model segmenter bench check-gpu forecast clean
@@ -37,10 +39,12 @@ rehearse: .venv/installed  ## run the l4 study in minutes on a CPU, with small s
 	@$(PY) -m tests.rehearsal
 
 lab: .venv/installed  ## open JupyterLab: a panel for your own photo, and the notebooks
-	@JUPYTER_CONFIG_PATH=$(CURDIR)/lib/photo $(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/your_photo.ipynb $(ARGS)
+	@$(NOT_ROOT)
+	@JUPYTER_CONFIG_PATH="$(CURDIR)/lib/photo" $(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/your_photo.ipynb $(ARGS)
 
 judge: .venv/installed  ## open JupyterLab to judge the pictures: which of two looks more natural?
-	@JUPYTER_CONFIG_PATH=$(CURDIR)/lib/photo $(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/judge.ipynb $(ARGS)
+	@$(NOT_ROOT)
+	@JUPYTER_CONFIG_PATH="$(CURDIR)/lib/photo" $(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/judge.ipynb $(ARGS)
 
 lint: .venv/installed  ## check the style of code and notebooks, and that notebooks keep no outputs
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb notebooks/appendix/*.ipynb

@@ -36,7 +36,7 @@ def halves(monkeypatch):
 
     segment.threshold = 0.5
     monkeypatch.setitem(vars(MODEL), "segmenter", segment)
-    monkeypatch.setattr(command, "load", lambda options: MODEL)
+    monkeypatch.setattr(command, "load", lambda *_: MODEL)
 
 
 def ab_of(picture):
@@ -141,35 +141,17 @@ def colorize(*arguments):
     return stopped.value.code
 
 
-def test_the_command_takes_objects_and_masks(photo, capsys):
-    mask = np.zeros(SIZE[::-1], np.uint8)
-    mask[:20] = 255
-    Image.fromarray(mask).save(photo.with_name("roof=a.png"))
-    arguments = ["--prompt", "a house", "--color", "door: pale blue", "--mask", f"{photo.with_name('roof=a.png')}=red"]
-    assert colorize(photo, *arguments, "--color", "tram: red", "--bind") == 0
-    assert "photo.png: not found in the photo: 'red' in tram" in capsys.readouterr().err
+def test_the_command_takes_objects_and_binds_the_prompt_unless_told(photo, capsys):
     made = photo.with_name("photo.color.png")
-    expected = MODEL(photo, "a house", colors=[("door", "pale blue"), (mask, "red")], bind=True)
-    assert (np.asarray(Image.open(made)) == np.asarray(expected)).all()
-    assert read_made(made)["colors"] == "'pale blue' in door, 'red' in its mask, 'red' in tram"
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "status", "message"),
-    [
-        ("--color", "tram", 2, "'tram' is not of the form \"tram: dark red\""),
-        ("--mask", "roof.png", 2, "'roof.png' is not of the form roof.png=red"),
-        ("--mask", "absent.png=red", 1, "mask absent.png can't be read"),
-        ("--mask", "SMALL=red", 1, "its mask (uint8, (5, 5)) should be 96 x 64 numbers"),
-    ],
-)
-def test_colours_that_can_not_be_are_named(photo, capsys, option, value, status, message):
-    small = photo.with_name("small.png")
-    Image.new("L", (5, 5), 255).save(small)
-    code = colorize(photo, option, value.replace("SMALL", str(small)))
-    assert code == status or status == 1 and message in code
-    if code == status:
-        assert message in capsys.readouterr().err
+    colors = {"door": "pale blue", "tram": "red"}
+    for option, bind in (("--bind", True), ("--no-bind", False)):
+        arguments = [f"--color={name}: {color}" for name, color in colors.items()]
+        assert colorize(photo, "--prompt", "a red wall", *arguments, option, "--overwrite") == 0
+        assert "photo.png: not found in the photo: 'red' in tram" in capsys.readouterr().err
+        expected = MODEL(photo, "a red wall", colors=colors, bind=bind)
+        assert (np.asarray(Image.open(made)) == np.asarray(expected)).all()
+        assert read_made(made)["bind"] == ("red wall" if bind else "")
+    assert MODEL(photo, "a red wall").made["bind"] == "red wall"
 
 
 def test_a_region_is_made_from_a_picture_that_is_all_in_its_color():

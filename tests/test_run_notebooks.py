@@ -76,6 +76,12 @@ def test_parameters_and_fields_reach_the_notebooks(place, capsys):
     assert lines == [["01_one", "started"], ["01_one", "passed"], ["02_two", "started"], ["02_two", "passed"]]
 
 
+def test_charts_are_shown_whatever_backend_the_environment_names(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    source = "import matplotlib\nassert 'inline' in matplotlib.get_backend()"
+    run_notebooks.run_notebook(notebook(tmp_path / "é 1.ipynb", source), tmp_path / "out.ipynb", {})
+
+
 def test_reports_go_to_what_git_tracks_and_to_where_notebooks_in_jupyterlab_read(place, started, monkeypatch):
     monkeypatch.setattr("lib.config.ROOT", place)
     run_notebooks.run([])

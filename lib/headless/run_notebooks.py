@@ -87,6 +87,7 @@ def run_notebook(path: Path, output: Path, parameters: dict) -> None:
     """Executes one notebook; the executed copy stays at `output`. Raises a RuntimeError of one line if a cell fails."""
     started, options = time.time(), {"cwd": str(path.parent), "kernel_name": "python3", "progress_bar": False}
     options["extra_arguments"] = ["--IPKernelApp.log_level=50"]  # no word of its sockets and of what interrupts it
+    os.environ.pop("MPLBACKEND", None)  # with another backend than its own, a kernel shows no charts
     print(f"{path.stem} started {datetime.now():%H:%M:%S}", flush=True)
     try:
         with cache.relayed_progress(output.with_suffix(".log"), path.stem):
