@@ -195,6 +195,8 @@ def write_clip(folder):
     patches = (vision["image_size"] // vision["patch_size"]) ** 2
     positions = {"text_model.embeddings.position_ids": 77, "vision_model.embeddings.position_ids": patches + 1}
     write_bin(CLIPModel(config), positions, folder)
+    preprocessor = {"feature_extractor_type": "CLIPFeatureExtractor", "crop_size": 224, "size": 224, "resample": 3}
+    write_json({**preprocessor, **IMAGE_STATISTICS}, folder / "preprocessor_config.json")
 
 
 def write_clipseg(folder):
