@@ -156,8 +156,8 @@ def step_generator(seed, step):
 class Batches:
     """A step's batch by its number, made in a thread while the step before it is trained; pinned for a GPU."""
 
-    def __init__(self, cache, training):
-        self.cache, self.training = cache, training
+    def __init__(self, cache, config):
+        self.cache, self.config = cache, config
         on_gpu = torch.cuda.is_available()
         device = {"initializer": torch.cuda.set_device, "initargs": [torch.cuda.current_device()]} if on_gpu else {}
         self.thread, self.ahead = ThreadPoolExecutor(1, **device), {}  # a thread would begin on the first GPU
@@ -175,10 +175,10 @@ class Batches:
         return batch, torch.Generator().set_state(state)
 
     def _make(self, step):
-        training = self.training
-        generator = step_generator(training.train_seed, step)
-        rows = batch_rows(len(self.cache), training.train_batch_size, step, training.train_seed)
-        batch = self.cache.batch(rows, generator, training.prompt_dropout)
+        config = self.config
+        generator = step_generator(config.train_seed, step)
+        rows = batch_rows(len(self.cache), config.train_batch_size, step, config.train_seed)
+        batch = self.cache.batch(rows, generator, config.prompt_dropout)
         if torch.cuda.is_available():
             batch = [part.contiguous().pin_memory() for part in batch]
         return batch, generator.get_state()

@@ -27,6 +27,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lib.color import luminance, to_float
 from lib.colorize import merge
+from lib.config import add_field_option, get_config
 from lib.dataset import draw_prompts, load_dataset_dict, pick_across_categories, training_rows
 from lib.figures import save_sheet
 from lib.files import exit_with_one_line, explained, new_file, new_folder, one_line, progress, write_table
@@ -46,24 +47,23 @@ from lib.models import (
     require_precision,
     speed_up,
 )
-from lib.profiles import add_field_option, get_profile, other_settings
 
 LOSS_COLUMNS = ("step", "loss", "lr", "seconds")
 VALIDATION_TIMESTEPS = (100, 300, 500, 700, 900)
 
 
-def diffusion_loss(unet, noise_scheduler, batch, generator, training, controlnet=None, part=slice(None), timestep=None):
+def diffusion_loss(unet, noise_scheduler, batch, generator, config, controlnet=None, part=slice(None), timestep=None):
     """Mean squared error of the predicted noise or velocity.
 
     `batch` is what `LatentCache.batch` returns; without a ControlNet the conditioning images are not looked at. Draws
     are made for the whole batch, whatever `part` of it is trained on, so that they don't depend on how it is divided.
-    Timesteps are drawn as T (1 - u^b), b = `training.timestep_bias`: 1 is uniform, more trains more at high noise; if
+    Timesteps are drawn as T (1 - u^b), b = `config.timestep_bias`: 1 is uniform, more trains more at high noise; if
     `timestep` is given, all are that one.
     """
     device = next(unet.parameters()).device
     steps = noise_scheduler.config.num_train_timesteps
     noise = torch.randn(batch[0].shape, generator=generator)
-    below_last = torch.rand(len(noise), generator=generator) ** training.timestep_bias  # in [0, 1)
+    below_last = torch.rand(len(noise), generator=generator) ** config.timestep_bias  # in [0, 1)
     timesteps = steps - 1 - (steps * below_last).long() if timestep is None else torch.full((len(noise),), timestep)
     latents, embeddings, conditioning, noise, timesteps = (
         tensor[part].to(device, non_blocking=True) for tensor in (*batch, noise, timesteps)
@@ -79,58 +79,67 @@ def diffusion_loss(unet, noise_scheduler, batch, generator, training, controlnet
     return (prediction - target).square().mean(dim=(1, 2, 3)).mean()
 
 
-def run_settings(profile, **data):
+def run_settings(config, **data):
     """What must not change between a checkpoint and its continuation, as text by name."""
     names = ["base_model", "initial_controlnet", "train_batch_size", "learning_rate", "lr_scheduler", "lr_warmup_steps"]
     names += ["prompt_dropout", "timestep_bias", "ema_decay", "mixed_precision", "train_seed"]
-    if not profile.training.lr_scheduler.startswith("constant"):
+    if not config.lr_scheduler.startswith("constant"):
         names.append("train_steps")
-    return {name: str(value) for name, value in (profile.values(*names) | data).items()}
+    return {name: str(value) for name, value in (config.values(*names) | data).items()}
 
 
-def train_run(profile):
+def train_run(config):
     """Notebook 03's training of a profile: base and data set from their places, the ControlNet to the run's folder.
 
     Under accelerate's launchers every process calls this; they share the batch and one of them writes. A run that takes
     a finished ControlNet trains nothing: only its `run.csv` is written.
     """
-    require_precision(profile.model.mixed_precision)
-    state, run_dir = process_state(), profile.folders.run_dir
-    if profile.model.controlnet:
-        facts = {"run": profile.folders.run, "base": profile.model.base_model, "start": profile.model.controlnet}
-        facts |= {"photos": "not trained here", "other": other_settings(profile)}
+    require_precision(config.mixed_precision)
+    state, run_dir = process_state(), config.run_dir
+    if config.controlnet:
+        facts = {"run": config.run, "base": config.base_model, "start": config.controlnet}
+        facts |= {"photos": "not trained here", "other": other_settings(config)}
         return write_facts(facts, run_dir) if state.is_main_process else None
-    base = load_base(profile.model, profile.folders.run)
-    triples = load_dataset_dict(profile)
-    rows = training_rows(triples, profile.data.train_categories)
-    profile = with_train_steps(profile, len(rows))
+    base = load_base(config)
+    triples = load_dataset_dict(config)
+    rows = training_rows(triples, config.train_categories)
+    config = with_train_steps(config, len(rows))
     with state.main_process_first():
-        cache = build_cache(rows, draw_prompts(rows, profile.data), base, profile.folders.build_dir / "cache")
+        cache = build_cache(rows, draw_prompts(rows, config), base, config.build_dir / "cache")
     base.vae = base.text_encoder = None  # training needs neither; the pictures of a checkpoint load them again
     watched = pick_across_categories(triples["validation"], 8)
-    whole_base = partial(load_base, profile.model, profile.folders.run, unet=base.unet)
-    train_controlnet(base, cache, profile, run_dir, watched, whole_base)
+    whole_base = partial(load_base, config, unet=base.unet)
+    train_controlnet(base, cache, config, run_dir, watched, whole_base)
     if state.is_main_process:
-        write_facts(run_facts(profile, len(rows)), run_dir)
+        write_facts(run_facts(config, len(rows)), run_dir)
 
 
-def with_train_steps(profile, n):
-    """The profile with the steps that its `train_epochs` over `n` photos take; without epochs as it is."""
-    steps = math.ceil(profile.training.train_epochs * n / profile.training.train_batch_size)
-    return profile.replace(train_steps=steps) if profile.training.train_epochs else profile
+def with_train_steps(config, n):
+    """The configuration with `train_steps`: those that are set, or those that `train_epochs` over `n` photos take."""
+    if config.train_steps is not None:
+        return config
+    return config.replace(train_steps=math.ceil(config.train_epochs * n / config.train_batch_size))
 
 
-def run_facts(profile, n):
+def run_facts(config, n):
     """What a finished run on `n` photos was, by name: a row of `run.csv`."""
-    data, training = profile.data, profile.training
-    kinds = f" ({', '.join(data.train_categories)})" if data.train_categories else ""
-    epochs = round(training.train_steps * training.train_batch_size / n, 2)
-    hours = float(read_losses(profile.folders.run_dir, training.train_steps)[-1]["seconds"]) / 3600
-    facts = {"run": profile.folders.run, "base": profile.model.base_model}
-    facts |= {"start": training.initial_controlnet or "the frozen UNet", "photos": f"{data.source}{kinds}", "n": n}
-    facts |= {"epochs": epochs, "steps": training.train_steps, "batch": training.train_batch_size}
-    facts |= {"rate": training.learning_rate, "prompts": data.prompt_policy, "dropout": training.prompt_dropout}
-    return facts | {"seed": training.train_seed, "other": other_settings(profile), "hours": round(hours, 2)}
+    kinds = f" ({', '.join(config.train_categories)})" if config.train_categories else ""
+    epochs = round(config.train_steps * config.train_batch_size / n, 2)
+    hours = float(read_losses(config.run_dir, config.train_steps)[-1]["seconds"]) / 3600
+    facts = {"run": config.run, "base": config.base_model}
+    facts |= {"start": config.initial_controlnet or "the frozen UNet", "photos": f"{config.source}{kinds}", "n": n}
+    facts |= {"epochs": epochs, "steps": config.train_steps, "batch": config.train_batch_size}
+    facts |= {"rate": config.learning_rate, "prompts": config.prompt_policy, "dropout": config.prompt_dropout}
+    return facts | {"seed": config.train_seed, "other": other_settings(config), "hours": round(hours, 2)}
+
+
+def other_settings(config):
+    """What else shapes a run's colours, if it is not as in the profile's own run: one text, "" for nothing."""
+    names = ["resolution", "dataset_seed", "n_train", "lr_scheduler", "lr_warmup_steps", "timestep_bias", "ema_decay"]
+    names += ["mixed_precision", "max_tokens", "num_inference_steps", "guidance_scale", "guidance_share"]
+    names += ["controlnet_conditioning_scale"]
+    ours, own = config.values(*names), get_config(config.profile).values(*names)
+    return "; ".join(f"{name} {ours[name]}" for name in names if ours[name] != own[name])
 
 
 def write_facts(facts, run_dir):
@@ -138,29 +147,29 @@ def write_facts(facts, run_dir):
     write_table(pd.DataFrame([facts]), run_dir / "run.csv")
 
 
-def loss_of_controlnet(base, cache, profile, controlnet):
+def loss_of_controlnet(base, cache, config, controlnet):
     """What `train` minimises for a ControlNet, `loss_of_step(model, step, part)`; prepares both networks for it."""
-    noise_scheduler, batches = DDPMScheduler.from_config(base.scheduler.config), Batches(cache, profile.training)
-    if profile.training.gradient_checkpointing:
+    noise_scheduler, batches = DDPMScheduler.from_config(base.scheduler.config), Batches(cache, config)
+    if config.gradient_checkpointing:
         base.unet.enable_gradient_checkpointing()
         controlnet.enable_gradient_checkpointing()
-    speed_up((base.unet, controlnet), profile.model)
+    speed_up((base.unet, controlnet), config)
 
     def loss_of_step(model, step, part):
-        return diffusion_loss(base.unet, noise_scheduler, *batches(step), profile.training, model, part)
+        return diffusion_loss(base.unet, noise_scheduler, *batches(step), config, model, part)
 
     return loss_of_step
 
 
-def train_controlnet(base, cache, profile, folder, watched, whole_base=None):
+def train_controlnet(base, cache, config, folder, watched, whole_base=None):
     """Train a ControlNet for a frozen base on a latent cache; saves it to `folder/controlnet` and returns it.
 
     It starts from `initial_controlnet`, or from the UNet where that is empty. At every checkpoint the rows of
     `watched` are colorized with fixed seeds into `folder/samples`; where `base` has no autoencoder and text encoder
     left, by what `whole_base()` returns.
     """
-    initial = profile.training.initial_controlnet
-    torch.manual_seed(profile.training.train_seed)  # for the new layers of a ControlNet that starts from the UNet
+    initial = config.initial_controlnet
+    torch.manual_seed(config.train_seed)  # for the new layers of a ControlNet that starts from the UNet
     if initial:
         controlnet = load_controlnet(initial, base.unet)
         if controlnet.config.conditioning_channels != base.annotator.channels:
@@ -172,21 +181,21 @@ def train_controlnet(base, cache, profile, folder, watched, whole_base=None):
     else:
         controlnet = make_controlnet(base.unet, base.vae_scale_factor, base.annotator.channels)
     initial_weights = hash_of_weights(controlnet)
-    loss_of_step = loss_of_controlnet(base, cache, profile, controlnet)
+    loss_of_step = loss_of_controlnet(base, cache, config, controlnet)
 
     def on_checkpoint(model, step):
         whole = whole_base() if whole_base else base
         pipeline = add_controlnet(whole, copy.deepcopy(model))  # a copy, since the pipeline takes the base's dtype
-        ssim = save_controlnet_samples(pipeline, watched, profile.sampling, folder / f"samples/{step:07d}.png")
-        loss = validation_loss(pipeline, watched, profile.training)
+        ssim = save_controlnet_samples(pipeline, watched, config, folder / f"samples/{step:07d}.png")
+        loss = validation_loss(pipeline, watched, config)
         del whole, pipeline
         gc.collect()  # the copy's own methods point back to it
         return {"lightness_ssim": ssim, "validation_loss": loss}
 
-    settings = run_settings(profile, **cache.key, base=hash_of_weights(base.unet), initial=initial_weights)
-    precision = profile.model.mixed_precision
+    settings = run_settings(config, **cache.key, base=hash_of_weights(base.unet), initial=initial_weights)
+    precision = config.mixed_precision
     controlnet = controlnet.to(base.device)
-    controlnet = train(controlnet, loss_of_step, profile.training, precision, folder, settings, on_checkpoint)
+    controlnet = train(controlnet, loss_of_step, config, precision, folder, settings, on_checkpoint)
     saved = folder / "controlnet/config.json"
     newest = max(folder.glob("checkpoints/*.pt"))
     if process_state().is_main_process and not (saved.exists() and saved.stat().st_mtime >= newest.stat().st_mtime):
@@ -194,13 +203,13 @@ def train_controlnet(base, cache, profile, folder, watched, whole_base=None):
     return controlnet
 
 
-def save_controlnet_samples(pipeline, rows, sampling, path) -> float:
+def save_controlnet_samples(pipeline, rows, config, path) -> float:
     """Colorize data-set rows with their own prompts and seed 0; a sheet of gray, output, merged and true pictures.
 
     Returns the mean SSIM of the outputs' L* with the photos', before it is restored: whether shapes are kept.
     """
     gray = list(rows["conditioning_image"])
-    outputs = sample(pipeline, gray, rows["prompt"], [0] * len(gray), **vars(sampling))
+    outputs = sample(pipeline, gray, rows["prompt"], [0] * len(gray), config)
     sheet = {"gray": gray, "output": outputs, "merged": merge(gray, outputs), "photo": list(rows["image"])}
     save_sheet(list(sheet.values()), path, row_titles=list(sheet))
     pairs = [(luminance(output), luminance(to_float(image))) for output, image in zip(outputs, gray, strict=True)]
@@ -208,7 +217,7 @@ def save_controlnet_samples(pipeline, rows, sampling, path) -> float:
 
 
 @torch.no_grad()
-def validation_loss(pipeline, rows, training) -> float:
+def validation_loss(pipeline, rows, config) -> float:
     """The diffusion loss of data-set rows at fixed timesteps and noise, so that checkpoints can be compared."""
     vae, unet = pipeline.vae, pipeline.unet
     pixels = pipeline.image_processor.preprocess(list(rows["image"])).to(vae.device, vae.dtype)
@@ -220,7 +229,7 @@ def validation_loss(pipeline, rows, training) -> float:
         for timestep in VALIDATION_TIMESTEPS:
             generator = torch.Generator().manual_seed(0)
             options = {"controlnet": pipeline.controlnet, "timestep": timestep}
-            losses.append(diffusion_loss(unet, scheduler, batch, generator, training, **options).item())
+            losses.append(diffusion_loss(unet, scheduler, batch, generator, config, **options).item())
     return float(np.mean(losses))
 
 
@@ -234,11 +243,11 @@ def save_model(model, folder):
         model.save_pretrained(partial)
 
 
-def train(model, loss_of_step, training, mixed_precision, folder, settings, on_checkpoint=None):
-    """Minimise `loss_of_step(model, step, part)` with AdamW for `training.train_steps` steps, resuming from `folder`.
+def train(model, loss_of_step, config, mixed_precision, folder, settings, on_checkpoint=None):
+    """Minimise `loss_of_step(model, step, part)` with AdamW for `config.train_steps` steps, resuming from `folder`.
 
     `part` is the slice of the step's batch for this process (accelerate's) and this share of
-    `training.gradient_accumulation_steps`: however it is divided, the gradient is the batch's. Writes `losses.csv`
+    `config.gradient_accumulation_steps`: however it is divided, the gradient is the batch's. Writes `losses.csv`
     (every `log_every` steps), TensorBoard's files and `checkpoints` to `folder`; at each checkpoint calls
     `on_checkpoint(model, step)`, with the averaged weights in place where EMA is on, and adds the numbers that it
     returns to `checkpoints.csv`. A checkpoint with other `settings` is refused. SIGTERM, which a spot VM gets before it
@@ -246,28 +255,28 @@ def train(model, loss_of_step, training, mixed_precision, folder, settings, on_c
     A loss that is not finite, or a batch that does not fit in memory, is a ValueError and reaches no checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    accelerator = make_accelerator(training, mixed_precision)
+    accelerator = make_accelerator(config, mixed_precision)
     model.train().requires_grad_(True)
-    wrapped, state = prepare_training(model, training, accelerator)
-    first, last = load_checkpoint(folder, state, settings), training.train_steps
+    wrapped, state = prepare_training(model, config, accelerator)
+    first, last = load_checkpoint(folder, state, settings), config.train_steps
     if first > last:
         raise ValueError(f"{folder} is at step {first}, past train_steps {last}: raise it or change `run`")
     journal, words = Journal(folder, first, accelerator.is_main_process), {"desc": "training", "unit": "step"}
     with HeldSigterm() as sigterm, progress(range(first, last), initial=first, total=last, **words) as bar:
         for step in bar:
-            shares = training.gradient_accumulation_steps
+            shares = config.gradient_accumulation_steps
             loss = make_step(wrapped, loss_of_step, step, accelerator, state, shares, mixed_precision)
             journal.unread.append(loss)  # on its device: reading it would make the host wait
             done = step + 1
-            checkpoint_due = done == last or done % training.checkpoint_every == 0
-            log_due = checkpoint_due or done % training.log_every == 0
+            checkpoint_due = done == last or done % config.checkpoint_every == 0
+            log_due = checkpoint_due or done % config.log_every == 0
             stop = (log_due or accelerator.num_processes == 1) and any_process(sigterm.came, accelerator)
             if log_due or stop:
                 journal.log(done, state["schedule"].get_last_lr()[0], accelerator)
-                bar.set_postfix(journal.signs_of_life(training.train_batch_size), refresh=False)
+                bar.set_postfix(journal.signs_of_life(config.train_batch_size), refresh=False)
             if checkpoint_due or stop:
                 if accelerator.is_main_process:
-                    keep_checkpoint(folder, done, state, settings, training)
+                    keep_checkpoint(folder, done, state, settings, config)
                     if on_checkpoint and not stop:
                         journal.show(done, with_averaged_weights(state, on_checkpoint, done) or {})
                 accelerator.wait_for_everyone()
@@ -279,17 +288,17 @@ def train(model, loss_of_step, training, mixed_precision, folder, settings, on_c
     return model.eval().requires_grad_(False)
 
 
-def prepare_training(model, training, accelerator):
+def prepare_training(model, config, accelerator):
     """The model as accelerate runs it, and all that a checkpoint holds: model, optimizer, schedule, and EMA or None."""
-    optimizer = make_optimizer(model, training)
-    steps = {"num_warmup_steps": training.lr_warmup_steps, "num_training_steps": training.train_steps}
-    schedule = get_scheduler(training.lr_scheduler, optimizer, **steps)
+    optimizer = make_optimizer(model, config)
+    steps = {"num_warmup_steps": config.lr_warmup_steps, "num_training_steps": config.train_steps}
+    schedule = get_scheduler(config.lr_scheduler, optimizer, **steps)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
-    ema = EMAModel(model.parameters(), decay=training.ema_decay) if training.ema_decay else None
+    ema = EMAModel(model.parameters(), decay=config.ema_decay) if config.ema_decay else None
     return wrapped, {"model": model, "optimizer": optimizer, "schedule": schedule, "ema": ema}
 
 
-def make_accelerator(training, mixed_precision):
+def make_accelerator(config, mixed_precision):
     """Accelerate's hold on the processes; a batch that they can't share evenly is a ValueError.
 
     bfloat16 needs no scaling of gradients: `torch.autocast` around the loss is enough. Accelerate's own mixed precision
@@ -298,10 +307,10 @@ def make_accelerator(training, mixed_precision):
     check_precision(mixed_precision)
     process_state()
     accelerator = Accelerator(mixed_precision="no", cpu=pick_device().type == "cpu")
-    shares, processes = training.gradient_accumulation_steps, accelerator.num_processes
-    if training.train_batch_size % (shares * processes):
+    shares, processes = config.gradient_accumulation_steps, accelerator.num_processes
+    if config.train_batch_size % (shares * processes):
         raise ValueError(
-            f"train_batch_size {training.train_batch_size} can't be divided by {processes} processes times "
+            f"train_batch_size {config.train_batch_size} can't be divided by {processes} processes times "
             f"gradient_accumulation_steps {shares}: change one"
         )
     return accelerator
@@ -400,9 +409,9 @@ class Journal:
             self.board.close()
 
 
-def make_optimizer(model, training):
+def make_optimizer(model, config):
     """AdamW with weight decay 0.01: torch's fused one."""
-    return torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=1e-2, fused=True)
+    return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=1e-2, fused=True)
 
 
 def check_precision(mixed_precision):
@@ -434,13 +443,13 @@ def check_finite(values, done, folder):
             raise ValueError(f"loss is {value} at step {step}: lower learning_rate; last good checkpoint: {good}")
 
 
-def keep_checkpoint(folder, step, state, settings, training):
+def keep_checkpoint(folder, step, state, settings, config):
     """Save a checkpoint and remove older ones; after the last step it alone is kept."""
     for left in folder.glob("checkpoints/*.part"):  # of a process that was killed
         left.unlink()
     save_checkpoint(folder, step, state, settings)
-    keep = 1 if step == training.train_steps else training.keep_checkpoints
-    rotate_checkpoints(folder, keep, training.checkpoints_gb)
+    keep = 1 if step == config.train_steps else config.keep_checkpoints
+    rotate_checkpoints(folder, keep, config.checkpoints_gb)
 
 
 def save_checkpoint(folder, step, state, settings):
@@ -506,7 +515,7 @@ def main():
     add_field_option(parser, "a profile field, e.g. -p train_steps 500")
     options = parser.parse_args()
     with exit_with_one_line():
-        train_run(get_profile(options.profile, **options.overrides))
+        train_run(get_config(options.profile, **dict(options.overrides)))
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from PIL import EpsImagePlugin, Image
 from lib import dataset
 from lib.color import make_conditioning_image
 from lib.color_words import COLOR_PATTERN, find_color_words
+from lib.config import get_config, resolve
 from lib.l4 import sources
-from lib.profiles import get_profile, resolve
 from lib.prompts import GENERIC_PROMPTS
 
 PHOTOS = resolve("data_cards/pocket_photos")
@@ -33,12 +33,12 @@ def small(tmp_path):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(PHOTOS / name, tmp_path / "in" / name)
     rows.to_csv(tmp_path / "in/metadata.csv", index=False)
-    return get_profile("pocket", photos=str(tmp_path / "in"), build=str(tmp_path / "build"), resolution=64)
+    return get_config("pocket", photos=str(tmp_path / "in"), build=str(tmp_path / "build"), resolution=64)
 
 
-def edit(profile, change):
+def edit(config, change):
     """Change the manifest of a small folder."""
-    path = resolve(profile.data.photos) / "metadata.csv"
+    path = resolve(config.photos) / "metadata.csv"
     change(pd.read_csv(path, keep_default_na=False)).to_csv(path, index=False)
 
 
@@ -171,7 +171,7 @@ def test_triples(small):
 
 
 def test_masks_are_cropped_as_their_photos(small):
-    manifest = dataset.read_manifest(small.data.photos)
+    manifest = dataset.read_manifest(small.photos)
     masked = manifest[manifest["mask"] != ""]
     for path, mask in zip(masked["path"], masked["mask_path"], strict=True):
         photo = Image.open(path).convert("RGB")
@@ -191,7 +191,7 @@ def test_masks_are_cropped_as_their_photos(small):
 
 
 def test_a_mask_that_the_crop_cuts_away_is_none(small):
-    row = dataset.read_manifest(small.data.photos).query("mask != '' and width == '455'").iloc[0]
+    row = dataset.read_manifest(small.photos).query("mask != '' and width == '455'").iloc[0]
     side = Image.open(row["path"]).convert("L").point(lambda _: 0)
     side.paste(255, (0, 0, 10, side.height))
     side.save(row["mask_path"])
@@ -201,7 +201,7 @@ def test_a_mask_that_the_crop_cuts_away_is_none(small):
 
 def test_a_changed_mask_builds_anew(small):
     before = dataset.build_dataset(small)["test"]["mask"][0]
-    path = dataset.read_manifest(small.data.photos).query("split == 'test'")["mask_path"].iloc[0]
+    path = dataset.read_manifest(small.photos).query("split == 'test'")["mask_path"].iloc[0]
     Image.open(path).rotate(180).save(path)
     assert dataset.build_dataset(small)["test"]["mask"][0].tobytes() != before.tobytes()
 
@@ -215,7 +215,7 @@ def test_a_changed_mask_builds_anew(small):
     ],
 )
 def test_a_bad_mask_is_named(small, damage, message):
-    row = dataset.read_manifest(small.data.photos).query("mask != ''").iloc[0]
+    row = dataset.read_manifest(small.photos).query("mask != ''").iloc[0]
     if damage == "size":
         Image.new("L", (5, 4)).save(row["mask_path"])
     elif damage == "broken":
@@ -234,10 +234,10 @@ def test_runs_share_a_data_set_and_draw_their_own_prompts(small):
     generic, captions = (small.replace(prompt_policy=policy) for policy in ("generic", "captions"))
     rows = dataset.build_dataset(generic)["train"]
     assert (small.dataset_dir / "made_from.txt").stat().st_mtime_ns == written
-    assert set(dataset.draw_prompts(rows, generic.data)) <= set(GENERIC_PROMPTS)
-    assert dataset.draw_prompts(rows, captions.data) == list(rows["detailed_caption"])
+    assert set(dataset.draw_prompts(rows, generic)) <= set(GENERIC_PROMPTS)
+    assert dataset.draw_prompts(rows, captions) == list(rows["detailed_caption"])
     listing = json.loads((small.dataset_dir / "prompts.json").read_text())
-    assert [row["prompt"] for row in listing["train"]] == dataset.draw_prompts(rows, generic.data)
+    assert [row["prompt"] for row in listing["train"]] == dataset.draw_prompts(rows, generic)
 
 
 def test_a_run_may_train_on_some_kinds_of_photos(small):
@@ -253,7 +253,7 @@ def test_a_run_may_train_on_some_kinds_of_photos(small):
 def test_a_changed_photo_or_field_builds_anew(small):
     dataset.build_dataset(small)
     before = (small.dataset_dir / "made_from.txt").read_text()
-    photo = dataset.read_manifest(small.data.photos)["path"][0]
+    photo = dataset.read_manifest(small.photos)["path"][0]
     os.utime(photo, (0, 0))  # as in a copied checkout
     dataset.build_dataset(small)
     assert (small.dataset_dir / "made_from.txt").read_text() == before
@@ -272,7 +272,7 @@ def test_an_image_id_that_leads_elsewhere_is_refused(small, name):
 
 
 def test_a_program_in_the_place_of_a_photo_is_not_run(small, monkeypatch):
-    photo = dataset.read_manifest(small.data.photos)["path"][0]
+    photo = dataset.read_manifest(small.photos)["path"][0]
     photo.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n")
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("it was run"))
     with pytest.raises(ValueError, match="photo .* can't be read .*: replace it or remove its row"):
@@ -310,7 +310,7 @@ def test_bad_manifests_are_named(small, change, message):
 @pytest.mark.parametrize("damage", [b"", b"not a photo", None])
 def test_damaged_photo_is_named_and_the_old_data_set_stays(small, damage):
     dataset.build_dataset(small)
-    photo = next((resolve(small.data.photos) / "photos").iterdir())
+    photo = next((resolve(small.photos) / "photos").iterdir())
     photo.write_bytes(photo.read_bytes()[:2000] if damage is None else damage)
     with pytest.raises(ValueError, match=f"{photo.name} can't be read"):
         dataset.build_dataset(small)

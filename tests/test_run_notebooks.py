@@ -15,10 +15,10 @@ from lib.files import write_text
 from lib.headless import run_notebooks
 
 PARAMETERS = 'profile_name: str = "pocket"\noverrides: dict = {}\ngreeting: str = "hello"\nwords: list = []'
-REPORT = """from lib.profiles import get_profile
+REPORT = """from lib.config import get_config
 from lib.files import write_text
-profile = get_profile(profile_name, **overrides)
-write_text(greeting, profile.folders.reports_dir / "{name}.txt")"""
+profile = get_config(profile_name, **overrides)
+write_text(greeting, profile.reports_dir / "{name}.txt")"""
 
 
 def notebook(path, source):
@@ -58,10 +58,10 @@ def test_parameters_and_fields_reach_the_notebooks(place, capsys):
 
 
 def test_reports_go_to_what_git_tracks_and_to_where_notebooks_in_jupyterlab_read(place, monkeypatch):
-    monkeypatch.setattr("lib.profiles.ROOT", place)
+    monkeypatch.setattr("lib.config.ROOT", place)
     run_notebooks.run([])
     assert [(place / folder / "pocket/one.txt").read_text() for folder in ("reports", "build/reports")] == ["hello"] * 2
-    assert run_notebooks.get_profile("pocket").folders.reports_home == place / "build/reports/pocket"
+    assert run_notebooks.get_config("pocket").reports_home == place / "build/reports/pocket"
     run_notebooks.run(arguments(place, "-p", "greeting", "bye", "-p", "reports", str(place / "mine")))
     assert (place / "mine/pocket/one.txt").read_text() == "bye"
     assert (place / "build/reports/pocket/one.txt").read_text() == "hello"
@@ -79,10 +79,10 @@ def test_only_some_notebooks_keep_the_other_reports(place):
     [
         (
             ["-p", "n_imgs", "3"],
-            "unknown parameter 'n_imgs': notebooks take greeting, words; the profile has source, photos, .*n_images",
+            "unknown parameter 'n_imgs': did you mean .*n_images",
         ),
-        (["--profile", "phone"], "unknown profile 'phone': known are pocket, l4"),
-        (["-p", "n_images", "few"], "'n_images' takes int, not 'few'"),
+        (["--profile", "phone"], "unknown profile 'phone': did you mean pocket, l4"),
+        (["-p", "n_images", "few"], "'n_images' takes a valid integer.*, not 'few'"),
         (["--only", "09"], "no notebook '09': known are 01, 02"),
         (["-p", "words", "no list"], "parameter 'words' takes list, not 'no list'"),
         (["-p", "words", "[a"], "parameter 'words' can't be read as YAML .*: correct it"),
@@ -100,13 +100,13 @@ def test_fields_are_read_as_text_of_their_own_type(place):
     _, overrides = run_notebooks.split_parameters(
         "pocket", dict(zip(fields[1::3], fields[2::3], strict=True)), run_notebooks.NOTEBOOKS
     )
-    profile = run_notebooks.get_profile("pocket", **overrides)
-    assert (profile.training.initial_controlnet, profile.model.mixed_precision, profile.folders.run) == ("", "no", "01")
+    config = run_notebooks.get_config("pocket", **overrides)
+    assert (config.initial_controlnet, config.mixed_precision, config.run) == (None, "no", "01")
 
 
 def test_lists_of_a_field_reach_the_notebooks_whole(place):
     notebook(
-        place / "02_two.ipynb", REPORT.format(name="two").replace("greeting", '"+".join(profile.data.train_categories)')
+        place / "02_two.ipynb", REPORT.format(name="two").replace("greeting", '"+".join(profile.train_categories)')
     )
     run_notebooks.run(arguments(place, "-p", "train_categories", "animals,people"))
     assert (place / "reports/pocket/two.txt").read_text() == "animals+people"
@@ -155,8 +155,8 @@ from lib.files import write_text
 folder = Path(sys.argv.pop(1))
 
 def execute(path, output, values):
-    profile = run_notebooks.get_profile(values["profile_name"], **values["overrides"])
-    write_text("hello", profile.folders.reports_dir / "other.txt")
+    profile = run_notebooks.get_config(values["profile_name"], **values["overrides"])
+    write_text("hello", profile.reports_dir / "other.txt")
     (folder / "started").touch()
     while not (folder / "go").exists():
         time.sleep(0.1)
@@ -171,11 +171,11 @@ def started(monkeypatch):
     runs = []
 
     def execute(path, output, values):
-        profile = run_notebooks.get_profile(values["profile_name"], **values["overrides"])
-        runs.append(profile.folders.run)
-        if profile.folders.run in path.read_text():
+        config = run_notebooks.get_config(values["profile_name"], **values["overrides"])
+        runs.append(config.run)
+        if config.run in path.read_text():
             raise RuntimeError("no colour here")
-        write_text(values.get("greeting", "hello"), profile.folders.reports_dir / f"{path.stem[3:]}.txt")
+        write_text(values.get("greeting", "hello"), config.reports_dir / f"{path.stem[3:]}.txt")
 
     monkeypatch.setattr(run_notebooks, "run_notebook", execute)
     return runs
@@ -229,7 +229,7 @@ def test_two_builds_write_one_reports_folder_and_lose_nothing(place, started, ot
 
 def test_a_failure_keeps_the_reports_of_the_notebooks_that_passed_for_the_next_call(place, monkeypatch, capsys):
     def execute(path, output, values):
-        reports = run_notebooks.get_profile("pocket", **values["overrides"]).folders.reports_dir
+        reports = run_notebooks.get_config("pocket", **values["overrides"]).reports_dir
         write_text(values["greeting"], reports / f"{path.stem[3:]}.txt")
         if path.stem == "02_two":
             shutil.copy(reports / "one.txt", reports / "copy.txt")

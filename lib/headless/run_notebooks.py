@@ -22,10 +22,10 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from lib import ROOT
+from lib.config import FIELDS, add_field_option, configs_to_run, get_config, require_known
 from lib.files import PROGRESS_LOG, exit_with_one_line, explained, hash_of, new_file, one_line, write_text
 from lib.l4 import hub, set_metrics
 from lib.models import require_precision
-from lib.profiles import PROFILE_FIELDS, add_field_option, get_profile, profiles_to_run
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 PUBLISHED = "reports"  # where reports go that git tracks
@@ -55,18 +55,15 @@ def pick_notebooks(numbers):
 def split_parameters(profile_name, given, notebooks):
     """Check parameters before anything runs: ({notebook: its own parameters}, {profile field: value}).
 
-    A name that is neither a parameter of a notebook nor a profile field is a ValueError that lists the known ones.
+    A name that is neither a parameter of a notebook nor a profile field raises a ValueError with similar names.
     """
     inspected = {path: papermill.inspect_notebook(str(path)) for path in notebooks}
     kinds = {name: facts["inferred_type_name"] for found in inspected.values() for name, facts in found.items()}
     kinds = {name: kinds[name] for name in sorted(set(kinds) - {"profile_name", "overrides", "run"})}
-    for name in given:
-        if name not in kinds and name not in PROFILE_FIELDS:
-            known = f"notebooks take {', '.join(kinds)}; the profile has {', '.join(PROFILE_FIELDS)}"
-            raise ValueError(f"unknown parameter {name!r}: {known}")
+    require_known("parameter", given, (*kinds, *FIELDS))
     values = {name: read_value(name, text, kinds[name]) for name, text in given.items() if name in kinds}
     fields = {name: text for name, text in given.items() if name not in kinds}
-    overrides = get_profile(profile_name, **fields).values(*fields) if fields else {}
+    overrides = get_config(profile_name, **fields).values(*fields) if fields else {}
     overrides = {name: list(value) if isinstance(value, tuple) else value for name, value in overrides.items()}
     return {path: {n: v for n, v in values.items() if n in inspected[path]} for path in notebooks}, overrides
 
@@ -81,9 +78,9 @@ def read_value(name, text, kind):
 
 
 @contextmanager
-def locked(folders):
+def locked(config):
     """Hold a build folder until the block or the process ends; one that another process holds is a ValueError."""
-    path, home = folders.build_dir / ".lock", folders.reports_home
+    path, home = config.build_dir / ".lock", config.reports_home
     holder = f"process {os.getpid()}, {shlex.join(sys.orig_argv)}, since {datetime.now():%Y-%m-%d %H:%M:%S}"
 
     def sign(descriptor):
@@ -167,28 +164,28 @@ def run_notebook(path, output, parameters):
     print(f"{path.stem} passed after {time.time() - started:.0f} s", flush=True)
 
 
-def run_notebooks(profile, notebooks, parameters, overrides, made_from):
+def run_notebooks(config, notebooks, parameters, overrides, made_from):
     """The notebooks of one run; what they wrote goes to the reports when all have passed, and is kept until then."""
-    folders, passed = profile.folders, 0
-    home, unfinished, stamp = folders.reports_home, folders.run_dir / UNFINISHED, folders.run_dir / STAMP
-    (folders.run_dir / "notebooks").mkdir(parents=True, exist_ok=True)
+    passed = 0
+    home, unfinished, stamp = config.reports_home, config.run_dir / UNFINISHED, config.run_dir / STAMP
+    (config.run_dir / "notebooks").mkdir(parents=True, exist_ok=True)
     if notebooks == NOTEBOOKS:
         shutil.rmtree(unfinished, ignore_errors=True)  # what a failed notebook wrote; the others write again
     copy_newer(home, unfinished / home.name)
-    overrides = {**overrides, "run": folders.run, "reports": str(unfinished)}
-    shared = {"profile_name": profile.name, "overrides": overrides}
+    overrides = {**overrides, "run": config.run, "reports": str(unfinished)}
+    shared = {"profile_name": config.profile, "overrides": overrides}
     try:
         for path in notebooks:
-            run_notebook(path, folders.run_dir / "notebooks" / path.name, {**shared, **parameters[path]})
+            run_notebook(path, config.run_dir / "notebooks" / path.name, {**shared, **parameters[path]})
             passed += 1
     except RuntimeError:
         rest = " ".join(path.stem[:2] for path in notebooks[passed:])
-        print(f"what passed is kept; to go on from here: -p run {folders.run} --only {rest}", flush=True)
+        print(f"what passed is kept; to go on from here: -p run {config.run} --only {rest}", flush=True)
         raise
     copy_newer(unfinished / home.name, home)
     shutil.rmtree(unfinished)
-    if folders.reports == PUBLISHED:  # notebooks in JupyterLab read elsewhere, and can go on from there
-        copy_newer(home, get_profile(profile.name).folders.reports_home)
+    if config.reports == PUBLISHED:  # notebooks in JupyterLab read elsewhere, and can go on from there
+        copy_newer(home, get_config(config.profile).reports_home)
     if notebooks == NOTEBOOKS:
         write_text(json.dumps({"made_from": made_from, "finished": f"{datetime.now():%Y-%m-%d %H:%M}"}), stamp)
 
@@ -201,22 +198,22 @@ def run(arguments=None):
     """
     options = parse_arguments(arguments)
     notebooks = pick_notebooks(options.only)
-    given = {"reports": PUBLISHED, **options.overrides}
+    given = {"reports": PUBLISHED, **dict(options.overrides)}
     parameters, overrides = split_parameters(options.profile, given, notebooks)
-    profiles, failed = profiles_to_run(options.profile, **overrides), []
-    for profile in profiles:
-        require_precision(profile.model.mixed_precision)
-        hub.require_token(profile.study)
-        set_metrics.require_packages(profile.study)
-    if plan := hub.describe_plan(profiles[0].study):
+    configs, failed = configs_to_run(options.profile, **overrides), []
+    for config in configs:
+        require_precision(config.mixed_precision)
+        hub.require_token(config)
+        set_metrics.require_packages(config)
+    if plan := hub.describe_plan(configs[0]):
         print(plan, flush=True)
-    with locked(profiles[0].folders):
-        for profile in profiles:
-            name, several = profile.folders.run, len(profiles) > 1
-            fields = {field: value for field, value in profile.values().items() if field != "runs"}
+    with locked(configs[0]):
+        for config in configs:
+            name, several = config.run, len(configs) > 1
+            fields = {field: value for field, value in config.values().items() if field != "runs"}
             own = {notebook.name: sorted(values.items()) for notebook, values in parameters.items() if values}
             made_from = hash_of([fields, own, *NOTEBOOKS])
-            path = profile.folders.run_dir / STAMP
+            path = config.run_dir / STAMP
             stamp = json.loads(path.read_text()) if path.exists() else {}
             finished = stamp.get("finished") if stamp.get("made_from") == made_from else ""
             if several and finished and not options.only:
@@ -226,15 +223,15 @@ def run(arguments=None):
                 path.unlink(missing_ok=True)
             print(f"run {name}", flush=True)
             try:
-                run_notebooks(profile, notebooks, parameters, overrides, made_from)
-                print(f"charts and tables: {profile.folders.reports_dir}; notebooks: make book", flush=True)
+                run_notebooks(config, notebooks, parameters, overrides, made_from)
+                print(f"charts and tables: {config.reports_dir}; notebooks: make book", flush=True)
             except (RuntimeError, ValueError, OSError) as error:
                 if not several or stopping.is_set():
                     raise
                 failed.append(f"run {name} failed: {one_line(error, None)}")
                 print(failed[-1], flush=True)
     if failed:
-        raise RuntimeError(f"{len(failed)} of {len(profiles)} runs failed: {'; '.join(failed)}")
+        raise RuntimeError(f"{len(failed)} of {len(configs)} runs failed: {'; '.join(failed)}")
 
 
 def pass_on_sigterm(*_):
