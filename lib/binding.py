@@ -18,7 +18,7 @@ from lib.prompts import TARGETS, VAGUE_PROMPT, allowed_words, colored_object
 from lib.regions import Region, compose, find_masks, share_out
 
 PAIRS = 2  # of words for a photo, each asked both ways
-PLAN_COLUMNS = ("image_id", "category", "prompt_level", "prompt", "seed")
+PLAN_COLUMNS = ("image_id", "category", "prompt_condition", "prompt", "seed")
 RESULTS = ("own_thing", "other_thing", "own_ground", "other_ground", "shift_inside", "shift_outside", "chroma_deficit")
 COLUMNS = ("image_id", "thing", "thing_word", "ground", "ground_word", "method", "masks", *RESULTS)
 

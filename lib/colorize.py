@@ -28,7 +28,7 @@ CONTROLNET_FIELDS = ("controlnet", "controlnet_revision", "controlnet_conditioni
 MODEL_FIELDS = (*BASE_FIELDS, *CONTROLNET_FIELDS, "annotator", "mixed_precision", "resolution")
 SAMPLING_FIELDS = ("num_inference_steps", "guidance_scale", "guidance_share")
 DATA_FIELDS = ("source", "photos", "test_source")
-PLAN_FIELDS = ("n_images", "n_images_other", "n_images_all_seeds", "n_binding", "n_seeds", "prompt_levels")
+PLAN_FIELDS = ("n_images", "n_images_other", "n_images_all_seeds", "n_binding", "n_seeds", "prompt_conditions")
 PICTURE_FIELDS = (*DATA_FIELDS, *PLAN_FIELDS, *SAMPLING_FIELDS, *MODEL_FIELDS)
 
 
@@ -64,18 +64,20 @@ def plan_pictures(photos, prompts, n_seeds=1, n_other=None, n_all_seeds=None):
 def plan_test_photos(rows, prompts, config):
     """What a run makes of data-set rows and their prompts by condition: `plan_pictures` by the name of a folder.
 
-    `images`: under all conditions, or those that `prompt_levels` names; `binding`: what `plan_binding` needs of the
+    `images`: under all conditions, or those that `prompt_conditions` names; `binding`: what `plan_binding` needs of the
     first `n_binding` photos of an object; `phrases`: of each region of the detailed captions. An unknown condition is a
-    ValueError, and so are `prompt_levels` without those that the study compares.
+    ValueError, and so are `prompt_conditions` without those that the study compares.
     """
-    unknown = [level for level in config.prompt_levels or () if level not in prompts]
+    unknown = [level for level in config.prompt_conditions or () if level not in prompts]
     if unknown:
-        raise ValueError(f"unknown prompt condition {unknown[0]!r} in prompt_levels: known are {', '.join(prompts)}")
-    lacking = [level for level in COMPARED if level not in (config.prompt_levels or COMPARED)]
+        raise ValueError(
+            f"unknown prompt condition {unknown[0]!r} in prompt_conditions: known are {', '.join(prompts)}"
+        )
+    lacking = [level for level in COMPARED if level not in (config.prompt_conditions or COMPARED)]
     if lacking:
-        raise ValueError(f"prompt_levels lacks {lacking[0]}, which the study compares: add it")
+        raise ValueError(f"prompt_conditions lacks {lacking[0]}, which the study compares: add it")
     photos = rows.select_columns(["image_id", "category", "thing"]).to_pandas()
-    asked = {level: prompts[level] for level in prompts if level in (config.prompt_levels or prompts)}
+    asked = {level: prompts[level] for level in prompts if level in (config.prompt_conditions or prompts)}
     images = plan_pictures(photos, asked, config.n_seeds, config.n_images_other, config.n_images_all_seeds)
     with_object = set(photos["image_id"][photos["thing"].astype(bool)][: config.n_binding])
     binding = plan_binding([row for row in rows if row["image_id"] in with_object])
@@ -86,7 +88,7 @@ def plan_test_photos(rows, prompts, config):
 def plan_phrases(images):
     """The pictures of each region of a plan's detailed prompts, all in its colour, which are laid over these."""
     records = []
-    for row in images[images["prompt_level"] == "detailed"].itertuples():
+    for row in images[images["prompt_condition"] == "detailed"].itertuples():
         for region in regions_of(row.prompt):
             records.append((row.image_id, row.category, "phrase", region.phrase, row.seed))
     return pd.DataFrame(records, columns=PLAN_COLUMNS).drop_duplicates()

@@ -21,7 +21,7 @@ def measure_run(settings: dict, metrics: pd.DataFrame) -> dict:
         metrics: `metrics.csv` of the run.
     """
     row = {name: settings.get(name, "") for name in ("run", *SETTINGS)}
-    subjects, detailed = stats.subjects_of(metrics), stats.of_model(metrics[metrics["prompt_level"] == "detailed"])
+    subjects, detailed = stats.subjects_of(metrics), stats.of_model(metrics[metrics["prompt_condition"] == "detailed"])
     row |= {"n": len(subjects), "gray": stats.by_photo(metrics, stats.METRIC, "gray").mean()}
     for first, second in ERRORS:
         names = (first, second) if second else (first,)

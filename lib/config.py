@@ -103,7 +103,7 @@ class Config(BaseModel):
     n_images_all_seeds: Count | None = 24  # how many of them with every seed, the others with the first; None: all
     n_binding: Count | None = 24  # how many of their objects the binding table asks colours for; None: all
     n_seeds: Count = 3  # samples per photo and prompt
-    prompt_levels: tuple[str, ...] | None = None  # of prompts.CONDITIONS, with vague and detailed; None: all
+    prompt_conditions: tuple[str, ...] | None = None  # of prompts.CONDITIONS, with vague and detailed; None: all
     set_metrics: bool = False  # FID, KID, LPIPS and CLIP score
     clip: str = "openai/clip-vit-base-patch16"
     clip_revision: str | None = None  # a commit on the Hub; None: the newest
@@ -206,11 +206,11 @@ PROFILES = {  # by name: what differs from the defaults above
 }  # fmt: skip
 
 _GENERIC = dict(prompt_policy="generic", prompt_dropout=0.0)
-_L4 = dict(n_seeds=1, n_images_other=80, n_binding=30, prompt_levels=("empty", "vague", "detailed", "recolored"))
+_L4 = dict(n_seeds=1, n_images_other=80, n_binding=30, prompt_conditions=("empty", "vague", "detailed", "recolored"))
 _L4_FLOWERS = dict(source="flowers", test_source="coco", train_epochs=10)
 _POCKET = dict(  # shown the gray photo alone, as in 2024; rates times 4 and epochs times 8 for a small model; not tuned
     annotator=None, initial_controlnet=None, sampling_tried=None, checkpoint_every=100, log_every=10,
-    n_seeds=1, prompt_levels=("vague", "detailed"), n_images_other=20, n_binding=20,
+    n_seeds=1, prompt_conditions=("vague", "detailed"), n_images_other=20, n_binding=20,
 )  # fmt: skip
 _POCKET_FLOWERS = dict(train_categories=("animals",), train_epochs=80)
 RUNS = {  # by profile and name: what differs from the profile

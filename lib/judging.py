@@ -49,13 +49,15 @@ def load_photos(config, n_photos):
     rows = load_dataset_dict(config)["test"]
     index = {image_id: number for number, image_id in enumerate(rows["image_id"])}
     for image_id in images["image_id"].unique()[: n_photos or None]:
-        own = images[images["image_id"] == image_id].set_index("prompt_level")
+        own = images[images["image_id"] == image_id].set_index("prompt_condition")
         names = [name for name in (*COMPARED, "recolored") if name in own.index]
         pictures = {name: to_pil(read_image(config.run_dir, own["after"][name])) for name in names}
         true = rows[index[image_id]]["image"].convert("RGB")
         photos[image_id] = {"sentence": own["prompt"]["detailed"], "true": true, **pictures}
     if not any("recolored" in photo for photo in photos.values()):
-        raise ValueError("no picture under recolored, for catch trials: add it to prompt_levels, and run notebook 04")
+        raise ValueError(
+            "no picture under recolored, for catch trials: add it to prompt_conditions, and run notebook 04"
+        )
     return photos
 
 

@@ -44,7 +44,7 @@ ERRORS = (
     "hue_share",
 )
 METRICS = (*ERRORS, "colorfulness", "true_colorfulness", "chroma", "true_chroma")
-COLUMNS = ("image_id", "subject", "category", "system", "prompt_level", "prompt", "seed", "merged", *METRICS)
+COLUMNS = ("image_id", "subject", "category", "system", "prompt_condition", "prompt", "seed", "merged", *METRICS)
 REFERENCES = ("gray", "mean_color", "true_mean_color", "half_chroma", "autoencoder")
 SAME_HUE = {"brown": "orange"}  # they differ in lightness and chroma, not in hue
 HUE_NEEDS_CHROMA = 10  # C*ab below which a hue says little
@@ -140,7 +140,7 @@ class Picture(NamedTuple):
     make: Callable
     arguments: tuple = ()
     merged: bool = True
-    prompt_level: str = ""
+    prompt_condition: str = ""
     prompt: str = ""
     seed: int = 0
 
@@ -279,17 +279,17 @@ def model_pictures(image_ids, images):
     by_photo = dict(list(images.groupby("image_id")))
     for name in image_ids:
         for row in by_photo[name].itertuples():
-            said = dict(prompt_level=row.prompt_level, prompt=row.prompt, seed=row.seed)
-            if row.prompt_level in COMPARED:
+            said = dict(prompt_condition=row.prompt_condition, prompt=row.prompt, seed=row.seed)
+            if row.prompt_condition in COMPARED:
                 yield Picture(name, "controlnet", from_file, (row.before,), merged=False, **said)
             yield Picture(name, "controlnet", from_file, (row.after,), **said)
 
 
 def transfer_pictures(images):
     """The vague prompt's pictures shifted to the mean colour of the detailed one's: what a tint alone would give."""
-    files = images.set_index(["prompt_level", "image_id", "seed"])["after"]
+    files = images.set_index(["prompt_condition", "image_id", "seed"])["after"]
     for (name, seed), vague in files["vague"].items():
-        said = dict(prompt_level="vague", prompt=VAGUE_PROMPT, seed=seed)
+        said = dict(prompt_condition="vague", prompt=VAGUE_PROMPT, seed=seed)
         yield Picture(name, "mean_color_transfer", mean_color_transfer, (vague, files["detailed", name, seed]), **said)
 
 
@@ -302,7 +302,7 @@ def region_pictures(rows, images, phrases, locate):
     """
     files = phrases.set_index(["image_id", "prompt", "seed"])["after"]
     there = set(phrases["image_id"])
-    detailed = images[images["prompt_level"] == "detailed"]
+    detailed = images[images["prompt_condition"] == "detailed"]
     for row in rows:
         regions = regions_of(row["detailed_caption"])
         if regions and row["image_id"] not in there:
@@ -311,7 +311,7 @@ def region_pictures(rows, images, phrases, locate):
         weights = share_out(masks, locate.threshold)
         for picture in detailed[detailed["image_id"] == row["image_id"]].itertuples():
             names = [files[row["image_id"], region.phrase, picture.seed] for region in regions]
-            said = dict(prompt_level="detailed", prompt=picture.prompt, seed=picture.seed)
+            said = dict(prompt_condition="detailed", prompt=picture.prompt, seed=picture.seed)
             yield Picture(row["image_id"], "regions", composed, (weights, picture.after, *names), **said)
 
 

@@ -60,7 +60,7 @@ def label(first, second):
 
 def side_by_side(metrics):
     """The rows of those photos that every system and condition has, so that all are compared on the same photos."""
-    photos = complete_photos(metrics, ["system", "prompt_level", "merged"])
+    photos = complete_photos(metrics, ["system", "prompt_condition", "merged"])
     return metrics[metrics["image_id"].isin(photos)]
 
 
@@ -82,7 +82,7 @@ def by_photo(metrics, metric, name, merged=True):
     gain little, since most of the variance lies between photos (`reports/precision.csv`). A name without rows is a
     ValueError.
     """
-    names = metrics["prompt_level"].where(metrics["system"] == "controlnet", metrics["system"])
+    names = metrics["prompt_condition"].where(metrics["system"] == "controlnet", metrics["system"])
     rows = metrics[(names == name) & (metrics["merged"] == merged)]
     if rows.empty:
         raise ValueError(f"no rows for {name!r}, merged {merged}: known are {', '.join(names.unique())}")
@@ -102,7 +102,9 @@ def differences(metrics, metric, first, second, merged=True):
     """
     values = by_photo(metrics, metric, first, merged) - by_photo(metrics, metric, second, merged)
     ours = metrics[metrics["system"] == "controlnet"]
-    said = {name: ours[ours["prompt_level"] == name].groupby("image_id")["prompt"].agg(set) for name in (first, second)}
+    said = {
+        name: ours[ours["prompt_condition"] == name].groupby("image_id")["prompt"].agg(set) for name in (first, second)
+    }
     same = [name for name in values.index if name in said[second] and said[first].get(name) == said[second][name]]
     return values.drop(same).dropna()
 
@@ -260,11 +262,11 @@ def effect_of_writers(metrics: pd.DataFrame) -> pd.DataFrame:
     are crossed random effects (`effect_over_draws`). Over the photos that all of them described. `colors`: mean number
     of colours in a caption.
     """
-    writers = [name for name in ("detailed", *WRITERS) if (metrics["prompt_level"] == name).any()]
+    writers = [name for name in ("detailed", *WRITERS) if (metrics["prompt_condition"] == name).any()]
     gain = pd.DataFrame({name: differences(metrics, METRIC, name, "vague") for name in writers}).dropna()
     subjects, rows = subjects_of(metrics)[gain.index], []
-    texts = metrics[metrics["image_id"].isin(gain.index)].drop_duplicates(["image_id", "prompt_level"])
-    colors = texts["prompt"].map(lambda text: len(find_places(text))).groupby(texts["prompt_level"]).mean()
+    texts = metrics[metrics["image_id"].isin(gain.index)].drop_duplicates(["image_id", "prompt_condition"])
+    colors = texts["prompt"].map(lambda text: len(find_places(text))).groupby(texts["prompt_condition"]).mean()
     for name in gain:
         rows.append({"writer": name, "colors": colors[name], **contrast(gain[name], METRIC, subjects)})
     for name, columns in (("others", list(gain)[1:]), ("all", list(gain))):
@@ -318,7 +320,7 @@ def summary(metrics):
     `colorfulness_difference`: mean colourfulness of the outputs less that of the photos; `colorfulness_error`: mean of
     the absolute differences (both are in use); `chroma_ratio`: mean chroma of the outputs over that of the photos.
     """
-    metrics, keys = side_by_side(metrics), ["system", "prompt_level", "merged"]
+    metrics, keys = side_by_side(metrics), ["system", "prompt_condition", "merged"]
     error = (metrics["colorfulness"] - metrics["true_colorfulness"]).abs()
     photos = metrics.assign(colorfulness_error=error).groupby([*keys, "image_id"], sort=False)
     photos = photos[[*METRICS, "colorfulness_error"]].mean()

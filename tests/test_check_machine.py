@@ -71,7 +71,9 @@ def test_each_lack_is_named(machine, monkeypatch, capsys, tmp_path):
     fields = {"coco_url": machine.server.url, "downloads": str(tmp_path / "downloads"), "flowers_folder": "no/flowers"}
     code, said = run(capsys, *(text for field in fields.items() for text in ("-p", *field)))
     assert code == 1
-    assert [line[:6] for line in said.splitlines()[: len(check_machine.CHECKS)]] == ["FAILED"] * len(check_machine.CHECKS)
+    assert [line[:6] for line in said.splitlines()[: len(check_machine.CHECKS)]] == ["FAILED"] * len(
+        check_machine.CHECKS
+    )
     for text in (
         "16 GB, CUDA",
         "20 GB are needed",
@@ -90,7 +92,9 @@ def test_torch_says_why_it_has_no_gpu(monkeypatch):
         raise RuntimeError("The NVIDIA driver on your system is too old")
 
     monkeypatch.setattr(torch.cuda, "init", init)
-    with pytest.raises(ValueError, match="can't use a CUDA GPU .The NVIDIA driver on your system is too old.: take the im"):
+    with pytest.raises(
+        ValueError, match="can't use a CUDA GPU .The NVIDIA driver on your system is too old.: take the im"
+    ):
         check_machine.check_gpu([])
 
 

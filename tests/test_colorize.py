@@ -206,10 +206,10 @@ def test_fewer_photos_for_other_conditions_seeds_and_objects(triples, config):
     rows = dataset.pick_across_categories(triples["test"], 8)
     fields = {"n_seeds": 3, "n_images_other": 4, "n_images_all_seeds": 2, "n_binding": 1}
     levels = ("recolored", "vague", "detailed", "empty")
-    plans = colorize.plan_test_photos(rows, write_prompts(rows), config.replace(prompt_levels=levels, **fields))
+    plans = colorize.plan_test_photos(rows, write_prompts(rows), config.replace(prompt_conditions=levels, **fields))
     images, ids = plans["images"], rows["image_id"]
-    assert list(images["prompt_level"].unique()) == ["empty", "vague", "detailed", "recolored"]
-    counts = images.groupby(["prompt_level", "image_id"]).size()
+    assert list(images["prompt_condition"].unique()) == ["empty", "vague", "detailed", "recolored"]
+    counts = images.groupby(["prompt_condition", "image_id"]).size()
     assert list(counts["vague"][ids]) == [3, 3, 1, 1, 1, 1, 1, 1]
     assert list(counts["empty"].reindex(ids, fill_value=0)) == [3, 3, 1, 1, 0, 0, 0, 0]
     assert len(images) == 2 * (2 * 3 + 6) + 2 * (2 * 3 + 2)
@@ -222,15 +222,15 @@ def test_fewer_photos_for_other_conditions_seeds_and_objects(triples, config):
     [
         (
             ("vague", "detailed", "vauge"),
-            "^unknown prompt condition 'vauge' in prompt_levels: known are empty, vague",
+            "^unknown prompt condition 'vauge' in prompt_conditions: known are empty, vague",
         ),
-        (("vague", "empty"), "^prompt_levels lacks detailed, which the study compares: add it$"),
+        (("vague", "empty"), "^prompt_conditions lacks detailed, which the study compares: add it$"),
     ],
 )
 def test_levels_that_cannot_be_planned(triples, config, levels, message):
     rows = dataset.pick_across_categories(triples["test"], 4)
     with pytest.raises(ValueError, match=message):
-        colorize.plan_test_photos(rows, write_prompts(rows), config.replace(prompt_levels=levels))
+        colorize.plan_test_photos(rows, write_prompts(rows), config.replace(prompt_conditions=levels))
 
 
 # ---- pictures
@@ -264,7 +264,7 @@ def test_rows_are_written_whole_with_their_table(pipeline, triples, own_run):
     again = colorize.read_images(config)
     assert list(again.columns) == list(colorize.LISTING_COLUMNS)
     assert again.equals(table)
-    assert set(again[again["prompt_level"] == "detailed"]["prompt"]) == set(rows["detailed_caption"])
+    assert set(again[again["prompt_condition"] == "detailed"]["prompt"]) == set(rows["detailed_caption"])
     assert colorize.read_image(config.run_dir, again["after"][0]).shape == (32, 32, 3)
     assert {path.name for path in (config.run_dir / "images").iterdir()} == {
         "images.csv",
@@ -278,9 +278,9 @@ def test_rows_are_written_whole_with_their_table(pipeline, triples, own_run):
     with pytest.raises(ValueError, match=said):
         colorize.read_images(config.replace(n_seeds=5))
     with pytest.raises(
-        ValueError, match=r"made with prompt_levels None, not .*: run notebook 04_colorize_photos again"
+        ValueError, match=r"made with prompt_conditions None, not .*: run notebook 04_colorize_photos again"
     ):
-        colorize.read_images(config.replace(prompt_levels=("vague", "detailed")))
+        colorize.read_images(config.replace(prompt_conditions=("vague", "detailed")))
     (config.run_dir / again["before"][0]).write_bytes(b"")
     with pytest.raises(ValueError, match="missing or damaged: remove what is left of it and run notebook 04"):
         colorize.read_image(config.run_dir, again["before"][0])

@@ -28,7 +28,7 @@ def metrics_of_run(gain, gray=12.0, photos="abcdefghij"):
             ("controlnet", "detailed", 9.0 - gain - 0.02 * k),
         ):
             values = dict.fromkeys(COLUMNS, 1.0) | {"image_id": photo, "category": "x", "system": system, "seed": 0}
-            values |= {"prompt_level": level, "prompt": level, "subject": photo, "merged": True, "ciede2000": error}
+            values |= {"prompt_condition": level, "prompt": level, "subject": photo, "merged": True, "ciede2000": error}
             rows.append(values | {"chroma": 3.0, "true_chroma": 4.0})
     return pd.DataFrame(rows)[list(COLUMNS)]
 

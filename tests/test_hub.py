@@ -38,7 +38,7 @@ assert again["test"][0]["prompt"] == triples["test"][0]["prompt"]
 base = models.load_base(profile)
 controlnet = models.load_controlnet("lib/pocket_model/controlnet", base.unet)
 controlnet.save_pretrained(profile.controlnet_dir)
-row = dict(system="controlnet", prompt_level="detailed", merged=True, psnr=23.4, ssim=0.9, ciede2000=9.9, chroma_ratio=0.8)
+row = dict(system="controlnet", prompt_condition="detailed", merged=True, psnr=23.4, ssim=0.9, ciede2000=9.9, chroma_ratio=0.8)
 pd.DataFrame([dict(run="default", rate=2e-5)]).to_csv(profile.run_dir / "run.csv", index=False)
 print(hub.push_controlnet(profile, pd.DataFrame([row]), 71))
 same = ControlNetModel.from_pretrained("me/colors-default")
@@ -92,7 +92,7 @@ def test_a_data_sets_card_says_what_its_captions_are(source):
 
 
 def test_a_controlnets_card_names_its_base_as_it_is_loaded(tmp_path):
-    row = {"system": "controlnet", "prompt_level": "detailed", "merged": True, "psnr": 23.4, "ssim": 0.9,
+    row = {"system": "controlnet", "prompt_condition": "detailed", "merged": True, "psnr": 23.4, "ssim": 0.9,
            "ciede2000": 9.9, "chroma_ratio": 0.8}  # fmt: skip
     cards = {}
     for name in ("pocket", "l4"):

@@ -506,13 +506,13 @@ def test_the_pictures_of_a_run_are_those_of_seed_0_after_the_merge(pipeline, tri
         assert photo["sentence"] == row["detailed_caption"]
         assert photo["true"].tobytes() == row["image"].convert("RGB").tobytes()
         for level in prompts:
-            (name,) = table.query("image_id == @row['image_id'] and prompt_level == @level and seed == 0")["after"]
+            (name,) = table.query("image_id == @row['image_id'] and prompt_condition == @level and seed == 0")["after"]
             written = Image.open(config.run_dir / name)
             assert photo[level].tobytes() == written.convert("RGB").tobytes()
     assert list(judging.load_photos(config, 2)) == list(rows["image_id"])[:2]
-    plan = plan[plan["prompt_level"] != "recolored"]
+    plan = plan[plan["prompt_condition"] != "recolored"]
     colorize.colorize_rows(pipeline, rows, {"images": plan}, config)
-    with pytest.raises(ValueError, match="no picture under recolored, for catch trials: add it to prompt_levels"):
+    with pytest.raises(ValueError, match="no picture under recolored, for catch trials: add it to prompt_conditions"):
         judging.load_photos(config, 0)
 
 

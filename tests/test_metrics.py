@@ -148,7 +148,7 @@ def listing(read):
         for seed, color in enumerate(("cold", "warm")):
             before, after = f"{level}{seed}.before", f"{level}{seed}.after"
             files |= {before: pictures[color] * 0.9, after: pictures[color]}
-            facts = dict(image_id="a", category="c", prompt_level=level, prompt="p", seed=seed)
+            facts = dict(image_id="a", category="c", prompt_condition=level, prompt="p", seed=seed)
             records.append({**facts, "before": before, "after": after})
     return row, pd.DataFrame(records), read(files)
 

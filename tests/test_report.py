@@ -77,7 +77,7 @@ def measured(conditions, photos=9):
         for system, condition, seed in systems:
             values = dict.fromkeys(METRICS, 1.0) | {"ciede2000": rng.uniform(5, 9), "true_chroma": 1.0 * k}
             names = {"image_id": f"p{k}", "subject": f"s{k}", "category": "ab"[k % 2], "system": system, "seed": seed}
-            rows.append({**names, "prompt_level": condition, "prompt": condition, "merged": True, **values})
+            rows.append({**names, "prompt_condition": condition, "prompt": condition, "merged": True, **values})
     return pd.DataFrame(rows)[list(COLUMNS)]
 
 

@@ -141,7 +141,9 @@ def test_sets_are_measured_condition_by_condition(networks, small, config, tripl
         for name in rows["image_id"] for condition in ("vague", "detailed") for seed in (0, 1)
     ])  # fmt: skip
     first = images["image_id"].isin(rows["image_id"][:4])
-    images = pd.concat([images, images[first & (images["prompt_condition"] == "vague")].assign(prompt_condition="empty")])
+    images = pd.concat(
+        [images, images[first & (images["prompt_condition"] == "vague")].assign(prompt_condition="empty")]
+    )
     true = {name: to_float(image) for name, image in zip(rows["image_id"], rows["image"], strict=True)}
     read = lambda file: true[file.split()[0]] * (0.5 if file.endswith("vague") else 1)  # noqa: E731
     config = config.replace(clip=networks["clip"])

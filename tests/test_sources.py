@@ -87,7 +87,10 @@ def test_the_caption_with_most_colour_words_is_the_detailed_one():
 
 def test_the_largest_object_in_the_central_square_is_kept(tmp_path):
     images = [{"id": number, "file_name": f"{number}.jpg", "height": 60, "width": 80} for number in (1, 2, 3)]
-    categories = [{"id": 1, "name": "cup", "supercategory": "kitchen"}, {"id": 2, "name": "cat", "supercategory": "animal"}]
+    categories = [
+        {"id": 1, "name": "cup", "supercategory": "kitchen"},
+        {"id": 2, "name": "cat", "supercategory": "animal"},
+    ]
     outlines = [[20, 10, 60, 10, 60, 30, 20, 30], [30, 30, 50, 30, 50, 50, 30, 50]]
     crowd = {"size": [60, 80], "counts": [600, 1800, 2400]}  # columns 10 to 39, as run lengths
     margin = [[0, 0, 9, 0, 9, 60, 0, 60]]
@@ -146,7 +149,9 @@ def test_flowers_of_a_folder(tmp_path):
         for number, row in enumerate(random.Random(0).sample(rows, 8)):
             content = photos.jpeg_of(photos.resized(row, (80, 60)), "gray" if number == 7 else None)
             (tmp_path / "flowers" / kind / f"{number}.jpg").write_bytes(content)
-    config = get_config("l4", source="flowers", flowers_folder=str(tmp_path / "flowers"), photos=str(tmp_path / "photos"))
+    config = get_config(
+        "l4", source="flowers", flowers_folder=str(tmp_path / "flowers"), photos=str(tmp_path / "photos")
+    )
     sources.prepare(config)
     manifest = dataset.read_manifest(config.photos_dir)
     assert len(manifest) == 14
@@ -156,7 +161,10 @@ def test_flowers_of_a_folder(tmp_path):
 
 @pytest.mark.parametrize(
     ("folder", "message"),
-    [("no/flowers", "no/flowers is no folder: correct it"), ("", "can't be downloaded .no credentials.: set KAGGLE_API")],
+    [
+        ("no/flowers", "no/flowers is no folder: correct it"),
+        ("", "can't be downloaded .no credentials.: set KAGGLE_API"),
+    ],
 )
 def test_flowers_that_are_not_there(tmp_path, monkeypatch, folder, message):
     def refuse(_):

@@ -13,9 +13,9 @@ from lib import stats
 
 def table(values):
     """A metrics table from {(system, level, photo, seed): ciede2000}."""
-    rows = pd.DataFrame(list(values), columns=["system", "prompt_level", "image_id", "seed"])
+    rows = pd.DataFrame(list(values), columns=["system", "prompt_condition", "image_id", "seed"])
     error = np.array(list(values.values()))
-    rows = rows.assign(subject=rows["image_id"], prompt=rows["prompt_level"], merged=True, ciede2000=error)
+    rows = rows.assign(subject=rows["image_id"], prompt=rows["prompt_condition"], merged=True, ciede2000=error)
     return rows.assign(psnr=30 - error, ssim=1 - error / 100, mean_error=error / 2, deviation_error=error / 3)
 
 
@@ -32,7 +32,7 @@ def test_seeds_are_averaged_within_photos():
         stats.by_photo(metrics, "ciede2000", "loud")
 
 
-def test_a_name_is_a_prompt_level_or_a_system():
+def test_a_name_is_a_prompt_condition_or_a_system():
     values = {("gray", "", "a", 0): 5.0, ("controlnet", "vague", "a", 0): 4.0, ("regions", "detailed", "a", 0): 3.0}
     metrics = table(values)
     found = {name: stats.by_photo(metrics, "ciede2000", name)["a"] for name in ("gray", "vague", "regions")}
@@ -203,7 +203,7 @@ def test_levels_are_set_side_by_side_on_the_photos_that_all_have():
     shared = stats.side_by_side(metrics)
     assert set(shared["image_id"]) == {"p0", "p1", "p2", "p3"}
     assert set(shared["system"]) == {"controlnet", "gray"}
-    summary = stats.summary(metrics).set_index(["system", "prompt_level"])["ciede2000"]
+    summary = stats.summary(metrics).set_index(["system", "prompt_condition"])["ciede2000"]
     assert summary["controlnet", "vague"] == summary["controlnet", "empty"] == 10
     assert summary["gray", ""] == 13.5
     balanced = metrics[metrics["image_id"].isin(["p0", "p1"])]

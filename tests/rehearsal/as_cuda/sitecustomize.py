@@ -102,10 +102,12 @@ def allow_bf16(models):
 
 sys.meta_path.insert(
     0,
-    AfterImport({
-        "torch": follow_cuda,
-        "lib.models": allow_bf16,
-        "lib.l4.coco": name_stand_in_archives,
-        "huggingface_hub.constants": download_in_small_chunks,
-    }),
+    AfterImport(
+        {
+            "torch": follow_cuda,
+            "lib.models": allow_bf16,
+            "lib.l4.coco": name_stand_in_archives,
+            "huggingface_hub.constants": download_in_small_chunks,
+        }
+    ),
 )
