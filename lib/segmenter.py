@@ -9,14 +9,13 @@ from diffusers.configuration_utils import register_to_config
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
-from transformers import CLIPSegForImageSegmentation
+from transformers import AutoTokenizer, CLIPSegForImageSegmentation
 
 from lib.annotator import BLOCKS, FEATURES, Conv, Encoder
 from lib.color import gray_from_luminance, to_pil
 from lib.color_words import COLOR_WORDS
 from lib.config import resolve
 from lib.files import explained
-from lib.l4.vision import load_with_tokenizer
 from lib.models import load_text_encoder, pick_device
 
 SHADES = ("very", "dark", "pale", "light", "bright", "deep", "dull", "medium")
@@ -130,8 +129,9 @@ def load_segmenter(source, revision=None):
             segment, threshold = with_own_network(network), network.config.threshold
         else:
             where = str(folder) if folder.is_dir() else source
-            parts = load_with_tokenizer(CLIPSegForImageSegmentation, where, revision)
-            segment, threshold = with_clipseg(*parts), CLIPSEG_THRESHOLD
+            network = CLIPSegForImageSegmentation.from_pretrained(where, revision=revision)
+            tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
+            segment, threshold = with_clipseg(network, tokenizer), CLIPSEG_THRESHOLD
 
     @torch.no_grad()
     def locate(photo, phrases):

@@ -328,3 +328,23 @@ def summary(metrics):
     table["colorfulness_difference"] = table["colorfulness"] - table["true_colorfulness"]
     table["chroma_ratio"] = table["chroma"] / table["true_chroma"]
     return table.drop(columns=["true_colorfulness", "chroma", "true_chroma"])
+
+
+def effect_with_colors(metrics: pd.DataFrame, first: str = "detailed", least: int = 2) -> dict:
+    """The effect of a condition against the vague one on photos whose own prompt under it has some colour words.
+
+    A detailed caption that names no colour can't help; this says what one that names at least `least` does.
+
+    Returns:
+        A row as `contrasts` has them, with the number of such photos as `n`.
+    """
+    prompts = (
+        of_model(metrics)
+        .query("prompt_condition == @first")
+        .drop_duplicates("image_id")
+        .set_index("image_id")["prompt"]
+    )
+    colorful = prompts.index[[len(find_places(prompt)) >= least for prompt in prompts]]
+    difference = differences(metrics[metrics["image_id"].isin(colorful)], METRIC, first, "vague")
+    row = {"first": first, "second": "vague", "metric": METRIC, "colors": least}
+    return row | contrast(difference, METRIC, subjects_of(metrics)[difference.index])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib import ROOT
-from lib.config import get_config, configs_to_run
+from lib.config import configs_to_run, get_config
 from lib.l4 import check_machine, coco
 from lib.prompts import CONDITIONS
 from tests.rehearsal import photos, servers

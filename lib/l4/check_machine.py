@@ -31,7 +31,6 @@ from lib.latents import build_cache
 from lib.models import load_base
 from lib.prompts import CONDITIONS
 from lib.report import markdown_table
-from lib.sampling_choice import N_VALIDATION
 from lib.segmenter import load_segmenter
 from lib.training import read_losses, train_controlnet, with_train_steps
 
@@ -46,7 +45,7 @@ PREPARE, MEASURE = 0.09, 0.19  # seconds of a processor: a photo to a triple, a 
 PHOTO, CAPTION, PICTURE = 1.0, 0.16, 0.75  # MB: a photo, its triple and latents; a caption's token vectors; two PNGs
 CONTROLNET, CHECKPOINT, BASE, NETWORKS = 1.5, 4.4, 5.2, 2.6  # GB
 DOWNLOADS = {"coco": 20.4, "flowers": 0.25}  # GB, at about 30 MB/s
-FLOWERS = 4_242  # photos
+FLOWERS, TRIED = 4_242, 24  # photos; validation photos on which steps and guidance are chosen
 BOUND, REFERENCES = 25, 8  # pictures of an object with colours asked for; pictures of a photo that no prompt touched
 
 
@@ -127,7 +126,7 @@ def time_training(config: Config) -> tuple[float, float]:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # of the base before this one
         torch.cuda.reset_peak_memory_stats()
-    base, n, side = load_base(config, config.run), config.train_batch_size, config.resolution
+    base, n, side = load_base(config), config.train_batch_size, config.resolution
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (side, side, 3), np.uint8))
     columns = {"prompt": ["a photo"] * n, "image": [photo] * n, "conditioning_image": [photo] * n}
     rows = Dataset.from_dict(columns, FEATURES)
@@ -135,7 +134,7 @@ def time_training(config: Config) -> tuple[float, float]:
         folder, short = Path(name), config.replace(train_steps=STEPS, checkpoint_every=STEPS, log_every=STEPS // 2)
         latents = build_cache(rows, rows["prompt"], base, folder)
         base.vae = base.text_encoder = None
-        train_controlnet(base, latents, short, folder, rows, partial(load_base, config, config.run, unet=base.unet))
+        train_controlnet(base, latents, short, folder, rows, partial(load_base, config, unet=base.unet))
         half, end = (float(row["seconds"]) for row in read_losses(folder, STEPS))
     peak = torch.cuda.max_memory_reserved() / 1e9 if torch.cuda.is_available() else 0.0
     return n * STEPS / 2 / (end - half), peak
@@ -178,7 +177,7 @@ def forecast(configs: list[Config]) -> pd.DataFrame:
             add(f"{config.run}: training", CONTROLNET + CHECKPOINT + captions, samples * TRAIN)
         asked, bound = count_pictures(config)
         trials = [(steps, scale) for steps in config.steps_to_try for scale in config.guidance_to_try]
-        tflop = sum(sampling(config, 2 * N_VALIDATION, *trial) for trial in trials)
+        tflop = sum(sampling(config, 2 * TRIED, *trial) for trial in trials)
         tflop += sampling(config, asked + bound, *most)
         measured = 2 * asked + REFERENCES * min(config.n_images or coco.TEST_PHOTOS, coco.TEST_PHOTOS)
         gb = (asked + bound) * PICTURE / 1e3

@@ -74,7 +74,7 @@ def model_card(config: Config, repo: str, summary: pd.DataFrame, n: int) -> Mode
     """The card of a run's ControlNet under its id on the Hub, with its scores (`stats.summary`) on at most n photos."""
     licence = next((name for base, name in LICENCES.items() if base in config.base_model), "apache-2.0")
     tags = {"library_name": "diffusers", "pipeline_tag": "image-to-image", "tags": ["controlnet", "colorization"]}
-    tables = {"run": pd.read_csv(config.run_dir / "run.csv"), "scores": summary.query("merged")[SCORES]}
+    tables = {"run": pd.read_csv(config.run_dir / "run.csv"), "scores": summary.query("restored")[SCORES]}
     return ModelCard.from_template(
         ModelCardData(license=licence, base_model=config.base_model, **tags),
         str(Path(__file__).with_name("model_card.md")),
