@@ -338,12 +338,8 @@ def effect_with_colors(metrics: pd.DataFrame, first: str = "detailed", least: in
     Returns:
         A row as `contrasts` has them, with the number of such photos as `n`.
     """
-    prompts = (
-        of_model(metrics)
-        .query("prompt_condition == @first")
-        .drop_duplicates("image_id")
-        .set_index("image_id")["prompt"]
-    )
+    own = metrics[metrics["prompt_condition"] == first].drop_duplicates("image_id")
+    prompts = own.set_index("image_id")["prompt"]
     colorful = prompts.index[[len(find_places(prompt)) >= least for prompt in prompts]]
     difference = differences(metrics[metrics["image_id"].isin(colorful)], METRIC, first, "vague")
     row = {"first": first, "second": "vague", "metric": METRIC, "colors": least}
