@@ -13,10 +13,10 @@ from PIL import Image
 from skimage.color import deltaE_ciede2000
 
 from lib.binding import PLAN_COLUMNS, plan_binding
+from lib.cache import hash_of, new_file, new_folder, progress
 from lib.color import luminance, merge_luminance, srgb_to_lab, to_float, to_pil
 from lib.config import check_config, resolve, save_config
 from lib.dataset import load_dataset_dict, pick_across_categories, read_auto_captions
-from lib.files import hash_of, new_file, new_folder, progress
 from lib.inference import guidance_of, guided_steps, sample, sample_batches
 from lib.models import hash_of_weights, load_pipeline, process_state
 from lib.prompts import COMPARED, prompts_under, write_prompts
@@ -224,7 +224,7 @@ def read_images(config, name="images"):
     path = config.run_dir / name / "images.csv"
     if not path.exists():
         raise ValueError(f"no colorized photos in {path.parent}: run notebook 04_colorize_photos first")
-    check_config(config, path.parent, PICTURE_FIELDS, "04_colorize_photos")
+    check_config(config, path.parent / "config.json", PICTURE_FIELDS, "04_colorize_photos")
     if (path.parent / "controlnet.txt").read_text() != hash_of_controlnet(config):
         raise ValueError(
             f"{path.parent} was made with another ControlNet than {config.controlnet_source}: "

@@ -3,8 +3,8 @@
 import pandas as pd
 
 from lib import stats
+from lib.cache import write_table
 from lib.config import RUNS
-from lib.files import write_table
 
 SETTINGS = ("base", "start", "photos", "epochs", "rate", "batch", "prompts", "dropout", "other", "seed")  # of `run.csv`
 ERRORS = (("vague", ""), ("detailed", ""), ("detailed", "vague"), ("vague", "gray"), ("detailed", "gray"))

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lib import ROOT
-from lib.files import is_plain_name
+from lib.cache import is_plain_name, write_text
 from lib.prompts import PROMPT_POLICIES
 
 Source = Literal["folder", "coco", "flowers"]
@@ -286,16 +286,16 @@ def configs_to_run(profile: str, **overrides: Any) -> list[Config]:
 
 def save_config(config: Config, folder: Path) -> None:
     """Writes the configuration that a folder's files were made with to `config.json` in it."""
-    (folder / "config.json").write_text(config.model_dump_json(indent=1))
+    write_text(config.model_dump_json(indent=1), folder / "config.json")
 
 
-def check_config(config: Config, folder: Path, names: Iterable[str], notebook: str) -> None:
-    """Raises a ValueError, which names the notebook to run again, if `config.json` in a folder differs in a field."""
-    saved, ours = json.loads((folder / "config.json").read_text()), config.model_dump(mode="json")
+def check_config(config: Config, path: Path, names: Iterable[str], notebook: str) -> None:
+    """Raises a ValueError, which names the notebook to run again, if a JSON file has other values of these fields."""
+    saved, ours = json.loads(path.read_text()), config.model_dump(mode="json")
     for name in names:
         if saved.get(name) != ours[name]:
             remedy = f"run notebook {notebook} again, or set {name} to {saved.get(name)!r} here, too"
-            raise ValueError(f"{folder} was made with {name} {saved.get(name)!r}, not {ours[name]!r}: {remedy}")
+            raise ValueError(f"{path.parent} was made with {name} {saved.get(name)!r}, not {ours[name]!r}: {remedy}")
 
 
 def add_field_option(parser: argparse.ArgumentParser, text: str) -> None:

@@ -7,8 +7,8 @@ from accelerate.utils.memory import clear_device_cache
 from tqdm import tqdm
 
 from lib.annotator import GRAY_ALONE
+from lib.cache import progress
 from lib.config import Config
-from lib.files import progress
 from lib.models import is_out_of_memory
 
 DOUBLED = ("prompt_embeds", "image", "add_text_embeds", "add_time_ids")  # what a pipeline holds twice under guidance

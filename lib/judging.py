@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+from lib.cache import explained, hash_of, write_table
 from lib.color import srgb_to_lab, to_float, to_pil
 from lib.colorize import errors_of, read_image, read_images
 from lib.dataset import load_dataset_dict
-from lib.files import explained, hash_of, write_table
 
 QUESTIONS = {"natural": "Which looks more natural?", "fits": "Which fits the sentence?"}
 COMPARED = ("detailed", "vague")

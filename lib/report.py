@@ -12,8 +12,8 @@ from IPython.display import Markdown
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lib import ROOT
+from lib.cache import write_table, write_text
 from lib.config import Config
-from lib.files import write_table, write_text
 from lib.models import require_precision
 from lib.stats import MARGIN, METRIC, label, verdict
 

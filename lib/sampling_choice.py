@@ -6,11 +6,11 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
+from lib.cache import hash_of, write_table, write_text
 from lib.color import srgb_to_lab, to_float
 from lib.colorize import DATA_FIELDS, MODEL_FIELDS, colorize_under, errors_of, hash_of_controlnet
 from lib.config import resolve
 from lib.dataset import load_dataset_dict, pick_across_categories
-from lib.files import hash_of, write_table, write_text
 from lib.metrics import chroma
 from lib.models import load_pipeline, process_state
 from lib.prompts import COMPARED

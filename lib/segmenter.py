@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPSegForImageSegmentation
 
 from lib.annotator import BLOCKS, FEATURES, Conv, Encoder
+from lib.cache import explained
 from lib.color import gray_from_luminance, to_pil
 from lib.color_words import COLOR_WORDS
 from lib.config import resolve
-from lib.files import explained
 from lib.models import load_text_encoder, pick_device
 
 SHADES = ("very", "dark", "pale", "light", "bright", "deep", "dull", "medium")

@@ -230,10 +230,10 @@ def test_a_bad_mask_is_named(small, damage, message):
 
 def test_runs_share_a_data_set_and_draw_their_own_prompts(small):
     dataset.build_dataset(small)
-    written = (small.dataset_dir / "made_from.txt").stat().st_mtime_ns
+    written = (small.dataset_dir / "key.json").stat().st_mtime_ns
     generic, captions = (small.replace(prompt_policy=policy) for policy in ("generic", "captions"))
     rows = dataset.build_dataset(generic)["train"]
-    assert (small.dataset_dir / "made_from.txt").stat().st_mtime_ns == written
+    assert (small.dataset_dir / "key.json").stat().st_mtime_ns == written
     assert set(dataset.draw_prompts(rows, generic)) <= set(GENERIC_PROMPTS)
     assert dataset.draw_prompts(rows, captions) == list(rows["detailed_caption"])
     listing = json.loads((small.dataset_dir / "prompts.json").read_text())
@@ -252,14 +252,14 @@ def test_a_run_may_train_on_some_kinds_of_photos(small):
 
 def test_a_changed_photo_or_field_builds_anew(small):
     dataset.build_dataset(small)
-    before = (small.dataset_dir / "made_from.txt").read_text()
+    before = (small.dataset_dir / "key.json").read_text()
     photo = dataset.read_manifest(small.photos)["path"][0]
     os.utime(photo, (0, 0))  # as in a copied checkout
     dataset.build_dataset(small)
-    assert (small.dataset_dir / "made_from.txt").read_text() == before
+    assert (small.dataset_dir / "key.json").read_text() == before
     Image.open(photo).rotate(180).save(photo)
     dataset.build_dataset(small)
-    after = (small.dataset_dir / "made_from.txt").read_text()
+    after = (small.dataset_dir / "key.json").read_text()
     assert after != before
     assert len({dataset.build_dataset(small.replace(resolution=32))["train"][0]["image"].size, (32, 32)}) == 1
 

@@ -6,10 +6,10 @@ import pandas as pd
 import torch
 from transformers import AutoProcessor, BlipForConditionalGeneration
 
+from lib.cache import progress, write_table
 from lib.color_words import PICTURE
 from lib.config import Config
 from lib.dataset import AUTO_CAPTIONS, AUTO_LEVELS, load_dataset_dict, pick_across_categories, read_auto_captions
-from lib.files import progress, write_table
 from lib.models import pick_device
 
 GRAY_PICTURE = rf"(?:black (?:and|&) white|grayscale|greyscale|monochrome) (?:{PICTURE})"

@@ -19,20 +19,19 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
+from lib.cache import exit_with_one_line, explained
 from lib.config import Config, add_field_option, configs_to_run, resolve
 from lib.dataset import FEATURES
-from lib.files import exit_with_one_line, explained
 from lib.l4 import coco
 from lib.l4.captioner import load_captioner
 from lib.l4.downloads import require_disk
 from lib.l4.set_metrics import MIN_FOR_FID, load_clip, make_metrics, require_packages
 from lib.l4.sources import find_flowers
-from lib.latents import build_cache
 from lib.models import load_base
 from lib.prompts import CONDITIONS
 from lib.report import markdown_table
 from lib.segmenter import load_segmenter
-from lib.training import read_losses, train_controlnet, with_train_steps
+from lib.training import build_cache, read_losses, train_controlnet, with_train_steps
 
 GPU_GB = 20  # what training at 512 px needs, with room
 STEPS = 60  # of training, to time the second half: by then an L4 at 72 W has slowed down
@@ -134,7 +133,7 @@ def time_training(config: Config) -> tuple[float, float]:
         folder, short = Path(name), config.replace(train_steps=STEPS, checkpoint_every=STEPS, log_every=STEPS // 2)
         latents = build_cache(rows, rows["prompt"], base, folder)
         base.vae = base.text_encoder = None
-        train_controlnet(base, latents, short, folder, rows, partial(load_base, config, unet=base.unet))
+        train_controlnet(base, latents, short, folder, rows)
         half, end = (float(row["seconds"]) for row in read_losses(folder, STEPS))
     peak = torch.cuda.max_memory_reserved() / 1e9 if torch.cuda.is_available() else 0.0
     return n * STEPS / 2 / (end - half), peak

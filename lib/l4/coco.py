@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 from pycocotools.coco import COCO
 
+from lib.cache import explained, new_file
 from lib.color_words import find_color_words, without_color_words
 from lib.config import Config, resolve
-from lib.files import explained, new_file
 from lib.l4.downloads import download, extract, require_disk
 from lib.prompts import WRITERS
 

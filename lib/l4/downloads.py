@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub.file_download import http_get
 
-from lib.files import explained, hash_of_file, progress, write_bytes
+from lib.cache import explained, hash_of_file, progress, write_bytes
 
 
 def require_disk(folder: Path, needed: float) -> str:

@@ -11,9 +11,9 @@ from datasets import DatasetDict
 from huggingface_hub import DatasetCard, HfApi, ModelCard, ModelCardData, create_repo, get_token, upload_folder
 
 from lib import ROOT
+from lib.cache import one_line
 from lib.config import Config, get_config
 from lib.dataset import draw_prompts
-from lib.files import one_line
 from lib.report import markdown_table
 
 LICENCES = {"stable-diffusion-2": "openrail++", "stable-diffusion-v1": "creativeml-openrail-m"}  # of the base it copies

@@ -8,9 +8,9 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoProcessor, CLIPModel
 
+from lib.cache import progress
 from lib.color import to_float, to_pil
 from lib.config import Config
-from lib.files import progress
 from lib.models import pick_device
 from lib.stats import complete_photos
 

@@ -3,7 +3,6 @@
 The folder then is like that of the pocket photos, and `lib.dataset` does the rest.
 """
 
-import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +12,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from lib.cache import explained, hash_of_file, is_current, mark_current, open_picture, progress, write_table
 from lib.config import Config, resolve
 from lib.dataset import MANIFEST_COLUMNS, OPTIONAL_COLUMNS
-from lib.files import explained, hash_of_file, open_picture, progress, write_table, write_text
 from lib.l4.coco import prepare_coco
 
 FLOWERS = "alxmamaev/flowers-recognition"  # on Kaggle
@@ -33,13 +32,12 @@ def prepare(config: Config) -> None:
     if config.source == "folder":
         return
     fields = {"coco": ("n_train", "n_validation"), "flowers": ("flowers_folder",)}[config.source]
-    key = json.dumps({"version": VERSION, **config.values("source", "dataset_seed", *fields)})
+    key = {"version": VERSION, **config.values("source", "dataset_seed", *fields)}
     folder = config.photos_dir
-    if (folder / "key.json").exists() and (folder / "key.json").read_text() == key:
-        return
-    bring = {"coco": prepare_coco, "flowers": prepare_flowers}[config.source]
-    write_manifest(bring(config, folder), folder)
-    write_text(key, folder / "key.json")
+    if not is_current(folder, key):
+        bring = {"coco": prepare_coco, "flowers": prepare_flowers}[config.source]
+        write_manifest(bring(config, folder), folder)
+        mark_current(folder, key)
 
 
 def prepare_flowers(config: Config, folder: Path) -> list[dict]:

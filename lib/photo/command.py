@@ -13,8 +13,8 @@ from unicodedata import normalize
 import numpy as np
 from tqdm import tqdm
 
+from lib.cache import exit_with_one_line, explained, one_line, open_picture, printable
 from lib.config import PROFILES, get_config
-from lib.files import exit_with_one_line, explained, one_line, open_picture, printable
 from lib.photo.formats import EXPECT, MAX_MEGAPIXELS, SUFFIXES, open_photo
 from lib.photo.pictures import LIMITS, SAMPLING_OPTIONS, check_target, format_of
 from lib.prompts import VAGUE_PROMPT
