@@ -87,7 +87,9 @@ def measure_sets(rows, images: pd.DataFrame, read_picture, config: Config, batch
             outputs = [read_picture(name) for name in batch["after"]]
             truths = [to_float(rows[position[name]]["image"]) for name in batch["image_id"]]
             scores.append(clip_score(map(to_pil, outputs), list(captions[batch["image_id"]]), *clip).cpu())
-            true, ours = (to_small_tensor(pictures).to(pick_device()) for pictures in (truths, outputs))
+            tensors = (torch.from_numpy(np.stack(pictures).astype(np.float32)) for pictures in (truths, outputs))
+            tensors = (tensor.to(pick_device()).permute(0, 3, 1, 2) for tensor in tensors)
+            true, ours = (F.interpolate(tensor, (SET_SIZE, SET_SIZE), mode="area") for tensor in tensors)
             for name, metric in metrics.items():
                 if name == "lpips":
                     metric.update(true, ours)
@@ -99,9 +101,3 @@ def measure_sets(rows, images: pd.DataFrame, read_picture, config: Config, batch
         row = {"prompt_condition": condition, "n": len(group), **dict.fromkeys(SET_METRICS, np.nan)}
         table.append(row | {name: float(value) for name, value in values.items()})
     return pd.DataFrame(table, columns=["prompt_condition", "n", *SET_METRICS])
-
-
-def to_small_tensor(pictures) -> torch.Tensor:
-    """Float pictures (H, W, 3) as a tensor (B, 3, SET_SIZE, SET_SIZE)."""
-    tensor = torch.from_numpy(np.stack(pictures).astype(np.float32)).permute(0, 3, 1, 2)
-    return F.interpolate(tensor, (SET_SIZE, SET_SIZE), mode="area")
