@@ -112,7 +112,7 @@ def check_training(configs: list[Config]) -> str:
     if not torch.cuda.is_available():
         return "not timed: there is no CUDA GPU"
     said = []
-    for config in {config.base_model: config for config in configs if not config.controlnet}.values():
+    for config in {config.base_model: config for config in reversed(configs) if not config.controlnet}.values():
         rate, peak = time_training(config)
         said.append(f"{config.base_model}: {rate:.1f} samples/s, peak {peak:.1f} GB at batch {config.train_batch_size}")
     return "; ".join(said)
