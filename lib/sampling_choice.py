@@ -86,14 +86,13 @@ def with_chosen_sampling(config):
 
 
 def read_tried(config):
-    """The table of `try_sampling` that gave the profile its steps and guidance; None where it names none."""
-    if grid(config):
-        path = config.run_dir / "sampling.csv"
-        return pd.read_csv(path) if path.is_file() else None
-    tried = pd.read_csv(resolve(config.sampling_tried)) if config.sampling_tried else None
-    if tried is None or (config.num_inference_steps, config.guidance_scale) != tuple(pick_sampling(tried).iloc[:2]):
+    """The table of `try_sampling` that has the steps and guidance of the configuration; None if there is none."""
+    path = config.run_dir / "sampling.csv" if grid(config) else config.sampling_tried
+    if not path or not resolve(path).is_file():
         return None
-    return tried
+    table = pd.read_csv(resolve(path))
+    is_own = (table["steps"] == config.num_inference_steps) & (table["guidance"] == config.guidance_scale)
+    return table if is_own.any() else None
 
 
 def grid(config):

@@ -60,17 +60,15 @@ from lib.inference import sample
 VERSION = 1  # of the files in a latent cache
 LOSS_COLUMNS = ("step", "loss", "lr", "seconds")
 TIMESTEPS, VALIDATION_TIMESTEPS = 1000, (100, 300, 500, 700, 900)  # of every base's scheduler
-SETTINGS = ("base_model", "initial_controlnet", "train_batch_size", "learning_rate", "lr_scheduler", "lr_warmup_steps")
-SETTINGS += (
-    "prompt_dropout",
-    "timestep_bias",
-    "ema_decay",
-    "mixed_precision",
-    "train_seed",
-)  # that a resumed run keeps
-OTHERS = ("resolution", "dataset_seed", "n_train", "lr_scheduler", "lr_warmup_steps", "timestep_bias", "ema_decay")
-OTHERS += ("mixed_precision", "max_tokens", "num_inference_steps", "guidance_scale", "guidance_share")
-OTHERS += ("controlnet_conditioning_scale",)  # shape a run's colours, too
+SETTINGS = (  # that a resumed run must share
+    "base_model", "initial_controlnet", "train_batch_size", "learning_rate", "lr_scheduler", "lr_warmup_steps",
+    "prompt_dropout", "timestep_bias", "ema_decay", "mixed_precision", "train_seed",
+)  # fmt: skip
+OTHERS = (  # that shape a run's colours, too
+    "resolution", "dataset_seed", "n_train", "lr_scheduler", "lr_warmup_steps", "timestep_bias", "ema_decay",
+    "mixed_precision", "max_tokens", "num_inference_steps", "guidance_scale", "guidance_share",
+    "controlnet_conditioning_scale",
+)  # fmt: skip
 
 
 @dataclass
