@@ -125,7 +125,7 @@ def test_a_controlnets_card_names_its_base_as_it_is_loaded(tmp_path, profile, li
     )
     assert card.text.count("| controlnet | detailed | 23.40 |") == 1
     assert "On 71 test photos at most" in card.text
-    assert f'from_pretrained("{config.base_model}", revision="{revision}", controlnet=controlnet)' in card.text
+    assert f'"{config.base_model}", revision="{revision}", controlnet=controlnet' in card.text
 
 
 def test_what_will_be_seen_by_whom_is_said_before():
