@@ -65,10 +65,11 @@ bench: .venv/installed  ## measure training and colorizing, in CPU seconds and M
 	@$(PY) -m tests.bench
 
 check-gpu: .venv/installed-l4  ## check a machine for the l4 profile, download, and forecast: ARGS="--price 0.30"
+	@if [ "$$BUCKET" ]; then echo probe | gcloud storage cp - "$$BUCKET/probe.txt" && gcloud storage rm "$$BUCKET/probe.txt"; fi
 	@$(PY) -m lib.l4.check_machine $(ARGS)
 
-forecast: .venv/installed  ## print hours, dollars and disk of the l4 runs, on any machine: ARGS=--save keeps it
-	@$(PY) -m lib.l4.forecast $(ARGS)
+forecast: .venv/installed  ## print hours, dollars and disk of the l4 runs, on any machine
+	@$(PY) -m lib.l4.check_machine --forecast $(ARGS)
 
 clean:  ## remove build/: data sets, caches, checkpoints, executed notebooks
 	rm -rf build

@@ -44,7 +44,6 @@ class Config(BaseModel):
     n_train: Whole = 50_000  # photos of COCO's train2017
     n_validation: Whole = 500
     coco_url: str = "http://images.cocodataset.org"
-    coco_hub_id: str | None = None  # COCO in parquet on the Hub, e.g. detection-datasets/coco; None: COCO's archives
     flowers_folder: str | None = None  # a folder that has the flowers; None: from Kaggle
     downloads: str = "build/downloads"
     resolution: Count = 128  # px, square
@@ -206,6 +205,7 @@ PROFILES = {  # by name: what differs from the defaults above
 }  # fmt: skip
 
 _GENERIC = dict(prompt_policy="generic", prompt_dropout=0.0)
+_GUIDED = _GENERIC | {"prompt_dropout": 0.05}  # guidance leads away from the empty prompt, so it is trained, too
 _L4 = dict(n_seeds=1, n_images_other=80, n_binding=30, prompt_conditions=("empty", "vague", "detailed", "recolored"))
 _L4_FLOWERS = dict(source="flowers", test_source="coco", train_epochs=10)
 _POCKET = dict(  # shown the gray photo alone, as in 2024; rates times 4 and epochs times 8 for a small model; not tuned
@@ -218,11 +218,11 @@ RUNS = {  # by profile and name: what differs from the profile
         "study_1": dict(
             base_model="stable-diffusion-v1-5/stable-diffusion-v1-5", base_mirrors=("sd-legacy/stable-diffusion-v1-5",),
             base_revision="451f4fe16113bff5a5d2269ed5ad43b0592e9a14", learning_rate=1e-5,
-            **_L4_FLOWERS, **_GENERIC, **_L4,
+            **_L4_FLOWERS, **_GUIDED, **_L4,
         ),
-        "study_2": dict(learning_rate=1e-4, **_L4_FLOWERS, **_GENERIC, **_L4),
-        "study_3": dict(learning_rate=1e-4, train_epochs=3, **_GENERIC),
-        "captions": dict(learning_rate=1e-4, train_epochs=3, **_GENERIC, **_L4) | {"prompt_policy": "captions"},
+        "study_2": dict(learning_rate=1e-4, **_L4_FLOWERS, **_GUIDED, **_L4),
+        "study_3": dict(learning_rate=1e-4, train_epochs=3, **_GUIDED),
+        "captions": dict(learning_rate=1e-4, train_epochs=3, **_GUIDED, **_L4) | {"prompt_policy": "captions"},
     },
     "pocket": {
         "study_1": dict(

@@ -27,12 +27,12 @@ FEATURES = Features(  # a gray picture is kept with one channel and read with th
     {"prompt": Value("string"), "image": Image(), "conditioning_image": Image(mode="RGB")}
 )
 # May be missing: one dominant thing, a box in it ("left top right bottom"), its mask (a PNG), and what surrounds it;
-# detailed captions by other writers.
-OPTIONAL_COLUMNS = ("thing", "thing_box", "mask", "ground", *WRITERS)
+# a long description; detailed captions by other writers.
+OPTIONAL_COLUMNS = ("thing", "thing_box", "mask", "ground", "narrative", *WRITERS)
 PICTURES = ("image", "conditioning_image")
 AUTO_CAPTIONS, AUTO_LEVELS = "auto_captions.csv", {"gray_caption": "conditioning_image", "auto_caption": "image"}
 DATASET_FIELDS = ("source", "photos", "resolution", "image_format", "dataset_seed")
-TEXT_COLUMNS = ("image_id", "subject", "category", *CAPTIONS, "thing", "thing_box", "ground", *WRITERS)
+TEXT_COLUMNS = ("image_id", "subject", "category", *CAPTIONS, "thing", "thing_box", "ground", "narrative", *WRITERS)
 ROW_FEATURES = Features({**FEATURES, **{name: Value("string") for name in TEXT_COLUMNS}, "mask": Image()})
 
 

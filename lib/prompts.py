@@ -81,6 +81,7 @@ CONDITIONS = {
     "detailed": Condition(_column("detailed_caption"), "Do detailed prompts colorize better than vague ones?", PRIMARY),
     "gray_caption": Condition(_column("gray_caption"), "Does a caption of the gray photo help?", SECONDARY),
     "auto_caption": Condition(_column("auto_caption"), "Does the caption of a network help?", SECONDARY),
+    "narrative": Condition(_column("narrative"), "Does a long spoken description help?"),
     "recolored": Condition(_rewritten(captions.change_color_words), "Does the model follow wrong colour words?"),
     "mismatched": Condition(_mismatched, "Does any long prompt help?"),
     "colors_only": Condition(

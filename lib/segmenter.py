@@ -9,14 +9,13 @@ from diffusers.configuration_utils import register_to_config
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
-from transformers import CLIPSegForImageSegmentation
+from transformers import AutoTokenizer, CLIPSegForImageSegmentation
 
 from lib.annotator import BLOCKS, FEATURES, Conv, Encoder
 from lib.cache import explained
 from lib.captions import bare_name
 from lib.color import gray_from_luminance, to_pil
 from lib.config import resolve
-from lib.l4.vision import load_with_tokenizer
 from lib.models import load_text_encoder, pick_device
 
 CLIPSEG_SIZE, CLIPSEG_THRESHOLD = 352, 0.4  # px, square: what CLIPSeg was trained at; not measured here
@@ -121,8 +120,9 @@ def load_segmenter(source: str, revision: str | None = None) -> Callable:
             predict, threshold = _with_own_network(network), network.config.threshold
         else:
             where = str(folder) if folder.is_dir() else source
-            parts = load_with_tokenizer(CLIPSegForImageSegmentation, where, revision)
-            predict, threshold = _with_clipseg(*parts), CLIPSEG_THRESHOLD
+            network = CLIPSegForImageSegmentation.from_pretrained(where, revision=revision)
+            tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
+            predict, threshold = _with_clipseg(network, tokenizer), CLIPSEG_THRESHOLD
 
     @torch.no_grad()
     def segment(photo, phrases):

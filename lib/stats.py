@@ -16,6 +16,7 @@ from scipy import stats
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.multitest import multipletests
 
+from lib.captions import find_places
 from lib.metrics import COLUMNS, METRICS
 from lib.prompts import CONDITIONS, EXPLORATORY, FAMILIES, SECONDARY
 
@@ -267,3 +268,19 @@ def summary(metrics: pd.DataFrame) -> pd.DataFrame:
     table["colorfulness_difference"] = table["colorfulness"] - table["true_colorfulness"]
     table["chroma_ratio"] = table["chroma"] / table["true_chroma"]
     return table.drop(columns=["true_colorfulness", "chroma", "true_chroma"])
+
+
+def effect_with_colors(metrics: pd.DataFrame, first: str = "detailed", least: int = 2) -> dict:
+    """The effect of a condition against the vague one on photos whose own prompt under it has some colour words.
+
+    A detailed caption that names no colour can't help; this says what one that names at least `least` does.
+
+    Returns:
+        A row as `contrasts` has them, with the number of such photos as `n`.
+    """
+    own = metrics[metrics["prompt_condition"] == first].drop_duplicates("image_id")
+    prompts = own.set_index("image_id")["prompt"]
+    colorful = prompts.index[[len(find_places(prompt)) >= least for prompt in prompts]]
+    difference = differences(metrics[metrics["image_id"].isin(colorful)], METRIC, first, "vague")
+    row = {"first": first, "second": "vague", "metric": METRIC, "colors": least}
+    return row | contrast(difference, METRIC, subjects_of(metrics)[difference.index])

@@ -9,20 +9,27 @@ import copy
 import gc
 import math
 import os
+import secrets
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.utils import (
+    DDPCommunicationHookType,
+    DistributedDataParallelKwargs,
+    broadcast_object_list,
+    gather_object,
+)
 from datasets import Dataset
 from diffusers import ControlNetModel, DDPMScheduler, DiffusionPipeline
 from diffusers.optimization import get_scheduler
@@ -41,6 +48,7 @@ from lib.cache import (
     one_line,
     progress,
     write_table,
+    write_text,
 )
 from lib.color import luminance, restore_lightness, to_float
 from lib.config import Config, add_field_option, get_config, save_config
@@ -50,7 +58,7 @@ from lib.sampling import sample
 
 VERSION = 1  # of the files in a latent cache
 LOSS_COLUMNS = ("step", "loss", "lr", "seconds")
-VALIDATION_TIMESTEPS = (100, 300, 500, 700, 900)
+TIMESTEPS, VALIDATION_TIMESTEPS = 1000, (100, 300, 500, 700, 900)  # of every base's scheduler
 SETTINGS = (  # that a resumed run must share
     "base_model", "initial_controlnet", "train_batch_size", "learning_rate", "lr_scheduler", "lr_warmup_steps",
     "prompt_dropout", "timestep_bias", "ema_decay", "mixed_precision", "train_seed",
@@ -186,41 +194,38 @@ class Batches:
         device = {"initializer": torch.cuda.set_device, "initargs": [torch.cuda.current_device()]} if on_gpu else {}
         self.thread, self.ahead = ThreadPoolExecutor(1, **device), {}  # a thread would begin on the first GPU
 
-    def __call__(self, step: int) -> tuple:
-        """What `LatentCache.batch` gives for a step, and the generator that drew it; again if it is asked for again."""
+    def __call__(self, step: int) -> list[torch.Tensor]:
+        """A step's `LatentCache.batch`, noise and timesteps; the same if it is asked for again."""
         for number in (step, step + 1):
             if number not in self.ahead:
                 self.ahead[number] = self.thread.submit(self._make, number)
         self.ahead = {number: batch for number, batch in self.ahead.items() if number >= step}
-        batch, state = self.ahead[step].result()
-        return batch, torch.Generator().set_state(state)
+        return self.ahead[step].result()
 
     def _make(self, step):
         config, generator = self.config, step_generator(self.config.train_seed, step)
         rows = batch_rows(len(self.cache), config.train_batch_size, step, config.train_seed)
         batch = self.cache.batch(rows, generator, config.prompt_dropout)
-        if torch.cuda.is_available():
-            batch = [tensor.contiguous().pin_memory() for tensor in batch]
-        return batch, generator.get_state()
+        batch = [*batch, *draw_noise(batch[0], generator, config.timestep_bias)]
+        return [tensor.contiguous().pin_memory() if torch.cuda.is_available() else tensor for tensor in batch]
 
 
-def diffusion_loss(
-    unet, noise_scheduler, batch, generator, config: Config, controlnet=None, part=slice(None), timestep=None
-) -> torch.Tensor:
+def draw_noise(latents: torch.Tensor, generator: torch.Generator, timestep_bias: float) -> tuple[torch.Tensor, ...]:
+    """Noise of the latents' shape, and timesteps T (1 - u^b): with b = 1 uniform, with more at high noise."""
+    noise = torch.randn(latents.shape, generator=generator)
+    below_last = torch.rand(len(latents), generator=generator) ** timestep_bias  # in [0, 1)
+    return noise, TIMESTEPS - 1 - (TIMESTEPS * below_last).long()
+
+
+def diffusion_loss(unet, noise_scheduler, batch, controlnet=None, part=slice(None)) -> torch.Tensor:
     """Mean squared error of the predicted noise or velocity.
 
-    `batch` is what `LatentCache.batch` returns; without a ControlNet its conditioning images are ignored. Draws are
-    made for the whole batch, whatever `part` of it is trained on, so that they don't depend on how it is divided.
-    Timesteps are drawn as T (1 - u^b), b = `timestep_bias`: 1 is uniform, more trains more at high noise; if `timestep`
-    is given, all are that one.
+    `batch` is what `LatentCache.batch` and `draw_noise` return; without a ControlNet its conditioning images are
+    ignored. It is drawn as a whole, whatever `part` of it is trained on, so that it depends on no division.
     """
     device = next(unet.parameters()).device
-    steps = noise_scheduler.config.num_train_timesteps
-    noise = torch.randn(batch[0].shape, generator=generator)
-    below_last = torch.rand(len(noise), generator=generator) ** config.timestep_bias  # in [0, 1)
-    timesteps = steps - 1 - (steps * below_last).long() if timestep is None else torch.full((len(noise),), timestep)
     latents, embeddings, conditioning, noise, timesteps = (
-        tensor[part].to(device, non_blocking=True) for tensor in (*batch, noise, timesteps)
+        tensor[part].to(device, non_blocking=True) for tensor in batch
     )
     noisy = noise_scheduler.add_noise(latents, noise, timesteps)
     residuals = {}
@@ -241,6 +246,7 @@ def train_run(config: Config) -> None:
     """
     models.require_precision(config.mixed_precision)
     state, n = models.process_state(), 0
+    require_shared(config.run_dir, state)
     if not config.controlnet:
         base, triples = models.load_base(config), load_dataset_dict(config)
         rows = training_rows(triples, config.train_categories)
@@ -290,7 +296,7 @@ def loss_of_controlnet(base: DiffusionPipeline, cache: LatentCache, config: Conf
     models.speed_up((base.unet, controlnet), config)
 
     def loss_of_step(model, step, part):
-        return diffusion_loss(base.unet, noise_scheduler, *batches(step), config, model, part)
+        return diffusion_loss(base.unet, noise_scheduler, batches(step), model, part)
 
     return loss_of_step
 
@@ -362,11 +368,12 @@ def validation_loss(pipeline: DiffusionPipeline, rows: Dataset, config: Config) 
     latents = vae.encode(pixels).latent_dist.mean.float() * vae.config.scaling_factor
     shown = pipeline.annotator(list(rows["conditioning_image"]))
     batch = (latents.cpu(), models.encode_prompts(list(rows["prompt"]), pipeline).float().cpu(), shown)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     scheduler, losses = DDPMScheduler.from_config(pipeline.scheduler.config), []
     with torch.autocast(unet.device.type, torch.bfloat16, enabled=unet.dtype == torch.bfloat16):
         for timestep in VALIDATION_TIMESTEPS:
-            options = {"controlnet": pipeline.controlnet, "timestep": timestep}
-            losses.append(diffusion_loss(unet, scheduler, batch, torch.Generator().manual_seed(0), config, **options))
+            drawn = (*batch, noise, torch.full((len(noise),), timestep))
+            losses.append(diffusion_loss(unet, scheduler, drawn, pipeline.controlnet))
     return float(torch.stack(losses).mean())
 
 
@@ -455,10 +462,14 @@ def make_accelerator(config: Config) -> Accelerator:
     """Accelerate's hold on the processes; raises a ValueError if they can't share a batch evenly.
 
     bfloat16 needs no scaling of gradients: `torch.autocast` around the loss is enough. Accelerate's own mixed precision
-    would patch the model's forward, and a copy of a patched model can't colorize on a bfloat16 base.
+    would patch the model's forward, and a copy of a patched model can't colorize on a bfloat16 base. Processes exchange
+    gradients in bfloat16 if GPUs compute in it.
     """
     models.process_state()
-    accelerator = Accelerator(mixed_precision="no", cpu=models.pick_device().type == "cpu")
+    hook = DDPCommunicationHookType.BF16 if config.mixed_precision == "bf16" and torch.cuda.is_available() else "no"
+    exchange = DistributedDataParallelKwargs(comm_hook=DDPCommunicationHookType(hook))
+    on_cpu = models.pick_device().type == "cpu"
+    accelerator = Accelerator(mixed_precision="no", cpu=on_cpu, kwargs_handlers=[exchange])
     shares, processes = config.gradient_accumulation_steps, accelerator.num_processes
     if config.train_batch_size % (shares * processes):
         raise ValueError(
@@ -466,6 +477,18 @@ def make_accelerator(config: Config) -> Accelerator:
             f"gradient_accumulation_steps {shares}: change one"
         )
     return accelerator
+
+
+def require_shared(folder: Path, state: PartialState) -> None:
+    """Raises a ValueError in every process unless all see the same folder: they resume from its checkpoints."""
+    (token,) = broadcast_object_list([secrets.token_hex(8)])
+    path = folder / "shared.txt"
+    if state.is_main_process:
+        write_text(token, path)
+    state.wait_for_everyone()
+    seen = gather_object([path.exists() and path.read_text() == token])
+    if not all(seen):
+        raise ValueError(f"{folder} is not one folder for all processes: let `build` be in one that all machines share")
 
 
 def prepare_training(model, config: Config, accelerator: Accelerator) -> tuple:
@@ -490,9 +513,10 @@ def make_step(model, loss_of_step, step, accelerator, state, config: Config, mix
     with models.memory_advice(advice):
         for share in range(shares):
             part = slice(accelerator.process_index * shares + share, None, shares * accelerator.num_processes)
-            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=mixed_precision == "bf16"):
-                loss_of_part = loss_of_step(model, step, part) / shares
-            accelerator.backward(loss_of_part)
+            with nullcontext() if share == shares - 1 else accelerator.no_sync(model):  # processes exchange once a step
+                with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=mixed_precision == "bf16"):
+                    loss_of_part = loss_of_step(model, step, part) / shares
+                accelerator.backward(loss_of_part)
             loss += loss_of_part.detach()
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         state["optimizer"].step()

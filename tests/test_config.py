@@ -54,7 +54,7 @@ def test_defaults_give_way_to_the_profile_then_the_run_then_what_is_given():
     assert get_config("l4", run="study_1", train_epochs="2").train_epochs == 2
     assert get_config("pocket", run="") == get_config("pocket")
     mine = get_config("l4", run="mine")
-    assert mine.replace(run="study_3", train_epochs=3, learning_rate=1e-4, prompt_dropout=0) == get_config("l4")
+    assert mine.replace(run="study_3", train_epochs=3, learning_rate=1e-4, prompt_dropout=0.05) == get_config("l4")
 
 
 def test_the_runs_of_the_2024_study():

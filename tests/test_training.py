@@ -68,12 +68,12 @@ def test_cache_is_made_once_and_latents_are_shared_by_other_prompts(base, triple
 def test_batches_are_made_ahead_and_are_what_they_would_be(cache, config):
     ahead = training.Batches(cache, config)
     for step in (3, 3, 4, 5, 9):
-        batch, generator = ahead(step)
+        batch = ahead(step)
         own = training.step_generator(config.train_seed, step)
         rows = training.batch_rows(len(cache), config.train_batch_size, step, config.train_seed)
         wanted = cache.batch(rows, own, config.prompt_dropout)
+        wanted = (*wanted, *training.draw_noise(wanted[0], own, config.timestep_bias))
         assert all(torch.equal(a, b) for a, b in zip(batch, wanted, strict=True))
-        assert torch.equal(torch.randn(3, generator=generator), torch.randn(3, generator=own))
         assert set(ahead.ahead) == {step, step + 1}
 
 
@@ -102,28 +102,16 @@ def test_loss_of_a_perfect_prediction_is_zero(cache, prediction_type):
             noise = (noisy - alpha.sqrt() * batch[0]) / (1 - alpha).sqrt()
             return [noise if prediction_type == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * batch[0]]
 
-    loss = training.diffusion_loss(Oracle(1, 1), scheduler, batch, torch.Generator().manual_seed(1), get_config())
-    assert float(loss) < 1e-6
+    drawn = training.draw_noise(batch[0], torch.Generator().manual_seed(1), 1.0)
+    assert float(training.diffusion_loss(Oracle(1, 1), scheduler, (*batch, *drawn))) < 1e-6
 
 
 @pytest.mark.parametrize(("bias", "share"), [(1.0, 0.2), (2.0, 0.447)])  # of the noisiest fifth: 0.2^(1 / bias)
-def test_timestep_bias_trains_more_at_high_noise(cache, bias, share):
-    seen = []
-
-    class Watcher(torch.nn.Linear):
-        """Notes the timesteps it is asked about."""
-
-        def forward(self, noisy, timesteps, embeddings, return_dict):
-            seen.extend(timesteps.tolist())
-            return [noisy]
-
-    batch = cache.batch(np.arange(4), torch.Generator().manual_seed(0))
-    config, scheduler = get_config("pocket", timestep_bias=bias), DDPMScheduler(prediction_type="v_prediction")
-    for step in range(500):
-        training.diffusion_loss(Watcher(1, 1), scheduler, batch, torch.Generator().manual_seed(step), config)
-    assert min(seen) >= 0
-    assert max(seen) == 999
-    assert np.mean(np.array(seen) >= 800) == pytest.approx(share, abs=0.04)
+def test_timestep_bias_trains_more_at_high_noise(bias, share):
+    noise, timesteps = training.draw_noise(torch.zeros(4000, 1, 1, 1), torch.Generator().manual_seed(0), bias)
+    assert float(noise.std()) == pytest.approx(1, abs=0.05)
+    assert (int(timesteps.min()) >= 0, int(timesteps.max())) == (True, 999)
+    assert float((timesteps >= 800).float().mean()) == pytest.approx(share, abs=0.03)
 
 
 @pytest.fixture(scope="module")
@@ -339,6 +327,22 @@ def test_two_processes_give_the_weights_of_one(trained, tmp_path):
     compare_weights(load_file(one / WEIGHTS), ours)
 
 
+APART = """import os, sys
+from lib import training
+sys.argv += ["-p", "build", f"{sys.argv.pop(1)}/{os.environ['RANK']}"]
+training.main()
+"""
+
+
+def test_two_processes_with_folders_of_their_own_are_refused(tmp_path):
+    (tmp_path / "apart.py").write_text(APART)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launcher, str(tmp_path / "apart.py"), str(tmp_path)]
+    result = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode != 0
+    assert "is not one folder for all processes: let `build` be in one that all machines share" in result.stderr
+
+
 def test_killed_and_started_again_gives_the_same_weights(trained, tmp_path):
     start, one = trained
     shutil.copytree(start, cut := tmp_path / "cut")
@@ -406,13 +410,11 @@ def test_controlnet_learns_a_few_photos(base, triples, config, tmp_path):
 
     @torch.no_grad()
     def loss(controlnet):
-        generators = [torch.Generator().manual_seed(seed) for seed in range(8)]
-        batches = [(cache.batch(range(4), generator), generator) for generator in generators]
-        return np.mean(
-            [
-                float(training.diffusion_loss(base.unet, scheduler, *batch, get_config("pocket"), controlnet))
-                for batch in batches
-            ]
-        )
+        losses = []
+        for seed in range(8):
+            batch = cache.batch(range(4), generator := torch.Generator().manual_seed(seed))
+            batch = (*batch, *training.draw_noise(batch[0], generator, longer.timestep_bias))
+            losses.append(float(training.diffusion_loss(base.unet, scheduler, batch, controlnet)))
+        return np.mean(losses)
 
     assert loss(trained) < 0.9 * loss(models.make_controlnet(base.unet, base.vae_scale_factor, base.annotator.channels))
