@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from lib.files import explained, hash_of
-from lib.profiles import resolve
+from lib.cache import explained, hash_of
+from lib.config import resolve
 
 BLOCKS = (  # EfficientNet-Lite0, without squeeze-and-excitation: kernel, repeats, expansion, channels, stride
     *((3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 3, 6, 80, 2)),
@@ -161,11 +161,11 @@ class Annotator:
 GRAY_ALONE = Annotator()
 
 
-def load_annotator(hint: str, encoder: str) -> Annotator:
+def load_annotator(hint: str | None, encoder: str) -> Annotator:
     """The annotator of a profile, on the CPU.
 
     Args:
-        hint: folder of a `ColorHint`; "" for the gray photo alone.
+        hint: folder of a `ColorHint`; None for the gray photo alone.
         encoder: folder of the `PhraseSegmenter` whose encoder the hint was trained with.
 
     Raises:

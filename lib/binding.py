@@ -10,9 +10,9 @@ import zlib
 import numpy as np
 import pandas as pd
 
+from lib.cache import progress
 from lib.color import luminance, srgb_to_lab, to_float
 from lib.color_words import article_of
-from lib.files import progress
 from lib.metrics import SAME_HUE, hue_and_chroma, name_color
 from lib.prompts import TARGETS, VAGUE_PROMPT, allowed_words, colored_object
 from lib.regions import Region, compose, find_masks, share_out

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
+from lib.cache import explained, hash_of_file, open_picture
+from lib.config import resolve
 from lib.dataset import crop_square, read_manifest, read_table
-from lib.files import explained, hash_of_file, open_picture
-from lib.profiles import resolve
 
 SHIPPED = "data_cards/pocket_photos"
 COLUMNS = ("file", "set", "split", "captions", "labels")

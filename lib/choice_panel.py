@@ -10,7 +10,7 @@ import ipywidgets as widgets
 import numpy as np
 from PIL import Image
 
-from lib.files import one_line
+from lib.cache import one_line
 from lib.judging import QUESTIONS, about_these, add_judgement, draw_pairs, hash_pair, read_judgements, tidy
 
 SIDE = 320  # px of a picture on the screen

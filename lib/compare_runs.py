@@ -3,8 +3,8 @@
 import pandas as pd
 
 from lib import stats
-from lib.files import write_table
-from lib.study import RUNS
+from lib.cache import write_table
+from lib.config import RUNS
 
 SETTINGS = ("base", "start", "photos", "epochs", "rate", "batch", "prompts", "dropout", "other", "seed")  # of `run.csv`
 ERRORS = (("vague", ""), ("detailed", ""), ("detailed", "vague"), ("vague", "gray"), ("detailed", "gray"))
@@ -30,18 +30,19 @@ def measure_run(settings: dict, metrics: pd.DataFrame) -> dict:
     return row | {"chroma_ratio": stats.summary(detailed)["chroma_ratio"].item()}
 
 
-def update_runs(profile, row: dict) -> pd.DataFrame:
+def update_runs(config, row: dict) -> pd.DataFrame:
     """Writes a run's row to the profile's `runs.csv`; rows of other runs stay as they are.
 
     Returns:
         The rows of the runs on the same photos as this one, in the order of `RUNS`, then of names. Photos are the same
         if their number and their mean error when left gray are.
     """
-    path, table = profile.folders.reports_home / "runs.csv", pd.DataFrame([row])
+    path, table = config.reports_home / "runs.csv", pd.DataFrame([row])
     if path.exists():
         kept = pd.read_csv(path, keep_default_na=False, na_values="", dtype={"run": str}).fillna({"other": ""})
         table = pd.concat([kept[kept["run"] != row["run"]], table], ignore_index=True)
-    ranks = {run: rank for rank, run in enumerate([*RUNS, *sorted(set(table["run"]) - set(RUNS))])}
+    known = list(RUNS[config.profile])
+    ranks = {run: rank for rank, run in enumerate([*known, *sorted(set(table["run"]) - set(known))])}
     table = table.sort_values("run", key=lambda runs: runs.map(ranks), ignore_index=True)
     write_table(table, path)
     return table[(table["n"] == row["n"]) & (table["gray"] - row["gray"]).abs().lt(1e-3)]

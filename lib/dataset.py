@@ -14,11 +14,12 @@ from datasets.exceptions import DatasetGenerationError
 from PIL import Image as PILImage
 from PIL import ImageOps
 
+from lib.cache import cached, explained, hash_of, hash_of_file, is_plain_name, open_picture, progress, write_text
 from lib.color import make_conditioning_image
-from lib.files import explained, hash_of, hash_of_file, is_plain_name, new_folder, open_picture, progress, write_text
-from lib.profiles import check_settings, resolve, write_settings
+from lib.config import Config, check_config, resolve
 from lib.prompts import CAPTIONS, WRITERS, draw_training_prompt
 
+VERSION = 1  # of the files of a data set
 disable_progress_bars()  # of `datasets`; ours say what is being done
 SPLITS = ("train", "validation", "test")
 MANIFEST_COLUMNS = ("file_name", "image_id", "split", "subject", "category", *CAPTIONS)
@@ -101,96 +102,82 @@ def crop_square(picture: PILImage.Image, size: int) -> PILImage.Image:
     return picture.crop((left, top, left + side, top + side)).resize((size, size), PILImage.LANCZOS)
 
 
-def build_dataset(profile):
-    """The `DatasetDict` of a profile: the study's three columns plus who, what and the captions; square photos.
+def build_dataset(config: Config) -> DatasetDict:
+    """The data set of a configuration: prompt, image and conditioning_image, with ids and captions; square photos.
 
-    Training prompts are drawn under `prompt_policy`; validation and test prompts are the detailed captions. It is saved
-    whole or not at all to `profile.dataset_dir`, beside its files and `prompts.json`, which lists prompts and paths.
-    While photos and fields are the same, only `prompts.json` is written again: runs with other policies share the data
-    set and draw their own training prompts (`draw_prompts`). Photos are opened one by one, in `workers` processes.
-    The data set of `test_source` is built too.
+    Training prompts are drawn under `prompt_policy`; validation and test prompts are the detailed captions. It lies in
+    `dataset_dir`, with its pictures as files and `prompts.json`, which lists prompts and files. While photos and fields
+    are the same, only `prompts.json` is written again: runs with other policies share the data set and draw their own
+    prompts (`draw_prompts`). The data set of `test_source` is built, too.
     """
-    if profile.data.test_source:
-        build_dataset(profile.for_test_photos)
-    data = profile.data
-    manifest = read_manifest(data.photos_dir)
-    folder = profile.dataset_dir
-    refused = explained("a photo can't be read", "allow reading it, or remove its row", OSError)
-    with ThreadPoolExecutor(os.cpu_count()) as pool, refused:
+    if config.test_source:
+        build_dataset(config.for_test_photos)
+    manifest = read_manifest(config.photos_dir)
+    with ThreadPoolExecutor(os.cpu_count()) as pool, explained("a photo can't be read", "allow reading it", OSError):
         manifest["content"] = list(pool.map(hash_of_file, manifest["path"]))
         manifest["mask_content"] = [hash_of_file(file) if file else "" for file in manifest["mask_path"]]
-    made_from = _hash_of_photos(manifest.to_dict("records"), data)
-    if (folder / "made_from.txt").exists() and (folder / "made_from.txt").read_text() == made_from:
-        dataset = load_from_disk(str(folder))
-        write_text(_listing(dataset, data), folder / "prompts.json")
-        return dataset
-    with new_folder(folder) as partial:
-        dataset = _make_splits(manifest, data, partial)
-        dataset.save_to_disk(str(partial))
-        (partial / "prompts.json").write_text(_listing(dataset, data))
-        write_settings(profile.values(*DATASET_FIELDS), partial)
-        (partial / "made_from.txt").write_text(made_from)
-        shutil.rmtree(partial / "cache")
-    return load_from_disk(str(folder))
-
-
-def _make_splits(manifest, data, folder):
-    """The `DatasetDict` of a manifest's photos, whose picture files and cache are written below `folder`."""
-    dataset = DatasetDict()
-    for split in SPLITS:
-        records = manifest[manifest["split"] == split].to_dict("records")
-        with progress(total=len(records), desc=f"{split} photos", disable=data.workers > 0) as bar:
-            done = None if data.workers else bar.update  # other processes can't reach the bar
-            try:
-                dataset[split] = Dataset.from_generator(  # which hands out the records one by one
-                    _make_rows,
-                    features=ROW_FEATURES,
-                    gen_kwargs={"records": records, "data": data, "folder": folder, "done": done},
-                    num_proc=data.workers or None,
-                    cache_dir=str(folder / "cache"),
-                    fingerprint=_hash_of_photos(records, data),
-                )
-            except DatasetGenerationError as error:
-                raise ValueError(str(error.__cause__ or error)) from None
+    fields, rows = {"version": VERSION, **config.values(*DATASET_FIELDS)}, manifest.drop(columns=["path", "mask_path"])
+    photos = {split: hash_of([fields, rows[rows["split"] == split].to_dict("records")]) for split in SPLITS}
+    key = {**fields, "photos": photos}
+    cached(config.dataset_dir, key, lambda folder: _write_dataset(manifest, config, photos, folder))
+    dataset = load_from_disk(str(config.dataset_dir))
+    write_text(_listing(dataset, config), config.dataset_dir / "prompts.json")
     return dataset
 
 
-def _listing(dataset, data):
+def _write_dataset(manifest, config, fingerprints, folder):
+    """Write the data set of a manifest's photos, and their picture files, to a folder; opens photos one by one."""
+    dataset = DatasetDict()
+    for split in SPLITS:
+        records = manifest[manifest["split"] == split].to_dict("records")
+        try:
+            dataset[split] = Dataset.from_generator(
+                _make_rows,
+                features=ROW_FEATURES,
+                gen_kwargs={"records": records, "config": config, "folder": folder},
+                num_proc=config.workers or None,
+                cache_dir=str(folder / "cache"),
+                fingerprint=fingerprints[split],
+            )
+        except DatasetGenerationError as error:
+            raise ValueError(str(error.__cause__ or error)) from None
+    dataset.save_to_disk(str(folder))
+    shutil.rmtree(folder / "cache")
+
+
+def _listing(dataset, config):
     """The text of `prompts.json`: by split, each photo's prompt and where its two pictures are."""
     listing = {}
     for split, rows in dataset.items():
-        prompts = draw_prompts(rows, data) if split == "train" else rows["prompt"]
-        listing[split] = []
-        for name, prompt in zip(rows["image_id"], prompts, strict=True):
-            files = {column: _file_of(column, split, name, data.image_format) for column in PICTURES}
-            listing[split].append({"prompt": prompt, **files})
+        prompts = draw_prompts(rows, config) if split == "train" else rows["prompt"]
+        listing[split] = [
+            {"prompt": prompt, **{column: _file_of(column, split, name, config) for column in PICTURES}}
+            for name, prompt in zip(rows["image_id"], prompts, strict=True)
+        ]
     return json.dumps(listing, indent=1)
 
 
-def _hash_of_photos(records, data):
-    """A short text that changes with the photos' content, their rows and what is made of them, not with file times."""
-    facts = [getattr(data, name) for name in DATASET_FIELDS]
-    for record in records:
-        facts.append({name: value for name, value in record.items() if name not in ("path", "mask_path")})
-    return hash_of(facts)
+def _file_of(column, split, image_id, config):
+    """Where a picture of a row is, below the data set's folder."""
+    return f"{column}/{split}/{image_id}.{config.image_format if column == 'image' else 'png'}"
 
 
-def _make_rows(records, data, folder, done):
+def _make_rows(records, config, folder):
     """The rows of the data set; their two pictures are written below `folder`, and kept as bytes in the row."""
-    for record in records:
+    hidden = config.workers > 0  # other processes can't reach a notebook's bar
+    for record in progress(records, desc=f"{records[0]['split']} photos", disable=hidden):
         whole = _open_upright(record["path"])
-        photo = crop_square(whole, data.resolution)
-        row = {"prompt": draw_prompt(record, data) if record["split"] == "train" else record["detailed_caption"]}
-        row |= {key: record[key] for key in TEXT_COLUMNS}
-        row["mask"] = _make_mask(record, whole.size, data.resolution)
-        path, gray = (folder / _file_of(c, record["split"], record["image_id"], data.image_format) for c in PICTURES)
+        photo = crop_square(whole, config.resolution)
+        row = {key: record[key] for key in TEXT_COLUMNS}
+        row["prompt"] = draw_prompt(record, config) if record["split"] == "train" else record["detailed_caption"]
+        row["mask"] = _make_mask(record, whole.size, config.resolution)
+        path, gray = (folder / _file_of(column, record["split"], record["image_id"], config) for column in PICTURES)
         for file in (path, gray):
             file.parent.mkdir(parents=True, exist_ok=True)
         photo.save(path, quality=95, subsampling=0)
         make_conditioning_image(PILImage.open(path)).convert("L").save(gray)  # of the photo as it is kept
-        row |= {c: {"path": f.name, "bytes": f.read_bytes()} for c, f in zip(PICTURES, (path, gray), strict=True)}
-        if done:
-            done()
+        for column, file in zip(PICTURES, (path, gray), strict=True):
+            row[column] = {"path": file.name, "bytes": file.read_bytes()}
         yield row
 
 
@@ -209,10 +196,10 @@ def _make_mask(record, photo_size, size):
     return mask if mask.getbbox() else None
 
 
-def draw_prompt(record, data):
-    """The training prompt of a photo under the data's policy: the same for the same seed and `image_id`."""
-    rng = np.random.default_rng((data.dataset_seed, zlib.crc32(record["image_id"].encode())))
-    return draw_training_prompt(record, data.prompt_policy, rng)
+def draw_prompt(record, config):
+    """The training prompt of a photo under `prompt_policy`: the same for the same seed and `image_id`."""
+    rng = np.random.default_rng((config.dataset_seed, zlib.crc32(record["image_id"].encode())))
+    return draw_training_prompt(record, config.prompt_policy, rng)
 
 
 def training_rows(triples, kinds):
@@ -226,43 +213,37 @@ def training_rows(triples, kinds):
     return rows
 
 
-def draw_prompts(rows, data):
+def draw_prompts(rows, config):
     """The training prompts that a run draws for rows of the data set, one a row."""
-    return [draw_prompt(record, data) for record in rows.select_columns(["image_id", *CAPTIONS])]
+    return [draw_prompt(record, config) for record in rows.select_columns(["image_id", *CAPTIONS])]
 
 
-def _file_of(column, split, image_id, image_format):
-    """Where a picture of a row is, below the data set's folder."""
-    kind = image_format if column == "image" else "png"
-    return f"{column}/{split}/{image_id}.{kind}"
-
-
-def load_dataset_dict(profile):
-    """The data set that notebook 01 saved, its test photos from that of `profile.test_source` where one is named.
+def load_dataset_dict(config):
+    """The data set that notebook 01 saved, its test photos from that of `test_source` if it is set.
 
     Without it, or made with other fields, a ValueError that says to run 01.
     """
-    if not (profile.dataset_dir / "settings.json").exists():
-        raise ValueError(f"no data set in {profile.dataset_dir}: run notebook 01_build_dataset first")
-    check_settings(profile.values(), profile.dataset_dir, "01_build_dataset")
-    triples = load_from_disk(str(profile.dataset_dir))
-    if profile.data.test_source:
-        triples["test"] = load_dataset_dict(profile.for_test_photos)["test"]
+    if not (config.dataset_dir / "key.json").exists():
+        raise ValueError(f"no data set in {config.dataset_dir}: run notebook 01_build_dataset first")
+    check_config(config, config.dataset_dir / "key.json", DATASET_FIELDS, "01_build_dataset")
+    triples = load_from_disk(str(config.dataset_dir))
+    if config.test_source:
+        triples["test"] = load_dataset_dict(config.for_test_photos)["test"]
     return triples
 
 
-def read_auto_captions(profile, image_ids):
+def read_auto_captions(config, image_ids):
     """The captions that the profile's captioner wrote for test photos, {level: texts}; {} without a captioner.
 
     Notebook 01 writes them beside the data set that has the photos; where one is missing, a ValueError says so.
     """
-    if not profile.data.captioner:
+    if not config.captioner:
         return {}
-    path = profile.for_test_photos.dataset_dir / AUTO_CAPTIONS
+    path = config.for_test_photos.dataset_dir / AUTO_CAPTIONS
     known = pd.read_csv(path, keep_default_na=False, dtype=str) if path.exists() else pd.DataFrame(columns=["image_id"])
     known = known.set_index("image_id")
     missing = [name for name in image_ids if name not in known.index]
-    writers = [profile.data.captioner, profile.data.captioner_revision]
+    writers = [config.captioner, config.captioner_revision or ""]
     raw_is_kept = {f"{level}_raw" for level in AUTO_LEVELS} <= set(known)
     if missing or not raw_is_kept or not (known[["captioner", "captioner_revision"]] == writers).all(axis=None):
         raise ValueError(f"{path} lacks captions by {' at '.join(writers)}: run notebook 01_build_dataset again")

@@ -5,7 +5,7 @@ import textwrap
 import matplotlib.pyplot as plt
 import numpy as np
 
-from lib.files import new_file
+from lib.cache import new_file
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 BLUE, ORANGE, GRAY = "#0072b2", "#d55e00", "#666666"
@@ -29,9 +29,9 @@ def save_figure(figure, path, dpi=120):
         figure.savefig(partial, dpi=dpi, bbox_inches="tight", format="png")
 
 
-def save(figure, profile, name):
+def save(figure, config, name):
     """Save a figure as PNG in the reports of the profile's run."""
-    save_figure(figure, profile.folders.reports_dir / f"{name}.png")
+    save_figure(figure, config.reports_dir / f"{name}.png")
 
 
 def draw_sheet(rows, row_titles=(), column_titles=(), cell=1.35):

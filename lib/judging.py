@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+from lib.cache import explained, hash_of, write_table
 from lib.color import srgb_to_lab, to_float, to_pil
 from lib.colorize import errors_of, read_image, read_images
 from lib.dataset import load_dataset_dict
-from lib.files import explained, hash_of, write_table
 
 QUESTIONS = {"natural": "Which looks more natural?", "fits": "Which fits the sentence?"}
 COMPARED = ("detailed", "vague")
@@ -39,19 +39,19 @@ class Pair:
     catch: bool
 
 
-def load_photos(profile, n_photos):
+def load_photos(config, n_photos):
     """The pictures of the first `n_photos` test photos (0: all): {image_id: {name: picture}}, with a `sentence` each.
 
     PIL pictures at the model's size: `true`, and seed 0 after the merge as `vague`, `detailed` and, where there is one,
     `recolored`. All photos are in memory at once. Without the pictures of notebook 04, a ValueError.
     """
-    images, photos = read_images(profile).query("seed == 0"), {}
-    rows = load_dataset_dict(profile)["test"]
+    images, photos = read_images(config).query("seed == 0"), {}
+    rows = load_dataset_dict(config)["test"]
     index = {image_id: number for number, image_id in enumerate(rows["image_id"])}
     for image_id in images["image_id"].unique()[: n_photos or None]:
         own = images[images["image_id"] == image_id].set_index("prompt_level")
         names = [name for name in (*COMPARED, "recolored") if name in own.index]
-        pictures = {name: to_pil(read_image(profile.folders.run_dir, own["after"][name])) for name in names}
+        pictures = {name: to_pil(read_image(config.run_dir, own["after"][name])) for name in names}
         true = rows[index[image_id]]["image"].convert("RGB")
         photos[image_id] = {"sentence": own["prompt"]["detailed"], "true": true, **pictures}
     if not any("recolored" in photo for photo in photos.values()):

@@ -26,9 +26,9 @@ from skimage.color import deltaE_ciede2000
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from lib import ROOT
+from lib.cache import hash_of, new_file, progress
 from lib.color import lab_to_srgb, luminance, merge_luminance, srgb_to_lab, to_float, to_pil
 from lib.color_words import hue_distance
-from lib.files import hash_of, new_file, progress
 from lib.prompts import COMPARED, OBJECT_COLORS, TARGETS, VAGUE_PROMPT
 from lib.regions import compose, find_masks, regions_of, share_out
 

@@ -16,8 +16,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoModel, AutoTokenizer
 
 from lib.annotator import GRAY_ALONE, load_annotator
-from lib.files import explained, hash_of, one_line
-from lib.profiles import resolve
+from lib.cache import explained, hash_of, one_line
+from lib.config import resolve
 
 os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # read at the first allocation on a GPU
 torch.backends.cudnn.benchmark = True  # shapes stay the same for hours
@@ -79,20 +79,19 @@ def load_text_encoder(package, max_tokens):
     return {"tokenizer": tokenizer, "text_encoder": text_encoder}
 
 
-def load_base(model, run="", **loaded):
-    """The frozen text-to-image pipeline of a profile's `model`; where it can't be loaded, a ValueError names mirrors.
+def load_base(config, **loaded):
+    """The frozen text-to-image pipeline of a configuration; if it can't be loaded, a ValueError names mirrors.
 
-    Its class is the one that `model_index.json` names. `run`: which run asks, for the message. Parts that are `loaded`
-    already, by name, are taken as they are.
+    Its class is the one that `model_index.json` names. Parts that are `loaded` already, by name, are taken as they are.
     """
-    local = resolve(model.base_model)
-    source = str(local) if local.is_dir() else model.base_model
-    dtype = torch.bfloat16 if model.mixed_precision == "bf16" and has_bf16() else torch.float32
-    parts = load_text_encoder(model.text_encoder, model.max_tokens) if model.text_encoder else {}
+    local = resolve(config.base_model)
+    source = str(local) if local.is_dir() else config.base_model
+    dtype = torch.bfloat16 if config.mixed_precision == "bf16" and has_bf16() else torch.float32
+    parts = load_text_encoder(config.text_encoder, config.max_tokens) if config.text_encoder else {}
     try:
         pipeline = DiffusionPipeline.from_pretrained(
             source,
-            revision=model.base_revision or None,
+            revision=config.base_revision,
             dtype=dtype,
             safety_checker=None,
             feature_extractor=None,
@@ -102,16 +101,16 @@ def load_base(model, run="", **loaded):
         )
     except (OSError, ValueError) as error:
         remedy = "check base_model and base_revision"
-        if model.base_mirrors:
-            names = ", ".join(model.base_mirrors)
-            fields = f"{f'-p run {run} ' if run else ''}-p base_revision '' -p base_model"
+        if config.base_mirrors:
+            names = ", ".join(config.base_mirrors)
+            fields = f"-p run {config.run} -p base_revision '' -p base_model"
             remedy += f"; mirrors to try with {fields}: {names}"
         reason = _root_cause(error)
-        raise ValueError(f"base model {model.base_model!r} can't be loaded ({reason}): {remedy}") from None
+        raise ValueError(f"base model {config.base_model!r} can't be loaded ({reason}): {remedy}") from None
     for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
         part.requires_grad_(False).eval()
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.annotator = load_annotator(model.annotator, model.segmenter)
+    pipeline.annotator = load_annotator(config.annotator, config.segmenter)
     return pipeline.to(pick_device())
 
 
@@ -141,7 +140,7 @@ def make_controlnet(unet, vae_scale_factor, conditioning_channels=3):
     )
 
 
-def load_controlnet(source, unet, revision=""):
+def load_controlnet(source, unet, revision=None):
     """A trained ControlNet from a folder or a Hub id and a commit there; one of another base is a ValueError.
 
     Weights come as safetensors only.
@@ -149,7 +148,7 @@ def load_controlnet(source, unet, revision=""):
     folder = resolve(source)
     if not folder.is_dir() and str(source).count("/") != 1:
         raise ValueError(f"no ControlNet in {source}: train one with notebook 03, or add 03 to --only")
-    options = {"revision": revision or None, "use_safetensors": True, "dtype": torch.float32}
+    options = {"revision": revision, "use_safetensors": True, "dtype": torch.float32}
     with explained(f"ControlNet {source} can't be loaded", "train it anew with notebook 03"):
         controlnet = ControlNetModel.from_pretrained(str(folder if folder.is_dir() else source), **options)
     for key in ("in_channels", "block_out_channels", "cross_attention_dim", "layers_per_block", "down_block_types"):
@@ -187,22 +186,22 @@ def add_controlnet(base, controlnet):
     return pipeline
 
 
-def load_pipeline(profile):
-    """The colorizing pipeline of a profile's run, in the memory layout and compiled as the profile says."""
-    base = load_base(profile.model, profile.folders.run)
-    controlnet = load_controlnet(profile.controlnet_source, base.unet, profile.model.controlnet_revision)
+def load_pipeline(config):
+    """The colorizing pipeline of a profile's run, in the memory layout and compiled as it says."""
+    base = load_base(config)
+    controlnet = load_controlnet(config.controlnet_source, base.unet, config.controlnet_revision)
     pipeline = add_controlnet(base, controlnet)
-    speed_up((pipeline.unet, pipeline.controlnet), profile.model, pipeline.vae)
+    speed_up((pipeline.unet, pipeline.controlnet), config, pipeline.vae)
     return pipeline
 
 
-def speed_up(networks, model, *not_compiled):
-    """Compile networks and put them in channels_last, as a profile's `model` says.
+def speed_up(networks, config, *not_compiled):
+    """Compile networks and put them in channels_last, as the configuration says.
 
     If compiling is asked for and fails, channels_last is left out too: without compiled norms it is slower.
     """
-    compiled = compile_networks(networks) if model.torch_compile else True
-    if model.channels_last and compiled:
+    compiled = compile_networks(networks) if config.torch_compile else True
+    if config.channels_last and compiled:
         for network in (*networks, *not_compiled):
             network.to(memory_format=torch.channels_last)
 

@@ -12,9 +12,9 @@ from IPython.display import Markdown
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lib import ROOT
-from lib.files import write_table, write_text
+from lib.cache import write_table, write_text
+from lib.config import Config
 from lib.models import require_precision
-from lib.profiles import Profile
 from lib.stats import MARGIN, METRIC, label, verdict
 
 MAX_COLUMNS = 8  # of a table in a notebook
@@ -40,14 +40,14 @@ FORMATS = {  # of a column's numbers
 }
 
 
-def provenance(profile):
+def provenance(config):
     """Versions, device and revision that a result rests on, by name; a precision that can't be used is a ValueError."""
-    require_precision(profile.model.mixed_precision)
+    require_precision(config.mixed_precision)
     packages = ("torch", "diffusers", "transformers", "datasets", "scikit-image")
     revision = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(revision, cwd=ROOT, capture_output=True, text=True, check=False)
     return {
-        "profile": profile.name,
+        "profile": config.profile,
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
         "lib": version("prompted-colorization"),
@@ -56,9 +56,9 @@ def provenance(profile):
     }
 
 
-def save_table(table, profile, name):
+def save_table(table, config, name):
     """Save a table as CSV, whole or not at all, in the reports of the profile's run; its path."""
-    path = profile.folders.reports_dir / f"{name}.csv"
+    path = config.reports_dir / f"{name}.csv"
     write_table(table, path)
     return path
 
@@ -104,17 +104,17 @@ def render(template, **values):
     return TEMPLATES.get_template(f"{template}.md.j2").render(values)
 
 
-def write_report(profile: Profile, metrics: pd.DataFrame, tables: dict, judged: str = "") -> None:
+def write_report(config: Config, metrics: pd.DataFrame, tables: dict, judged: str = "") -> None:
     """Writes `report.md`, every number from the metrics and the tables of notebook 06.
 
     Args:
-        profile: of the run.
+        config: of the run.
         metrics: `metrics.csv`.
         tables: `effects`, `writers` and `binding` as notebook 06 makes them.
         judged: what people chose, in a sentence.
     """
     effects, writers = tables["effects"], tables["writers"].set_index("writer")
-    folder, home = profile.folders.reports_dir, profile.folders.reports_home
+    folder, home = config.reports_dir, config.reports_home
     ours = metrics[metrics["system"] == "controlnet"]
     crossed = None
     if "all" in writers.index:
@@ -122,17 +122,16 @@ def write_report(profile: Profile, metrics: pd.DataFrame, tables: dict, judged: 
         crossed = {"n_writers": n_writers, "estimate": with_interval(*writers.loc["all", ["mean", "low", "high"]])}
     text = render(
         "report",
-        profile=profile,
-        provenance=provenance(profile),
+        config=config,
+        provenance=provenance(config),
         answer=answer(effects),
         photos=ours["image_id"].nunique(),
         subjects=ours["subject"].nunique(),
         most_seeds=ours["seed"].nunique(),
-        sampling=profile.sampling,
         main=main_effects(effects)[["contrast", "n", "estimate", "p_holm", "verdict"]],
         writers=crossed,
         binding=len(tables["binding"]) > 0,
-        sets=profile.study.set_metrics,
+        sets=config.set_metrics,
         margin=MARGIN,
         judged=judged,
         runs_page=os.path.relpath(home / "runs.md", folder) if (home / "runs.md").exists() else "",
@@ -140,15 +139,16 @@ def write_report(profile: Profile, metrics: pd.DataFrame, tables: dict, judged: 
     write_text(text, folder / "report.md")
 
 
-def write_runs(profile, table):
+def write_runs(config, table):
     """Write `runs.md` at the profile's home from rows of `runs.csv` (`compare_runs`)."""
     shown = table[["run", "base", "photos", "epochs", "rate", "prompts", "vague", "detailed"]].copy()
     for name in ("detailed - vague", "vague - gray", "detailed - gray"):
         ends = zip(*(table[f"{name}{end}"] for end in ("", "_low", "_high")), strict=True)
         shown[name] = [with_interval(*values) for values in ends]
     shown = shown.assign(chroma_ratio=table["chroma_ratio"])
-    text = render("runs", profile=profile, table=shown, gray=table["gray"].mean(), photos=table["n"].max())
-    write_text(text, profile.folders.reports_home / "runs.md")
+    values = {"profile": config.profile, "stand_ins": config.stand_ins, "photos": table["n"].max()}
+    text = render("runs", **values, table=shown, gray=table["gray"].mean())
+    write_text(text, config.reports_home / "runs.md")
 
 
 def estimate(row, form="+.2f"):

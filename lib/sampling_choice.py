@@ -1,44 +1,43 @@
 """Steps and guidance, chosen on validation photos by one rule for both prompts: the lowest error with enough colour."""
 
 import json
-from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pandas as pd
 
+from lib.cache import hash_of, write_table, write_text
 from lib.color import srgb_to_lab, to_float
 from lib.colorize import DATA_FIELDS, MODEL_FIELDS, colorize_under, errors_of, hash_of_controlnet
+from lib.config import resolve
 from lib.dataset import load_dataset_dict, pick_across_categories
-from lib.files import hash_of, write_table, write_text
 from lib.metrics import chroma
 from lib.models import load_pipeline, process_state
-from lib.profiles import resolve
 from lib.prompts import COMPARED
 from lib.stats import interval, named_ends
 
 N_VALIDATION, CHROMA_RATIO = 24, (0.8, 1.3)  # photos that sampling is chosen on, and how colourful it must be
 
 
-def choose_sampling(profile):
+def choose_sampling(config):
     """Try `steps_to_try` x `guidance_to_try` on validation photos, and keep the best, once for a ControlNet and grid.
 
     Writes `sampling.csv`, a row a trial, and `sampling.json`, the choice, to the run's folder; nothing where there is
     nothing to try. Under accelerate's launchers the main process does it, and the others wait.
     """
     state = process_state()
-    if state.is_main_process and _grid(profile) and not _read_choice(profile):
-        validation = load_dataset_dict(profile.for_test_photos)["validation"]
-        table = try_sampling(load_pipeline(profile), pick_across_categories(validation, N_VALIDATION), profile)
+    if state.is_main_process and grid(config) and not _read_choice(config):
+        validation = load_dataset_dict(config.for_test_photos)["validation"]
+        table = try_sampling(load_pipeline(config), pick_across_categories(validation, N_VALIDATION), config)
         best = pick_sampling(table)
         fields = {"num_inference_steps": int(best["steps"]), "guidance_scale": float(best["guidance"])}
-        write_table(table, profile.folders.run_dir / "sampling.csv")
-        made_from = _made_from(profile)
-        write_text(json.dumps({"made_from": made_from, "fields": fields}), profile.folders.run_dir / "sampling.json")
+        write_table(table, config.run_dir / "sampling.csv")
+        made_from = _made_from(config)
+        write_text(json.dumps({"made_from": made_from, "fields": fields}), config.run_dir / "sampling.json")
     state.wait_for_everyone()
 
 
-def try_sampling(pipeline, rows, profile):
+def try_sampling(pipeline, rows, config):
     """A row for each number of steps and guidance scale: CIEDE2000 of data-set rows with seed 0, after the merge.
 
     `vague`, `detailed`: means by prompt; `over_vague`, `over_gray`: detailed less vague, and less the photos left gray,
@@ -46,8 +45,8 @@ def try_sampling(pipeline, rows, profile):
     """
     truths, table = [srgb_to_lab(to_float(image)) for image in rows["image"]], []
     errors = {"gray": np.array(errors_of([truth * [1, 0, 0] for truth in truths], truths))}
-    for steps, scale in _grid(profile):
-        tried = replace(profile.sampling, num_inference_steps=steps, guidance_scale=scale)
+    for steps, scale in grid(config):
+        tried = config.replace(num_inference_steps=steps, guidance_scale=scale)
         for level in COMPARED:  # the detailed one last
             labs = colorize_under(pipeline, rows, level, 0, tried)
             errors[level] = np.array(errors_of(labs, truths))
@@ -73,44 +72,43 @@ def pick_sampling(table):
     return table.loc[of_both.sort_values(["error", "steps", "guidance"]).index[0]]
 
 
-def with_chosen_sampling(profile):
+def with_chosen_sampling(config):
     """The profile with the steps and guidance that `choose_sampling` chose; itself where it names none to try.
 
     Not chosen yet, or for another ControlNet or grid, is a ValueError that says to run 04.
     """
-    if not _grid(profile):
-        return profile
-    choice = _read_choice(profile)
+    if not grid(config):
+        return config
+    choice = _read_choice(config)
     if not choice:
-        raise ValueError(
-            f"no steps and guidance chosen in {profile.folders.run_dir}: run notebook 04_colorize_photos first"
-        )
-    return profile.replace(**choice)
+        raise ValueError(f"no steps and guidance chosen in {config.run_dir}: run notebook 04_colorize_photos first")
+    return config.replace(**choice)
 
 
-def read_tried(profile):
-    """The table of `try_sampling` that gave the profile its steps and guidance; None where it names none."""
-    path = profile.folders.run_dir / "sampling.csv" if _grid(profile) else resolve(profile.study.sampling_tried)
-    return pd.read_csv(path) if path.is_file() else None
+def read_tried(config):
+    """The table of `try_sampling` that has the steps and guidance of the configuration; None if there is none."""
+    path = config.run_dir / "sampling.csv" if grid(config) else config.sampling_tried
+    if not path or not resolve(path).is_file():
+        return None
+    table = pd.read_csv(resolve(path))
+    is_own = (table["steps"] == config.num_inference_steps) & (table["guidance"] == config.guidance_scale)
+    return table if is_own.any() else None
 
 
-def _grid(profile):
-    """The (steps, guidance scale) to try; none where the profile names neither."""
-    study, sampling = profile.study, profile.sampling
-    if not study.steps_to_try + study.guidance_to_try:
-        return []
-    steps, scales = (sampling.num_inference_steps,), (sampling.guidance_scale,)
-    return list(product(study.steps_to_try or steps, study.guidance_to_try or scales))
+def grid(config):
+    """The (steps, guidance scale) to try; none if there is no choice."""
+    tried = list(product(config.steps_to_try, config.guidance_to_try))
+    return tried if len(tried) > 1 else []
 
 
-def _made_from(profile):
+def _made_from(config):
     """What a choice of sampling rests on, as a short text."""
-    fields = profile.values(*DATA_FIELDS, "guidance_share", *MODEL_FIELDS)
-    return hash_of([fields, _grid(profile), hash_of_controlnet(profile)])
+    fields = config.values(*DATA_FIELDS, "guidance_share", *MODEL_FIELDS)
+    return hash_of([fields, grid(config), hash_of_controlnet(config)])
 
 
-def _read_choice(profile):
+def _read_choice(config):
     """The fields that were chosen for this ControlNet and grid; None where they were not."""
-    path = profile.folders.run_dir / "sampling.json"
+    path = config.run_dir / "sampling.json"
     choice = json.loads(path.read_text()) if path.exists() else {}
-    return choice["fields"] if choice.get("made_from") == _made_from(profile) else None
+    return choice["fields"] if choice.get("made_from") == _made_from(config) else None

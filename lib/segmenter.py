@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from transformers import CLIPSegForImageSegmentation
 
 from lib.annotator import BLOCKS, FEATURES, Conv, Encoder
+from lib.cache import explained
 from lib.color import gray_from_luminance, to_pil
 from lib.color_words import COLOR_WORDS
-from lib.files import explained
+from lib.config import resolve
 from lib.l4.vision import load_with_tokenizer
 from lib.models import load_text_encoder, pick_device
-from lib.profiles import resolve
 
 SHADES = ("very", "dark", "pale", "light", "bright", "deep", "dull", "medium")
 ARTICLES = re.compile(r"\b(?:a|an|the|some)\b", re.I)
@@ -114,7 +114,7 @@ class TextReader:
         return F.normalize((vectors * mask).sum(1) / mask.sum(1), dim=1)
 
 
-def load_segmenter(source, revision=""):
+def load_segmenter(source, revision=None):
     """What finds things by name: a function of a gray photo and phrases.
 
     `source`: a folder with a `PhraseSegmenter`, or a folder or Hub id (at a commit, `revision`) with a CLIPSeg. The

@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from lib import ROOT, dataset, models
-from lib.profiles import get_profile
+from lib.config import get_config
 
 
 def read_made(path):
@@ -20,10 +20,10 @@ def read_made(path):
 
 
 @pytest.fixture(scope="session")
-def profile(tmp_path_factory):
+def config(tmp_path_factory):
     """The pocket profile at 32 px in a folder of its own, a few steps and one seed, no shipped weights."""
     folder = tmp_path_factory.mktemp("work")
-    return get_profile(
+    return get_config(
         "pocket",
         build=str(folder / "build"),
         reports=str(folder / "reports"),
@@ -40,18 +40,18 @@ def profile(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def base(profile):
+def base(config):
     """The pocket model's base with an untrained UNet, for pictures of 32 px."""
     torch.manual_seed(0)
-    config = UNet2DConditionModel.load_config(ROOT / "lib/pocket_model", subfolder="unet")
-    unet = UNet2DConditionModel.from_config({**config, "sample_size": profile.data.resolution // 4})
-    return models.load_base(profile.model, unet=unet)
+    shape = UNet2DConditionModel.load_config(ROOT / "lib/pocket_model", subfolder="unet")
+    unet = UNet2DConditionModel.from_config({**shape, "sample_size": config.resolution // 4})
+    return models.load_base(config, unet=unet)
 
 
 @pytest.fixture(scope="session")
-def triples(profile):
+def triples(config):
     """The pocket photos at 32 px."""
-    return dataset.build_dataset(profile)
+    return dataset.build_dataset(config)
 
 
 @pytest.fixture(scope="session")
@@ -65,8 +65,8 @@ def pipeline(base):
 
 
 @pytest.fixture
-def own_run(profile, pipeline, tmp_path):
+def own_run(config, pipeline, tmp_path):
     """The profile in a folder of its own, whose run has saved the pipeline's ControlNet."""
-    profile = profile.replace(build=str(tmp_path / "build"))
-    pipeline.controlnet.save_pretrained(profile.folders.controlnet_dir)
-    return profile
+    config = config.replace(build=str(tmp_path / "build"))
+    pipeline.controlnet.save_pretrained(config.controlnet_dir)
+    return config

@@ -3,13 +3,13 @@
 import pytest
 from PIL import Image
 
-from lib.profiles import get_profile
+from lib.config import get_config
 from tests.bench import __main__ as bench
 
 
 def test_training_steps_are_timed(monkeypatch):
     monkeypatch.setattr(bench, "REPEATS", 2)
-    rows = bench.bench_training(get_profile("pocket", resolution=32, train_batch_size=2), n_photos=4)
+    rows = bench.bench_training(get_config("pocket", resolution=32, train_batch_size=2), n_photos=4)
     assert [row["name"] for row in rows] == ["train_step", "encode_batch"]
     assert all(0 < row["lowest"] <= row["cpu_seconds"] <= row["highest"] for row in rows)
 

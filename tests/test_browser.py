@@ -17,9 +17,9 @@ from PIL import Image
 
 from lib import ROOT
 from lib.colorize import colorize_rows, plan_pictures
+from lib.config import get_config
 from lib.dataset import pick_across_categories
 from lib.judging import QUESTIONS, draw_pairs, load_photos, read_judgements
-from lib.profiles import get_profile
 from lib.prompts import prompts_under
 from tests.conftest import read_made
 
@@ -230,15 +230,15 @@ def test_boxes_drawn_on_a_photo_change_their_own_places_and_nothing_else(page, t
 
 
 @pytest.fixture
-def colorized(profile, pipeline, triples):
+def colorized(config, pipeline, triples):
     """A run of the small profile with pictures of three photos to judge."""
-    profile = profile.replace(run="judged")
-    pipeline.controlnet.save_pretrained(profile.folders.controlnet_dir)
+    config = config.replace(run="judged")
+    pipeline.controlnet.save_pretrained(config.controlnet_dir)
     rows = pick_across_categories(triples["test"], 3)
     prompts = {level: prompts_under(level, rows) for level in ("vague", "detailed", "recolored")}
     plan = plan_pictures(rows.select_columns(["image_id", "category"]).to_pandas(), prompts)
-    colorize_rows(pipeline, rows, {"images": plan}, profile)
-    return profile
+    colorize_rows(pipeline, rows, {"images": plan}, config)
+    return config
 
 
 def wait_for_answers(path, number):
@@ -259,9 +259,9 @@ def colors_shown(page):
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium: apt-get install chromium")
 def test_pictures_are_judged_with_the_mouse_and_the_keyboard_and_gone_on_with_later(colorized, tmp_path):
-    usual = get_profile("pocket").values()
+    usual = get_config("pocket").values()
     overrides = {name: value for name, value in colorized.values().items() if value != usual.get(name)}
-    path, photos = colorized.folders.reports_dir / "judgements.csv", load_photos(colorized, 0)
+    path, photos = colorized.reports_dir / "judgements.csv", load_photos(colorized, 0)
     pairs = draw_pairs(photos, "ann")
     actions = [
         lambda page: page.get_by_role("button", name="right", exact=True).click(),

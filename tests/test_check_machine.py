@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lib.config import configs_to_run, get_config
 from lib.l4 import check_machine
-from lib.profiles import get_profile, profiles_to_run
 
 FILES = (
     *check_machine.BASE_FILES, *(f"{part}/config.json" for part in check_machine.BASE_PARTS),
@@ -68,7 +68,7 @@ def machine(monkeypatch):
     monkeypatch.setattr(check_machine.flowers, "download_flowers", lambda: "flowers")
     monkeypatch.setattr(check_machine, "time_training", lambda _: (0.1, 17.2))
     monkeypatch.delenv("BUCKET", raising=False)
-    monkeypatch.setattr(check_machine, "fetch_networks", lambda profile: profile.data.captioner or "not needed")
+    monkeypatch.setattr(check_machine, "fetch_networks", lambda config: config.captioner or "not needed")
     monkeypatch.setattr(check_machine.forecast, "report", lambda *_: "| part |")
     return facts
 
@@ -144,8 +144,8 @@ def test_a_file_is_written_to_the_bucket_and_removed(tmp_path, monkeypatch):
 
 
 def test_a_training_batch_that_does_not_fit_says_what_to_lower(monkeypatch):
-    profile = get_profile("pocket", train_batch_size=2, resolution=64)
-    seconds, peak = check_machine.time_training(profile, warm_up=0, timed=0)
+    config = get_config("pocket", train_batch_size=2, resolution=64)
+    seconds, peak = check_machine.time_training(config, warm_up=0, timed=0)
     assert 0 < seconds < 60
     assert peak == 0  # of a GPU
 
@@ -154,7 +154,7 @@ def test_a_training_batch_that_does_not_fit_says_what_to_lower(monkeypatch):
 
     monkeypatch.setattr("lib.training.diffusion_loss", too_large)
     with pytest.raises(ValueError, match="does not fit in memory: raise gradient_accumulation_steps, .* lower train_b"):
-        check_machine.time_training(profile, warm_up=0, timed=0)
+        check_machine.time_training(config, warm_up=0, timed=0)
 
 
 @pytest.mark.parametrize(
@@ -182,11 +182,11 @@ def test_a_torch_without_cuda_is_named(monkeypatch):
 
 def test_packages_are_asked_for_by_what_needs_them(machine):
     machine.packages = {"torch": "2.13.0+cpu"}
-    assert check_machine.check_packages([get_profile("pocket")]) == "torch 2.13.0"
+    assert check_machine.check_packages([get_config("pocket")]) == "torch 2.13.0"
     with pytest.raises(
         ValueError, match=r"torchvision 0.28.0 \(not installed\), torch-fidelity 0.4.0 \(not installed\)"
     ):
-        check_machine.check_packages([get_profile("pocket", set_metrics=True)])
+        check_machine.check_packages([get_config("pocket", set_metrics=True)])
 
 
 def test_a_base_without_all_its_files_is_refused(machine):
@@ -195,11 +195,11 @@ def test_a_base_without_all_its_files_is_refused(machine):
     assert check_machine.missing_files(variants) == ["unet/", "text_encoder/"]
     machine.files = variants
     with pytest.raises(ValueError, match="at revision abc lacks unet/, text_encoder/: try -p run study_3"):
-        check_machine.check_models([get_profile("l4")])
+        check_machine.check_models([get_config("l4")])
 
 
 def test_what_a_run_takes_from_others_is_asked_for(machine):
-    assert "me/net at revision abc" in check_machine.check_models([get_profile("l4", controlnet="me/net")])
+    assert "me/net at revision abc" in check_machine.check_models([get_config("l4", controlnet="me/net")])
 
 
 def test_an_archive_of_another_size_is_refused_over_http():
@@ -224,25 +224,25 @@ def test_an_archive_of_another_size_is_refused_over_http():
 def test_archives_that_are_here_are_not_asked_for(machine, monkeypatch):
     machine.sizes = {}
     monkeypatch.setattr(check_machine.downloads, "bytes_of", lambda path: check_machine.coco.COCO[path.name][1])
-    assert check_machine.check_coco([get_profile("l4")]) == "archives are here"
+    assert check_machine.check_coco([get_config("l4")]) == "archives are here"
 
 
 def test_a_hub_copy_of_coco_needs_the_annotations_besides(machine, monkeypatch):
     monkeypatch.setattr(check_machine.coco, "list_parquet", lambda _: {"a.parquet": 1})
     machine.sizes = {path: size for path, size in machine.sizes.items() if "annotations" in path}
-    said = check_machine.check_coco([get_profile("l4", coco_hub_id="you/coco")])
+    said = check_machine.check_coco([get_config("l4", coco_hub_id="you/coco")])
     assert said.startswith("1 parquet files in you/coco, annotations_trainval2017.zip at ")
     machine.sizes = {}
     with pytest.raises(ValueError, match="annotations_trainval2017.zip can't be reached"):
-        check_machine.check_coco([get_profile("l4", coco_hub_id="you/coco")])
+        check_machine.check_coco([get_config("l4", coco_hub_id="you/coco")])
 
 
 def test_disk_arithmetic():
     needed = check_machine.forecast.disk_needed
     default, three, all_runs = (
-        needed(profiles_to_run("l4", **fields)) for fields in ({}, {"runs": "study_3,study_1,study_2"}, {"runs": "all"})
+        needed(configs_to_run("l4", **fields)) for fields in ({}, {"runs": "study_3,study_1,study_2"}, {"runs": "all"})
     )
-    one = needed(profiles_to_run("l4", run="study_3"))
+    one = needed(configs_to_run("l4", run="study_3"))
     assert 110 < sum(three.values()) < sum(default.values()) < 170  # the VM of notebooks/L4.md has 200 GB
     assert three["downloads"] == pytest.approx(20.66, abs=0.01)
     assert all_runs["downloads"] == three["downloads"]  # photos come once

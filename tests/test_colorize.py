@@ -13,19 +13,19 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from lib import ROOT, colorize, dataset, inference, models
 from lib.color import luminance, to_float
-from lib.profiles import get_profile
+from lib.config import get_config
 from lib.prompts import prompts_under, write_prompts
 
 # ---- sampling
 
 
-def test_a_picture_does_not_depend_on_its_batch(pipeline, triples, profile):
+def test_a_picture_does_not_depend_on_its_batch(pipeline, triples, config):
     gray = triples["test"]["conditioning_image"][:3]
     prompts, seeds = ["a red cup", "Colorize this image.", ""], [1, 2, 1]
-    together = inference.sample(pipeline, gray, prompts, seeds, **vars(profile.sampling))
-    alone = inference.sample(pipeline, gray, prompts, seeds, **vars(profile.replace(sample_batch_size=1).sampling))
+    together = inference.sample(pipeline, gray, prompts, seeds, config)
+    alone = inference.sample(pipeline, gray, prompts, seeds, config.replace(sample_batch_size=1))
     assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(together, alone, strict=True))
-    other = inference.sample(pipeline, gray[:1], prompts[:1], [9], **vars(profile.sampling))[0]
+    other = inference.sample(pipeline, gray[:1], prompts[:1], [9], config)[0]
     assert np.abs(other - together[0]).max() > 0.01
 
 
@@ -38,20 +38,18 @@ def evaluated(pipeline):
     hook.remove()
 
 
-def test_guidance_on_a_share_of_the_steps(pipeline, triples, profile, evaluated):
+def test_guidance_on_a_share_of_the_steps(pipeline, triples, config, evaluated):
     gray, prompts = triples["test"]["conditioning_image"][:2], ["a red cup", "a blue car"]
-    profile = profile.replace(num_inference_steps=4, guidance_scale=5.0)
+    config = config.replace(num_inference_steps=4, guidance_scale=5.0)
     by_share = {}
     for share, rows in ((1.0, [4, 4, 4, 4]), (0.5, [4, 4, 2, 2]), (0.3, [4, 4, 2, 2]), (0.0, [2, 2, 2, 2])):
-        by_share[share] = inference.sample(
-            pipeline, gray, prompts, [1, 2], **vars(profile.replace(guidance_share=share).sampling)
-        )
+        by_share[share] = inference.sample(pipeline, gray, prompts, [1, 2], config.replace(guidance_share=share))
         assert evaluated == rows
         evaluated.clear()
     plain = pipeline(prompts, pipeline.annotator(gray), generator=[torch.Generator().manual_seed(s) for s in (1, 2)], num_inference_steps=4,
                      guidance_scale=5.0, output_type="np").images  # fmt: skip
     assert np.array_equal(by_share[1.0], plain)
-    unguided = inference.sample(pipeline, gray, prompts, [1, 2], **vars(profile.replace(guidance_scale=1.0).sampling))
+    unguided = inference.sample(pipeline, gray, prompts, [1, 2], config.replace(guidance_scale=1.0))
     assert np.array_equal(by_share[0.0], unguided)
     expected = sample_by_hand(pipeline, gray[0], "a red cup", 1, 4, 5.0, guided=2)
     assert np.allclose(by_share[0.5][0], expected, atol=1e-4)
@@ -84,17 +82,16 @@ def sample_by_hand(pipeline, gray, prompt, seed, steps, scale, guided):
     return pipeline.image_processor.postprocess(decoded, output_type="np")[0]
 
 
-def test_the_empty_prompt_needs_no_guidance(pipeline, triples, profile, evaluated):
+def test_the_empty_prompt_needs_no_guidance(pipeline, triples, config, evaluated):
     gray = triples["test"]["conditioning_image"][:3]
-    profile = profile.replace(guidance_scale=5.0)
-    empty, red, again = inference.sample(pipeline, gray, ["", "a red cup", ""], [1, 2, 3], **vars(profile.sampling))
+    config = config.replace(guidance_scale=5.0)
+    empty, red, again = inference.sample(pipeline, gray, ["", "a red cup", ""], [1, 2, 3], config)
     assert sorted(evaluated) == [2, 2, 2, 2]  # two steps of two empty ones, two of the other with its own guidance
     guided = pipeline([""], pipeline.annotator(gray[:1]), generator=[torch.Generator().manual_seed(1)], num_inference_steps=2,
                       guidance_scale=5.0, output_type="np").images[0]  # fmt: skip
     assert np.allclose(empty, guided, atol=1e-4)
     alone = [
-        inference.sample(pipeline, gray[i:][:1], [p], [s], **vars(profile.sampling))[0]
-        for i, p, s in ((1, "a red cup", 2), (2, "", 3))
+        inference.sample(pipeline, gray[i:][:1], [p], [s], config)[0] for i, p, s in ((1, "a red cup", 2), (2, "", 3))
     ]
     assert np.allclose([red, again], alone, atol=1e-4)  # back in the order of the prompts
 
@@ -127,13 +124,13 @@ def xl_pipeline(base):
     return pipeline
 
 
-def test_sdxl_is_guided_for_a_share_too(xl_pipeline, triples, profile):
+def test_sdxl_is_guided_for_a_share_too(xl_pipeline, triples, config):
     calls = []
     for network in (xl_pipeline.controlnet, xl_pipeline.unet):
         network.register_forward_pre_hook(lambda _, inputs, named: calls.append((inputs[0], named)), with_kwargs=True)
-    profile = profile.replace(num_inference_steps=4, guidance_scale=5.0, guidance_share=0.5)
+    config = config.replace(num_inference_steps=4, guidance_scale=5.0, guidance_share=0.5)
     gray = triples["test"]["conditioning_image"][:2]
-    inference.sample(xl_pipeline, gray, ["a red cup", ""], [1, 2], **vars(profile.sampling))
+    inference.sample(xl_pipeline, gray, ["a red cup", ""], [1, 2], config)
     # the empty prompt is not what SDXL's guidance leads away from: it is guided as well
     assert [len(latents) for latents, _ in calls] == [4, 4, 4, 4, 2, 2, 2, 2]
     for first, last in ((calls[0][1], calls[-2][1]), (calls[1][1], calls[-1][1])):
@@ -145,7 +142,7 @@ def test_sdxl_is_guided_for_a_share_too(xl_pipeline, triples, profile):
     assert calls[-1][1]["encoder_hidden_states"].any()
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_that_is_said_once(profile, capsys):
+def test_a_batch_that_does_not_fit_is_halved_and_that_is_said_once(config, capsys):
     sizes = []
 
     def pipeline(image, **_):
@@ -156,24 +153,22 @@ def test_a_batch_that_does_not_fit_is_halved_and_that_is_said_once(profile, caps
 
     pipeline.config, pipeline.annotator = {}, list
     images = [np.full((1, 1, 3), index) for index in range(10)]
-    outputs = inference.sample(
-        pipeline, images, ["red"] * 10, range(10), **vars(profile.replace(sample_batch_size=6).sampling)
-    )
+    outputs = inference.sample(pipeline, images, ["red"] * 10, range(10), config.replace(sample_batch_size=6))
     assert sizes == [6, 3, 3, 3, 1]
     assert np.array_equal(outputs, images)
     assert capsys.readouterr().out.splitlines() == ["6 pictures at once do not fit in memory: sampling 3 at once"]
-    options = vars(profile.replace(sample_batch_size=6).sampling)
-    inference.sample(pipeline, images[:6], ["red"] * 6, range(6), **options)
+    options = config.replace(sample_batch_size=6)
+    inference.sample(pipeline, images[:6], ["red"] * 6, range(6), options)
     assert sizes[5:] == [3, 3]  # remembered
 
 
-def test_not_one_picture_fits(profile):
+def test_not_one_picture_fits(config):
     def pipeline(**_):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
     pipeline.config, pipeline.annotator = {}, list
     with pytest.raises(ValueError, match="not even one picture fits in memory: lower resolution"):
-        inference.sample(pipeline, [None], ["red"], [0], **vars(profile.sampling))
+        inference.sample(pipeline, [None], ["red"], [0], config)
 
 
 def test_merge_keeps_the_lightness_of_the_photo(triples):
@@ -192,10 +187,10 @@ def test_photos_get_different_noise_and_prompts_the_same():
 # ---- the plan
 
 
-def test_the_default_plan_has_every_photo_condition_and_seed(triples, profile):
+def test_the_default_plan_has_every_photo_condition_and_seed(triples, config):
     rows = dataset.pick_across_categories(triples["test"], 8)
     prompts = write_prompts(rows, n_seeds=3)
-    plans = colorize.plan_test_photos(rows, prompts, profile.replace(n_seeds=3).study)
+    plans = colorize.plan_test_photos(rows, prompts, config.replace(n_seeds=3))
     said = {level: [[text] * 3 if isinstance(text, str) else text for text in prompts[level]] for level in prompts}
     expected = [
         (rows["image_id"][index], rows["category"][index], level, said[level][index][seed], seed)
@@ -207,11 +202,11 @@ def test_the_default_plan_has_every_photo_condition_and_seed(triples, profile):
     assert set(plans["binding"]["image_id"]) <= with_object
 
 
-def test_fewer_photos_for_other_conditions_seeds_and_objects(triples, profile):
+def test_fewer_photos_for_other_conditions_seeds_and_objects(triples, config):
     rows = dataset.pick_across_categories(triples["test"], 8)
     fields = {"n_seeds": 3, "n_images_other": 4, "n_images_all_seeds": 2, "n_binding": 1}
     levels = ("recolored", "vague", "detailed", "empty")
-    plans = colorize.plan_test_photos(rows, write_prompts(rows), profile.replace(prompt_levels=levels, **fields).study)
+    plans = colorize.plan_test_photos(rows, write_prompts(rows), config.replace(prompt_levels=levels, **fields))
     images, ids = plans["images"], rows["image_id"]
     assert list(images["prompt_level"].unique()) == ["empty", "vague", "detailed", "recolored"]
     counts = images.groupby(["prompt_level", "image_id"]).size()
@@ -232,10 +227,10 @@ def test_fewer_photos_for_other_conditions_seeds_and_objects(triples, profile):
         (("vague", "empty"), "^prompt_levels lacks detailed, which the study compares: add it$"),
     ],
 )
-def test_levels_that_cannot_be_planned(triples, profile, levels, message):
+def test_levels_that_cannot_be_planned(triples, config, levels, message):
     rows = dataset.pick_across_categories(triples["test"], 4)
     with pytest.raises(ValueError, match=message):
-        colorize.plan_test_photos(rows, write_prompts(rows), profile.replace(prompt_levels=levels).study)
+        colorize.plan_test_photos(rows, write_prompts(rows), config.replace(prompt_levels=levels))
 
 
 # ---- pictures
@@ -247,97 +242,97 @@ def plan_of(rows, prompts, n_seeds=1):
     return {"images": colorize.plan_pictures(photos, prompts, n_seeds)}
 
 
-def times_of(table, profile):
-    return [(profile.folders.run_dir / name).stat().st_mtime_ns for name in table["after"]]
+def times_of(table, config):
+    return [(config.run_dir / name).stat().st_mtime_ns for name in table["after"]]
 
 
-def bytes_of(table, profile):
-    return [(profile.folders.run_dir / name).read_bytes() for column in ("before", "after") for name in table[column]]
+def bytes_of(table, config):
+    return [(config.run_dir / name).read_bytes() for column in ("before", "after") for name in table[column]]
 
 
-def pictures_in(profile):
+def pictures_in(config):
     """The names of all pictures of a run, as tables have them."""
-    run_dir = profile.folders.run_dir
+    run_dir = config.run_dir
     return {path.relative_to(run_dir).as_posix() for path in run_dir.rglob("pictures/*/*")}
 
 
 def test_rows_are_written_whole_with_their_table(pipeline, triples, own_run):
-    profile, rows = own_run, dataset.pick_across_categories(triples["test"], 3)
+    config, rows = own_run, dataset.pick_across_categories(triples["test"], 3)
     prompts = {level: prompts_under(level, rows) for level in ("vague", "detailed")}
-    table = colorize.colorize_rows(pipeline, rows, plan_of(rows, prompts, 2), profile)["images"]
+    table = colorize.colorize_rows(pipeline, rows, plan_of(rows, prompts, 2), config)["images"]
     assert len(table) == 3 * 2 * 2
-    again = colorize.read_images(profile)
+    again = colorize.read_images(config)
     assert list(again.columns) == list(colorize.LISTING_COLUMNS)
     assert again.equals(table)
     assert set(again[again["prompt_level"] == "detailed"]["prompt"]) == set(rows["detailed_caption"])
-    assert colorize.read_image(profile.folders.run_dir, again["after"][0]).shape == (32, 32, 3)
-    assert {path.name for path in (profile.folders.run_dir / "images").iterdir()} == {
+    assert colorize.read_image(config.run_dir, again["after"][0]).shape == (32, 32, 3)
+    assert {path.name for path in (config.run_dir / "images").iterdir()} == {
         "images.csv",
-        "settings.json",
+        "config.json",
         "controlnet.txt",
     }
     named = {*table["before"], *table["after"]}
-    assert pictures_in(profile) == named
+    assert pictures_in(config) == named
     assert len(named) == 2 * len(table)
     said = "made with n_seeds 2, not 5: run notebook 04_colorize_photos again, or set n_seeds to 2 here, too"
     with pytest.raises(ValueError, match=said):
-        colorize.read_images(profile.replace(n_seeds=5))
+        colorize.read_images(config.replace(n_seeds=5))
     with pytest.raises(
-        ValueError, match=r"made with prompt_levels \[\], not .*: run notebook 04_colorize_photos again"
+        ValueError, match=r"made with prompt_levels None, not .*: run notebook 04_colorize_photos again"
     ):
-        colorize.read_images(profile.replace(prompt_levels=("vague", "detailed")))
-    (profile.folders.run_dir / again["before"][0]).write_bytes(b"")
+        colorize.read_images(config.replace(prompt_levels=("vague", "detailed")))
+    (config.run_dir / again["before"][0]).write_bytes(b"")
     with pytest.raises(ValueError, match="missing or damaged: remove what is left of it and run notebook 04"):
-        colorize.read_image(profile.folders.run_dir, again["before"][0])
+        colorize.read_image(config.run_dir, again["before"][0])
     with pytest.raises(ValueError, match="no colorized photos in .*binding: run notebook 04"):
-        colorize.read_images(profile, "binding")
-    weights = profile.folders.controlnet_dir / "diffusion_pytorch_model.safetensors"
+        colorize.read_images(config, "binding")
+    weights = config.controlnet_dir / "diffusion_pytorch_model.safetensors"
     weights.touch()
-    colorize.read_images(profile)  # the same weights, written again
+    colorize.read_images(config)  # the same weights, written again
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(ValueError, match="made with another ControlNet than .*: run notebook 04_colorize_photos again"):
-        colorize.read_images(profile)
+        colorize.read_images(config)
 
 
 def test_the_pictures_are_those_of_sample_and_merge(pipeline, triples, own_run):
     rows = dataset.pick_across_categories(triples["test"], 3)
-    prompts, profile = prompts_under("detailed", rows), own_run.replace(guidance_scale=3.0, workers=2)
-    table = colorize.colorize_rows(pipeline, rows, plan_of(rows, {"detailed": prompts}), profile)["images"]
+    prompts, config = prompts_under("detailed", rows), own_run.replace(guidance_scale=3.0, workers=2)
+    table = colorize.colorize_rows(pipeline, rows, plan_of(rows, {"detailed": prompts}), config)["images"]
     gray, noise = rows["conditioning_image"], [colorize.seed_of(name, 0) for name in rows["image_id"]]
-    before = inference.sample(pipeline, gray, prompts, noise, **vars(profile.sampling))
+    before = inference.sample(pipeline, gray, prompts, noise, config)
     for column, pictures in (("before", before), ("after", colorize.merge(gray, before))):
         for name, picture in zip(table[column], pictures, strict=True):
-            assert np.abs(colorize.read_image(profile.folders.run_dir, name) - picture).max() <= 0.5 / 255 + 1e-6
+            assert np.abs(colorize.read_image(config.run_dir, name) - picture).max() <= 0.5 / 255 + 1e-6
 
 
 def test_pictures_stay_until_what_made_them_changes(pipeline, triples, own_run):
-    profile, rows = own_run, dataset.pick_across_categories(triples["test"], 2)
+    config, rows = own_run, dataset.pick_across_categories(triples["test"], 2)
     prompts = {"empty": ["", ""], "vague": prompts_under("vague", rows)}
 
-    def table_of(prompts=prompts, profile=profile, rows=rows, n_seeds=1):
-        return colorize.colorize_rows(pipeline, rows, plan_of(rows, prompts, n_seeds), profile)["images"]
+    def table_of(prompts=prompts, config=config, rows=rows, n_seeds=1):
+        return colorize.colorize_rows(pipeline, rows, plan_of(rows, prompts, n_seeds), config)["images"]
 
     first = table_of()
-    made, pictures = times_of(first, profile), bytes_of(first, profile)
-    assert times_of(table_of(), profile) == made
-    (profile.folders.run_dir / first["before"][3]).unlink()
-    again = times_of(table_of(), profile)
+    made, pictures = times_of(first, config), bytes_of(first, config)
+    assert times_of(table_of(), config) == made
+    (config.run_dir / first["before"][3]).unlink()
+    again = times_of(table_of(), config)
     assert again[:3] == made[:3]
     assert again[3] > made[3]  # the missing one, and no other
-    assert bytes_of(first, profile) == pictures  # to the last bit, though it was sampled alone
+    assert bytes_of(first, config) == pictures  # to the last bit, though it was sampled alone
     more = table_of({**prompts, "red": ["a red one", "a red one"]}, n_seeds=2)
     assert set(first["after"]) < set(more["after"])
-    assert times_of(first, profile) == again
+    assert times_of(first, config) == again
     fewer = table_of({"vague": prompts["vague"]}, rows=rows.select([1]))
-    assert times_of(fewer, profile) == again[3:]
-    assert pictures_in(profile) == {*more["before"], *more["after"]}  # of other photos and prompts, too
-    assert times_of(first, profile) == again
-    guided = table_of(profile=profile.replace(guidance_scale=2.0))
+    assert times_of(fewer, config) == again[3:]
+    assert pictures_in(config) == {*more["before"], *more["after"]}  # of other photos and prompts, too
+    assert times_of(first, config) == again
+    guided = table_of(config=config.replace(guidance_scale=2.0))
     assert list(guided["after"] == first["after"]) == [True, False, True, False]  # no guidance for the empty prompt
     for change in ({"num_inference_steps": 3}, {"controlnet_conditioning_scale": 0.5}, {"base_revision": "other"}):
-        other = table_of(profile=profile.replace(**change))
+        other = table_of(config=config.replace(**change))
         assert not set(other["after"]) & set(first["after"])
-        assert pictures_in(profile) == {*other["before"], *other["after"]}  # the others would pile up
+        assert pictures_in(config) == {*other["before"], *other["after"]}  # the others would pile up
     weight = pipeline.controlnet.controlnet_mid_block.weight.data
     weight[0] += 1
     changed = table_of()
@@ -360,11 +355,11 @@ def test_equal_pictures_are_sampled_once(pipeline, triples, own_run, evaluated):
 
 
 def test_a_stopped_run_makes_the_same_pictures(pipeline, triples, own_run, monkeypatch):
-    profile, rows = own_run.replace(sample_batch_size=4), dataset.pick_across_categories(triples["test"], 3)
+    config, rows = own_run.replace(sample_batch_size=4), dataset.pick_across_categories(triples["test"], 3)
     plans = plan_of(rows, {level: prompts_under(level, rows) for level in ("vague", "detailed")})
-    whole = colorize.colorize_rows(pipeline, rows, plans, profile)["images"]
-    expected = bytes_of(whole, profile)
-    stopped, written, write = profile.replace(run="stopped"), [], colorize.write_pictures
+    whole = colorize.colorize_rows(pipeline, rows, plans, config)["images"]
+    expected = bytes_of(whole, config)
+    stopped, written, write = config.replace(run="stopped"), [], colorize.write_pictures
 
     def stop_later(*arguments):
         if len(written) == 3:
@@ -375,9 +370,9 @@ def test_a_stopped_run_makes_the_same_pictures(pipeline, triples, own_run, monke
     monkeypatch.setattr(colorize, "write_pictures", stop_later)
     with pytest.raises(KeyboardInterrupt):
         colorize.colorize_rows(pipeline, rows, plans, stopped)
-    assert not (stopped.folders.run_dir / "images").exists()
+    assert not (stopped.run_dir / "images").exists()
     assert len(pictures_in(stopped)) == 6
-    left = (stopped.folders.run_dir / whole["after"][0]).with_name(".left.part")
+    left = (stopped.run_dir / whole["after"][0]).with_name(".left.part")
     left.touch()
     written.clear()
     monkeypatch.setattr(colorize, "write_pictures", lambda *arguments: (written.append(arguments), write(*arguments)))
@@ -397,33 +392,33 @@ def test_what_goes_wrong_while_writing_is_said(pipeline, triples, own_run, worke
     plans = plan_of(rows, {"vague": prompts_under("vague", rows)})
     with pytest.raises(ValueError, match=r"^can't write .*pictures/.*before.png: No space left on device"):
         colorize.colorize_rows(pipeline, rows, plans, own_run.replace(workers=workers))
-    assert not (own_run.folders.run_dir / "images").exists()
+    assert not (own_run.run_dir / "images").exists()
 
 
 LAUNCHED = """
 from pathlib import Path
 from lib import colorize
 from lib.models import process_state
-from lib.profiles import get_profile
+from lib.config import get_config
 
 made, write = [], colorize.write_pictures
 colorize.write_pictures = lambda *arguments: (made.append(arguments), write(*arguments))
-profile = get_profile("pocket", **{fields})
+profile = get_config("pocket", **{fields})
 colorize.colorize_test_photos(profile)
 state = process_state()
-Path(profile.folders.build, f"share.{{state.process_index}}").write_text(f"{{len(made)}} of {{state.num_processes}}")
+Path(profile.build, f"share.{{state.process_index}}").write_text(f"{{len(made)}} of {{state.num_processes}}")
 """
 
 
 def test_two_processes_share_the_pictures(tmp_path):
     fields = {"resolution": 32, "n_images": 3, "n_seeds": 1}
-    one, two = (get_profile("pocket", build=str(tmp_path / name), **fields) for name in ("one", "two"))
+    one, two = (get_config("pocket", build=str(tmp_path / name), **fields) for name in ("one", "two"))
     dataset.build_dataset(one)
-    shutil.copytree(ROOT / "lib/pocket_model/controlnet", one.folders.controlnet_dir)
-    shutil.copytree(one.folders.build, two.folders.build)
+    shutil.copytree(ROOT / "lib/pocket_model/controlnet", one.controlnet_dir)
+    shutil.copytree(one.build, two.build)
     colorize.colorize_test_photos(one)
     script = tmp_path / "run.py"
-    script.write_text(LAUNCHED.format(fields={"build": two.folders.build, **fields}))
+    script.write_text(LAUNCHED.format(fields={"build": two.build, **fields}))
     launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     subprocess.run([sys.executable, "-m", *launch], check=True, cwd=ROOT, capture_output=True)
     shares = [(tmp_path / f"two/share.{index}").read_text().split(" of ") for index in range(2)]
@@ -434,15 +429,13 @@ def test_two_processes_share_the_pictures(tmp_path):
         table = colorize.read_images(two, name)
         assert table.equals(colorize.read_images(one, name))
         for file in table["after"]:
-            assert np.allclose(
-                *(colorize.read_image(profile.folders.run_dir, file) for profile in (one, two)), atol=2 / 255
-            )
+            assert np.allclose(*(colorize.read_image(config.run_dir, file) for config in (one, two)), atol=2 / 255)
     assert sum(halves) == len(pictures_in(two)) / 2
 
 
-def test_notebook_04_must_have_run(profile):
+def test_notebook_04_must_have_run(config):
     with pytest.raises(ValueError, match="run notebook 04_colorize_photos first"):
-        colorize.read_images(profile.replace(run="never"))
+        colorize.read_images(config.replace(run="never"))
 
 
 # ---- steps and guidance, chosen on validation photos

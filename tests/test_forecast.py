@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 import torch
 
+from lib.config import configs_to_run, get_config
 from lib.l4 import forecast
-from lib.profiles import get_profile, profiles_to_run
 from lib.prompts import CONDITIONS
 
 TINY_UNET = {
@@ -28,32 +28,32 @@ def test_the_kept_costs_are_those_of_the_literature():
 def test_the_rate_is_timed_with_the_true_classes(monkeypatch, precision):
     monkeypatch.setattr(forecast, "TIMED_UNET", TINY_UNET)
     fields = {"resolution": 64, "train_batch_size": 2, "mixed_precision": precision, "torch_compile": False}
-    assert forecast.measure_rate(get_profile("l4", **fields), torch.device("cpu"), 0, 1) > 0
+    assert forecast.measure_rate(get_config("l4", **fields), torch.device("cpu"), 0, 1) > 0
 
 
 def test_a_loss_that_is_not_finite_stops(monkeypatch):
     monkeypatch.setattr(forecast, "TIMED_UNET", TINY_UNET)
     monkeypatch.setattr(forecast, "diffusion_loss", lambda *_: torch.tensor(torch.nan, requires_grad=True))
-    profile = get_profile("l4", resolution=64, train_batch_size=2, torch_compile=False)
+    config = get_config("l4", resolution=64, train_batch_size=2, torch_compile=False)
     with pytest.raises(ValueError, match="the loss with random weights is nan"):
-        forecast.measure_rate(profile, torch.device("cpu"))
+        forecast.measure_rate(config, torch.device("cpu"))
 
 
 def test_pictures_planned():
     fields = {"n_images": 650, "n_images_other": 200, "n_images_all_seeds": 60, "n_binding": 100, "n_seeds": 3}
-    planned = forecast.pictures_planned(get_profile("l4", **fields), 5000)
+    planned = forecast.pictures_planned(get_config("l4", **fields), 5000)
     assert (planned["vague"], planned["detailed"], planned["empty"]) == (650 + 2 * 60, 770, 200 + 2 * 60)
     assert planned["binding"] == 100 * 25
     assert len(planned) == len(CONDITIONS) + 2  # with the captioner's two conditions
-    other = get_profile("l4", run="study_1", **fields | {"n_seeds": 1, "n_images_other": 150})
+    other = get_config("l4", run="study_1", **fields | {"n_seeds": 1, "n_images_other": 150})
     assert forecast.pictures_planned(other, 5000) == {
         "empty": 150, "vague": 650, "detailed": 650, "recolored": 150, "binding": 2500, "phrases": 300,
     }  # fmt: skip
-    few = forecast.pictures_planned(get_profile("pocket", n_seeds=2), 10)
+    few = forecast.pictures_planned(get_config("pocket", n_seeds=2), 10)
     assert few["vague"] == few["gray_caption"] == 20  # 0: all photos, all seeds
     assert few["binding"] == 10 * 25
     assert "auto_caption" not in few
-    assert "gray_caption" not in forecast.pictures_planned(get_profile("l4", captioner=""), 10)
+    assert "gray_caption" not in forecast.pictures_planned(get_config("l4", captioner=""), 10)
 
 
 def test_sampling_guides_the_first_steps_only():
@@ -63,18 +63,18 @@ def test_sampling_guides_the_first_steps_only():
 
 
 def test_a_plan_counts_each_download_and_latent_once():
-    names = [part.name for part in forecast.plan(profiles_to_run("l4"))]
+    names = [part.name for part in forecast.plan(configs_to_run("l4"))]
     assert len(names) == len(set(names))
     assert [name for name in names if name.startswith("latents")] == [
         "latents of coco, SD 2.1-base", "latents of flowers, SD 1.5", "latents of flowers, SD 2.1-base",
     ]  # fmt: skip
-    training = {part.name: part.works.get("train") for part in forecast.plan(profiles_to_run("l4"))}
+    training = {part.name: part.works.get("train") for part in forecast.plan(configs_to_run("l4"))}
     assert training["study_3: training"] == 3 * 50_000
     assert training["study_1: training"] == pytest.approx(10 * forecast.FLOWERS_TRAINED, rel=1e-3)
 
 
 def test_a_controlnet_of_somebody_else_is_not_trained():
-    parts = forecast.plan([get_profile("l4", controlnet="me/net")])
+    parts = forecast.plan([get_config("l4", controlnet="me/net")])
     assert not [part for part in parts if "training" in part.name or "latents" in part.name]
 
 

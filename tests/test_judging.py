@@ -492,14 +492,14 @@ def test_guessing_is_found_not_to_matter(photos, tmp_path):
 
 
 def test_the_pictures_of_a_run_are_those_of_seed_0_after_the_merge(pipeline, triples, own_run, monkeypatch):
-    profile, rows = own_run, dataset.pick_across_categories(triples["test"], 3)
+    config, rows = own_run, dataset.pick_across_categories(triples["test"], 3)
     with pytest.raises(ValueError, match="no colorized photos in .*: run notebook 04_colorize_photos first"):
-        judging.load_photos(profile, 0)
+        judging.load_photos(config, 0)
     prompts = {level: prompts_under(level, rows) for level in ("vague", "detailed", "recolored")}
     plan = colorize.plan_pictures(rows.select_columns(["image_id", "category"]).to_pandas(), prompts, 2)
-    table = colorize.colorize_rows(pipeline, rows, {"images": plan}, profile)["images"]
+    table = colorize.colorize_rows(pipeline, rows, {"images": plan}, config)["images"]
     monkeypatch.setattr(judging, "load_dataset_dict", lambda _: triples)
-    photos = judging.load_photos(profile, 0)
+    photos = judging.load_photos(config, 0)
     assert list(photos) == list(rows["image_id"])
     for row in rows:
         photo = photos[row["image_id"]]
@@ -507,13 +507,13 @@ def test_the_pictures_of_a_run_are_those_of_seed_0_after_the_merge(pipeline, tri
         assert photo["true"].tobytes() == row["image"].convert("RGB").tobytes()
         for level in prompts:
             (name,) = table.query("image_id == @row['image_id'] and prompt_level == @level and seed == 0")["after"]
-            written = Image.open(profile.folders.run_dir / name)
+            written = Image.open(config.run_dir / name)
             assert photo[level].tobytes() == written.convert("RGB").tobytes()
-    assert list(judging.load_photos(profile, 2)) == list(rows["image_id"])[:2]
+    assert list(judging.load_photos(config, 2)) == list(rows["image_id"])[:2]
     plan = plan[plan["prompt_level"] != "recolored"]
-    colorize.colorize_rows(pipeline, rows, {"images": plan}, profile)
+    colorize.colorize_rows(pipeline, rows, {"images": plan}, config)
     with pytest.raises(ValueError, match="no picture under recolored, for catch trials: add it to prompt_levels"):
-        judging.load_photos(profile, 0)
+        judging.load_photos(config, 0)
 
 
 def test_the_notebook_opens_with_its_question_and_tells_no_hypothesis():

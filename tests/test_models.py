@@ -8,22 +8,22 @@ from safetensors import safe_open
 
 from lib import dataset, models
 from lib.annotator import load_annotator
-from lib.profiles import get_profile, resolve
+from lib.config import get_config, resolve
 
 SHIPPED = resolve("lib/pocket_model")
-POCKET = get_profile("pocket")
+POCKET = get_config("pocket")
 
 
 def test_stock_diffusers_colorizes_with_the_shipped_folder():
-    text = models.load_text_encoder(POCKET.model.text_encoder, POCKET.model.max_tokens)
+    text = models.load_text_encoder(POCKET.text_encoder, POCKET.max_tokens)
     controlnet = ControlNetModel.from_pretrained(SHIPPED / "controlnet")
     pipeline = StableDiffusionControlNetPipeline.from_pretrained(
         SHIPPED, controlnet=controlnet, safety_checker=None, **text
     )
-    photo = dataset.open_square(resolve(POCKET.data.photos) / "photos/world-animals-scarlet-macaw.jpg", 128)
+    photo = dataset.open_square(resolve(POCKET.photos) / "photos/world-animals-scarlet-macaw.jpg", 128)
     gray = photo.convert("L").convert("RGB")
     generator = torch.Generator().manual_seed(0)
-    shown = load_annotator(POCKET.model.annotator, POCKET.model.segmenter)([gray])
+    shown = load_annotator(POCKET.annotator, POCKET.segmenter)([gray])
     output = pipeline("a red parrot", shown, num_inference_steps=4, generator=generator, output_type="np").images[0]
     assert output.shape == (128, 128, 3)
     assert output.std() > 0.05
@@ -41,7 +41,7 @@ def test_shipped_model_is_small_half_precision_and_safe():
 
 
 def test_prediction_type_comes_from_the_model():
-    facts = models.describe(models.load_base(POCKET.model))
+    facts = models.describe(models.load_base(POCKET))
     assert facts["prediction type"] == "v_prediction"
     assert facts["autoencoder shrinks by"] == 4
     assert facts["native size (px)"] == 128
@@ -54,12 +54,12 @@ def test_controlnet_shrinks_its_picture_as_the_autoencoder_does(base):
 
 def test_unreachable_base_names_the_mirrors(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    profile = get_profile("l4", base_model=str(tmp_path / "nothing"))
+    config = get_config("l4", base_model=str(tmp_path / "nothing"))
     with pytest.raises(
         ValueError,
         match=r"""can.t be loaded .* mirrors to try with -p run study_3 -p base_revision '' -p base_model: Manojb/""",
     ):
-        models.load_base(profile.model, profile.folders.run)
+        models.load_base(config)
 
 
 def test_controlnet_that_is_not_there(base):
@@ -103,10 +103,10 @@ def test_without_a_compiler_channels_last_is_left_out_too(monkeypatch, capsys):
 
     monkeypatch.setattr(torch, "compile", broken)
     network = torch.nn.Conv2d(4, 4, 3)
-    models.speed_up([network], get_profile("l4").model)
+    models.speed_up([network], get_config("l4"))
     assert not network.weight.is_contiguous(memory_format=torch.channels_last)
     assert "going on without it" in capsys.readouterr().out
-    models.speed_up([network], get_profile("l4", torch_compile=False).model)
+    models.speed_up([network], get_config("l4", torch_compile=False))
     assert network.weight.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -121,8 +121,8 @@ def test_bf16_is_refused_without_cuda_whatever_the_cpu_can(monkeypatch):
 
 
 def test_memory_layout_comes_from_the_profile_and_the_prediction_type_from_the_base():
-    fields = {"controlnet": POCKET.training.initial_controlnet, "channels_last": True}
-    pipeline = models.load_pipeline(get_profile("pocket", **fields))
+    fields = {"controlnet": POCKET.initial_controlnet, "channels_last": True}
+    pipeline = models.load_pipeline(get_config("pocket", **fields))
     assert type(pipeline) is StableDiffusionControlNetPipeline
     assert pipeline.vae.use_slicing
     assert type(pipeline.scheduler) is UniPCMultistepScheduler

@@ -13,7 +13,7 @@ from jupyter_server.services.contents.filemanager import FileContentsManager
 from traitlets.config.loader import PyFileConfigLoader
 
 from lib import ROOT
-from lib.profiles import get_profile
+from lib.config import get_config
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 SMALL = {"n_images": 8, "n_images_other": 6, "n_images_all_seeds": 4, "n_seeds": 2, "num_inference_steps": 3, "train_steps": 4,
@@ -86,7 +86,7 @@ def test_all_run_in_order_under_nbval(tmp_path):
     command = [sys.executable, "-m", "pytest", "-x", "--nbval-lax", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert result.returncode == 0, result.stdout[-6000:]
-    reports = get_profile("pocket", **folders).folders.reports_dir
+    reports = get_config("pocket", **folders).reports_dir
     pictures = {path.name for path in reports.glob("*.png")}
     sources = "".join(path.read_text().replace('\\"', '"') for path in NOTEBOOKS)
     saved = {f"{name}.png" for name in re.findall(r'figures\.save\(figure, profile, "(\w+)"\)', sources)}

@@ -17,12 +17,12 @@ from tests.conftest import read_made
 
 
 @pytest.fixture
-def panel(pipeline, profile, tmp_path, monkeypatch):
+def panel(pipeline, config, tmp_path, monkeypatch):
     values = np.linspace(0, 255, 96 * 64).reshape(64, 96).astype(np.uint8)
     Image.fromarray(values).save(tmp_path / "photo.png")
     Image.fromarray(values[:, ::-1]).save(tmp_path / "second.png")
     monkeypatch.setattr("lib.photo.colorizer.load_pipeline", lambda _: pipeline)
-    return Panel(Colorizer(profile), [tmp_path / "photo.png", tmp_path / "second.png"], tmp_path / "saved")
+    return Panel(Colorizer(config), [tmp_path / "photo.png", tmp_path / "second.png"], tmp_path / "saved")
 
 
 def save_buttons(panel):
@@ -88,9 +88,9 @@ def test_colorize_compare_and_save(panel, tmp_path):
     assert save_buttons(panel) == []  # it is there once
 
 
-def test_the_sampling_options_start_as_the_profile_s_and_make_the_picture(panel, profile, tmp_path):
+def test_the_sampling_options_start_as_the_profile_s_and_make_the_picture(panel, config, tmp_path):
     given = {name: widget.value for name, widget in panel.options.items() if name not in ("seed", "saturation")}
-    assert given == {name: getattr(profile.sampling, name) for name in given}
+    assert given == {name: getattr(config, name) for name in given}
     assert len(given) == 3
     wanted = {"num_inference_steps": 3, "guidance_scale": 3.5, "controlnet_conditioning_scale": 0.4}
     panel.button.click()
@@ -103,7 +103,7 @@ def test_the_sampling_options_start_as_the_profile_s_and_make_the_picture(panel,
     save.click()
     made = read_made(tmp_path / "saved/photo.color.png")
     assert {name: float(made[name]) for name in wanted} == wanted
-    assert panel.colorizer.profile == profile  # whose own options are as they were
+    assert panel.colorizer.config == config  # whose own options are as they were
     assert "steps 3, guidance 3.5, strength 0.4" in panel.history.options[0][0]
 
 

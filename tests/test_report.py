@@ -6,8 +6,8 @@ import pytest
 from jinja2 import UndefinedError
 
 from lib import ROOT, report, stats
+from lib.config import get_config
 from lib.metrics import COLUMNS, METRICS
-from lib.profiles import get_profile
 from lib.stats import METRIC, QUESTIONS
 
 
@@ -58,7 +58,7 @@ def test_tables_in_notebooks_fit_a_page_and_lead_to_the_rest(tmp_path, monkeypat
     with pytest.raises(ValueError, match="9 columns do not fit on a page: name at most 8"):
         report.show(table)
     monkeypatch.chdir(tmp_path)
-    path = report.save_table(table, get_profile("pocket", reports=str(tmp_path / "my reports")), "all")
+    path = report.save_table(table, get_config("pocket", reports=str(tmp_path / "my reports")), "all")
     assert pd.read_csv(path).equals(table)
     text = report.show(table, *"abc", csv=path).data
     assert text.splitlines()[0] == "| a | b | c |"
@@ -81,18 +81,18 @@ def measured(conditions, photos=9):
     return pd.DataFrame(rows)[list(COLUMNS)]
 
 
-def report_of(profile, conditions):
+def report_of(config, conditions):
     """The lines of the written report of a run on photos under these conditions."""
     metrics = measured(conditions)
     pairs = [pair for pair in QUESTIONS if set(pair) <= {"gray", *conditions}]
     tables = {"effects": stats.contrasts(metrics, pairs), "writers": stats.effect_of_writers(metrics), "binding": []}
-    report.write_report(profile, metrics, tables)
-    return (profile.folders.reports_dir / "report.md").read_text().splitlines()
+    report.write_report(config, metrics, tables)
+    return (config.reports_dir / "report.md").read_text().splitlines()
 
 
 def test_the_report_is_one_page_with_at_most_four_charts(tmp_path):
-    profile = get_profile("pocket", reports=str(tmp_path))
-    lines = report_of(profile, ("empty", "vague", "object", "detailed", "gray_caption", "recolored", "writer_2"))
+    config = get_config("pocket", reports=str(tmp_path))
+    lines = report_of(config, ("empty", "vague", "object", "detailed", "gray_caption", "recolored", "writer_2"))
     assert len(lines) <= 70
     assert sum(line.startswith("![") for line in lines) == 3  # and the binding chart, if objects have masks
     rows = [line.split(" | ")[0].strip("| ") for line in lines if line.startswith("| ")]
@@ -103,8 +103,8 @@ def test_the_report_is_one_page_with_at_most_four_charts(tmp_path):
 
 
 def test_conditions_that_were_not_measured_are_not_told(tmp_path):
-    profile = get_profile("l4", reports=str(tmp_path), mixed_precision="no")
-    text = "\n".join(report_of(profile, ("vague", "detailed")))
+    config = get_config("l4", reports=str(tmp_path), mixed_precision="no")
+    text = "\n".join(report_of(config, ("vague", "detailed")))
     assert "gray_caption" not in text
     assert "detailed - object" not in text
     assert "writers against" not in text
@@ -115,11 +115,11 @@ def test_conditions_that_were_not_measured_are_not_told(tmp_path):
 def test_the_first_cell_of_every_notebook_refuses_bf16_without_cuda(monkeypatch):
     cells = [path.read_text() for path in ROOT.glob("notebooks/0*.ipynb")]
     assert len(cells) == 6
-    assert all(text.count("report.provenance(profile)") == 1 for text in cells)
+    assert all(text.count("report.provenance(config)") == 1 for text in cells)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ValueError, match="bf16 needs a CUDA GPU"):
-        report.provenance(get_profile("l4"))
-    assert report.provenance(get_profile("l4", mixed_precision="no"))["profile"] == "l4"
+        report.provenance(get_config("l4"))
+    assert report.provenance(get_config("l4", mixed_precision="no"))["profile"] == "l4"
 
 
 def test_a_value_that_a_template_lacks_is_an_error():

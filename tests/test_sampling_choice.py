@@ -34,31 +34,29 @@ def test_the_nearest_where_none_is_colourful_enough():
 
 
 def test_sampling_is_chosen_once_for_a_controlnet_and_a_grid(pipeline, triples, own_run, monkeypatch):
-    profile = own_run.replace(steps_to_try=(1, 2), guidance_to_try=(1.0, 3.0))
-    dataset.build_dataset(profile)
+    config = own_run.replace(steps_to_try=(1, 2), guidance_to_try=(1.0, 3.0))
+    dataset.build_dataset(config)
     loaded = []
     monkeypatch.setattr(sampling_choice, "load_pipeline", lambda _: loaded.append(1) or pipeline)
     monkeypatch.setattr(sampling_choice, "N_VALIDATION", 3)
     with pytest.raises(ValueError, match="no steps and guidance chosen in .*: run notebook 04_colorize_photos first"):
-        sampling_choice.with_chosen_sampling(profile)
-    sampling_choice.choose_sampling(profile)
-    sampling_choice.choose_sampling(profile)
+        sampling_choice.with_chosen_sampling(config)
+    sampling_choice.choose_sampling(config)
+    sampling_choice.choose_sampling(config)
     assert len(loaded) == 1
-    table = pd.read_csv(profile.folders.run_dir / "sampling.csv")
+    table = pd.read_csv(config.run_dir / "sampling.csv")
     assert [tuple(row) for row in table[["steps", "guidance"]].to_numpy()] == [(1, 1), (1, 3), (2, 1), (2, 3)]
-    best, chosen = sampling_choice.pick_sampling(table), sampling_choice.with_chosen_sampling(profile)
-    assert (chosen.sampling.num_inference_steps, chosen.sampling.guidance_scale) == (best["steps"], best["guidance"])
-    assert (type(chosen.sampling.num_inference_steps), type(chosen.sampling.guidance_scale)) == (int, float)
+    best, chosen = sampling_choice.pick_sampling(table), sampling_choice.with_chosen_sampling(config)
+    assert (chosen.num_inference_steps, chosen.guidance_scale) == (best["steps"], best["guidance"])
+    assert (type(chosen.num_inference_steps), type(chosen.guidance_scale)) == (int, float)
     rows = dataset.pick_across_categories(triples["validation"], 3)
     gray, noise = rows["conditioning_image"], [colorize.seed_of(name, 0) for name in rows["image_id"]]
-    merged = colorize.merge(
-        gray, inference.sample(pipeline, gray, rows["detailed_caption"], noise, **vars(chosen.sampling))
-    )
+    merged = colorize.merge(gray, inference.sample(pipeline, gray, rows["detailed_caption"], noise, chosen))
     chroma = [np.hypot(*srgb_to_lab(picture)[..., 1:].T).mean() for picture in (*merged, *map(to_float, rows["image"]))]
     assert best["chroma_ratio"] == pytest.approx(np.mean(chroma[:3]) / np.mean(chroma[3:]), abs=0.006)
     with pytest.raises(ValueError, match="run notebook 04_colorize_photos first"):
-        sampling_choice.with_chosen_sampling(profile.replace(guidance_to_try=(1.0,)))
-    (profile.folders.controlnet_dir / "diffusion_pytorch_model.safetensors").write_bytes(b"others")
+        sampling_choice.with_chosen_sampling(config.replace(guidance_to_try=(1.0,)))
+    (config.controlnet_dir / "diffusion_pytorch_model.safetensors").write_bytes(b"others")
     with pytest.raises(ValueError, match="run notebook 04_colorize_photos first"):
-        sampling_choice.with_chosen_sampling(profile)
+        sampling_choice.with_chosen_sampling(config)
     assert sampling_choice.with_chosen_sampling(own_run) is own_run

@@ -7,7 +7,7 @@ from PIL import Image
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from lib import ROOT, models
-from lib.profiles import get_profile
+from lib.config import get_config
 from lib.segmenter import PhraseSegmenter, bare_name, load_segmenter
 
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -85,7 +85,7 @@ def test_a_picture_and_its_lightness_give_the_same_masks(kind, request):
 
 def test_the_shipped_one_finds_a_tower_and_the_sky_behind_it_and_fits_in_8_mb():
     assert sum(file.stat().st_size for file in (ROOT / "lib/pocket_model/segmenter").iterdir()) < 8e6
-    locate = load_segmenter(get_profile("pocket").model.segmenter)
+    locate = load_segmenter(get_config("pocket").segmenter)
     with Image.open(ROOT / "data_cards/pocket_photos/photos/burj.jpg") as photo:
         tower, sky, absent = locate(photo.convert("L"), ["a brown tower", "pale blue sky", "a violin"])
     height, width = tower.shape
@@ -102,6 +102,6 @@ def test_one_that_is_not_there_is_one_line(tmp_path):
 
 
 def test_each_profile_names_a_segmenter_and_the_hub_s_is_pinned():
-    assert get_profile("pocket").model.segmenter == "lib/pocket_model/segmenter"
-    model = get_profile("l4").model
-    assert (model.segmenter, len(model.segmenter_revision)) == ("CIDAS/clipseg-rd64-refined", 40)
+    assert get_config("pocket").segmenter == "lib/pocket_model/segmenter"
+    config = get_config("l4")
+    assert (config.segmenter, len(config.segmenter_revision)) == ("CIDAS/clipseg-rd64-refined", 40)

@@ -12,17 +12,17 @@ from transformers import BlipConfig, BlipForConditionalGeneration, CLIPConfig, C
 
 from lib import dataset, models
 from lib.color import to_float
+from lib.config import get_config
 from lib.l4 import captioner as captions
 from lib.l4 import check_machine, set_metrics, vision
-from lib.profiles import get_profile
 from lib.prompts import write_prompts
 
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
 @pytest.fixture(scope="module")
-def tokenizer(profile):
-    return models.load_text_encoder(profile.model.text_encoder, profile.model.max_tokens)["tokenizer"]
+def tokenizer(config):
+    return models.load_text_encoder(config.text_encoder, config.max_tokens)["tokenizer"]
 
 
 @pytest.fixture(scope="module")
@@ -38,43 +38,43 @@ def captioner(tokenizer, tmp_path_factory):
     return folder
 
 
-def test_captioner_adds_two_rungs_and_keeps_its_captions(captioner, profile, triples, monkeypatch):
-    profile = profile.replace(captioner=str(captioner))
+def test_captioner_adds_two_rungs_and_keeps_its_captions(captioner, config, triples, monkeypatch):
+    config = config.replace(captioner=str(captioner))
     rows = dataset.pick_across_categories(triples["test"], 3)
     with pytest.raises(ValueError, match="auto_captions.csv lacks captions by .*: run notebook 01_build_dataset again"):
-        dataset.read_auto_captions(profile, rows["image_id"])
-    captions.write_captions(profile)
-    prompts = write_prompts(rows) | dataset.read_auto_captions(profile, rows["image_id"])
+        dataset.read_auto_captions(config, rows["image_id"])
+    captions.write_captions(config)
+    prompts = write_prompts(rows) | dataset.read_auto_captions(config, rows["image_id"])
     assert list(prompts)[:3] == list(write_prompts(rows))[:3]
     assert len(prompts["gray_caption"]) == len(prompts["auto_caption"]) == 3
     assert all(isinstance(text, str) for text in prompts["auto_caption"])
-    file = profile.for_test_photos.dataset_dir / dataset.AUTO_CAPTIONS
+    file = config.for_test_photos.dataset_dir / dataset.AUTO_CAPTIONS
     kept = pd.read_csv(file, dtype=str, keep_default_na=False)
     kept.drop(columns="gray_caption_raw").to_csv(file, index=False)
     with pytest.raises(ValueError, match="auto_captions.csv lacks captions by"):  # of before raw texts were kept
-        dataset.read_auto_captions(profile, rows["image_id"])
+        dataset.read_auto_captions(config, rows["image_id"])
     kept.to_csv(file, index=False)
     monkeypatch.setattr(captions, "caption", None)  # kept captions need no network
-    assert list(captions.write_captions(profile)["auto_caption"]) == prompts["auto_caption"]
+    assert list(captions.write_captions(config)["auto_caption"]) == prompts["auto_caption"]
     with pytest.raises(TypeError):
-        captions.write_captions(profile.replace(n_images=4))
-    assert dataset.read_auto_captions(profile.replace(captioner=""), rows["image_id"]) == {}
-    assert captions.write_captions(profile.replace(captioner="")) is None
+        captions.write_captions(config.replace(n_images=4))
+    assert dataset.read_auto_captions(config.replace(captioner=""), rows["image_id"]) == {}
+    assert captions.write_captions(config.replace(captioner="")) is None
 
 
-def test_captions_lose_that_the_photo_is_black_and_white_and_the_raw_text_stays(profile, triples, monkeypatch):
+def test_captions_lose_that_the_photo_is_black_and_white_and_the_raw_text_stays(config, triples, monkeypatch):
     said = {"conditioning_image": "a black and white photo of a dog", "image": "a dog"}
-    profile = profile.replace(captioner="a captioner", captioner_revision="says this")
+    config = config.replace(captioner="a captioner", captioner_revision="says this")
     rows = dataset.pick_across_categories(triples["test"], 3)
     gray = list(rows["conditioning_image"])
     monkeypatch.setattr(captions, "load_captioner", lambda _: (torch.nn.Identity(), None))
     monkeypatch.setattr(
         captions, "caption", lambda images, *_: [said["conditioning_image" if images[0] == gray[0] else "image"]] * 3
     )
-    table = captions.write_captions(profile)
+    table = captions.write_captions(config)
     assert list(table["gray_caption"]) == list(table["auto_caption"]) == ["a dog"] * 3
     assert list(table["gray_caption_raw"]) == ["a black and white photo of a dog"] * 3
-    assert dataset.read_auto_captions(profile, rows["image_id"])["gray_caption"] == ["a dog"] * 3
+    assert dataset.read_auto_captions(config, rows["image_id"])["gray_caption"] == ["a dog"] * 3
     assert captions.describe(table).endswith("black and white: 3 of gray_caption, 0 of auto_caption.")
     assert captions.describe(None) == "no captioner in this profile"
 
@@ -158,7 +158,7 @@ class Distance(torch.nn.Module):
         return self.value
 
 
-def test_sets_are_measured_level_by_level(clip, profile, triples, monkeypatch):
+def test_sets_are_measured_level_by_level(clip, config, triples, monkeypatch):
     original = set_metrics.set_distances
     monkeypatch.setattr(set_metrics, "set_distances", lambda n: original(n, Means()))
     monkeypatch.setattr(set_metrics, "make_lpips", Distance)
@@ -171,7 +171,7 @@ def test_sets_are_measured_level_by_level(clip, profile, triples, monkeypatch):
     images = pd.concat([images, images[first & (images["prompt_level"] == "vague")].assign(prompt_level="empty")])
     true = {name: to_float(image) for name, image in zip(rows["image_id"], rows["image"], strict=True)}
     read = lambda file: true[file.split()[0]] * (0.5 if file.endswith("vague") else 1)  # noqa: E731
-    study = profile.replace(clip=str(clip)).study
+    study = config.replace(clip=str(clip))
     assert set_metrics.measure_sets(rows, images, read, study)["fid"].isna().all()  # of 4 pictures
     monkeypatch.setattr(set_metrics, "MIN_FOR_FID", 4)
     table = set_metrics.measure_sets(rows, images, read, study).set_index("prompt_level")
@@ -183,24 +183,24 @@ def test_sets_are_measured_level_by_level(clip, profile, triples, monkeypatch):
     assert table.loc["vague", "lpips"] > 0.1
 
 
-def test_missing_packages_are_named_before_work_starts(profile, monkeypatch):
+def test_missing_packages_are_named_before_work_starts(config, monkeypatch):
     monkeypatch.setattr(set_metrics, "NEEDED", ("no_such_package",))
-    set_metrics.require_packages(profile.study)
+    set_metrics.require_packages(config)
     with pytest.raises(ValueError, match="set_metrics needs no_such_package: pip install -r requirements-l4.txt"):
-        set_metrics.require_packages(profile.replace(set_metrics=True).study)
+        set_metrics.require_packages(config.replace(set_metrics=True))
 
 
-def test_weights_that_come_as_bin_alone_load(captioner, tmp_path, profile):
-    model, tokenizer = captions.load_captioner(profile.replace(captioner=str(captioner)).data)
+def test_weights_that_come_as_bin_alone_load(captioner, tmp_path, config):
+    model, tokenizer = captions.load_captioner(config.replace(captioner=str(captioner)))
     model.config.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    again, _ = captions.load_captioner(profile.replace(captioner=str(tmp_path)).data)
+    again, _ = captions.load_captioner(config.replace(captioner=str(tmp_path)))
     assert all((a == b).all() for a, b in zip(model.parameters(), again.parameters(), strict=True))
     assert vision.os.environ["DISABLE_SAFETENSORS_CONVERSION"] == "1"
 
 
-def test_networks_are_asked_for_at_their_revisions(profile, monkeypatch):
+def test_networks_are_asked_for_at_their_revisions(config, monkeypatch):
     asked = []
 
     def note(source, revision=None):
@@ -209,39 +209,39 @@ def test_networks_are_asked_for_at_their_revisions(profile, monkeypatch):
 
     for kind in (vision.AutoTokenizer, set_metrics.CLIPModel, captions.BlipForConditionalGeneration):
         monkeypatch.setattr(kind, "from_pretrained", note)
-    l4 = get_profile("l4")
-    for load, part in ((captions.load_captioner, l4.data), (set_metrics.load_clip, l4.study)):
+    l4 = get_config("l4")
+    for load in (captions.load_captioner, set_metrics.load_clip):
         with pytest.raises(OSError, match="no route"):
-            load(part)
-    assert asked == [(l4.data.captioner, l4.data.captioner_revision), (l4.study.clip, l4.study.clip_revision)]
+            load(l4)
+    assert asked == [(l4.captioner, l4.captioner_revision), (l4.clip, l4.clip_revision)]
     assert all(len(revision) == 40 for _, revision in asked)
     with pytest.raises(ValueError, match=r"blip-image-captioning-base can't be had \(no route to host\): try again"):
         check_machine.fetch_networks(l4.replace(set_metrics=False))
 
 
-def test_fetch_loads_all_that_a_profile_will_ask_for(captioner, clip, profile, monkeypatch):
-    assert check_machine.fetch_networks(profile) == "not needed"
+def test_fetch_loads_all_that_a_profile_will_ask_for(captioner, clip, config, monkeypatch):
+    assert check_machine.fetch_networks(config) == "not needed"
     monkeypatch.setattr(set_metrics, "NEEDED", ())
     loaded = []
     monkeypatch.setattr(check_machine, "set_distances", loaded.append)
     monkeypatch.setattr(check_machine, "make_lpips", lambda: loaded.append("lpips"))
-    said = check_machine.fetch_networks(profile.replace(captioner=str(captioner), clip=str(clip), set_metrics=True))
+    said = check_machine.fetch_networks(config.replace(captioner=str(captioner), clip=str(clip), set_metrics=True))
     assert said == f"{captioner}, {clip}, Inception, AlexNet"
     assert loaded == [2, "lpips"]
 
 
 @pytest.mark.network
-def test_the_real_networks(profile, triples):
+def test_the_real_networks(config, triples):
     """Inception, AlexNet, CLIP and BLIP from their servers: run with `-m network` on the l4 machine."""
     assert all(importlib.util.find_spec(name) for name in set_metrics.NEEDED)
     rows = triples["test"].select(range(4))
-    l4 = get_profile("l4")
+    l4 = get_config("l4")
     names = ("captioner", "captioner_revision", "clip", "clip_revision", "set_metrics")
-    large = profile.replace(**l4.values(*names))
+    large = config.replace(**l4.values(*names))
     assert len(captions.write_captions(large.replace(n_images=4))) == 4
     images = pd.DataFrame({"image_id": rows["image_id"], "prompt_level": "vague", "prompt": "a photo", "seed": 0,
                            "after": rows["image_id"]})  # fmt: skip
     same = dict(zip(rows["image_id"], rows["image"], strict=True))
-    table = set_metrics.measure_sets(rows, images, lambda name: to_float(same[name]), large.study)
+    table = set_metrics.measure_sets(rows, images, lambda name: to_float(same[name]), large)
     assert table.loc[0, "lpips"] == pytest.approx(0, abs=1e-3)
     assert isinstance(same[rows["image_id"][0]], Image.Image)

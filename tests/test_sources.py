@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from lib import dataset
+from lib.config import get_config, resolve
 from lib.l4 import coco as of_coco
 from lib.l4 import downloads, sources
-from lib.profiles import get_profile, resolve
 from lib.prompts import write_prompts
 
 RNG = np.random.default_rng(0)
@@ -98,21 +98,21 @@ def served(tmp_path, monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
     server.folder, server.broken, server.started = tmp_path / "served", set(), []
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    profile = get_profile(
+    config = get_config(
         "l4", coco_url=f"http://127.0.0.1:{server.server_port}", photos=str(tmp_path / "photos"), n_train=7,
         n_validation=2, downloads=str(tmp_path / "downloads"), build=str(tmp_path / "build"), resolution=64, workers=2,
     )  # fmt: skip
-    yield profile, server
+    yield config, server
     server.shutdown()
 
 
 def test_coco_comes_whole_after_broken_downloads(served, tmp_path):
-    profile, server = served
-    sources.prepare(profile.data)
+    config, server = served
+    sources.prepare(config)
     starts = [start for name, start in server.started if name == "train2017.zip"]
     assert len(starts) == 2
     assert starts[1] > 0  # it went on where it was broken off
-    manifest = dataset.read_manifest(profile.data.photos_dir)
+    manifest = dataset.read_manifest(config.photos_dir)
     left_out = pd.read_csv(tmp_path / "photos/coco/left_out.csv")
     asked = {"train": 7, "validation": 2, "test": 4}
     for split, count in asked.items():
@@ -130,68 +130,68 @@ def test_coco_comes_whole_after_broken_downloads(served, tmp_path):
     assert (crowd[:, 10:40].all(), crowd.sum()) == (True, 30 * 60)
     assert set(manifest[manifest["split"] != "test"]["mask"]) == {""}
     before = len(server.started)
-    sources.prepare(profile.data)
+    sources.prepare(config)
     assert len(server.started) == before
     with pytest.raises(ValueError, match="made with n_train 7, not 9: run notebook 01_build_dataset, with another"):
-        sources.prepare(profile.replace(n_train=9).data)
+        sources.prepare(config.replace(n_train=9))
 
 
 def test_gray_broken_and_missing_photos_are_listed(served, tmp_path):
-    profile, _ = served
-    sources.prepare(get_profile("l4", **profile.values("coco_url", "photos", "downloads"), n_train=12).data)
+    config, _ = served
+    sources.prepare(get_config("l4", **config.values("coco_url", "photos", "downloads"), n_train=12))
     left_out = pd.read_csv(tmp_path / "photos/coco/left_out.csv", dtype=str).set_index("image_id")["reason"]
     assert dict(left_out) == {"000000000001": "gray", "000000000002": "broken", "000000000003": "missing"}
-    folder = profile.data.photos_dir
+    folder = config.photos_dir
     manifest = pd.read_csv(folder / "metadata.csv").assign(path=lambda table: [folder / n for n in table["file_name"]])
-    said = sources.describe_photos(profile.replace(resolution=64).data, manifest)
+    said = sources.describe_photos(config.replace(resolution=64), manifest)
     assert said.startswith("3 photos were left out (")
     assert all(reason in said for reason in ("gray 1", "broken 1", "missing 1"))
     assert said.endswith(f"{len(manifest)} of {len(manifest)} are smaller than 64 px and were enlarged.")  # 80 x 60 px
-    assert "; 0 of" in sources.describe_photos(profile.replace(resolution=60).data, manifest)
+    assert "; 0 of" in sources.describe_photos(config.replace(resolution=60), manifest)
 
 
 def test_coco_becomes_triples_in_several_processes(served):
-    profile, _ = served
-    sources.prepare(profile.data)
-    triples = dataset.build_dataset(profile)
+    config, _ = served
+    sources.prepare(config)
+    triples = dataset.build_dataset(config)
     rows = triples["test"]
     assert rows[0]["image"].size == (64, 64)
     assert rows[0]["prompt"] == rows[0]["detailed_caption"]
     cup = np.asarray(rows[list(rows["image_id"]).index("000000000101")]["mask"]) > 127
     assert cup.mean() == pytest.approx((40 * 20 + 20 * 20) / 60**2, abs=0.02)  # of the central square, all in it
     assert len(triples["train"]) == len(set(triples["train"]["image_id"]))
-    listing = json.loads((profile.dataset_dir / "prompts.json").read_text())
-    assert all((profile.dataset_dir / row["image"]).exists() for part in listing.values() for row in part)
+    listing = json.loads((config.dataset_dir / "prompts.json").read_text())
+    assert all((config.dataset_dir / row["image"]).exists() for part in listing.values() for row in part)
     assert [row["prompt"] for row in listing["train"]] == list(triples["train"]["prompt"])
     assert "gray_caption" not in write_prompts(rows)
     assert set(write_prompts(rows)) >= {"vague", "object", "detailed", "recolored", "mismatched"}
 
 
 def test_a_file_that_is_not_the_published_one(served, monkeypatch):
-    profile, _ = served
+    config, _ = served
     wrong = {name: (path, size, "0" * 32) for name, (path, size, _) in of_coco.COCO.items()}
     monkeypatch.setattr(of_coco, "COCO", wrong)
     with pytest.raises(ValueError, match=r"is not the published one \(MD5\): run it again"):
-        sources.prepare(profile.data)
-    assert not list(resolve(profile.data.downloads).glob("*.zip"))
+        sources.prepare(config)
+    assert not list(resolve(config.downloads).glob("*.zip"))
 
 
 def test_a_server_that_is_gone_keeps_what_came(served, tmp_path):
-    profile, server = served
+    config, server = served
     server.shutdown()
     server.server_close()
     with pytest.raises(ValueError, match="0 of .* bytes came .* run it again, it goes on there"):
-        sources.prepare(profile.data)
+        sources.prepare(config)
 
 
 def test_a_disk_too_small_is_said_before_downloading(served, monkeypatch):
-    profile, server = served
+    config, server = served
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: usage(1, 1, 3_000_000))
     with pytest.raises(
         ValueError, match="0 GB free, but 1 GB are to come: free some, or pass -p photos FOLDER -p downloads FOLDER"
     ):
-        sources.prepare(profile.data)
+        sources.prepare(config)
     assert server.started == []
 
 
@@ -200,20 +200,20 @@ def test_flowers_of_a_folder(tmp_path):
         (tmp_path / "flowers" / kind).mkdir(parents=True)
         for k in range(8):
             (tmp_path / "flowers" / kind / f"{k}.jpg").write_bytes(jpeg("gray" if k == 7 else "color"))
-    profile = get_profile(
+    config = get_config(
         "l4", source="flowers", flowers_folder=str(tmp_path / "flowers"), photos=str(tmp_path / "photos")
     )
-    sources.prepare(profile.data)
-    manifest = dataset.read_manifest(profile.data.photos_dir)
+    sources.prepare(config)
+    manifest = dataset.read_manifest(config.photos_dir)
     assert len(manifest) == 14
     assert set(manifest["category"]) == {"rose", "tulip"}
     assert set(manifest["split"]) == set(dataset.SPLITS)
 
 
 def test_flowers_of_no_folder_are_said_before_anything_comes(tmp_path):
-    profile = get_profile("l4", run="study_1", flowers_folder="no/flowers", photos=str(tmp_path / "photos"))
+    config = get_config("l4", run="study_1", flowers_folder="no/flowers", photos=str(tmp_path / "photos"))
     with pytest.raises(ValueError, match="flowers_folder no/flowers is no folder: correct it"):
-        sources.prepare(profile.data)
+        sources.prepare(config)
     assert not (tmp_path / "photos").exists()
 
 
@@ -224,6 +224,6 @@ def test_flowers_without_credentials(tmp_path, monkeypatch):
         raise OSError("no credentials")
 
     monkeypatch.setattr(kagglehub, "dataset_download", functools.partial(refuse))
-    profile = get_profile("l4", source="flowers", photos=str(tmp_path / "photos"))
+    config = get_config("l4", source="flowers", photos=str(tmp_path / "photos"))
     with pytest.raises(ValueError, match="can't be downloaded .no credentials.: set KAGGLE_API_TOKEN"):
-        sources.prepare(profile.data)
+        sources.prepare(config)

@@ -7,10 +7,10 @@ import pandas as pd
 import torch
 from transformers import BlipForConditionalGeneration
 
+from lib.cache import progress, write_table
 from lib.color import to_float
 from lib.color_words import PICTURE
 from lib.dataset import AUTO_CAPTIONS, AUTO_LEVELS, load_dataset_dict, pick_across_categories, read_auto_captions
-from lib.files import progress, write_table
 from lib.l4.vision import for_clip, load_with_tokenizer
 from lib.models import pick_device
 
@@ -22,30 +22,30 @@ GRAY_STYLE = re.compile(  # "a man in black and white" is the style, "dressed in
 )
 
 
-def load_captioner(data):
-    """The BLIP of a profile's `data`, and its tokenizer."""
-    return load_with_tokenizer(BlipForConditionalGeneration, data.captioner, data.captioner_revision)
+def load_captioner(config):
+    """The BLIP that `captioner` names, and its tokenizer."""
+    return load_with_tokenizer(BlipForConditionalGeneration, config.captioner, config.captioner_revision)
 
 
-def write_captions(profile):
+def write_captions(config):
     """Caption the test photos that will be colorized, beside their data set, once for a captioner; returns the table.
 
     `gray_caption` describes the gray photo, `auto_caption` the colour photo, both by `without_gray_style`; the raw
     texts are in `gray_caption_raw` and `auto_caption_raw`. None where the profile has no captioner.
     """
-    data, folder = profile.data, profile.for_test_photos.dataset_dir
-    if not data.captioner:
+    folder = config.for_test_photos.dataset_dir
+    if not config.captioner:
         return None
-    rows = pick_across_categories(load_dataset_dict(profile)["test"], profile.study.n_images)
+    rows = pick_across_categories(load_dataset_dict(config)["test"], config.n_images)
     try:
-        read_auto_captions(profile, rows["image_id"])
+        read_auto_captions(config, rows["image_id"])
     except ValueError:
-        model, tokenizer = load_captioner(data)
+        model, tokenizer = load_captioner(config)
         model = model.to(pick_device())
         raw = {level: caption(rows[column], model, tokenizer) for level, column in AUTO_LEVELS.items()}
         made = {level: [without_gray_style(text) for text in texts] for level, texts in raw.items()}
         made |= {f"{level}_raw": texts for level, texts in raw.items()}
-        writer = {"captioner": data.captioner, "captioner_revision": data.captioner_revision}
+        writer = {"captioner": config.captioner, "captioner_revision": config.captioner_revision}
         write_table(pd.DataFrame({"image_id": rows["image_id"], **writer, **made}), folder / AUTO_CAPTIONS)
     return pd.read_csv(folder / AUTO_CAPTIONS, dtype=str, keep_default_na=False)
 

@@ -22,15 +22,14 @@ import requests
 import torch
 
 from lib import ROOT
-from lib.files import exit_with_one_line, explained, one_line
+from lib.cache import exit_with_one_line, explained, one_line
+from lib.config import configs_to_run, resolve
 from lib.l4 import coco, downloads, flowers, forecast, hub
 from lib.l4.captioner import load_captioner
 from lib.l4.set_metrics import load_clip, make_lpips, require_packages, set_distances
-from lib.latents import LatentCache
 from lib.models import encode_prompts, load_base, make_controlnet
-from lib.profiles import profiles_to_run, resolve
 from lib.segmenter import load_segmenter
-from lib.training import loss_of_controlnet, make_accelerator, make_step, prepare_training
+from lib.training import LatentCache, loss_of_controlnet, make_accelerator, make_step, prepare_training
 
 GPU_GB = 20  # what training at 512 px needs, with room
 DRIVERS = {"13": "580.65.06", "12": "525.60.13"}  # the oldest for each CUDA, by NVIDIA's release notes
@@ -39,12 +38,12 @@ WITHOUT = "-p captioner '' -p set_metrics false"
 BASE_FILES = ("model_index.json", "scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json")
 
 
-def check_packages(profiles):
+def check_packages(configs):
     """Whether the packages that the runs need are there, in the pinned versions."""
     pinned = dict(re.findall(r"^([\w-]+)==(\S+)", (ROOT / "requirements.txt").read_text(), re.M))
     pinned |= dict(re.findall(r"^([\w-]+)==(\S+)", (ROOT / "requirements-l4.txt").read_text(), re.M))
     names = ["torch"]
-    names += ["torchvision", "torch-fidelity"] * any(profile.study.set_metrics for profile in profiles)
+    names += ["torchvision", "torch-fidelity"] * any(config.set_metrics for config in configs)
     wrong = [f"{name} {pinned[name]} ({found})" for name in names if (found := installed(name)) != pinned[name]]
     if wrong:
         raise ValueError(f"needed are {', '.join(wrong)}: .venv/bin/pip install -r requirements-l4.txt")
@@ -59,7 +58,7 @@ def installed(name):
         return "not installed"
 
 
-def check_gpu(profiles):
+def check_gpu(configs):
     """Name, memory and driver of the GPU."""
     driver, needed = read_driver(), DRIVERS.get((torch.version.cuda or "").split(".")[0])
     said = f"driver {driver or 'not found'}, torch's CUDA {torch.version.cuda or 'none'}"
@@ -94,13 +93,13 @@ def numbers(text):
     return [int(part) for part in text.split(".")]
 
 
-def check_disk(profiles):
+def check_disk(configs):
     """Free space where `build` is."""
-    place = resolve(profiles[0].folders.build)
+    place = resolve(configs[0].build)
     while not place.exists():
         place = place.parent
-    free, needed = shutil.disk_usage(place).free / 1e9, forecast.disk_needed(profiles)
-    there = sum(path.stat().st_size for path in resolve(profiles[0].folders.build).rglob("*") if path.is_file()) / 1e9
+    free, needed = shutil.disk_usage(place).free / 1e9, forecast.disk_needed(configs)
+    there = sum(path.stat().st_size for path in resolve(configs[0].build).rglob("*") if path.is_file()) / 1e9
     parts = ", ".join(f"{name} {size:.0f}" for name, size in needed.items())
     said = f"{free:.0f} GB free at {place}, {sum(needed.values()):.0f} needed ({parts}), of which {there:.0f} are there"
     if free + there < sum(needed.values()):
@@ -108,7 +107,7 @@ def check_disk(profiles):
     return said
 
 
-def check_bucket(profiles):
+def check_bucket(configs):
     """Write a file to the bucket of the results, and remove it."""
     bucket = os.environ.get("BUCKET", "")
     if not bucket:
@@ -123,24 +122,24 @@ def check_bucket(profiles):
     return f"{bucket} can be written"
 
 
-def check_token(profiles):
+def check_token(configs):
     """Whether what is to be published can be."""
-    hub.require_token(profiles[0].study)
-    return hub.describe_plan(profiles[0].study) or "not needed: hub_repo_id is empty"
+    hub.require_token(configs[0])
+    return hub.describe_plan(configs[0]) or "not needed: hub_repo_id is empty"
 
 
-def check_coco(profiles):
+def check_coco(configs):
     """Whether COCO's archives, or a Hub copy, are where they were."""
-    profile, said = profiles[0], []
-    if all("coco" not in (p.data.source, p.data.test_source) for p in profiles):
+    config, said = configs[0], []
+    if all("coco" not in (p.source, p.test_source) for p in configs):
         return "not needed"
-    if profile.data.coco_hub_id:
-        said.append(f"{len(coco.list_parquet(profile.data.coco_hub_id))} parquet files in {profile.data.coco_hub_id}")
+    if config.coco_hub_id:
+        said.append(f"{len(coco.list_parquet(config.coco_hub_id))} parquet files in {config.coco_hub_id}")
     for name, (path, size, _) in coco.COCO.items():
-        wanted = not profile.data.coco_hub_id or name.startswith("annotations")
-        if wanted and downloads.bytes_of(resolve(profile.data.downloads) / name) != size:
-            check_offered_size(f"{profile.data.coco_url}/{path}", size)
-            said.append(f"{name} at {profile.data.coco_url}")
+        wanted = not config.coco_hub_id or name.startswith("annotations")
+        if wanted and downloads.bytes_of(resolve(config.downloads) / name) != size:
+            check_offered_size(f"{config.coco_url}/{path}", size)
+            said.append(f"{name} at {config.coco_url}")
     return ", ".join(said) or "archives are here"
 
 
@@ -155,48 +154,46 @@ def check_offered_size(url, size):
         raise ValueError(f"{url} offers {offered} bytes, published are {size}: try {copy}")
 
 
-def check_flowers(profiles):
+def check_flowers(configs):
     """Fetch the flowers from Kaggle, or say in which folder they are."""
-    folder = profiles[0].data.flowers_folder
-    if all(profile.data.source != "flowers" for profile in profiles):
+    folder = configs[0].flowers_folder
+    if all(config.source != "flowers" for config in configs):
         return "not needed"
     if folder and not resolve(folder).is_dir():
         raise ValueError(f"flowers_folder {folder} is no folder: correct it, or leave it empty to ask Kaggle")
     return folder or f"in {flowers.download_flowers()}"
 
 
-def check_models(profiles):
+def check_models(configs):
     """Whether base models and other people's ControlNets can be reached at their revisions."""
-    said = {p.model.base_model: check_base(p) for p in profiles}
-    asked = [(p.model.controlnet, p.model.controlnet_revision) for p in profiles]
+    said = {p.base_model: check_base(p) for p in configs}
+    asked = [(p.controlnet, p.controlnet_revision) for p in configs]
     for name, revision in asked:
         if name.count("/") == 1 and not resolve(name).is_dir():
             said[name] = f"{name} at revision {model_facts(name, revision).sha}"
     return "; ".join(said.values())
 
 
-def check_base(profile):
+def check_base(config):
     """Whether a base model is there with all its files."""
-    name = profile.model.base_model
+    name = config.base_model
     if resolve(name).is_dir():
         return f"{name}: here"
     try:
-        facts = model_facts(name, profile.model.base_revision)
+        facts = model_facts(name, config.base_revision)
         missing = missing_files([file.rfilename for file in facts.siblings])
         if missing:
             raise ValueError(f"{name} at revision {facts.sha} lacks {', '.join(missing)}")
     except ValueError as error:
-        mirrors = ", ".join(profile.model.base_mirrors) or "another base"
-        raise ValueError(
-            f"{error}: try -p run {profile.folders.run} -p base_revision '' -p base_model with {mirrors}"
-        ) from None
+        mirrors = ", ".join(config.base_mirrors) or "another base"
+        raise ValueError(f"{error}: try -p run {config.run} -p base_revision '' -p base_model with {mirrors}") from None
     return f"{name} at revision {facts.sha}"
 
 
 def model_facts(name, revision):
-    """What the Hub says of a model at a revision (""; the newest); a ValueError where it can't be reached."""
+    """What the Hub says of a model at a revision (None: the newest); a ValueError where it can't be reached."""
     try:
-        return huggingface_hub.model_info(name, revision=revision or None, timeout=20)
+        return huggingface_hub.model_info(name, revision=revision, timeout=20)
     except Exception as error:  # of several clients
         raise ValueError(f"{name} can't be reached ({one_line(error)})") from None
 
@@ -210,26 +207,25 @@ def missing_files(files):
     return missing
 
 
-def check_networks(profiles):
+def check_networks(configs):
     """Fetch the networks that write captions, find things and measure sets."""
-    return "; ".join(dict.fromkeys(fetch_networks(profile) for profile in profiles))
+    return "; ".join(dict.fromkeys(fetch_networks(config) for config in configs))
 
 
-def fetch_networks(profile):
+def fetch_networks(config):
     """Load every network that a profile will ask for, so that all come before the work starts; says which they are.
 
     What can't be had is a ValueError that names it.
     """
-    require_packages(profile.study)
-    data, model, study = profile.data, profile.model, profile.study
+    require_packages(config)
     wanted = {}
-    if data.captioner:
-        wanted[data.captioner, data.captioner_revision] = lambda: load_captioner(data)
-    if not resolve(model.segmenter).is_dir():
-        named = model.segmenter, model.segmenter_revision
+    if config.captioner:
+        wanted[config.captioner, config.captioner_revision] = lambda: load_captioner(config)
+    if not resolve(config.segmenter).is_dir():
+        named = config.segmenter, config.segmenter_revision
         wanted[named] = partial(load_segmenter, *named)
-    if study.set_metrics:
-        wanted[study.clip, study.clip_revision] = lambda: load_clip(study)
+    if config.set_metrics:
+        wanted[config.clip, config.clip_revision] = lambda: load_clip(config)
         wanted |= {("Inception", ""): lambda: set_distances(2), ("AlexNet", ""): make_lpips}
     said = []
     for (source, revision), load in wanted.items():
@@ -239,20 +235,20 @@ def fetch_networks(profile):
     return ", ".join(said) or "not needed"
 
 
-def check_training(profiles):
+def check_training(configs):
     """Train on every base for a minute: samples a second and peak memory; a batch that doesn't fit is a ValueError."""
     if not torch.cuda.is_available():
         return "not timed: there is no CUDA GPU"
     measured = []
-    for profile in {p.model.base_model: p for p in profiles if not p.model.controlnet}.values():
-        seconds, peak = time_training(profile)
-        batch, steps = profile.training.train_batch_size, "after 30 s of warm-up"
-        name = profile.model.base_model
+    for config in {p.base_model: p for p in configs if not p.controlnet}.values():
+        seconds, peak = time_training(config)
+        batch, steps = config.train_batch_size, "after 30 s of warm-up"
+        name = config.base_model
         measured.append(f"{name}: {1 / seconds:.1f} samples/s {steps}, peak memory {peak:.1f} GB at batch {batch}")
     return "; ".join(measured)
 
 
-def time_training(profile, warm_up: float = 30, timed: float = 20) -> tuple[float, float]:
+def time_training(config, warm_up: float = 30, timed: float = 20) -> tuple[float, float]:
     """Seconds a sample and peak GB of a profile's training steps on random latents, after `warm_up` seconds of them.
 
     These are the steps of `lib.training`: compiled, in the profile's precision, batch and optimizer. A batch that
@@ -262,22 +258,21 @@ def time_training(profile, warm_up: float = 30, timed: float = 20) -> tuple[floa
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    base, training, side = load_base(profile.model, profile.folders.run), profile.training, profile.data.resolution
-    n, small = training.train_batch_size, side // base.vae_scale_factor
+    base, side = load_base(config), config.resolution
+    n, small = config.train_batch_size, side // base.vae_scale_factor
     latents = np.random.default_rng(0).standard_normal((n, base.vae.config.latent_channels, small, small), np.float32)
     words, rows = encode_prompts([""], base).float().cpu().numpy(), np.zeros(n, np.int32)
     cache = LatentCache(latents, np.zeros_like(latents), np.zeros((n, side, side), np.uint8), rows, words, {})
     base.vae = base.text_encoder = None
     controlnet = make_controlnet(base.unet, base.vae_scale_factor).to(base.device).train()
-    loss_of_step, precision = loss_of_controlnet(base, cache, profile, controlnet), profile.model.mixed_precision
-    accelerator = make_accelerator(training, precision)
-    wrapped, state = prepare_training(controlnet, training, accelerator)
+    loss_of_step, precision = loss_of_controlnet(base, cache, config, controlnet), config.mixed_precision
+    accelerator = make_accelerator(config)
+    wrapped, state = prepare_training(controlnet, config, accelerator)
 
     def seconds_a_step(least):
         started, steps, loss = time.perf_counter(), 0, 0.0
         while not steps or time.perf_counter() - started < least:
-            shares = training.gradient_accumulation_steps
-            loss = make_step(wrapped, loss_of_step, steps, accelerator, state, shares, precision).item()
+            loss = make_step(wrapped, loss_of_step, steps, accelerator, state, config, precision).item()
             steps += 1
         if not math.isfinite(loss):
             raise ValueError(f"the loss of a training step is {loss}: this machine computes wrongly")
@@ -302,15 +297,15 @@ def main(arguments=None):
     forecast.add_options(parser)
     options, failed = parser.parse_args(arguments), False
     with exit_with_one_line():
-        profiles = profiles_to_run(options.profile, **options.overrides)
+        configs = configs_to_run(options.profile, **dict(options.overrides))
     for name, check in CHECKS.items():
         try:
-            print(f"ok      {name}: {check(profiles)}", flush=True)
+            print(f"ok      {name}: {check(configs)}", flush=True)
         except ValueError as error:
             failed = True
             print(f"FAILED  {name}: {error}", flush=True)
     with exit_with_one_line():
-        print(f"\n{forecast.report(options.profile, options.overrides, options.price, options.save)}")
+        print(f"\n{forecast.report(options.profile, dict(options.overrides), options.price, options.save)}")
     sys.exit(1 if failed else 0)
 
 

@@ -13,10 +13,10 @@ from PIL import Image
 from pyarrow.parquet import ParquetFile
 from pycocotools import mask as run_lengths
 
+from lib.cache import explained, new_file, progress, write_bytes
 from lib.color_words import find_color_words, without_color_words
-from lib.files import explained, new_file, progress, write_bytes
+from lib.config import resolve
 from lib.l4.downloads import download, extract, require_disk
-from lib.profiles import resolve
 from lib.prompts import WRITERS
 
 COCO = {  # archive: path below the profile's coco_url, bytes, MD5; as the servers give them
@@ -32,23 +32,23 @@ PHOTO_BYTES = 170_000  # about what a COCO photo takes
 NO_THING = {"category": "other", "thing": "", "thing_box": "", "mask": ""}
 
 
-def prepare_coco(data, folder):
+def prepare_coco(config, folder):
     """Bring COCO 2017 to a folder and return the rows of its manifest.
 
     A seeded sample of train2017 is for training and validation, val2017 for the test; captions are human.
     """
-    downloads, copy = resolve(data.downloads), data.coco_hub_id
+    downloads, copy = resolve(config.downloads), config.coco_hub_id
     parquet = list_parquet(copy) if copy else {}
     archives = {name: facts for name, facts in COCO.items() if not copy or name.startswith("annotations")}
     sizes = {f"{copy}/{name}": size for name, size in parquet.items()}
     sizes |= {name: size for name, (_, size, _) in archives.items()}
-    require_disk(folder, downloads, sizes, (data.n_train + data.n_validation + 5000) * PHOTO_BYTES)
+    require_disk(folder, downloads, sizes, (config.n_train + config.n_validation + 5000) * PHOTO_BYTES)
     with ThreadPoolExecutor(len(archives)) as pool:
-        list(pool.map(lambda name: download_archive(name, data.coco_url, downloads), archives))
+        list(pool.map(lambda name: download_archive(name, config.coco_url, downloads), archives))
     with zipfile.ZipFile(downloads / "annotations_trainval2017.zip") as archive:
         captions = {part: read_captions(archive, part) for part in ("train2017", "val2017")}
         things = read_things(archive, "val2017", folder)
-    rows = make_rows(captions, things, data.n_train, data.n_validation, data.dataset_seed)
+    rows = make_rows(captions, things, config.n_train, config.n_validation, config.dataset_seed)
     names = [row["file_name"] for row in rows]
     if copy:
         extract_parquet(names, copy, parquet, downloads / copy, folder)

@@ -7,7 +7,7 @@ import zipfile
 
 import requests
 
-from lib.files import hash_of_file, progress, write_bytes
+from lib.cache import hash_of_file, progress, write_bytes
 
 ATTEMPTS, PAUSE = 5, 1.0  # of a download; seconds before the second, doubling
 CHUNK = 1 << 16  # bytes

@@ -5,23 +5,23 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.files import explained, hash_of_file
-from lib.profiles import resolve
+from lib.cache import explained, hash_of_file
+from lib.config import resolve
 
 FLOWERS = "alxmamaev/flowers-recognition"
 
 
-def prepare_flowers(data, folder):
+def prepare_flowers(config, folder):
     """Copy Kaggle's flowers to a folder and return the rows of their manifest, with generic captions.
 
     5 % of each kind are for validation and 5 % for the test.
     """
-    found = resolve(data.flowers_folder) if data.flowers_folder else download_flowers()
+    found = resolve(config.flowers_folder) if config.flowers_folder else download_flowers()
     files = sorted(path for path in found.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not files:
         raise ValueError(f"{found} holds no photo in a folder for each kind: name another with -p flowers_folder")
     known = {(path.parent.name, hash_of_file(path)): path for path in files}  # some archives hold all twice
-    files, rng = list(known.values()), np.random.default_rng(data.dataset_seed)
+    files, rng = list(known.values()), np.random.default_rng(config.dataset_seed)
     rows = []
     for kind in sorted({path.parent.name for path in files}):
         ours = rng.permutation([path for path in files if path.parent.name == kind])

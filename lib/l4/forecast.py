@@ -17,18 +17,17 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
 from lib import ROOT
+from lib.cache import exit_with_one_line, write_table, write_text
 from lib.color import make_conditioning_image, to_float
 from lib.colorize import plan_pictures
+from lib.config import add_field_option, configs_to_run
 from lib.dataset import open_square, read_manifest
-from lib.files import exit_with_one_line, write_table, write_text
 from lib.l4.coco import COCO, PHOTO_BYTES
 from lib.metrics import measure
 from lib.models import compile_networks, make_controlnet, memory_advice, pick_device
-from lib.profiles import add_field_option, own_run, profiles_to_run
 from lib.prompts import CONDITIONS, OBJECT_COLORS
 from lib.report import markdown_table
-from lib.sampling_choice import N_VALIDATION
-from lib.study import RUNS
+from lib.sampling_choice import N_VALIDATION, grid
 from lib.training import diffusion_loss, make_optimizer, with_train_steps
 
 # TFLOP per sample at 512 px: a photo encoded, a photo in a training step, a sampling step without and with guidance, a
@@ -72,27 +71,27 @@ class Part:
     measured: int = 0  # pictures measured by it
 
 
-def shape_of(profile):
+def shape_of(config):
     """The key of `COSTS` for a profile's base, or "" if its cost is not known."""
-    name = getattr(RUNS.get(profile.folders.run) or RUNS.get(own_run(profile.name)), "base", "")
-    return name if name in COSTS else ""
+    known = {"v1-5": "SD 1.5", "2-1-base": "SD 2.1-base"}
+    return next((shape for part, shape in known.items() if part in config.base_model), "")
 
 
-def pictures_planned(profile, n_photos):
+def pictures_planned(config, n_photos):
     """How many pictures a run colorizes of `n_photos` test photos: {prompt level or other plan: pictures}.
 
     Prompts that are equal at two levels are counted twice, and every photo is taken to have a thing.
     """
-    study, n = profile.study, min(profile.study.n_images or n_photos, n_photos)
-    absent = set() if profile.data.captioner else {"auto_caption"}
-    if not profile.data.captioner and profile.data.source != "folder":
+    n = min(config.n_images or n_photos, n_photos)
+    absent = set() if config.captioner else {"auto_caption"}
+    if not config.captioner and config.source != "folder":
         absent.add("gray_caption")
-    levels = study.prompt_levels or [level for level in CONDITIONS if level not in absent]
+    levels = config.prompt_levels or [level for level in CONDITIONS if level not in absent]
     photos = pd.DataFrame({"image_id": range(n), "category": ""})
     prompts = {level: [""] * n for level in levels}
-    plan = plan_pictures(photos, prompts, study.n_seeds, study.n_images_other, study.n_images_all_seeds)
-    things = min(study.n_binding or n, n)
-    phrases = PHRASES * min(study.n_images_other or n, n)
+    plan = plan_pictures(photos, prompts, config.n_seeds, config.n_images_other, config.n_images_all_seeds)
+    things = min(config.n_binding or n, n)
+    phrases = PHRASES * min(config.n_images_other or n, n)
     counts = plan["prompt_level"].value_counts(sort=False)
     return {**counts, "binding": things * BINDING_PICTURES, "phrases": phrases}
 
@@ -108,71 +107,69 @@ def add(*works):
     return {name: sum(part.get(name, 0) for part in works) for name in COSTS[TIMED_BASE]}
 
 
-def plan(profiles, choose=max):
+def plan(configs, choose=max):
     """The `Part`s of a study, in order; photos come once a source, latents once a source and base.
 
     `choose` takes the number of steps that pictures are sampled with out of those that a run tries.
     """
-    with_photos = [profile.for_test_photos for profile in profiles] + profiles
-    of_sources = {profile.data.source: profile for profile in with_photos}
-    parts = [part for profile in of_sources.values() for part in plan_source(profile)]
+    with_photos = [config.for_test_photos for config in configs] + configs
+    of_sources = {config.source: config for config in with_photos}
+    parts = [part for config in of_sources.values() for part in plan_source(config)]
     parts.append(Part("networks of captions, masks and measures", "models", NETWORKS_GB))
-    bases = dict.fromkeys(profile.model.base_model for profile in profiles)
+    bases = dict.fromkeys(config.base_model for config in configs)
     parts += [Part(f"base {name}", "models", BASE_GB) for name in bases]
-    trained = [profile for profile in profiles if not profile.model.controlnet]
-    encoded = {(p.data.source, p.model.base_model): p for p in trained}
-    parts += [plan_latents(profile) for profile in encoded.values()]
-    captioned = {(p.data.source, p.model.base_model): p for p in trained if p.data.prompt_policy != "generic"}
+    trained = [config for config in configs if not config.controlnet]
+    encoded = {(p.source, p.base_model): p for p in trained}
+    parts += [plan_latents(config) for config in encoded.values()]
+    captioned = {(p.source, p.base_model): p for p in trained if p.prompt_policy != "generic"}
     parts += [plan_prompts(p) for p in captioned.values()]
-    parts += [part for profile in profiles for part in plan_run(profile, choose)]
-    while_training = max(profile.training.keep_checkpoints for profile in profiles) * CHECKPOINT_GB
+    parts += [part for config in configs for part in plan_run(config, choose)]
+    while_training = max(config.keep_checkpoints for config in configs) * CHECKPOINT_GB
     return [*parts, Part("checkpoints while one trains", "runs", while_training)]
 
 
-def photos_trained(profile):
+def photos_trained(config):
     """How many photos a profile trains on."""
-    return profile.data.n_train if profile.data.source == "coco" else FLOWERS_TRAINED
+    return config.n_train if config.source == "coco" else FLOWERS_TRAINED
 
 
-def plan_source(profile):
+def plan_source(config):
     """The parts that bring a profile's photos and make its data set; the photos of a folder are there."""
-    coco = profile.data.source == "coco"
-    n = profile.data.n_train + profile.data.n_validation + TEST_PHOTOS if coco else FLOWER_PHOTOS
-    come = {"coco": sum(size for _, size, _ in COCO.values()), "flowers": 250e6}.get(profile.data.source, 0)
+    coco = config.source == "coco"
+    n = config.n_train + config.n_validation + TEST_PHOTOS if coco else FLOWER_PHOTOS
+    come = {"coco": sum(size for _, size, _ in COCO.values()), "flowers": 250e6}.get(config.source, 0)
     gb = n * (PHOTO_BYTES + 2 * (JPEG_BYTES + GRAY_BYTES)) / 1e9
     return [
-        Part(f"download of {profile.data.source}", "downloads", come / 1e9, download=come),
-        Part(f"data set {profile.data.source}", "photos and data sets", gb, prepared=n),
+        Part(f"download of {config.source}", "downloads", come / 1e9, download=come),
+        Part(f"data set {config.source}", "photos and data sets", gb, prepared=n),
     ]
 
 
-def plan_latents(profile):
+def plan_latents(config):
     """The latents of a source's training photos under a base's autoencoder, with their gray pictures."""
-    n, side = photos_trained(profile), profile.data.resolution
+    n, side = photos_trained(config), config.resolution
     gb = n * (2 * 2 * 4 * (side // 8) ** 2 + side**2) / 1e9  # mean and deviation in half precision; gray
-    shape = shape_of(profile)
-    return Part(f"latents of {profile.data.source}, {shape}", "caches", gb, shape, {"encode": n})
+    shape = shape_of(config)
+    return Part(f"latents of {config.source}, {shape}", "caches", gb, shape, {"encode": n})
 
 
-def plan_prompts(profile):
+def plan_prompts(config):
     """The embeddings of a source's captions."""
-    shape = shape_of(profile)
-    gb = photos_trained(profile) * PROMPT_BYTES * TEXT_WIDTHS.get(shape, 1024) / 1e9
-    return Part(f"captions of {profile.data.source}, {shape}", "caches", gb, shape)
+    shape = shape_of(config)
+    gb = photos_trained(config) * PROMPT_BYTES * TEXT_WIDTHS.get(shape, 1024) / 1e9
+    return Part(f"captions of {config.source}, {shape}", "caches", gb, shape)
 
 
-def plan_run(profile, choose):
+def plan_run(config, choose):
     """The parts of one run: training, choosing how to sample, pictures, measuring; the strongest guidance is taken."""
-    study, settings = profile.study, profile.sampling
-    shape, run, share = shape_of(profile), profile.folders.run, settings.guidance_share
-    steps = choose(study.steps_to_try or (settings.num_inference_steps,))
-    guidance = max(study.guidance_to_try, default=settings.guidance_scale)
-    tried = [(steps, scale) for steps in study.steps_to_try for scale in study.guidance_to_try]
+    shape, run, share = shape_of(config), config.run, config.guidance_share
+    steps, guidance = choose(config.steps_to_try), max(config.guidance_to_try)
+    tried = grid(config)
     choosing = [sampling(N_VALIDATION, steps, scale, share) for steps, scale in tried]
-    planned = pictures_planned(profile, TEST_PHOTOS)
+    planned = pictures_planned(config, TEST_PHOTOS)
     unguided, pictures = planned.get("empty", 0), sum(planned.values())
     colorizing = add(sampling(unguided, steps, 1, share), sampling(pictures - unguided, steps, guidance, share))
-    photos = min(study.n_images or TEST_PHOTOS, TEST_PHOTOS)
+    photos = min(config.n_images or TEST_PHOTOS, TEST_PHOTOS)
     asked = pictures - planned["binding"] - planned["phrases"]
     measured = 2 * asked + (REFERENCE_PICTURES + len(planned) - 1) * photos
     parts = [
@@ -180,19 +177,19 @@ def plan_run(profile, choose):
         Part(f"{run}: {pictures:,} pictures", "runs", 2 * pictures * PNG_BYTES / 1e9, shape, colorizing),
         Part(f"{run}: measuring", "runs", 0, shape, {"encode": photos, "decode": photos}, measured=measured),
     ]
-    if profile.model.controlnet:
+    if config.controlnet:
         return parts
-    training = with_train_steps(profile, photos_trained(profile)).training
-    checkpoints = math.ceil(training.train_steps / training.checkpoint_every)
-    works = sampling(WATCHED_PHOTOS * checkpoints, settings.num_inference_steps, settings.guidance_scale, share)
-    works["train"] = training.train_steps * training.train_batch_size
+    config = with_train_steps(config, photos_trained(config))
+    checkpoints = math.ceil(config.train_steps / config.checkpoint_every)
+    works = sampling(WATCHED_PHOTOS * checkpoints, config.num_inference_steps, config.guidance_scale, share)
+    works["train"] = config.train_steps * config.train_batch_size
     return [Part(f"{run}: training", "runs", CHECKPOINT_GB + CONTROLNET_GB, shape, works), *parts]
 
 
-def disk_needed(profiles):
+def disk_needed(configs):
     """Gigabytes that runs take on disk, by kind of file."""
     needed = {}
-    for part in plan(profiles):
+    for part in plan(configs):
         needed[part.kind] = needed.get(part.kind, 0) + part.gb
     return needed
 
@@ -214,7 +211,7 @@ def time_processor(size, repeats=3):
     return best
 
 
-def measure_rate(profile, device, warm_up: int = 2, repeats: int = 3) -> float:
+def measure_rate(config, device, warm_up: int = 2, repeats: int = 3) -> float:
     """Times training steps at the size of SD 2.1-base, with random weights and the profile's batch and precision.
 
     Returns:
@@ -223,17 +220,17 @@ def measure_rate(profile, device, warm_up: int = 2, repeats: int = 3) -> float:
     Raises:
         ValueError: if the batch does not fit in memory, or the loss is not finite.
     """
-    n, side, bf16 = profile.training.train_batch_size, profile.data.resolution, profile.model.mixed_precision == "bf16"
+    n, side, bf16 = config.train_batch_size, config.resolution, config.mixed_precision == "bf16"
     with torch.device(device):
         unet = UNet2DConditionModel(**TIMED_UNET).to(torch.bfloat16 if bf16 else torch.float32).requires_grad_(False)
         controlnet = make_controlnet(unet, 8)
-    for network in (unet, controlnet) if profile.model.channels_last else ():
+    for network in (unet, controlnet) if config.channels_last else ():
         network.to(memory_format=torch.channels_last)
-    if profile.model.torch_compile:
+    if config.torch_compile:
         compile_networks((unet, controlnet))
     width = unet.config.cross_attention_dim
     batch = torch.randn(n, 4, side // 8, side // 8), torch.randn(n, 77, width), torch.rand(n, 3, side, side)
-    optimizer = make_optimizer(controlnet, profile.training)
+    optimizer = make_optimizer(controlnet, config)
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     with memory_advice("lower train_batch_size"):
         for step in range(warm_up + repeats):
@@ -241,7 +238,7 @@ def measure_rate(profile, device, warm_up: int = 2, repeats: int = 3) -> float:
                 started = time.perf_counter()
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 generator = torch.Generator().manual_seed(step)
-                loss = diffusion_loss(unet, scheduler, batch, generator, profile.training, controlnet)
+                loss = diffusion_loss(unet, scheduler, batch, generator, config, controlnet)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -276,11 +273,11 @@ def forecast(parts, costs, processor, rates, workers):
 
 def compare_plans(name, overrides, device):
     """The forecast of the chosen runs, and its total beside that with the fewest steps that they try."""
-    profiles = profiles_to_run(name, **overrides)
-    workers = max(1, profiles[0].data.workers)
-    costs, processor = costs_at(profiles[0].data.resolution), time_processor(profiles[0].data.resolution)
-    rates = (measure_rate(profiles[0], device),) if device.type == "cuda" else RATES
-    plans = {"fewest steps": plan(profiles, choose=min), "most steps": plan(profiles)}
+    configs = configs_to_run(name, **overrides)
+    workers = max(1, configs[0].workers)
+    costs, processor = costs_at(configs[0].resolution), time_processor(configs[0].resolution)
+    rates = (measure_rate(configs[0], device),) if device.type == "cuda" else RATES
+    plans = {"fewest steps": plan(configs, choose=min), "most steps": plan(configs)}
     tables = {name: forecast(parts, costs, processor, rates, workers) for name, parts in plans.items()}
     totals = pd.concat([table.tail(1).assign(part=name) for name, table in tables.items()], ignore_index=True)
     return tables["most steps"], totals.rename(columns={"part": "plan"})
@@ -317,7 +314,7 @@ def report(name, overrides, price, keep=False):
     source += f"; {price:.2f} dollars an hour"
     if keep:
         save_forecast(now, totals, source)
-    unknown = [profile.folders.run for profile in profiles_to_run(name, **overrides) if not shape_of(profile)]
+    unknown = [config.run for config in configs_to_run(name, **overrides) if not shape_of(config)]
     note = f"\n\nwithout the hours of {', '.join(unknown)}, whose base has no known cost" if unknown else ""
     return f"{markdown_table(now.round(2))}\n\n{markdown_table(totals.round(2))}\n\n{source}{note}"
 
@@ -336,7 +333,7 @@ def main(arguments=None):
     add_options(parser)
     options = parser.parse_args(arguments)
     with exit_with_one_line():
-        print(report(options.profile, options.overrides, options.price, options.save))
+        print(report(options.profile, dict(options.overrides), options.price, options.save))
 
 
 if __name__ == "__main__":

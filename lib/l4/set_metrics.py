@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 from transformers import CLIPModel
 
+from lib.cache import progress
 from lib.color import to_float
-from lib.files import progress
 from lib.l4.vision import for_clip, load_with_tokenizer, to_tensor
 from lib.models import pick_device
 from lib.stats import complete_photos
@@ -21,18 +21,18 @@ SET_SIZE = 256  # px: the protocol of the papers on COCO's val2017
 NEEDED = ("torchvision", "torch_fidelity")  # by torchmetrics, for Inception and AlexNet
 
 
-def require_packages(study):
+def require_packages(config):
     """Refuse to start where the set metrics are asked for and their packages are missing: ValueError."""
-    missing = [name for name in NEEDED if study.set_metrics and importlib.util.find_spec(name) is None]
+    missing = [name for name in NEEDED if config.set_metrics and importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
             f"set_metrics needs {' and '.join(missing)}: pip install -r requirements-l4.txt, or -p set_metrics false"
         )
 
 
-def load_clip(study):
-    """The CLIP of a profile's `study`, and its tokenizer."""
-    return load_with_tokenizer(CLIPModel, study.clip, study.clip_revision)
+def load_clip(config):
+    """The CLIP that `clip` names, and its tokenizer."""
+    return load_with_tokenizer(CLIPModel, config.clip, config.clip_revision)
 
 
 @torch.no_grad()
@@ -61,7 +61,7 @@ def make_lpips():
     return lpip.LearnedPerceptualImagePatchSimilarity("alex", normalize=True)
 
 
-def measure_sets(rows, images, read_picture, study, batch_size=32):
+def measure_sets(rows, images, read_picture, config, batch_size=32):
     """A table `prompt_level`, `n` and `SET_METRICS` of seed 0, after the merge, at 256 px: one row a prompt level.
 
     FID falls with the number of photos: below `MIN_FOR_FID`, the number of published rows on val2017, it is NaN, and
@@ -71,7 +71,7 @@ def measure_sets(rows, images, read_picture, study, batch_size=32):
     first = images.query("seed == 0")
     first = first[first["image_id"].isin(complete_photos(first, ["prompt_level"]))]
     device = pick_device()
-    clip, tokenizer = load_clip(study)
+    clip, tokenizer = load_clip(config)
     clip = clip.to(device)
     captions = first[first["prompt_level"] == "detailed"].set_index("image_id")["prompt"]
     position, table = {name: index for index, name in enumerate(rows["image_id"])}, []

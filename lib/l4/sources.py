@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from lib.cache import open_picture, progress, write_table
+from lib.config import check_config, resolve, save_config
 from lib.dataset import MANIFEST_COLUMNS, OPTIONAL_COLUMNS
-from lib.files import open_picture, progress, write_table
 from lib.l4.coco import prepare_coco
 from lib.l4.flowers import prepare_flowers
-from lib.profiles import check_settings, resolve, write_settings
 
 PHOTO_FIELDS = {  # what a folder of photos must have been made with
     "coco": ("source", "n_train", "n_validation", "dataset_seed"),
@@ -23,27 +23,28 @@ PHOTO_FIELDS = {  # what a folder of photos must have been made with
 GRAY_BELOW = 2.0  # a photo whose channels differ by less (of 255, on the mean) is a gray one
 
 
-def prepare(data):
-    """Bring the photos of `data.source`, and of `test_source`, to their folders, once; "folder": they are there.
+def prepare(config):
+    """Bring the photos of `config.source`, and of `test_source`, to their folders, once; "folder": they are there.
 
     Writes `metadata.csv` last, and `left_out.csv` with what was left out and why. A folder that was made with other
     fields is a ValueError.
     """
-    if data.source == "flowers" and data.flowers_folder and not resolve(data.flowers_folder).is_dir():
+    if config.source == "flowers" and config.flowers_folder and not resolve(config.flowers_folder).is_dir():
         raise ValueError(
-            f"flowers_folder {data.flowers_folder} is no folder: correct it, or leave it empty to ask Kaggle"
+            f"flowers_folder {config.flowers_folder} is no folder: correct it, or leave it empty to ask Kaggle"
         )
-    if data.test_source:
-        prepare(data.of_test_photos)
-    folder = data.photos_dir
-    if data.source == "folder":
+    if config.test_source:
+        prepare(config.for_test_photos)
+    folder = config.photos_dir
+    if config.source == "folder":
         return
     if (folder / "metadata.csv").exists():
-        return check_settings(vars(data), folder, "01_build_dataset, with another -p photos FOLDER,")
+        fields = PHOTO_FIELDS[config.source]
+        return check_config(config, folder / "config.json", fields, "01_build_dataset, with another -p photos FOLDER,")
     folder.mkdir(parents=True, exist_ok=True)
-    write_settings({name: getattr(data, name) for name in PHOTO_FIELDS[data.source]}, folder)
-    bring = {"coco": prepare_coco, "flowers": prepare_flowers}[data.source]
-    write_manifest(bring(data, folder), folder)
+    save_config(config, folder)
+    bring = {"coco": prepare_coco, "flowers": prepare_flowers}[config.source]
+    write_manifest(bring(config, folder), folder)
 
 
 def write_manifest(rows, folder):
@@ -57,18 +58,18 @@ def write_manifest(rows, folder):
     write_table(table[~flawed].drop(columns="reason"), folder / "metadata.csv")
 
 
-def describe_photos(data, manifest):
+def describe_photos(config, manifest):
     """A sentence on a folder of photos: how many were left out, and why, and how many the resolution enlarges."""
-    path, reasons = data.photos_dir / "left_out.csv", {}
+    path, reasons = config.photos_dir / "left_out.csv", {}
     if path.exists():
         reasons = pd.read_csv(path)["reason"].value_counts().to_dict()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         sides = list(progress(pool.map(short_side, manifest["path"]), total=len(manifest), desc="sizes"))
     why = f" ({', '.join(f'{reason} {count}' for reason, count in reasons.items())})" if reasons else ""
-    small = sum(side < data.resolution for side in sides)
+    small = sum(side < config.resolution for side in sides)
     return (
         f"{sum(reasons.values())} photos were left out{why}; {small} of {len(manifest)} are smaller than "
-        f"{data.resolution} px and were enlarged."
+        f"{config.resolution} px and were enlarged."
     )
 
 

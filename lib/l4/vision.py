@@ -13,7 +13,7 @@ os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # a bot of the Hub
 
 
 def load_with_tokenizer(kind, source, revision):
-    """A network of a class of transformers and its tokenizer, from the Hub at a revision ("": the newest)."""
+    """A network of a class of transformers and its tokenizer, from the Hub at a revision (None: the newest)."""
     revision = revision or "main"
     tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
     return kind.from_pretrained(source, revision=revision).eval(), tokenizer

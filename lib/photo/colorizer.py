@@ -8,15 +8,14 @@ import numpy as np
 
 from lib import ROOT
 from lib.color import gray_from_luminance, srgb_to_lab, to_pil
+from lib.config import RUNS, Config, get_config
 from lib.inference import sample
 from lib.models import add_controlnet, load_base, load_controlnet, load_pipeline
 from lib.photo.formats import Photo, open_photo
 from lib.photo.full_resolution import color_functions, network_size, paint, reduce_lightness, reduced_plane, refine
 from lib.photo.pictures import SAMPLING_OPTIONS, ColorPicture, check_number
-from lib.profiles import Profile, get_profile
 from lib.prompts import VAGUE_PROMPT
 from lib.regions import FIND_PX, WORKING_PX, find_masks, overlap, regions_of, share_out, to_regions, weigh
-from lib.study import EQUIVALENTS
 
 
 class Colorizer:
@@ -25,7 +24,7 @@ class Colorizer:
         colorizer = Colorizer("pocket")
         colorizer("photo.jpg", "a red tram in a gray street").save("photo.color.png")
 
-    - `profile`: "pocket" (CPU), "l4" (GPU), or a `Profile`, whose run's ControlNet is then taken.
+    - `profile`: "pocket" (CPU), "l4" (GPU), or a `Config`, whose run's ControlNet is then taken.
     - `controlnet`: a folder or Hub id of another ControlNet, e.g. "build/l4/study_1/controlnet".
     - `base_model`: a folder or Hub id of the base that it was trained for; by default the one that `run.csv` beside the
       ControlNet's folder names, or the profile's.
@@ -36,22 +35,22 @@ class Colorizer:
     """
 
     def __init__(self, profile="pocket", controlnet="", base_model="", **sampling):
-        if isinstance(profile, Profile):
+        if isinstance(profile, Config):
             if controlnet or base_model or sampling:
-                raise ValueError("a Profile has its own ControlNet, base and sampling: use profile.replace(...)")
-            self.profile, self.controlnet = profile, str(profile.controlnet_source)
+                raise ValueError("a Config has its own ControlNet, base and sampling: use config.replace(...)")
+            self.config, self.controlnet = profile, str(profile.controlnet_source)
             self.pipeline = load_pipeline(profile)
             return
         sampling = check_sampling(sampling)
         base_model = folder_or_id(base_model) if base_model else ""
         given = {"base_model": base_model} if base_model else {}
-        profile = get_profile(profile, **sampling, **given)
-        source = folder_or_id(controlnet or profile.training.initial_controlnet or profile.folders.controlnet_dir)
-        base_model = base_model or base_of_run(source) or profile.model.base_model
-        profile = profile.replace(base_model=base_model, base_revision=pinned_revision(profile.name, base_model))
-        base = load_base(profile.model)
-        check_text_encoder(base, profile)
-        self.profile, self.controlnet = profile, source
+        config = get_config(profile, **sampling, **given)
+        source = folder_or_id(controlnet or config.initial_controlnet or config.controlnet_dir)
+        base_model = base_model or base_of_run(source) or config.base_model
+        config = config.replace(base_model=base_model, base_revision=pinned_revision(config.profile, base_model))
+        base = load_base(config)
+        check_text_encoder(base, config)
+        self.config, self.controlnet = config, source
         self.pipeline = add_controlnet(base, load_controlnet(source, base.unet))
 
     def __call__(self, photo, prompt=VAGUE_PROMPT, seed=0, saturation=1.0, colors=(), bind=False, **sampling):
@@ -69,27 +68,27 @@ class Colorizer:
         A photo that can't be read, or is too small or too large, is a ValueError that names it.
         """
         seed, saturation = check_number("seed", seed), check_number("saturation", saturation)
-        profile = self.profile.replace(**check_sampling(sampling))
+        config = self.config.replace(**check_sampling(sampling))
         photo = photo if isinstance(photo, Photo) else open_photo(photo)
         colors = to_regions(colors, photo.pixels.shape[:2])
         names = {region.place for region in colors if isinstance(region.place, str)}
         bound = [region for region in regions_of(prompt) if region.place not in names] if bind else []
         height, width = photo.pixels.shape[:2]
         multiple = self.pipeline.vae_scale_factor * 2 ** (len(self.pipeline.unet.config.block_out_channels) - 1)
-        plane = reduce_lightness(photo.pixels, network_size(height, width, self.profile.data.resolution, multiple))
+        plane = reduce_lightness(photo.pixels, network_size(height, width, self.config.resolution, multiple))
         fine = reduced_plane(photo.pixels, WORKING_PX)
         regions, weights, notes = self.place([*bound, *colors], photo.pixels, fine)
-        gray, options = to_pil(gray_from_luminance(plane)), vars(profile.sampling)
+        gray = to_pil(gray_from_luminance(plane))
         # the prompt's picture alone, so that it is the same with and without regions
-        outputs = sample(self.pipeline, [gray], [prompt], [seed], **options)
+        outputs = sample(self.pipeline, [gray], [prompt], [seed], config)
         phrases, count = [region.phrase for region in regions], len(regions)
-        outputs += sample(self.pipeline, [gray] * count, phrases, [seed] * count, **options)
+        outputs += sample(self.pipeline, [gray] * count, phrases, [seed] * count, config)
         layers = [saturation * srgb_to_lab(output)[..., 1:] for output in outputs]
         pixels = paint(photo.pixels, color_functions(plane, layers, fine, weights))
         made = {"photo": photo.path.name} if photo.path else {}
         made |= {"prompt": prompt, "colors": ", ".join(region.name for region in colors), "bind": bind, "seed": seed}
-        made |= {"saturation": saturation, **profile.values(*SAMPLING_OPTIONS), "profile": profile.name}
-        for name, source in (("base", profile.model.base_model), ("controlnet", self.controlnet)):
+        made |= {"saturation": saturation, **config.values(*SAMPLING_OPTIONS), "profile": config.profile}
+        for name, source in (("base", config.base_model), ("controlnet", self.controlnet)):
             made[name] = source.removeprefix(f"{ROOT.resolve()}/")  # nothing of the machine
         return ColorPicture(pixels, photo, made, notes)
 
@@ -119,7 +118,7 @@ class Colorizer:
         """Finds objects by name; loaded when the first is to be found."""
         from lib.segmenter import load_segmenter  # most photos need none
 
-        return load_segmenter(self.profile.model.segmenter, self.profile.model.segmenter_revision)
+        return load_segmenter(self.config.segmenter, self.config.segmenter_revision)
 
     def unread(self, prompt: str) -> str:
         """The end of a prompt that the text encoder does not read, or ""."""
@@ -154,15 +153,15 @@ def base_of_run(controlnet: str) -> str:
         raise ValueError(f"{path} names no base: name one with --base, or base_model in Python") from None
 
 
-def pinned_revision(profile: str, base: str) -> str:
-    """The commit of a base that a profile or one of its runs pins; "", the newest, where none does."""
-    known = [get_profile(profile).values("base_model", "base_revision"), *EQUIVALENTS[profile].values()]
-    return next((row["base_revision"] for row in known if row.get("base_model") == base and "base_revision" in row), "")
+def pinned_revision(profile: str, base: str) -> str | None:
+    """The commit of a base that a profile or one of its runs pins; None, the newest, if none does."""
+    known = [get_config(profile, run=run) for run in RUNS[profile]]
+    return next((config.base_revision for config in known if config.base_model == base), None)
 
 
-def check_text_encoder(base, profile):
+def check_text_encoder(base, config):
     """Refuse a base that needs another text encoder than the profile's: ValueError."""
     width, needed = base.text_encoder.config.hidden_size, base.unet.config.cross_attention_dim
     if width != needed:
-        said = f"base {profile.model.base_model} needs a text encoder of width {needed}"
-        raise ValueError(f"{said}, that of the profile {profile.name} has {width}: name another --profile or --base")
+        said = f"base {config.base_model} needs a text encoder of width {needed}"
+        raise ValueError(f"{said}, that of the profile {config.profile} has {width}: name another --profile or --base")

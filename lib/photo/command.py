@@ -13,10 +13,10 @@ from unicodedata import normalize
 import numpy as np
 from tqdm import tqdm
 
-from lib.files import exit_with_one_line, explained, one_line, open_picture, printable
+from lib.cache import exit_with_one_line, explained, one_line, open_picture, printable
+from lib.config import PROFILES, get_config
 from lib.photo.formats import EXPECT, MAX_MEGAPIXELS, SUFFIXES, open_photo
 from lib.photo.pictures import LIMITS, SAMPLING_OPTIONS, check_target, format_of
-from lib.profiles import PROFILES, get_profile
 from lib.prompts import VAGUE_PROMPT
 
 EXAMPLES = f"""examples:
@@ -116,7 +116,7 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
     """The command line; wrong usage exits with status 2."""
     options = make_parser().parse_args(arguments)
     if options.samples > 1 and options.num_inference_steps is None:
-        options.num_inference_steps = max(SAMPLES_STEPS, get_profile(options.profile).sampling.num_inference_steps)
+        options.num_inference_steps = max(SAMPLES_STEPS, get_config(options.profile).num_inference_steps)
     return options
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms
 
-from lib.files import PICTURE_FORMATS, one_line, printable
+from lib.cache import PICTURE_FORMATS, one_line, printable
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".gif", ".bmp", ".avif", ".heic", ".heif", ".jp2")
 FORMATS = (*PICTURE_FORMATS, "JPEG2000")  # none that can hold a program, as PostScript can

@@ -7,7 +7,7 @@ import nbformat
 from nbstripout import strip_output
 
 from lib import ROOT
-from lib.files import write_text
+from lib.cache import write_text
 
 
 def set_outputs_aside(model, path, **_):

@@ -64,7 +64,7 @@ class Panel:
         self.choose = widgets.Dropdown(options=[(Path(p).name, Path(p)) for p in photos], description="photo")
         self.upload = widgets.FileUpload(accept="image/*", description="or upload")
         self.prompts = widgets.Textarea(placeholder=VAGUE_PROMPT, description="prompts", rows=3, layout=wide)
-        self.objects, self.options = ColoredObjects(), make_options(colorizer.profile.sampling)
+        self.objects, self.options = ColoredObjects(), make_options(colorizer.config)
         self.button = widgets.Button(description="Colorize", button_style="primary")
         self.progress, self.message = widgets.IntProgress(layout=widgets.Layout(width="10em")), widgets.HTML()
         self.history = widgets.SelectMultiple(description="history", rows=4, layout=wide)
@@ -185,11 +185,11 @@ class Panel:
         self.message.value = escape(text, quote=False)
 
 
-def make_options(sampling) -> dict[str, widgets.Widget]:
-    """A widget for each option of `NAMES`, by name; `sampling`: the profile's, from which they start."""
+def make_options(config) -> dict[str, widgets.Widget]:
+    """A widget for each option of `NAMES`, by name; they start from the configuration."""
     narrow, options = widgets.Layout(width="12em"), {}
     for name, said in NAMES.items():
-        start = {"value": getattr(sampling, name, LIMITS[name][0](name != "seed")), "description": said}
+        start = {"value": getattr(config, name, LIMITS[name][0](name != "seed")), "description": said}
         if name in ("saturation", "controlnet_conditioning_scale"):
             options[name] = widgets.FloatSlider(**start, min=0, max=2, step=0.1)
         else:

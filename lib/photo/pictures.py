@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from lib.files import new_file, one_line, printable
+from lib.cache import new_file, one_line, printable
 from lib.photo.formats import Photo
 
 SAMPLING_OPTIONS = ("num_inference_steps", "guidance_scale", "controlnet_conditioning_scale")

@@ -22,14 +22,13 @@ from datasets import Dataset
 from PIL import Image
 
 from lib import ROOT
+from lib.cache import write_table
 from lib.color import make_conditioning_image
+from lib.config import Config, get_config
 from lib.dataset import open_square, read_manifest
-from lib.files import write_table
-from lib.latents import build_cache
 from lib.models import encode_prompts, load_base, load_controlnet
-from lib.profiles import Profile, get_profile
 from lib.report import markdown_table
-from lib.training import loss_of_controlnet, make_optimizer
+from lib.training import build_cache, loss_of_controlnet, make_optimizer
 
 SIZES = {"start_to_picture": (600, 800), "photo_1mp": (1000, 1000), "photo_12mp": (3000, 4000)}
 REPEATS = 5
@@ -65,17 +64,17 @@ def bench_photos() -> list[dict]:
     return rows
 
 
-def bench_training(profile: Profile, n_photos: int = 32) -> list[dict]:
+def bench_training(config: Config, n_photos: int = 32) -> list[dict]:
     """Returns the rows of a training step and of encoding the photos of a step."""
     records = read_manifest("data_cards/pocket_photos").query("split == 'train'")[:n_photos].to_dict("records")
     prompts = [record["detailed_caption"] for record in records]
-    photos = [open_square(record["path"], profile.data.resolution) for record in records]
+    photos = [open_square(record["path"], config.resolution) for record in records]
     rows = [
         {"prompt": prompt, "image": photo, "conditioning_image": make_conditioning_image(photo)}
         for prompt, photo in zip(prompts, photos, strict=True)
     ]
-    base, n = load_base(profile.model), profile.training.train_batch_size
-    controlnet = load_controlnet(profile.training.initial_controlnet, base.unet).train().requires_grad_(True)
+    base, n = load_base(config), config.train_batch_size
+    controlnet = load_controlnet(config.initial_controlnet, base.unet).train().requires_grad_(True)
 
     @torch.no_grad()
     def encode(step):
@@ -84,8 +83,8 @@ def bench_training(profile: Profile, n_photos: int = 32) -> list[dict]:
 
     with tempfile.TemporaryDirectory() as folder:
         cache = build_cache(Dataset.from_list(rows), prompts, base, Path(folder))
-        loss_of_step = loss_of_controlnet(base, cache, profile, controlnet.to(base.device))
-        optimizer = make_optimizer(controlnet, profile.training)
+        loss_of_step = loss_of_controlnet(base, cache, config, controlnet.to(base.device))
+        optimizer = make_optimizer(controlnet, config)
 
         def train(step):
             loss_of_step(controlnet, step, slice(None)).backward()
@@ -112,7 +111,7 @@ def spread(seconds) -> dict:
 
 def main() -> None:
     """Measures everything, and writes and prints the table."""
-    table = pd.DataFrame([*bench_training(get_profile("pocket", train_batch_size=8)), *bench_photos()])
+    table = pd.DataFrame([*bench_training(get_config("pocket", train_batch_size=8)), *bench_photos()])
     write_table(table.round(3), ROOT / "reports/benchmark.csv")
     print(markdown_table(table.round(3)))
 

@@ -17,7 +17,7 @@ import pandas as pd
 import psutil
 
 from lib import ROOT
-from lib.profiles import get_profile, profiles_to_run
+from lib.config import configs_to_run, get_config
 from tests.hub_stand_in import TOKEN, Hub
 from tests.rehearsal import photos, repositories, servers
 
@@ -32,9 +32,8 @@ FIELDS = {  # of the profile, so that the study takes minutes
     "checkpoint_every": 2,
     "lr_warmup_steps": 1,
     "log_every": 1,
-    "num_inference_steps": 2,
-    "steps_to_try": "1,2",
-    "guidance_to_try": "1.0,7.5",
+    "steps_to_try": "2,1",
+    "guidance_to_try": "7.5,1.0",
     "sample_batch_size": 8,
     "n_images": 6,
     "n_images_other": 4,
@@ -48,13 +47,13 @@ LIMIT = 1800  # seconds that one command may take
 CLIP_SCORE = """
 import numpy as np
 from transformers import AutoTokenizer, CLIPModel
+from lib.config import get_config
 from lib.l4.set_metrics import clip_score
-from lib.profiles import get_profile
 
-profile = get_profile("l4")
-revision = profile.study.clip_revision or None
-model = CLIPModel.from_pretrained(profile.study.clip, revision=revision)
-tokenizer = AutoTokenizer.from_pretrained(profile.study.clip, revision=revision)
+profile = get_config("l4")
+revision = profile.clip_revision
+model = CLIPModel.from_pretrained(profile.clip, revision=revision)
+tokenizer = AutoTokenizer.from_pretrained(profile.clip, revision=revision)
 pictures = np.random.default_rng(0).random((2, 64, 64, 3), np.float32)
 scores = clip_score(pictures, ["a red flower", "a blue sky"], model, tokenizer)
 assert scores.shape == (2,) and scores.isfinite().all(), scores
@@ -82,7 +81,7 @@ class StandIns:
         photos.write_flowers(folder / "flowers", N_FLOWERS)
         self.coco = servers.Coco(folder / "coco")
         self.fields = {**FIELDS, "coco_url": self.coco.url, "flowers_folder": str(folder / "flowers")}
-        self.pinned = pinned_revisions(profiles_to_run("l4", runs=",".join(RUNS)))
+        self.pinned = pinned_revisions(configs_to_run("l4", runs=",".join(RUNS)))
         self.hub = Hub(self.pinned)
         written = repositories.write_repositories(folder / "repositories", repositories.REPOSITORIES)
         self.hub.repos |= {("models", name): files for name, files in written.items()}
@@ -105,9 +104,9 @@ class Place:
         self.fields |= {name: str(folder / name) for name in ("build", "reports", "photos", "downloads")}
         self.environment = {**stand_ins.environment, "HF_HOME": str(folder / "hub")}
 
-    def profile(self, run):
+    def config(self, run):
         """The l4 profile of a run as the commands have it."""
-        return get_profile("l4", **self.fields, run=run)
+        return get_config("l4", **self.fields, run=run)
 
     def python(self, *arguments, kill_when=None):
         """Run Python to its end, or kill it and all its processes as soon as `kill_when()` is true.
@@ -138,11 +137,11 @@ class Place:
         self.python("-m", "lib.headless.run_notebooks", "--profile", "l4", *fields, *options, kill_when=kill_when)
 
 
-def pinned_revisions(profiles):
+def pinned_revisions(configs):
     """The commits at which profiles want what they load from the Hub: {id: commit}."""
     names = {"base_model": "base_revision", "controlnet": "controlnet_revision",
              "captioner": "captioner_revision", "clip": "clip_revision", "segmenter": "segmenter_revision"}  # fmt: skip
-    values = [profile.values(*names, *names.values()) for profile in profiles]
+    values = [config.values(*names, *names.values()) for config in configs]
     pairs = [(value[name], value[names[name]]) for value in values for name in names]
     return {name: revision for name, revision in pairs if revision}
 
@@ -162,7 +161,7 @@ def check_downloads(stand_ins, place):
         path for path in photos.ARCHIVES.values() if path.startswith("zips/")
     }  # the annotations are a chunk or less
     assert stand_ins.coco.resumed >= zips, f"resumed: {stand_ins.coco.resumed}"
-    left_out = pd.read_csv(place.profile(RUNS[-1]).data.photos_dir / "left_out.csv")["reason"].value_counts().to_dict()
+    left_out = pd.read_csv(place.config(RUNS[-1]).photos_dir / "left_out.csv")["reason"].value_counts().to_dict()
     assert left_out == {"gray": 3, "broken": 1, "missing": 1}, f"left out: {left_out}"
 
 
@@ -182,8 +181,8 @@ def check_hub(stand_ins, place):
 
 def check_reports(place):
     """Each run has a report, and the comparison of the runs is there."""
-    needed = [place.profile(run).folders.reports_dir / "report.md" for run in RUNS]
-    needed.append(place.profile(RUNS[-1]).folders.reports_home / "runs.csv")
+    needed = [place.config(run).reports_dir / "report.md" for run in RUNS]
+    needed.append(place.config(RUNS[-1]).reports_home / "runs.csv")
     missing = [str(path) for path in needed if not path.exists()]
     assert not missing, f"not written: {missing}"
 
@@ -196,13 +195,13 @@ def same_bytes(first, second):
 def check_pictures(whole, resumed):
     """All pictures of a resumed run are those of the run that was never killed, to the bit."""
     for name in ("images", "binding"):
-        listings = [pd.read_csv(profile.folders.run_dir / name / "images.csv") for profile in (whole, resumed)]
+        listings = [pd.read_csv(config.run_dir / name / "images.csv") for config in (whole, resumed)]
         key = ["image_id", "prompt_level", "seed", "prompt"]
         tables = [listing.set_index(key)[["before", "after"]] for listing in listings]
         assert len(tables[0]), f"no picture in {name}"
         assert tables[0].index.equals(tables[1].index), f"{name}: not the same pictures were made"
         for files in zip(*(table.to_numpy().ravel() for table in tables), strict=True):
-            same_bytes(whole.folders.run_dir / files[0], resumed.folders.run_dir / files[1])
+            same_bytes(whole.run_dir / files[0], resumed.run_dir / files[1])
 
 
 def make_study(stand_ins, place):
@@ -215,12 +214,12 @@ def make_study(stand_ins, place):
 
 def make_study_with_kills(place):
     """The last run up to its measurements, killed in 03 and in 04."""
-    run, profile = ("-p", "run", RUNS[-1], "--only"), place.profile(RUNS[-1])
-    pictures = lambda: len(list(profile.folders.run_dir.rglob("*.png")))  # noqa: E731
+    run, config = ("-p", "run", RUNS[-1], "--only"), place.config(RUNS[-1])
+    pictures = lambda: len(list(config.run_dir.rglob("*.png")))  # noqa: E731
     with stage("CLIP from the Hub, and its score"):
         place.python("-c", CLIP_SCORE)
     with stage("elsewhere, 03 killed after a checkpoint"):
-        place.notebooks(*run, "01", "03", kill_when=lambda: any(profile.folders.run_dir.glob("checkpoints/*.pt")))
+        place.notebooks(*run, "01", "03", kill_when=lambda: any(config.run_dir.glob("checkpoints/*.pt")))
     with stage("elsewhere, 03 resumed"):
         place.notebooks(*run, "03")
     with stage("elsewhere, 04 killed after some pictures"):
@@ -244,12 +243,12 @@ def rehearse(folder):
             stopped.set()
     with stage("what was asked of the Hub, and published"):
         check_hub(stand_ins, here)
-    whole, resumed = (place.profile(RUNS[-1]) for place in (here, elsewhere))
+    whole, resumed = (place.config(RUNS[-1]) for place in (here, elsewhere))
     with stage("the same weights, pictures and measurements after the kills"):
         weights = "diffusion_pytorch_model.safetensors"
-        same_bytes(whole.folders.controlnet_dir / weights, resumed.folders.controlnet_dir / weights)
+        same_bytes(whole.controlnet_dir / weights, resumed.controlnet_dir / weights)
         check_pictures(whole, resumed)
-        same_bytes(whole.folders.reports_dir / "metrics.csv", resumed.folders.reports_dir / "metrics.csv")
+        same_bytes(whole.reports_dir / "metrics.csv", resumed.reports_dir / "metrics.csv")
 
 
 def main():
