@@ -94,8 +94,8 @@ def test_the_worth_of_a_word_is_that_of_a_regression_with_a_dummy_for_each_photo
 def test_tables_agree_with_each_other(study):
     metrics, errors = read(study)
     summary = pd.read_csv(study / "summary.csv").set_index("condition")
-    hue = metrics.query("condition == 'vague'").groupby("photo")[["hue_off", "hue_seen"]].mean().sum()
-    assert summary.loc["vague", "hue_off"] == pytest.approx(hue["hue_off"] / hue["hue_seen"], abs=1e-4)
+    hue = metrics.query("condition == 'vague'").groupby("photo")[["hue_off", "colored"]].mean().sum()
+    assert summary.loc["vague", "hue_off"] == pytest.approx(hue["hue_off"] / hue["colored"], abs=1e-4)
     assert summary.loc["richest", "ciede2000"] == pytest.approx(errors["richest"].mean(), abs=1e-4)
     samples = pd.read_csv(study / "samples.csv").set_index("photos")
     verdicts = samples[["better", "worse", "equivalent", "inconclusive"]]
