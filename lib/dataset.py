@@ -117,9 +117,9 @@ def build_dataset(config: Config) -> DatasetDict:
         manifest["content"] = list(pool.map(hash_of_file, manifest["path"]))
         manifest["mask_content"] = [hash_of_file(file) if file else "" for file in manifest["mask_path"]]
     fields, rows = {"version": VERSION, **config.values(*DATASET_FIELDS)}, manifest.drop(columns=["path", "mask_path"])
-    photos = {split: hash_of([fields, rows[rows["split"] == split].to_dict("records")]) for split in SPLITS}
-    key = {**fields, "photos": photos}
-    cached(config.dataset_dir, key, lambda folder: _write_dataset(manifest, config, photos, folder))
+    fingerprints = {split: hash_of([fields, rows[rows["split"] == split].to_dict("records")]) for split in SPLITS}
+    key = {**fields, "fingerprints": fingerprints}
+    cached(config.dataset_dir, key, lambda folder: _write_dataset(manifest, config, fingerprints, folder))
     dataset = load_from_disk(str(config.dataset_dir))
     write_text(_listing(dataset, config), config.dataset_dir / "prompts.json")
     return dataset
@@ -130,17 +130,19 @@ def _write_dataset(manifest, config, fingerprints, folder):
     dataset = DatasetDict()
     for split in SPLITS:
         records = manifest[manifest["split"] == split].to_dict("records")
-        try:
-            dataset[split] = Dataset.from_generator(
-                _make_rows,
-                features=ROW_FEATURES,
-                gen_kwargs={"records": records, "config": config, "folder": folder},
-                num_proc=config.workers or None,
-                cache_dir=str(folder / "cache"),
-                fingerprint=fingerprints[split],
-            )
-        except DatasetGenerationError as error:
-            raise ValueError(str(error.__cause__ or error)) from None
+        with progress(total=len(records), desc=f"{split} photos", disable=config.workers > 0) as bar:
+            done = None if config.workers else bar.update  # other processes can't reach the bar
+            try:
+                dataset[split] = Dataset.from_generator(  # which hands out the records one by one
+                    _make_rows,
+                    features=ROW_FEATURES,
+                    gen_kwargs={"records": records, "config": config, "folder": folder, "done": done},
+                    num_proc=config.workers or None,
+                    cache_dir=str(folder / "cache"),
+                    fingerprint=fingerprints[split],
+                )
+            except DatasetGenerationError as error:
+                raise ValueError(str(error.__cause__ or error)) from None
     dataset.save_to_disk(str(folder))
     shutil.rmtree(folder / "cache")
 
@@ -162,10 +164,9 @@ def _file_of(column, split, image_id, config):
     return f"{column}/{split}/{image_id}.{config.image_format if column == 'image' else 'png'}"
 
 
-def _make_rows(records, config, folder):
+def _make_rows(records, config, folder, done):
     """The rows of the data set; their two pictures are written below `folder`, and kept as bytes in the row."""
-    hidden = config.workers > 0  # other processes can't reach a notebook's bar
-    for record in progress(records, desc=f"{records[0]['split']} photos", disable=hidden):
+    for record in records:
         whole = _open_upright(record["path"])
         photo = crop_square(whole, config.resolution)
         row = {key: record[key] for key in TEXT_COLUMNS}
@@ -178,6 +179,8 @@ def _make_rows(records, config, folder):
         make_conditioning_image(PILImage.open(path)).convert("L").save(gray)  # of the photo as it is kept
         for column, file in zip(PICTURES, (path, gray), strict=True):
             row[column] = {"path": file.name, "bytes": file.read_bytes()}
+        if done:
+            done()
         yield row
 
 
