@@ -145,5 +145,5 @@ def test_form():
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [index for index, cell in enumerate(code) if "parameters" in cell.metadata.get("tags", [])] == [0]
     assert not any(cell.outputs or cell.execution_count for cell in code)
-    assert sum(bool(line.strip()) for cell in code for line in cell.source.splitlines()) <= 420
+    assert sum(bool(line.strip()) for cell in code for line in cell.source.splitlines()) <= 400
     assert re.findall("^## (.*)", notebook.cells[-1].source, re.M) == ["What we learned", "Limits", "Try this"]
