@@ -5,12 +5,13 @@ RUN ?= $(if $(filter l4,$(PROFILE)),study_3,default)
 ARGS ?=
 PHOTOS ?=
 PICTURES ?=
+OUT ?= reports/confirmatory
 PY := .venv/bin/python
 NOT_ROOT = if [ "$$(id -u)" = 0 ] && [ -z "$(findstring --allow-root,$(ARGS))" ]; then \
 	echo "JupyterLab doesn't run as root unless told to: make $@ ARGS=--allow-root"; exit 1; fi
 
 .DEFAULT_GOAL := help
-.PHONY: help reports book test rehearse lab judge lint format pocket-model segmenter bench check-gpu forecast clean
+.PHONY: help reports book test rehearse lab judge lint format confirmatory pocket-model segmenter bench check-gpu forecast clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -45,6 +46,10 @@ lab: .venv/installed  ## open JupyterLab: a panel for your own photo, and the no
 judge: .venv/installed  ## open JupyterLab to judge the pictures: which of two looks more natural?
 	@$(NOT_ROOT)
 	@JUPYTER_CONFIG_PATH="$(CURDIR)/lib/photo" $(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/judge.ipynb $(ARGS)
+
+confirmatory: .venv/installed  ## the study of unseen photos: PHOTOS=FOLDER; without, its tables and charts again
+	@mkdir -p "$(OUT)" && $(PY) -m papermill --cwd . notebooks/confirmatory.ipynb "$(OUT)/confirmatory.ipynb" \
+	  -p photos "$(PHOTOS)" -p out "$(OUT)" $(ARGS)
 
 lint: .venv/installed  ## check the style of code and notebooks, and that notebooks keep no outputs
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb notebooks/appendix/*.ipynb

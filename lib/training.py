@@ -366,7 +366,7 @@ def validation_loss(pipeline: DiffusionPipeline, rows: Dataset, config: Config) 
     vae, unet = pipeline.vae, pipeline.unet
     pixels = pipeline.image_processor.preprocess(list(rows["image"])).to(vae.device, vae.dtype)
     latents = vae.encode(pixels).latent_dist.mean.float() * vae.config.scaling_factor
-    shown = pipeline.annotator(list(rows["conditioning_image"]))
+    shown = pipeline.annotator(list(rows["conditioning_image"]), list(rows["prompt"]))
     batch = (latents.cpu(), models.encode_prompts(list(rows["prompt"]), pipeline).float().cpu(), shown)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     scheduler, losses = DDPMScheduler.from_config(pipeline.scheduler.config), []
