@@ -5,10 +5,13 @@ RUN ?= $(if $(filter l4,$(PROFILE)),study_3,default)
 ARGS ?=
 PHOTOS ?=
 PICTURES ?=
+OUT ?= reports/confirmatory
 PY := .venv/bin/python
+NOT_ROOT = if [ "$$(id -u)" = 0 ] && [ -z "$(findstring --allow-root,$(ARGS))" ]; then \
+	echo "JupyterLab doesn't run as root unless told to: make $@ ARGS=--allow-root"; exit 1; fi
 
 .DEFAULT_GOAL := help
-.PHONY: help reports book test rehearse lab judge lint format pocket-model segmenter bench check-gpu forecast clean
+.PHONY: help reports book test rehearse lab judge lint format confirmatory pocket-model segmenter bench check-gpu forecast clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -37,10 +40,16 @@ rehearse: .venv/installed  ## run the l4 study in minutes on a CPU, with small s
 	@$(PY) -m tests.rehearsal
 
 lab: .venv/installed  ## open JupyterLab: a panel for your own photo, and the notebooks
-	@JUPYTER_CONFIG_PATH=$(CURDIR)/lib/photo $(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/your_photo.ipynb $(ARGS)
+	@$(NOT_ROOT)
+	@JUPYTER_CONFIG_PATH="$(CURDIR)/lib/photo" $(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/your_photo.ipynb $(ARGS)
 
 judge: .venv/installed  ## open JupyterLab to judge the pictures: which of two looks more natural?
-	@JUPYTER_CONFIG_PATH=$(CURDIR)/lib/photo $(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/judge.ipynb $(ARGS)
+	@$(NOT_ROOT)
+	@JUPYTER_CONFIG_PATH="$(CURDIR)/lib/photo" $(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/judge.ipynb $(ARGS)
+
+confirmatory: .venv/installed  ## the study of unseen photos: PHOTOS=FOLDER; without, its tables and charts again
+	@mkdir -p "$(OUT)" && $(PY) -m papermill --cwd . notebooks/confirmatory.ipynb "$(OUT)/confirmatory.ipynb" \
+	  -p photos "$(PHOTOS)" -p out "$(OUT)" $(ARGS)
 
 lint: .venv/installed  ## check the style of code and notebooks, and that notebooks keep no outputs
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb notebooks/appendix/*.ipynb
@@ -61,10 +70,11 @@ bench: .venv/installed  ## measure training and colorizing, in CPU seconds and M
 	@$(PY) -m tests.bench
 
 check-gpu: .venv/installed-l4  ## check a machine for the l4 profile, download, and forecast: ARGS="--price 0.30"
+	@if [ "$$BUCKET" ]; then echo probe | gcloud storage cp - "$$BUCKET/probe.txt" && gcloud storage rm "$$BUCKET/probe.txt"; fi
 	@$(PY) -m lib.l4.check_machine $(ARGS)
 
-forecast: .venv/installed  ## print hours, dollars and disk of the l4 runs, on any machine: ARGS=--save keeps it
-	@$(PY) -m lib.l4.forecast $(ARGS)
+forecast: .venv/installed  ## print hours, dollars and disk of the l4 runs, on any machine
+	@$(PY) -m lib.l4.check_machine --forecast $(ARGS)
 
 clean:  ## remove build/: data sets, caches, checkpoints, executed notebooks
 	rm -rf build

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
+from lib.cache import explained, hash_of
 from lib.config import resolve
-from lib.files import explained, hash_of
 
 BLOCKS = (  # EfficientNet-Lite0, without squeeze-and-excitation: kernel, repeats, expansion, channels, stride
     *((3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 3, 6, 80, 2)),

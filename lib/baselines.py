@@ -16,11 +16,11 @@ from PIL import Image
 from torch.nn import functional as F
 
 from lib import ROOT
+from lib.cache import open_picture
 from lib.color import in_gamut, luminance, restore_lightness, srgb_to_lab, to_float, to_pil, with_ab
 from lib.colorize import read_image, read_images
 from lib.config import Config, resolve
 from lib.dataset import load_dataset_dict, training_rows
-from lib.files import open_picture
 from lib.metrics import mean_ab
 from lib.models import autoencoder_round_trip, load_base, pick_device
 from lib.prompts import COMPARED

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
+from lib.cache import explained, hash_of_file, open_picture
 from lib.config import resolve
 from lib.dataset import crop_square, read_manifest, read_table
-from lib.files import explained, hash_of_file, open_picture
 
 SHIPPED = "data_cards/pocket_photos"
 COLUMNS = ("file", "set", "split", "captions", "labels")
@@ -29,7 +29,8 @@ SPLITS = ("train", "validation")  # rows of other splits, such as a confirmatory
 class CaptionedPhoto:
     """A photo to train on: its file, captions, class labels, and perhaps an object's mask and the names of both.
 
-    `masks`: (name, file) of every object that has a mask; several may have the same name.
+    `masks`: (name, file) of every object that has a mask; several may have the same name. `stretched`: squashed to a
+    square at some time, so that its aspect ratio is unknown.
     """
 
     path: Path
@@ -41,15 +42,15 @@ class CaptionedPhoto:
     object: str = ""
     background: str = ""
     masks: list[tuple[str, Path]] = field(default_factory=list)
-    stretched: bool = False  # squashed to a square at some time, so that its aspect ratio is unknown
+    stretched: bool = False
 
     def open(self) -> Image.Image:
-        """The photo in RGB, turned as its EXIF says; a ValueError that names it if it can't be read."""
+        """Returns the photo in RGB, turned as its EXIF says; ValueError if it can't be read."""
         with explained(f"photo {self.path} can't be read", "replace it or remove its row"):
             return ImageOps.exif_transpose(open_picture(self.path)).convert("RGB")
 
     def open_masks(self, size: tuple[int, int]) -> dict[str, np.ndarray]:
-        """{name: mask (height, width) in [0, 1]} of its objects at `size`, (width, height); one name, one mask."""
+        """Returns {name: mask (height, width) in [0, 1]} of its objects at `size`, (width, height)."""
         masks = {}
         for name, path in self.masks:
             mask = np.asarray(open_picture(path).convert("L").resize(size, Image.BILINEAR), np.float32) / 255
@@ -57,20 +58,11 @@ class CaptionedPhoto:
         return masks
 
 
-def clean_caption(sentence: str) -> str:
-    """A sentence without doubled spaces, spaces before punctuation, quotation marks and its final full stop."""
-    return re.sub(r"\s+", " ", re.sub(r"\s+([.,])", r"\1", sentence)).strip(' ."')
-
-
 def read_captioned_photos(folder: str = "", gigabytes: float = 0) -> list[CaptionedPhoto]:
-    """The photos to train on: those of a folder with `photos.csv`, if one is given, and the shipped ones.
+    """Returns the photos to train on: the shipped ones, and those of a folder with `photos.csv`, if one is given.
 
-    Args:
-        folder: a folder with `photos.csv`; "" for the shipped photos alone.
-        gigabytes: free disk space that the caller needs in `build/`.
-
-    Raises:
-        ValueError: if the folder, its table, a column, a caption or a photo is missing, or the disk is too small.
+    `gigabytes` is the free disk space that the caller needs in `build/`. Raises ValueError if the folder, its table, a
+    column, a caption or a photo is missing or damaged, or the disk is too small.
     """
     free = shutil.disk_usage(resolve(".")).free / 1e9
     if free < gigabytes:
@@ -79,39 +71,27 @@ def read_captioned_photos(folder: str = "", gigabytes: float = 0) -> list[Captio
 
 
 def read_shipped(splits: tuple[str, ...] = SPLITS) -> list[CaptionedPhoto]:
-    """The photos of some splits that ship with the project."""
-    shipped = read_manifest(SHIPPED)
-    return [
-        CaptionedPhoto(
-            row.path,
-            "shipped",
-            row.split,
-            [row.object_caption, row.detailed_caption],  # the colours of gray_caption are guesses
-            mask=row.mask_path,
-            object=row.thing,
-            background=row.ground,
-            masks=[(row.thing, row.mask_path)] if row.mask_path else [],
-        )
-        for row in shipped[shipped["split"].isin(splits)].itertuples()
-    ]
+    """Returns the photos of some splits that ship with the project."""
+    photos = []
+    for row in read_manifest(SHIPPED).query("split in @splits").itertuples():
+        captions = [row.object_caption, row.detailed_caption]  # the colours of gray_caption are guesses
+        named = {"mask": row.mask_path, "object": row.thing, "background": row.ground}
+        masks = [(row.thing, row.mask_path)] if row.mask_path else []
+        photos.append(CaptionedPhoto(row.path, "shipped", row.split, captions, masks=masks, **named))
+    return photos
 
 
 def read_training_pictures(folder: str = "") -> tuple[list[CaptionedPhoto], list[tuple[str, Image.Image]]]:
-    """The photos, and the cut-out objects as (name, RGBA picture), that `TRAINING_PICTURES` lists.
+    """Returns the photos, and the cut-out objects as (name, RGBA picture), that `TRAINING_PICTURES` lists.
 
-    Args:
-        folder: where these files are; "" for none.
-
-    Raises:
-        ValueError: if a file is missing or not the listed one.
+    Their files are in `folder`; "" for none. Raises ValueError if a file is missing or not the listed one.
     """
     photos, cutouts = [], []
     for row in pd.read_csv(resolve(TRAINING_PICTURES), keep_default_na=False).itertuples() if folder else ():
         path = resolve(folder) / row.file
         if not path.is_file() or hash_of_file(path) != row.sha256:
-            raise ValueError(
-                f"{path} is missing or not the file that {TRAINING_PICTURES} lists: see the README beside it"
-            )
+            problem = f"{path} is missing or not the file that {TRAINING_PICTURES} lists"
+            raise ValueError(f"{problem}: see the README beside it")
         if row.kind == "photo":
             photos.append(CaptionedPhoto(path, "shipped", "train", [row.object_caption, row.detailed_caption]))
         else:
@@ -120,63 +100,50 @@ def read_training_pictures(folder: str = "") -> tuple[list[CaptionedPhoto], list
 
 
 def read_folder(folder: Path) -> list[CaptionedPhoto]:
-    """The training and validation photos that `photos.csv` lists; see `read_captioned_photos` for errors.
+    """Returns the training and validation photos that `photos.csv` lists; every photo is decoded to find damaged ones.
 
-    Every photo is decoded, so that a damaged one is found now and not after hours of training.
+    Captions lose doubled spaces, spaces before punctuation, quotation marks and the final full stop.
     """
-    path = folder / "photos.csv"
+    path, masks, photos = folder / "photos.csv", {}, []
     if not path.is_file():
         raise ValueError(f"no table {path}: name a folder with photos.csv, whose columns are {', '.join(COLUMNS)}")
-    table = read_table(path, COLUMNS)
-    masks = read_masks(folder)
-    photos = []
-    for row in table[table["split"].isin(SPLITS)].itertuples():
+    if (folder / "masks.csv").is_file():
+        for row in read_table(folder / "masks.csv", ("file", "mask", "label")).itertuples():
+            masks.setdefault(row.file, []).append((row.label, folder / row.mask))
+    for row in read_table(path, COLUMNS).query("split in @SPLITS").itertuples():
         where = f"{path}: row {row.file!r}"
-        captions, labels = (read_list(value, where) for value in (row.captions, row.labels))
-        captions = [clean_caption(text) for text in captions]
+        captions, labels = (_read_list(text, where) for text in (row.captions, row.labels))
+        captions = [re.sub(r"\s+", " ", re.sub(r"\s+([.,])", r"\1", text)).strip(' ."') for text in captions]
         if not all(captions):
             raise ValueError(f"{where} has an empty caption: remove it from the list")
         photo = CaptionedPhoto(folder / row.file, row.set, row.split, captions, labels, masks=masks.get(row.file, []))
         if not photo.path.is_file():
             raise ValueError(f"{where} has no file: correct or remove the row")
-        size = photo.open().size
-        photo.stretched = row.set == "flickr8k" and size[0] == size[1]
+        width, height = photo.open().size
+        photo.stretched = row.set == "flickr8k" and width == height
         photos.append(photo)
     if "train" not in {photo.split for photo in photos}:
         raise ValueError(f"{path}: no row has the split 'train': add rows to train on")
     return photos
 
 
-def read_list(text: str, where: str) -> list[str]:
-    """The texts of a JSON list; a ValueError that names the row if it is no list of texts."""
-    with explained(f"{where}: captions or labels are no JSON list", "correct the row", ValueError):
+def _read_list(text, where):
+    with explained(
+        f"{where}: captions or labels are no JSON list of texts", "correct the row", (ValueError, TypeError)
+    ):
         texts = json.loads(text)
-    if not isinstance(texts, list) or not all(isinstance(item, str) for item in texts):
-        raise ValueError(f"{where}: captions or labels are no JSON list of texts: correct the row")
+        if not isinstance(texts, list) or not all(isinstance(item, str) for item in texts):
+            raise ValueError(text)
     return texts
-
-
-def read_masks(folder: Path) -> dict[str, list[tuple[str, Path]]]:
-    """{file of a photo: (label, mask) of its objects} from a folder's `masks.csv`; empty if there is none."""
-    path, masks = folder / "masks.csv", {}
-    if path.is_file():
-        with explained(f"{path} can't be read", "it needs the columns file, mask, label", (ValueError, KeyError)):
-            table = pd.read_csv(path, keep_default_na=False, dtype=str)[["file", "mask", "label"]]
-        for file, mask, label in table.itertuples(index=False):
-            masks.setdefault(file, []).append((label, folder / mask))
-    return masks
 
 
 def random_crop(
     image: Image.Image, size: int, rng: np.random.Generator, mask: Image.Image | None = None, stretched: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """A random square of a photo and of its mask, mirrored half of the time.
+    """Cuts a random square out of a photo and its mask, mirrored half of the time.
 
     The square covers 60 to 100 % of the shorter side's area. The aspect ratio varies by 8 %, and by 35 % if the photo
-    was `stretched` before.
-
-    Returns:
-        uint8 RGB (size, size, 3), and the mask (size, size) in [0, 1] or None.
+    was `stretched` before. Returns uint8 RGB (size, size, 3), and the mask (size, size) in [0, 1] or None.
     """
     spread = 0.3 if stretched else 0.08
     aspect, side = np.exp(rng.uniform(-spread, spread)), min(image.size) * rng.uniform(0.6, 1) ** 0.5
@@ -192,12 +159,12 @@ def random_crop(
 
 
 def center_crop(image: Image.Image, size: int) -> np.ndarray:
-    """The central square of a photo, uint8 RGB (size, size, 3)."""
+    """Returns the central square of a photo, uint8 RGB (size, size, 3)."""
     return np.asarray(crop_square(image, size))
 
 
 def degrade(gray: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A gray photo (h, w) in [0, 1] as old photos are: another tone curve, faded, blurred, noisy; may leave [0, 1]."""
+    """Makes a gray photo (h, w) in [0, 1] look old: another tone curve, faded, blurred, noisy; may leave [0, 1]."""
     gray = gray ** np.exp(rng.uniform(-0.5, 0.5))
     if rng.random() < 0.4:
         low = rng.uniform(0, 0.3)

@@ -11,10 +11,10 @@ import pandas as pd
 from PIL import Image
 
 from lib.binding import PLAN_COLUMNS, plan_binding
+from lib.cache import hash_of, new_file, new_folder, progress
 from lib.color import restore_lightness, to_float, to_pil
 from lib.config import Config, check_config, save_config
 from lib.dataset import load_dataset_dict, pick_across_categories, read_auto_captions
-from lib.files import hash_of, new_file, new_folder, progress
 from lib.models import hash_of_weights, load_pipeline, process_state
 from lib.prompts import COMPARED, write_prompts
 from lib.regions import regions_of
@@ -200,7 +200,7 @@ def read_images(config: Config, name: str = "images") -> pd.DataFrame:
     path = config.run_dir / name / "images.csv"
     if not path.exists():
         raise ValueError(f"no colorized photos in {path.parent}: run notebook 04_colorize_photos first")
-    check_config(config, path.parent, PICTURE_FIELDS, "04_colorize_photos")
+    check_config(config, path.parent / "config.json", PICTURE_FIELDS, "04_colorize_photos")
     if (path.parent / "controlnet.txt").read_text() != hash_of_controlnet(config):
         problem = f"{path.parent} was made with another ControlNet than {config.controlnet_source}"
         raise ValueError(f"{problem}: run notebook 04_colorize_photos again")

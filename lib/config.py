@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lib import ROOT
-from lib.files import is_plain_name
+from lib.cache import is_plain_name, write_text
 from lib.prompts import PROMPT_POLICIES
 
 Source = Literal["folder", "coco", "flowers"]
@@ -44,7 +44,6 @@ class Config(BaseModel):
     n_train: Whole = 50_000  # photos of COCO's train2017
     n_validation: Whole = 500
     coco_url: str = "http://images.cocodataset.org"
-    coco_hub_id: str | None = None  # COCO in parquet on the Hub, e.g. detection-datasets/coco; None: COCO's archives
     flowers_folder: str | None = None  # a folder that has the flowers; None: from Kaggle
     downloads: str = "build/downloads"
     resolution: Count = 128  # px, square
@@ -206,6 +205,7 @@ PROFILES = {  # by name: what differs from the defaults above
 }  # fmt: skip
 
 _GENERIC = dict(prompt_policy="generic", prompt_dropout=0.0)
+_GUIDED = _GENERIC | {"prompt_dropout": 0.05}  # guidance leads away from the empty prompt, so it is trained, too
 _L4 = dict(n_seeds=1, n_images_other=80, n_binding=30, prompt_conditions=("empty", "vague", "detailed", "recolored"))
 _L4_FLOWERS = dict(source="flowers", test_source="coco", train_epochs=10)
 _POCKET = dict(  # shown the gray photo alone, as in 2024; rates times 4 and epochs times 8 for a small model; not tuned
@@ -218,11 +218,11 @@ RUNS = {  # by profile and name: what differs from the profile
         "study_1": dict(
             base_model="stable-diffusion-v1-5/stable-diffusion-v1-5", base_mirrors=("sd-legacy/stable-diffusion-v1-5",),
             base_revision="451f4fe16113bff5a5d2269ed5ad43b0592e9a14", learning_rate=1e-5,
-            **_L4_FLOWERS, **_GENERIC, **_L4,
+            **_L4_FLOWERS, **_GUIDED, **_L4,
         ),
-        "study_2": dict(learning_rate=1e-4, **_L4_FLOWERS, **_GENERIC, **_L4),
-        "study_3": dict(learning_rate=1e-4, train_epochs=3, **_GENERIC),
-        "captions": dict(learning_rate=1e-4, train_epochs=3, **_GENERIC, **_L4) | {"prompt_policy": "captions"},
+        "study_2": dict(learning_rate=1e-4, **_L4_FLOWERS, **_GUIDED, **_L4),
+        "study_3": dict(learning_rate=1e-4, train_epochs=3, **_GUIDED),
+        "captions": dict(learning_rate=1e-4, train_epochs=3, **_GUIDED, **_L4) | {"prompt_policy": "captions"},
     },
     "pocket": {
         "study_1": dict(
@@ -286,16 +286,16 @@ def configs_to_run(profile: str, **overrides: Any) -> list[Config]:
 
 def save_config(config: Config, folder: Path) -> None:
     """Writes the configuration that a folder's files were made with to `config.json` in it."""
-    (folder / "config.json").write_text(config.model_dump_json(indent=1))
+    write_text(config.model_dump_json(indent=1), folder / "config.json")
 
 
-def check_config(config: Config, folder: Path, names: Iterable[str], notebook: str) -> None:
-    """Raises a ValueError, which names the notebook to run again, if `config.json` in a folder differs in a field."""
-    saved, ours = json.loads((folder / "config.json").read_text()), config.model_dump(mode="json")
+def check_config(config: Config, path: Path, names: Iterable[str], notebook: str) -> None:
+    """Raises a ValueError, which names the notebook to run again, if a JSON file has other values of these fields."""
+    saved, ours = json.loads(path.read_text()), config.model_dump(mode="json")
     for name in names:
         if saved.get(name) != ours[name]:
             remedy = f"run notebook {notebook} again, or set {name} to {saved.get(name)!r} here, too"
-            raise ValueError(f"{folder} was made with {name} {saved.get(name)!r}, not {ours[name]!r}: {remedy}")
+            raise ValueError(f"{path.parent} was made with {name} {saved.get(name)!r}, not {ours[name]!r}: {remedy}")
 
 
 def add_field_option(parser: argparse.ArgumentParser, text: str) -> None:

@@ -14,11 +14,12 @@ from datasets.exceptions import DatasetGenerationError
 from PIL import Image as PILImage
 from PIL import ImageOps
 
+from lib.cache import cached, explained, hash_of, hash_of_file, is_plain_name, open_picture, progress, write_text
 from lib.color import make_conditioning_image
-from lib.config import check_config, resolve, save_config
-from lib.files import explained, hash_of, hash_of_file, is_plain_name, new_folder, open_picture, progress, write_text
+from lib.config import Config, check_config, resolve
 from lib.prompts import CAPTIONS, WRITERS, draw_training_prompt
 
+VERSION = 1  # of the files of a data set
 disable_progress_bars()  # of `datasets`; ours say what is being done
 SPLITS = ("train", "validation", "test")
 MANIFEST_COLUMNS = ("file_name", "image_id", "split", "subject", "category", *CAPTIONS)
@@ -26,12 +27,12 @@ FEATURES = Features(  # a gray picture is kept with one channel and read with th
     {"prompt": Value("string"), "image": Image(), "conditioning_image": Image(mode="RGB")}
 )
 # May be missing: one dominant thing, a box in it ("left top right bottom"), its mask (a PNG), and what surrounds it;
-# detailed captions by other writers.
-OPTIONAL_COLUMNS = ("thing", "thing_box", "mask", "ground", *WRITERS)
+# a long description; detailed captions by other writers.
+OPTIONAL_COLUMNS = ("thing", "thing_box", "mask", "ground", "narrative", *WRITERS)
 PICTURES = ("image", "conditioning_image")
 AUTO_CAPTIONS, AUTO_LEVELS = "auto_captions.csv", {"gray_caption": "conditioning_image", "auto_caption": "image"}
 DATASET_FIELDS = ("source", "photos", "resolution", "image_format", "dataset_seed")
-TEXT_COLUMNS = ("image_id", "subject", "category", *CAPTIONS, "thing", "thing_box", "ground", *WRITERS)
+TEXT_COLUMNS = ("image_id", "subject", "category", *CAPTIONS, "thing", "thing_box", "ground", "narrative", *WRITERS)
 ROW_FEATURES = Features({**FEATURES, **{name: Value("string") for name in TEXT_COLUMNS}, "mask": Image()})
 
 
@@ -101,40 +102,31 @@ def crop_square(picture: PILImage.Image, size: int) -> PILImage.Image:
     return picture.crop((left, top, left + side, top + side)).resize((size, size), PILImage.LANCZOS)
 
 
-def build_dataset(config):
-    """The `DatasetDict` of a profile: the study's three columns plus who, what and the captions; square photos.
+def build_dataset(config: Config) -> DatasetDict:
+    """The data set of a configuration: prompt, image and conditioning_image, with ids and captions; square photos.
 
-    Training prompts are drawn under `prompt_policy`; validation and test prompts are the detailed captions. It is saved
-    whole or not at all to `profile.dataset_dir`, beside its files and `prompts.json`, which lists prompts and paths.
-    While photos and fields are the same, only `prompts.json` is written again: runs with other policies share the data
-    set and draw their own training prompts (`draw_prompts`). Photos are opened one by one, in `workers` processes.
-    The data set of `test_source` is built too.
+    Training prompts are drawn under `prompt_policy`; validation and test prompts are the detailed captions. It lies in
+    `dataset_dir`, with its pictures as files and `prompts.json`, which lists prompts and files. While photos and fields
+    are the same, only `prompts.json` is written again: runs with other policies share the data set and draw their own
+    prompts (`draw_prompts`). The data set of `test_source` is built, too.
     """
     if config.test_source:
         build_dataset(config.for_test_photos)
     manifest = read_manifest(config.photos_dir)
-    folder = config.dataset_dir
-    refused = explained("a photo can't be read", "allow reading it, or remove its row", OSError)
-    with ThreadPoolExecutor(os.cpu_count()) as pool, refused:
+    with ThreadPoolExecutor(os.cpu_count()) as pool, explained("a photo can't be read", "allow reading it", OSError):
         manifest["content"] = list(pool.map(hash_of_file, manifest["path"]))
         manifest["mask_content"] = [hash_of_file(file) if file else "" for file in manifest["mask_path"]]
-    made_from = _hash_of_photos(manifest.to_dict("records"), config)
-    if (folder / "made_from.txt").exists() and (folder / "made_from.txt").read_text() == made_from:
-        dataset = load_from_disk(str(folder))
-        write_text(_listing(dataset, config), folder / "prompts.json")
-        return dataset
-    with new_folder(folder) as partial:
-        dataset = _make_splits(manifest, config, partial)
-        dataset.save_to_disk(str(partial))
-        (partial / "prompts.json").write_text(_listing(dataset, config))
-        save_config(config, partial)
-        (partial / "made_from.txt").write_text(made_from)
-        shutil.rmtree(partial / "cache")
-    return load_from_disk(str(folder))
+    fields, rows = {"version": VERSION, **config.values(*DATASET_FIELDS)}, manifest.drop(columns=["path", "mask_path"])
+    fingerprints = {split: hash_of([fields, rows[rows["split"] == split].to_dict("records")]) for split in SPLITS}
+    key = {**fields, "fingerprints": fingerprints}
+    cached(config.dataset_dir, key, lambda folder: _write_dataset(manifest, config, fingerprints, folder))
+    dataset = load_from_disk(str(config.dataset_dir))
+    write_text(_listing(dataset, config), config.dataset_dir / "prompts.json")
+    return dataset
 
 
-def _make_splits(manifest, config, folder):
-    """The `DatasetDict` of a manifest's photos, whose picture files and cache are written below `folder`."""
+def _write_dataset(manifest, config, fingerprints, folder):
+    """Write the data set of a manifest's photos, and their picture files, to a folder; opens photos one by one."""
     dataset = DatasetDict()
     for split in SPLITS:
         records = manifest[manifest["split"] == split].to_dict("records")
@@ -147,11 +139,12 @@ def _make_splits(manifest, config, folder):
                     gen_kwargs={"records": records, "config": config, "folder": folder, "done": done},
                     num_proc=config.workers or None,
                     cache_dir=str(folder / "cache"),
-                    fingerprint=_hash_of_photos(records, config),
+                    fingerprint=fingerprints[split],
                 )
             except DatasetGenerationError as error:
                 raise ValueError(str(error.__cause__ or error)) from None
-    return dataset
+    dataset.save_to_disk(str(folder))
+    shutil.rmtree(folder / "cache")
 
 
 def _listing(dataset, config):
@@ -159,19 +152,16 @@ def _listing(dataset, config):
     listing = {}
     for split, rows in dataset.items():
         prompts = draw_prompts(rows, config) if split == "train" else rows["prompt"]
-        listing[split] = []
-        for name, prompt in zip(rows["image_id"], prompts, strict=True):
-            files = {column: _file_of(column, split, name, config.image_format) for column in PICTURES}
-            listing[split].append({"prompt": prompt, **files})
+        listing[split] = [
+            {"prompt": prompt, **{column: _file_of(column, split, name, config) for column in PICTURES}}
+            for name, prompt in zip(rows["image_id"], prompts, strict=True)
+        ]
     return json.dumps(listing, indent=1)
 
 
-def _hash_of_photos(records, config):
-    """A short text that changes with the photos' content, their rows and what is made of them, not with file times."""
-    facts = [getattr(config, name) for name in DATASET_FIELDS]
-    for record in records:
-        facts.append({name: value for name, value in record.items() if name not in ("path", "mask_path")})
-    return hash_of(facts)
+def _file_of(column, split, image_id, config):
+    """Where a picture of a row is, below the data set's folder."""
+    return f"{column}/{split}/{image_id}.{config.image_format if column == 'image' else 'png'}"
 
 
 def _make_rows(records, config, folder, done):
@@ -179,15 +169,16 @@ def _make_rows(records, config, folder, done):
     for record in records:
         whole = _open_upright(record["path"])
         photo = crop_square(whole, config.resolution)
-        row = {"prompt": draw_prompt(record, config) if record["split"] == "train" else record["detailed_caption"]}
-        row |= {key: record[key] for key in TEXT_COLUMNS}
+        row = {key: record[key] for key in TEXT_COLUMNS}
+        row["prompt"] = draw_prompt(record, config) if record["split"] == "train" else record["detailed_caption"]
         row["mask"] = _make_mask(record, whole.size, config.resolution)
-        path, gray = (folder / _file_of(c, record["split"], record["image_id"], config.image_format) for c in PICTURES)
+        path, gray = (folder / _file_of(column, record["split"], record["image_id"], config) for column in PICTURES)
         for file in (path, gray):
             file.parent.mkdir(parents=True, exist_ok=True)
         photo.save(path, quality=95, subsampling=0)
         make_conditioning_image(PILImage.open(path)).convert("L").save(gray)  # of the photo as it is kept
-        row |= {c: {"path": f.name, "bytes": f.read_bytes()} for c, f in zip(PICTURES, (path, gray), strict=True)}
+        for column, file in zip(PICTURES, (path, gray), strict=True):
+            row[column] = {"path": file.name, "bytes": file.read_bytes()}
         if done:
             done()
         yield row
@@ -230,20 +221,14 @@ def draw_prompts(rows, config):
     return [draw_prompt(record, config) for record in rows.select_columns(["image_id", *CAPTIONS])]
 
 
-def _file_of(column, split, image_id, image_format):
-    """Where a picture of a row is, below the data set's folder."""
-    kind = image_format if column == "image" else "png"
-    return f"{column}/{split}/{image_id}.{kind}"
-
-
 def load_dataset_dict(config):
     """The data set that notebook 01 saved, its test photos from that of `test_source` if it is set.
 
     Without it, or made with other fields, a ValueError that says to run 01.
     """
-    if not (config.dataset_dir / "config.json").exists():
+    if not (config.dataset_dir / "key.json").exists():
         raise ValueError(f"no data set in {config.dataset_dir}: run notebook 01_build_dataset first")
-    check_config(config, config.dataset_dir, DATASET_FIELDS, "01_build_dataset")
+    check_config(config, config.dataset_dir / "key.json", DATASET_FIELDS, "01_build_dataset")
     triples = load_from_disk(str(config.dataset_dir))
     if config.test_source:
         triples["test"] = load_dataset_dict(config.for_test_photos)["test"]

@@ -6,10 +6,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from lib.files import new_file
+from lib.cache import new_file
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart
-BLUE, ORANGE = "#0072b2", "#d55e00"
+BLUE, ORANGE, GRAY = "#0072b2", "#d55e00", "#666666"
 SPLIT_COLORS = dict(train="#0072b2", validation="#e69f00", test="#56b4e9")
 
 
@@ -64,6 +64,22 @@ def save_sheet(rows, path, **titles):
     plt.close(figure)
 
 
+def name_rows(axis, names, **options):
+    """Gives a chart a row for each name, from the top down."""
+    axis.set_yticks(range(len(names)), names, **options)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+
+
+def draw_interval(axis, row, ends, color=BLUE, filled=True, **options):
+    """Draws a point on a chart's row with its interval.
+
+    `ends`: (mean, low, high), NaN if there is no interval; `options`: of `Axes.errorbar`, e.g. fmt="s": squares.
+    """
+    mean, low, high = ends
+    options = {"fmt": "o", "capsize": 3, "mfc": color if filled else "white", **options}
+    axis.errorbar(mean, row, xerr=[[mean - low], [high - mean]], color=color, **options)
+
+
 def forest(table, xlabel: str, title: str = ""):
     """Draws effects or means around a line at zero, one below the other: a point each, with its 95 % interval.
 
@@ -78,15 +94,11 @@ def forest(table, xlabel: str, title: str = ""):
     axis.axvline(0, color="black", lw=1, zorder=1)
     filled = table["p_holm"] < 0.05 if "p_holm" in table else [True] * len(table)
     for row, (effect, is_filled) in enumerate(zip(table.itertuples(), filled, strict=True)):
-        ends = [[effect.mean - effect.low], [effect.high - effect.mean]]
-        face = BLUE if is_filled else "white"
-        axis.errorbar(effect.mean, row, xerr=ends, fmt="o", color=BLUE, mfc=face, capsize=3, ms=5)
+        draw_interval(axis, row, (effect.mean, effect.low, effect.high), filled=is_filled, ms=5)
     if "family" in table:
         for row in np.flatnonzero(table["family"].to_numpy()[1:] != table["family"].to_numpy()[:-1]):
             axis.axhline(row + 0.5, color="black", lw=0.8, ls=":")
-    labels = [f"{row.label.replace('_', ' ')} (n = {row.n})" for row in table.itertuples()]
-    axis.set_yticks(range(len(table)), labels)
-    axis.set_ylim(len(table) - 0.5, -0.5)
+    name_rows(axis, [f"{row.label.replace('_', ' ')} (n = {row.n})" for row in table.itertuples()])
     axis.set(xlabel=xlabel)
     explained = "points: means over photos; bars: 95 % intervals; n: photos"
     axis.set_title(f"{title}\n{explained}" if title else explained, loc="left", fontsize=9)

@@ -12,9 +12,9 @@ from PIL import Image
 from skimage.color import deltaE_ciede2000
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from lib.cache import progress
+from lib.captions import hue_distance
 from lib.color import srgb_to_lab, to_float
-from lib.color_words import hue_distance
-from lib.files import progress
 from lib.prompts import OBJECT_COLORS, TARGETS
 
 METRICS = {
@@ -147,7 +147,8 @@ def measure_pictures(rows, pictures: pd.DataFrame, own: dict[str, Callable] | No
     measured = Parallel(n_jobs=workers, return_as="generator")(jobs)
     measured = pd.concat(progress(measured, total=len(rows), desc="measuring photos", leave=False))
     photos = pd.DataFrame(rows).set_index("image_id")[["subject", "category"]]
-    table = pictures.join(photos, on="image_id").join(measured)
+    facts = {name: pictures["image_id"].map(photos[name]) for name in photos}
+    table = pictures.assign(**facts).join(measured)
     return table[[*COLUMNS, *(own or {})]]
 
 

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 from lib.annotator import GRAY_ALONE, load_annotator
+from lib.cache import explained, hash_of, one_line
 from lib.config import resolve
-from lib.files import explained, hash_of, one_line
 
 os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # read at the first allocation on a GPU
 torch.backends.cudnn.benchmark = True  # shapes stay the same for hours

@@ -1,17 +1,16 @@
-"""What is said to the model: the prompt conditions of the study, the training prompts, and colours to ask for."""
+"""Prompts: the prompt conditions of the study, the training prompts, and colours to ask for."""
 
-import re
 import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from lib import rewriting
-from lib.color_words import COLORS, HUES
+from lib import captions
+from lib.captions import HUES
 
 VAGUE_PROMPT = "Colorize this image."
-GENERIC_PROMPTS = [  # the study's sentence, and others like it
+GENERIC_PROMPTS = [  # the prompt of the 2024 project, and similar ones
     VAGUE_PROMPT,
     "Colorize this photo.",
     "Add color to this picture.",
@@ -27,7 +26,7 @@ COMPARED = ("vague", "detailed")  # the conditions of the primary question: unde
 PRIMARY, SECONDARY, EXPLORATORY = FAMILIES = ("primary", "secondary", "exploratory")
 PROMPT_POLICIES = ("generic", "captions", "mix")
 
-TARGETS = {  # word: hue, chroma and the range of mean L* in which a thing can be called so
+TARGETS = {  # word: hue, chroma and the range of mean L* in which an object can have this colour
     **{word: (hue, 45, (25, 85)) for word, hue in HUES.items()},
     "yellow": (HUES["yellow"], 60, (50, 95)),
     "red": (HUES["red"], 55, (20, 65)),
@@ -46,7 +45,7 @@ class Condition(NamedTuple):
 
     `prompt(record, rng, records)` returns the prompt of a photo, or None if the photo lacks the text that it needs.
     `record` and `records` map the text columns of one photo and of all; `rng` is a numpy Generator of photo and seed.
-    `question` is what the contrast of this condition and the vague one answers ("": it is not tested), within `family`.
+    `question` is what the contrast of this condition and the vague one answers ("": not tested), within `family`.
     """
 
     prompt: Callable
@@ -64,10 +63,10 @@ def _rewritten(function, *arguments):
 
 
 def _keep(k, question):
-    return Condition(_rewritten(rewriting.keep_colors, k), question, per_seed=True)
+    return Condition(_rewritten(captions.keep_colors, k), question, per_seed=True)
 
 
-def _caption_of_another_category(record, rng, records):
+def _mismatched(record, rng, records):
     others = [other["detailed_caption"] for other in records if other["category"] != record["category"]]
     if not others:
         raise ValueError("prompt condition 'mismatched' needs photos of two categories: raise n_images")
@@ -82,13 +81,14 @@ CONDITIONS = {
     "detailed": Condition(_column("detailed_caption"), "Do detailed prompts colorize better than vague ones?", PRIMARY),
     "gray_caption": Condition(_column("gray_caption"), "Does a caption of the gray photo help?", SECONDARY),
     "auto_caption": Condition(_column("auto_caption"), "Does the caption of a network help?", SECONDARY),
-    "recolored": Condition(_rewritten(rewriting.change_color_words), "Does the model follow wrong colour words?"),
-    "mismatched": Condition(_caption_of_another_category, "Does any long prompt help?"),
+    "narrative": Condition(_column("narrative"), "Does a long spoken description help?"),
+    "recolored": Condition(_rewritten(captions.change_color_words), "Does the model follow wrong colour words?"),
+    "mismatched": Condition(_mismatched, "Does any long prompt help?"),
     "colors_only": Condition(
-        lambda record, *_: rewriting.colors_alone(record["detailed_caption"]), "Do colour words alone help?"
+        lambda record, *_: captions.colors_only(record["detailed_caption"]), "Do colour words alone help?"
     ),
     "permuted_colors": Condition(
-        _rewritten(rewriting.permute_colors), "Do the caption's colours help at the wrong objects?", per_seed=True
+        _rewritten(captions.permute_colors), "Do the caption's colours help at the wrong objects?", per_seed=True
     ),
     "keep_1_colors": _keep(1, "Does the caption help with one of its colours, drawn at random?"),
     "keep_2_colors": _keep(2, "Does it with two?"),
@@ -97,25 +97,25 @@ CONDITIONS = {
 }
 
 
-def prompts_under(condition: str, records: Sequence[dict], seed: int = 0) -> list:
+def prompts_under(condition: str, records: Sequence[dict], seed: int = 0) -> list[str | None]:
     """Returns the prompt of each record under a condition, None for a record that lacks the text.
 
     Args:
-        condition: a name in `CONDITIONS`; another one is a ValueError.
+        condition: a name in `CONDITIONS`.
         records: mappings with `image_id`, `category` and the captions.
-        seed: what is drawn at random is drawn from it and the photo.
+        seed: with the photo's id, the seed of what is drawn at random.
+
+    Raises:
+        ValueError: if the condition is unknown.
     """
     if condition not in CONDITIONS:
         raise ValueError(f"unknown prompt condition {condition!r}: known are {', '.join(CONDITIONS)}")
-    return [CONDITIONS[condition].prompt(record, _rng_of(record, seed), records) for record in records]
+    rngs = [np.random.default_rng((seed, zlib.crc32(record["image_id"].encode()))) for record in records]
+    return [CONDITIONS[condition].prompt(record, rng, records) for record, rng in zip(records, rngs, strict=True)]
 
 
-def _rng_of(record, seed):
-    return np.random.default_rng((seed, zlib.crc32(record["image_id"].encode())))
-
-
-def write_prompts(rows, n_seeds: int = 1) -> dict:
-    """Returns {condition: prompts} of data-set rows; a condition that a photo lacks the text for is left out.
+def write_prompts(rows, n_seeds: int = 1) -> dict[str, list]:
+    """Returns {condition: prompts} of data-set rows, without conditions for which a photo lacks the text.
 
     A prompt is a text, or a tuple of `n_seeds` texts if the condition draws one for each seed.
     """
@@ -128,33 +128,19 @@ def write_prompts(rows, n_seeds: int = 1) -> dict:
     return prompts
 
 
-def allowed_words(lightness, words=OBJECT_COLORS):
-    """Those of some words of `TARGETS` in which a thing of this mean L* can be seen."""
+def allowed_words(lightness: float, words: Sequence[str] = OBJECT_COLORS) -> list[str]:
+    """Returns those of some words of `TARGETS` that an object of this mean L* can have as its colour."""
     return [word for word in words if TARGETS[word][2][0] <= lightness <= TARGETS[word][2][1]]
 
 
-def colored_object(name: str, color: str) -> str:
-    """Returns a prompt that names one object and one colour."""
-    return fix_articles(f"a {color} {name}")
+def draw_training_prompt(record: dict, policy: str, rng: np.random.Generator) -> str:
+    """Draws one training prompt of a photo under a policy of `PROMPT_POLICIES`.
 
-
-def draw_training_prompt(record, policy, rng):
-    """One training prompt of a photo under a policy.
-
-    `generic`: one of `GENERIC_PROMPTS`, as the study did; `captions`: the detailed caption; `mix`: the detailed
-    caption 7 times in 10, else the object caption or a generic prompt. `rng` is a numpy Generator.
+    `generic`: one of `GENERIC_PROMPTS`, as in the 2024 project; `captions`: the detailed caption; `mix`: the detailed
+    caption 7 times in 10, else the object caption or a generic prompt.
     """
     if policy == "mix":
         policy = rng.choice(["captions", "objects", "generic"], p=[0.7, 0.15, 0.15])
     if policy == "generic":
         return str(rng.choice(GENERIC_PROMPTS))
-    if policy == "objects":
-        return record["object_caption"]
-    if policy == "captions":
-        return record["detailed_caption"]
-    raise ValueError(f"unknown prompt policy {policy!r}: known are {', '.join(PROMPT_POLICIES)}")
-
-
-def fix_articles(caption):
-    """`a` or `an` before every colour word, as its first letter asks."""
-    return re.sub(rf"\ban? (?=({COLORS})\b)", lambda m: "an " if m[1][0] in "aeiou" else "a ", caption)
+    return record[{"captions": "detailed_caption", "objects": "object_caption"}[policy]]

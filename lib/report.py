@@ -12,10 +12,11 @@ import torch
 from IPython.display import Markdown, display
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lib import ROOT, figures, judging, stats
+from lib import ROOT, figures, stats
+from lib.cache import write_table, write_text
 from lib.config import RUNS, Config, get_config
-from lib.files import write_table, write_text
 from lib.models import require_precision
+from lib.photo import judging
 from lib.sampling import with_chosen_sampling
 from lib.stats import MARGIN, METRIC, label, verdict
 
@@ -85,10 +86,11 @@ def save_table(table: pd.DataFrame, config: Config, name: str) -> Path:
 
 def markdown_table(table: pd.DataFrame) -> str:
     """Returns a table in Markdown; numbers as `FORMATS` says for their column, a missing one as a dash."""
-    cells = {
-        name.replace("_", " "): ["-" if cell != cell else format(cell, FORMATS.get(name, "")) for cell in table[name]]
-        for name in table
-    }
+    cells = {}
+    for name in table:
+        form = FORMATS.get(name, "")
+        texts = ["-" if cell != cell else cell if isinstance(cell, str) else format(cell, form) for cell in table[name]]
+        cells[name.replace("_", " ")] = texts
     return pd.DataFrame(cells).to_markdown(index=False, disable_numparse=True)
 
 

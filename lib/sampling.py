@@ -12,9 +12,9 @@ from accelerate.utils.memory import clear_device_cache
 from tqdm import tqdm
 
 from lib.annotator import GRAY_ALONE
+from lib.cache import hash_of, progress, write_table, write_text
 from lib.color import restore_lightness, srgb_to_lab, to_float
 from lib.config import Config, resolve
-from lib.files import hash_of, progress, write_table, write_text
 from lib.models import is_out_of_memory, load_pipeline, process_state
 from lib.prompts import COMPARED, prompts_under
 
@@ -187,14 +187,15 @@ def with_chosen_sampling(config: Config) -> Config:
 
 
 def read_tried(config: Config) -> pd.DataFrame | None:
-    """Returns the table of `try_sampling` that gave the run its steps and guidance; None if there is none."""
+    """Returns the table of `try_sampling` that has the run's steps and guidance; None if there is none."""
     if grid(config):
         path = config.run_dir / "sampling.csv"
         return pd.read_csv(path) if path.is_file() else None
-    tried = pd.read_csv(resolve(config.sampling_tried)) if config.sampling_tried else None
-    if tried is None or (config.num_inference_steps, config.guidance_scale) != tuple(pick_sampling(tried).iloc[:2]):
+    if not config.sampling_tried:
         return None
-    return tried
+    tried = pd.read_csv(resolve(config.sampling_tried))
+    used = (tried["steps"] == config.num_inference_steps) & (tried["guidance"] == config.guidance_scale)
+    return tried if used.any() else None
 
 
 def hash_of_controlnet(config: Config) -> str:

@@ -1,7 +1,7 @@
-"""Where in a gray photo is what a phrase names: a small network of our own (pocket) or CLIPSeg (l4)."""
+"""Segments a gray photo by name: a small network of our own (pocket) or CLIPSeg (l4)."""
 
 import json
-import re
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -9,36 +9,25 @@ from diffusers.configuration_utils import register_to_config
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
-from transformers import CLIPSegForImageSegmentation
+from transformers import AutoTokenizer, CLIPSegForImageSegmentation
 
 from lib.annotator import BLOCKS, FEATURES, Conv, Encoder
+from lib.cache import explained
+from lib.captions import bare_name
 from lib.color import gray_from_luminance, to_pil
-from lib.color_words import COLOR_WORDS
 from lib.config import resolve
-from lib.files import explained
-from lib.l4.vision import load_with_tokenizer
 from lib.models import load_text_encoder, pick_device
 
-SHADES = ("very", "dark", "pale", "light", "bright", "deep", "dull", "medium")
-ARTICLES = re.compile(r"\b(?:a|an|the|some)\b", re.I)
-COLOR = rf"(?:(?:{'|'.join(SHADES)})\s+)*(?:{'|'.join(COLOR_WORDS)})\b"
-COLORS = re.compile(rf"\b{COLOR}(?:(?:,| and|, and)? {COLOR})*", re.I)
 CLIPSEG_SIZE, CLIPSEG_THRESHOLD = 352, 0.4  # px, square: what CLIPSeg was trained at; not measured here
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def bare_name(phrase):
-    """A phrase without articles and colours: "a dark red tram" is "tram"; a colour alone stays, it may be a fruit."""
-    name = " ".join(ARTICLES.sub(" ", phrase).split()).lower()
-    return " ".join(COLORS.sub(" ", name).split()) or name
-
-
 class PhraseSegmenter(Encoder):
-    """A gray photo and sentence vectors of phrases to logits of a mask for each phrase: 3.9 M parameters.
+    """Maps a gray photo and sentence vectors of phrases to logits of a mask for each phrase: 3.9 M parameters.
 
-    The encoder is EfficientNet-Lite0. `name_in`, `name_out` turn a sentence vector into one of its last features: their
-    product is a map of how much each place looks like the name. The decoder, a feature pyramid whose channels the
-    phrase scales and shifts (FiLM, Perez et al. 2018), makes a mask of it.
+    The encoder is EfficientNet-Lite0. `name_in` and `name_out` map a sentence vector to one of its last features; their
+    product with the features shows how much each place looks like the name. The decoder is a feature pyramid whose
+    channels the phrase scales and shifts (FiLM, Perez et al. 2018).
     """
 
     @register_to_config
@@ -64,34 +53,33 @@ class PhraseSegmenter(Encoder):
         self.mix = nn.ModuleList(Conv(more + width + 3, width, 3) for more, width in zip(before, widths, strict=True))
         self.last = Conv(widths[-1], 1, 1)
 
-    def look(self, gray):
+    def look(self, gray: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Features of gray photos (B, 1, H, W) in [0, 1], H and W multiples of 32: four maps, coarsest first, and h."""
         maps = self.features(gray, self.config.enlarge)
         return maps, F.relu6(self.head(maps[0]))
 
-    def direction_of(self, text):
-        """What the last features are like where a name (..., width) is: unit vectors (..., 1280)."""
+    def direction_of(self, text: torch.Tensor) -> torch.Tensor:
+        """Unit vectors (..., 1280) of the last features at an object with this name (..., width)."""
         return F.normalize(self.name_out(self.name_in(text)), dim=-1)
 
-    def score(self, last, text):
+    def score(self, last: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """How much each place (B, 1280, h, w) looks like each name (B, P, width), about 1 apart: (B, P, h, w)."""
-        seen = F.normalize(last - self.usual[:, None, None], dim=1)
-        return 20 * torch.einsum("bchw,bpc->bphw", seen, self.direction_of(text))
+        centered = F.normalize(last - self.usual[:, None, None], dim=1)
+        return 20 * torch.einsum("bchw,bpc->bphw", centered, self.direction_of(text))
 
-    def decode(self, features, score, text, size):
-        """Logits (B, P, *size) from features and scores, and the sentence vectors (B, P, width) that steer them."""
+    def decode(self, features: list, score: torch.Tensor, text: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Logits (B, P, *size) from features, scores and the sentence vectors (B, P, width) that steer them."""
         whole = torch.stack([score.mean(dim=(2, 3)), score.amax(dim=(2, 3))], dim=2)[..., None, None]
         scores = torch.cat([score[:, :, None], whole.expand(-1, -1, -1, *score.shape[2:])], dim=2).flatten(0, 1)
         x = scores
         for lateral, film, mix, feature in zip(self.lateral, self.film, self.mix, features, strict=True):
-            scaled = 10 * text.flatten(0, 1)  # the parts of a unit vector are small
-            gain, shift = film(scaled)[..., None, None].chunk(2, dim=1)
-            seen = F.relu(lateral(feature / 5).repeat_interleave(text.shape[1], dim=0) * (1 + gain) + shift)
-            x, near = (F.interpolate(part, seen.shape[2:], mode="bilinear") for part in (x, scores))
-            x = F.relu(mix(torch.cat([x, seen, near], dim=1)))
+            gain, shift = film(10 * text.flatten(0, 1))[..., None, None].chunk(2, dim=1)  # unit vectors are small
+            side = F.relu(lateral(feature / 5).repeat_interleave(text.shape[1], dim=0) * (1 + gain) + shift)
+            x, near = (F.interpolate(plane, side.shape[2:], mode="bilinear") for plane in (x, scores))
+            x = F.relu(mix(torch.cat([x, side, near], dim=1)))
         return F.interpolate(self.last(x), size, mode="bilinear").unflatten(0, text.shape[:2])[:, :, 0]
 
-    def forward(self, gray, text):
+    def forward(self, gray: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Logits (B, P, H, W) of masks for photos (B, 1, H, W) and sentence vectors (B, P, text_width) of phrases."""
         features, last = self.look(gray)
         return self.decode(features, self.score(last, text), text, gray.shape[-2:])
@@ -100,13 +88,13 @@ class PhraseSegmenter(Encoder):
 class TextReader:
     """Sentence vectors of phrases by a frozen MiniLM: unit length, the mean of the token vectors."""
 
-    def __init__(self, package, max_tokens):
+    def __init__(self, package: str, max_tokens: int):
         parts = load_text_encoder(package, max_tokens)
         self.tokenizer, self.encoder = parts["tokenizer"], parts["text_encoder"].eval().requires_grad_(False)
 
     @torch.no_grad()
-    def __call__(self, phrases):
-        """(P, width) for P phrases, without their articles and colours."""
+    def __call__(self, phrases: list[str]) -> torch.Tensor:
+        """Vectors (P, width) of P phrases, without their articles and colours."""
         names = [bare_name(phrase) for phrase in phrases]
         tokens = self.tokenizer(names, padding=True, truncation=True, return_tensors="pt")
         mask = tokens["attention_mask"][..., None]
@@ -114,74 +102,69 @@ class TextReader:
         return F.normalize((vectors * mask).sum(1) / mask.sum(1), dim=1)
 
 
-def load_segmenter(source, revision=None):
-    """What finds things by name: a function of a gray photo and phrases.
+def load_segmenter(source: str, revision: str | None = None) -> Callable:
+    """Loads a function that segments a gray photo by phrases.
 
-    `source`: a folder with a `PhraseSegmenter`, or a folder or Hub id (at a commit, `revision`) with a CLIPSeg. The
-    function takes a PIL picture or an L* plane (h, w) in [0, 100] and a list of phrases, and returns soft masks
-    (phrases, h, w) in [0, 1], float32, each on its own: a thing that isn't there has an empty one. Its `threshold` is
-    the score above which a pixel belongs to the thing. A source that can't be loaded is a ValueError.
+    The function takes a PIL picture or an L* plane (h, w) in [0, 100] and a list of phrases, and returns soft masks
+    (phrases, h, w) in [0, 1], float32, independent of each other and empty for what is absent. Its `threshold` is the
+    score above which a pixel belongs to the object.
+
+    `source` is a folder with a `PhraseSegmenter`, or a folder or Hub id, at a commit `revision`, with a CLIPSeg. Raises
+    ValueError if it can't be loaded.
     """
     folder = resolve(source)
     config = folder / "config.json"
     with explained(f"segmenter {source!r} can't be loaded", "check segmenter and segmenter_revision"):
         if config.is_file() and json.loads(config.read_text()).get("_class_name") == PhraseSegmenter.__name__:
             network = PhraseSegmenter.from_pretrained(folder)
-            segment, threshold = with_own_network(network), network.config.threshold
+            predict, threshold = _with_own_network(network), network.config.threshold
         else:
             where = str(folder) if folder.is_dir() else source
-            parts = load_with_tokenizer(CLIPSegForImageSegmentation, where, revision)
-            segment, threshold = with_clipseg(*parts), CLIPSEG_THRESHOLD
+            network = CLIPSegForImageSegmentation.from_pretrained(where, revision=revision)
+            tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
+            predict, threshold = _with_clipseg(network, tokenizer), CLIPSEG_THRESHOLD
 
     @torch.no_grad()
-    def locate(photo, phrases):
-        gray = gray_picture(photo)
+    def segment(photo, phrases):
+        if not isinstance(photo, Image.Image):
+            photo = to_pil(gray_from_luminance(np.asarray(photo, np.float32)))
+        size = (photo.height, photo.width)
         if not phrases:
-            return np.zeros((0, gray.height, gray.width), np.float32)
-        logits = segment(gray, list(phrases)).float()
-        return F.interpolate(logits[None], (gray.height, gray.width), mode="bilinear")[0].sigmoid().cpu().numpy()
+            return np.zeros((0, *size), np.float32)
+        logits = predict(photo.convert("L"), list(phrases)).float()
+        return F.interpolate(logits[None], size, mode="bilinear")[0].sigmoid().cpu().numpy()
 
-    locate.threshold = threshold
-    return locate
-
-
-def gray_picture(photo):
-    """A PIL picture in one channel, from a PIL picture or an L* plane (h, w) in [0, 100]."""
-    if not isinstance(photo, Image.Image):
-        photo = to_pil(gray_from_luminance(np.asarray(photo, np.float32)))
-    return photo.convert("L")
+    segment.threshold = threshold
+    return segment
 
 
-def with_own_network(network):
-    """Logits (phrases, h, w) of a gray PIL picture at the network's size, by our own network."""
+def _with_own_network(network):
+    """A function of a gray PIL picture and phrases: logits (phrases, h, w) at the network's size."""
     config = network.config
     network, read = network.float().eval().to(pick_device()), TextReader(config.text_encoder, config.max_tokens)
 
-    def segment(gray, phrases):
+    def predict(gray, phrases):
         scale = config.short_side / min(gray.size)
         size = [max(32, round(side * scale / 32) * 32) for side in gray.size]  # as often as the encoder halves it
         pixels = np.asarray(gray.resize(size, Image.BOX if scale < 1 else Image.BILINEAR), np.float32) / 255
         photo = torch.from_numpy(pixels)[None, None].to(network.device)
         return network(photo, read(phrases)[None].to(network.device))[0]
 
-    return segment
+    return predict
 
 
-def with_clipseg(network, tokenizer):
-    """Logits (phrases, 352, 352) of a gray PIL picture by CLIPSeg (Lüddecke & Ecker 2022)."""
+def _with_clipseg(network, tokenizer):
+    """A function of a gray PIL picture and phrases: logits (phrases, 352, 352) by CLIPSeg (Lüddecke & Ecker 2022)."""
     network = network.float().eval().to(pick_device())
     mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
 
-    def segment(gray, phrases):
+    def predict(gray, phrases):
         square = gray.convert("RGB").resize((CLIPSEG_SIZE, CLIPSEG_SIZE), Image.BICUBIC)
         pixels = (torch.from_numpy(np.asarray(square, np.float32) / 255).permute(2, 0, 1) - mean) / std
         text = tokenizer(phrases, padding=True, truncation=True, max_length=77, return_tensors="pt")
-        pixels = pixels.expand(len(phrases), -1, -1, -1).to(network.device)
-        logits = network(
-            input_ids=text["input_ids"].to(network.device),
-            pixel_values=pixels,
-            attention_mask=text["attention_mask"].to(network.device),
-        ).logits
+        inputs = {"pixel_values": pixels.expand(len(phrases), -1, -1, -1)}
+        inputs |= {name: text[name] for name in ("input_ids", "attention_mask")}
+        logits = network(**{name: values.to(network.device) for name, values in inputs.items()}).logits
         return logits.reshape(len(phrases), *logits.shape[-2:])
 
-    return segment
+    return predict

@@ -16,6 +16,7 @@ from scipy import stats
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.multitest import multipletests
 
+from lib.captions import find_places
 from lib.metrics import COLUMNS, METRICS
 from lib.prompts import CONDITIONS, EXPLORATORY, FAMILIES, SECONDARY
 
@@ -83,8 +84,10 @@ def subjects_of(metrics: pd.DataFrame) -> pd.Series:
     return metrics.drop_duplicates("image_id").set_index("image_id")["subject"]
 
 
-def by_photo(metrics: pd.DataFrame, metric: str, name: str, restored: bool = True) -> pd.Series:
+def by_photo(metrics: pd.DataFrame, metric: str | list[str], name: str, restored: bool = True):
     """Returns one value a photo, by image_id: the metric of a prompt condition or system, averaged over its seeds.
+
+    A Series, or a DataFrame for a list of metrics.
 
     Photos weigh alike in what follows, whatever their number of seeds: the photo is the unit that is sampled, and most
     of the variance lies between photos (`reports/precision.csv`).
@@ -99,8 +102,8 @@ def by_photo(metrics: pd.DataFrame, metric: str, name: str, restored: bool = Tru
     return rows.groupby("image_id")[metric].mean()
 
 
-def differences(metrics: pd.DataFrame, metric: str, first: str, second: str, restored: bool = True) -> pd.Series:
-    """Returns first - second by photo, over the photos that both have.
+def differences(metrics: pd.DataFrame, metric: str | list[str], first: str, second: str, restored: bool = True):
+    """Returns first - second by photo, over the photos that both have: a Series, or a DataFrame for a list of metrics.
 
     Photos whose two prompts are the same text, as with a caption without colour words, are left out: they would show
     no difference whatever the model does.
@@ -111,7 +114,7 @@ def differences(metrics: pd.DataFrame, metric: str, first: str, second: str, res
         name: ours[ours["prompt_condition"] == name].groupby("image_id")["prompt"].agg(set) for name in (first, second)
     }
     same = [name for name in values.index if name in texts[second] and texts[first].get(name) == texts[second][name]]
-    return values.drop(same).dropna()
+    return values.drop(same).dropna(how="all")
 
 
 def fit_mean(values, subjects=None):
@@ -148,8 +151,8 @@ def contrast(difference: pd.Series, metric: str, subjects=None) -> dict:
     that the mean lies within plus or minus `MARGIN`, in CIEDE2000; `median`; `improved`: the share of photos on which
     the first is better in the metric's own direction.
     """
-    fit, p_equal = fit_mean(difference, subjects), np.nan
-    mean, low, high = interval(difference, subjects)
+    fit, p_equal, mean = fit_mean(difference, subjects), np.nan, float(np.mean(difference))
+    low, high = fit.conf_int()[0] if fit else (np.nan, np.nan)
     if fit and metric == METRIC:
         error, freedom = fit.bse[0], fit.df_resid_inference
         above, below = (mean + MARGIN) / error, (mean - MARGIN) / error
@@ -183,12 +186,12 @@ def contrasts(metrics: pd.DataFrame, pairs=None, restored: bool = True) -> pd.Da
         pairs = [pair for pair in QUESTIONS if measured.issuperset(pair)]
         pairs += [(name, "vague") for name in metrics["prompt_condition"].unique() if name not in {"", *CONDITIONS}]
     rows, subjects = [], subjects_of(metrics)
+    tested = [*TESTED, *(name for name in metrics if name not in COLUMNS)]
     for first, second in pairs:
-        for metric in (*TESTED, *(name for name in metrics if name not in COLUMNS)):
-            difference = differences(metrics, metric, first, second, restored)
-            if len(difference):
-                family = QUESTIONS.get((first, second), Question(EXPLORATORY, "")).family
-                names = {"family": family, "first": first, "second": second}
+        family = QUESTIONS.get((first, second), Question(EXPLORATORY, "")).family
+        names = {"family": family, "first": first, "second": second}
+        for metric, values in differences(metrics, tested, first, second, restored).items():
+            if len(difference := values.dropna()):
                 rows.append(names | contrast(difference, metric, subjects[difference.index]))
     table = pd.DataFrame(rows, columns=EFFECT_COLUMNS)
     for _, family in table[table["metric"] == METRIC].groupby("family"):
@@ -242,6 +245,16 @@ def effect_over_draws(table, subjects=None) -> dict:
     return {"mean": mean, "low": float(mean - reach), "high": float(mean + reach), "p": p, "df": float(df)}
 
 
+def ratio_interval(below, above, subjects, seed=0) -> tuple[float, float, float]:
+    """Returns the ratio of two means, above / below, and its 95 % percentile bootstrap interval over subjects."""
+    if not below.mean() > 0:
+        return (np.nan,) * 3
+    sums = pd.DataFrame({"below": below, "above": above}).groupby(np.asarray(subjects)).sum().to_numpy()
+    chosen = np.random.default_rng(seed).integers(len(sums), size=(5000, len(sums)))
+    low, high = np.percentile(sums[chosen, 1].sum(axis=1) / sums[chosen, 0].sum(axis=1), [2.5, 97.5])
+    return float(above.mean() / below.mean()), float(low), float(high)
+
+
 def summary(metrics: pd.DataFrame) -> pd.DataFrame:
     """Returns means of the metrics by system, prompt condition and lightness, `side_by_side`; photos weigh alike.
 
@@ -255,3 +268,19 @@ def summary(metrics: pd.DataFrame) -> pd.DataFrame:
     table["colorfulness_difference"] = table["colorfulness"] - table["true_colorfulness"]
     table["chroma_ratio"] = table["chroma"] / table["true_chroma"]
     return table.drop(columns=["true_colorfulness", "chroma", "true_chroma"])
+
+
+def effect_with_colors(metrics: pd.DataFrame, first: str = "detailed", least: int = 2) -> dict:
+    """The effect of a condition against the vague one on photos whose own prompt under it has some colour words.
+
+    A detailed caption that names no colour can't help; this says what one that names at least `least` does.
+
+    Returns:
+        A row as `contrasts` has them, with the number of such photos as `n`.
+    """
+    own = metrics[metrics["prompt_condition"] == first].drop_duplicates("image_id")
+    prompts = own.set_index("image_id")["prompt"]
+    colorful = prompts.index[[len(find_places(prompt)) >= least for prompt in prompts]]
+    difference = differences(metrics[metrics["image_id"].isin(colorful)], METRIC, first, "vague")
+    row = {"first": first, "second": "vague", "metric": METRIC, "colors": least}
+    return row | contrast(difference, METRIC, subjects_of(metrics)[difference.index])

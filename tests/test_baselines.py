@@ -39,7 +39,7 @@ def test_peers_are_measured_before_and_after_lightness_is_restored(triples, tmp_
     name = rows[0]["image_id"]
     for picture in (f"ddcolor/{name}.png", "ddcolor/other.png", f"by_hand/{name}.png"):
         (tmp_path / "peers" / picture).parent.mkdir(parents=True, exist_ok=True)
-        rows[0]["image"].resize((96, 64)).save(tmp_path / "peers" / picture)
+        rows[0]["image"].resize((9, 6)).save(tmp_path / "peers" / picture)
     peers = baselines.read_peers(str(tmp_path / "peers"), rows, tmp_path)
     table = metrics.measure_pictures(rows, peers, workers=1).set_index(["system", "restored"])
     assert list(table.index) == [(system, restored) for system in ("by_hand", "ddcolor") for restored in (False, True)]

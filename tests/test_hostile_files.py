@@ -20,7 +20,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpa
 @pytest.fixture(autouse=True)
 def one_model(monkeypatch):
     """The model is a small stand-in."""
-    monkeypatch.setattr(command, "load", lambda options: GrayModel())
+    monkeypatch.setattr(command, "load", lambda *_: GrayModel())
 
 
 @pytest.fixture
@@ -70,11 +70,10 @@ def test_where_a_photo_was_taken_is_not_passed_on(folder):
     exif[0x010E] = "a wall"
     exif.get_ifd(0x8825)[2] = (52.0, 30.0, 0.0)  # GPSLatitude
     Image.open(folder / "good.jpg").save(folder / "there.jpg", exif=exif)
-    for options, kept in (((), False), (("--keep-gps",), True)):
-        assert colorize(folder / "there.jpg", "--overwrite", *options) == 0
-        with Image.open(folder / "there.color.png") as picture:
-            assert picture.getexif()[0x010E] == "a wall"
-            assert bool(picture.getexif().get_ifd(0x8825)) == kept
+    assert colorize(folder / "there.jpg") == 0
+    with Image.open(folder / "there.color.png") as picture:
+        assert picture.getexif()[0x010E] == "a wall"
+        assert not picture.getexif().get_ifd(0x8825)
 
 
 def test_names_that_would_move_the_cursor_are_shown_escaped(folder, capsys):

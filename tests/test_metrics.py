@@ -102,10 +102,10 @@ def test_picture_files_are_measured_in_their_order(tmp_path, workers):
     truths = {"a": PHOTO, "b": PHOTO[::-1]}
     rows = [{"image_id": n, "subject": "s", "category": "c", "image": to_pil(truth)} for n, truth in truths.items()]
     pictures, expected = [], []
-    for number, name in enumerate("baab"):
+    for number, name in enumerate("baab"):  # pictures have a category already, as a listing has
         picture = to_pil(with_ab(np.full((32, 32), 60), (5 * number, 10)))
         picture.save(tmp_path / f"{number}.png")
-        file = {"image_id": name, "system": "x", "file": tmp_path / f"{number}.png"}
+        file = {"image_id": name, "category": "c", "system": "x", "file": tmp_path / f"{number}.png"}
         pictures.append(file | {"prompt_condition": "", "prompt": "", "seed": number, "restored": True})
         expected.append(metrics.measure(to_float(to_pil(truths[name])), to_float(picture)))
     blueness = {"blueness": lambda truth, output: -output[..., 2].mean()}  # as a notebook defines it

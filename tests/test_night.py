@@ -22,13 +22,8 @@ COMMAND = '#!/bin/sh\necho "{name} $*" >> {folder}/calls.txt\nexit ${{{status}:-
 @pytest.fixture
 def vm(tmp_path):
     """A repository with the script, a run's results, and stand-ins that note how they are called."""
-    for folder in (
-        "lib/l4",
-        "bin",
-        ".venv/bin",
-        "reports/l4",
-        *(f"build/l4/study_3/{n}" for n in ("controlnet", "images")),
-    ):
+    run = "build/l4/study_3"
+    for folder in ("lib/l4", "bin", ".venv/bin", "reports/l4", f"{run}/controlnet", f"{run}/images"):
         (tmp_path / folder).mkdir(parents=True)
     shutil.copy(ROOT / "lib/l4/night.sh", tmp_path / "lib/l4")
     scripts = {".venv/bin/python": STUDY}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from lib.photo.formats import SUFFIXES, open_photo
 
@@ -81,10 +81,13 @@ def test_exif_that_no_jpeg_holds_and_words_in_xmp_are_left_out_with_a_note(tmp_p
     exif[0x010E] = "x" * 70_000
     Image.new("L", (60, 40)).save(tmp_path / "long.png", exif=exif)
     assert (open_photo(tmp_path / "long.png").exif, open_photo(tmp_path / "long.png").notes) == (b"", [LEFT_OUT])
-    Image.new("L", (60, 40)).save(tmp_path / "title.jpg", xmp=b"<x:xmpmeta><dc:title>Bridge</dc:title></x:xmpmeta>")
-    assert open_photo(tmp_path / "title.jpg").notes == [
-        "has a title, comment or keywords (XMP, IPTC): they are left out"
-    ]
+    Image.new("L", (60, 40)).save(tmp_path / "xmp.jpg", xmp=b"<x:xmpmeta><dc:title>Bridge</dc:title></x:xmpmeta>")
+    Image.new("L", (60, 40)).save(tmp_path / "comment.jpg", comment=b"the old bridge")
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Title", "Bridge")
+    Image.new("L", (60, 40)).save(tmp_path / "text.png", pnginfo=text)
+    for name in ("xmp.jpg", "comment.jpg", "text.png"):
+        assert open_photo(tmp_path / name).notes == ["has a title, comment or keywords: they are left out"]
 
 
 @pytest.mark.parametrize("deep", [False, True])

@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from jinja2 import UndefinedError
 
 from lib import ROOT, report, stats
 from lib.config import get_config
@@ -165,8 +164,3 @@ def test_each_run_writes_its_own_row_and_keeps_the_others(tmp_path):
     assert list(update("study_3", 2.0, 12.0, "abc")["run"]) == ["study_3"]  # on other photos: beside no other run,
     assert list(update("study_1", 1.0)["run"]) == ["study_1", "1", "mine"]  # and whose rows stay
     assert len(pd.read_csv(tmp_path / "pocket/runs.csv")) == 4
-
-
-def test_a_value_that_a_template_lacks_is_an_error():
-    with pytest.raises(UndefinedError, match="is undefined"):
-        report.render("runs", photos=3)

@@ -26,20 +26,6 @@ def two_photos():
     return table({("controlnet", "vague", *key): error for key, error in errors.items()})
 
 
-def test_seeds_are_averaged_within_photos():
-    metrics = two_photos()
-    assert dict(stats.by_photo(metrics, "ciede2000", "vague")) == {"a": 3.0, "b": 7.0}
-    with pytest.raises(ValueError, match="no rows for 'loud', restored True: known are vague"):
-        stats.by_photo(metrics, "ciede2000", "loud")
-
-
-def test_a_name_is_a_prompt_condition_or_a_system():
-    values = {("gray", "", "a", 0): 5.0, ("controlnet", "vague", "a", 0): 4.0, ("regions", "detailed", "a", 0): 3.0}
-    metrics = table(values)
-    found = {name: stats.by_photo(metrics, "ciede2000", name)["a"] for name in ("gray", "vague", "regions")}
-    assert found == {"gray": 5.0, "vague": 4.0, "regions": 3.0}
-
-
 def test_without_subjects_the_rule_is_students_t():
     values = np.random.default_rng(0).normal(0.4, 1, 30)
     expected = ttest_1samp(values, 0)
@@ -90,32 +76,19 @@ def test_a_difference_can_be_shown_to_be_small():
     assert verdicts == ["equivalent", "inconclusive", "better", "worse"]
 
 
-def draw_table(rng, photos, draws, effect=0.0, of_draw=1.0):
-    """A table (photos, draws) with a mean of `effect`, where photos, draws and both together vary."""
-    return (
-        effect
-        + rng.normal(0, 2, (photos, 1))
-        + rng.normal(0, of_draw, (1, draws))
-        + rng.normal(0, 0.5, (photos, draws))
-    )
-
-
 def test_draws_are_random_as_photos_are():
     rng, hits, naive = np.random.default_rng(0), 0, 0
     for _ in range(300):
-        drawn = draw_table(rng, 40, 3, 1.0)
+        drawn = 1 + rng.normal(0, 2, (40, 1)) + rng.normal(0, 1, (1, 3)) + rng.normal(0, 0.5, (40, 3))
         effect = stats.effect_over_draws(drawn)
         hits += effect["low"] <= 1 <= effect["high"]
         _, low, high = stats.interval(drawn.mean(axis=1))
         naive += low <= 1 <= high
     assert 0.92 <= hits / 300 <= 1
     assert naive / 300 < 0.75  # photos alone promise too much
-
-
-def test_draws_that_agree_leave_the_interval_of_photos():
-    values = np.random.default_rng(0).normal(1, 2, 50)
-    found = stats.effect_over_draws(np.repeat(values[:, None], 3, axis=1))
-    assert (found["mean"], found["low"], found["high"]) == pytest.approx(stats.interval(values))
+    same = np.repeat(rng.normal(1, 2, 50)[:, None], 3, axis=1)  # draws that agree leave the interval of photos
+    effect = stats.effect_over_draws(same)
+    assert (effect["mean"], effect["low"], effect["high"]) == pytest.approx(stats.interval(same[:, 0]))
 
 
 def test_photos_whose_prompts_are_the_same_are_left_out():
@@ -140,6 +113,15 @@ def test_contrast_signs_follow_the_direction_of_the_metric():
     assert (effects["n"] == 20).all()
     assert (effects["p"] < 1e-4).all()
     assert effects.loc["ciede2000", "low"] < effects.loc["ciede2000", "mean"] < effects.loc["ciede2000", "high"] < 0
+
+
+def test_a_name_is_a_prompt_condition_or_a_system_and_seeds_are_averaged():
+    values = {("gray", "", "a", 0): 5.0, ("regions", "detailed", "a", 0): 3.0}
+    metrics = pd.concat([two_photos(), table(values)])
+    means = {name: stats.by_photo(metrics, "ciede2000", name)["a"] for name in ("gray", "vague", "regions")}
+    assert means == {"gray": 5.0, "vague": 3.0, "regions": 3.0}
+    with pytest.raises(ValueError, match="no rows for 'loud', restored True: known are vague"):
+        stats.by_photo(metrics, "ciede2000", "loud")
 
 
 def test_summary_weighs_photos_alike():
@@ -228,3 +210,27 @@ def test_conditions_and_metrics_of_ones_own_are_compared(tmp_path):
     assert mine["mean"]["own"] == pytest.approx(gap)
     with pytest.raises(ValueError, match="run notebook 05_evaluate first"):
         stats.read_metrics(tmp_path / "none.csv")
+
+
+def test_a_ratio_of_means_has_its_interval():
+    below, above, photos = np.array([1.0, 2, 3, 4] * 10), np.array([0.5, 1, 1.5, 2] * 10), np.arange(40)
+    assert stats.ratio_interval(below, above, photos) == pytest.approx((0.5, 0.5, 0.5))
+    mean, low, high = stats.ratio_interval(below, above[::-1], photos)
+    assert low < mean == 0.5 < high
+    assert stats.ratio_interval(below, above[::-1], photos // 20) == pytest.approx((0.5, 0.5, 0.5))  # equal subjects
+    assert np.isnan(stats.ratio_interval(0 * below, above, photos)).all()
+
+
+def test_the_effect_on_photos_with_two_colour_words_leaves_the_others_out():
+    texts = {"a": "a red cup on a white table", "b": "a red cup", "c": "a green tree under a blue sky", "d": "a tree"}
+    errors = {"a": 7.0, "b": 2.0, "c": 9.0, "d": 1.0}
+    vague, row = (
+        {"prompt": "Colorize this image.", "prompt_condition": "vague", "ciede2000": 10.0},
+        {"seed": 0, "merged": True},
+    )
+    rows = [row | {"image_id": name, "subject": name, "system": "controlnet", "restored": True, **own}
+            for name, text in texts.items()
+            for own in (vague, {"prompt": text, "prompt_condition": "detailed", "ciede2000": errors[name]})]  # fmt: skip
+    effect = stats.effect_with_colors(pd.DataFrame(rows))
+    assert (effect["n"], effect["mean"]) == (2, -2.0)
+    assert stats.effect_with_colors(pd.DataFrame(rows), least=1)["n"] == 3

@@ -1,313 +1,224 @@
-"""`make check-gpu`: whether this machine can run the l4 profile, before hours are spent; then the forecast.
+"""`make check-gpu`: whether this machine can run the l4 profile, before hours are spent, and how long that will take.
 
-What the chosen runs ask for late (captioner, networks of the set metrics, flowers) is fetched, and so are the base
-models if there is a GPU to train them on for a minute; COCO's archives are asked for without being fetched.
+What the runs need late is downloaded (captioner, networks of the set metrics, flowers, and with a GPU the base models);
+COCO's archives are only asked for. `make forecast` prints the forecast alone.
 """
 
 import argparse
 import gc
 import math
-import os
-import re
-import shutil
-import subprocess
 import sys
-import time
-from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import huggingface_hub
 import numpy as np
+import pandas as pd
 import requests
 import torch
+from datasets import Dataset
+from PIL import Image
 
-from lib import ROOT
-from lib.config import configs_to_run, resolve
-from lib.files import exit_with_one_line, explained, one_line
-from lib.l4 import coco, downloads, flowers, forecast, hub
+from lib.cache import exit_with_one_line, explained
+from lib.config import Config, add_field_option, configs_to_run, resolve
+from lib.dataset import FEATURES
+from lib.l4 import coco
 from lib.l4.captioner import load_captioner
-from lib.l4.set_metrics import load_clip, make_lpips, require_packages, set_distances
-from lib.latents import LatentCache
-from lib.models import encode_prompts, load_base, make_controlnet
+from lib.l4.downloads import require_disk
+from lib.l4.set_metrics import MIN_FOR_FID, load_clip, make_metrics, require_packages
+from lib.l4.sources import find_flowers
+from lib.models import load_base
+from lib.prompts import CONDITIONS
+from lib.report import markdown_table
 from lib.segmenter import load_segmenter
-from lib.training import loss_of_controlnet, make_accelerator, make_step, prepare_training
+from lib.training import build_cache, read_losses, train_controlnet, with_train_steps
 
 GPU_GB = 20  # what training at 512 px needs, with room
-DRIVERS = {"13": "580.65.06", "12": "525.60.13"}  # the oldest for each CUDA, by NVIDIA's release notes
-BASE_PARTS = ("unet", "vae", "text_encoder")  # folders of a base with weights, in safetensors or .bin
-WITHOUT = "-p captioner '' -p set_metrics false"
-BASE_FILES = ("model_index.json", "scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json")
+STEPS = 60  # of training, to time the second half: by then an L4 at 72 W has slowed down
+
+# TFLOP at 512 px: a photo encoded, a photo in a training step, a sampling step (guided: twice), a picture decoded.
+# By torch.utils.flop_counter on diffusers' SD 2.1-base and its ControlNet, November 2026; SD 1.5 takes 0.1 % less.
+ENCODE, TRAIN, STEP, DECODE = 1.117, 2.267, 1.088, 2.515
+RATES = (15, 25, 33)  # TFLOP/s that an L4 may sustain in bfloat16: eager, compiled, at best; assumed
+PREPARE, MEASURE = 0.09, 0.19  # seconds of a processor: a photo to a triple, a picture's metrics; an x86 server of 2026
+PHOTO, CAPTION, PICTURE = 1.0, 0.16, 0.75  # MB: a photo, its triple and latents; a caption's token vectors; two PNGs
+CONTROLNET, CHECKPOINT, BASE, NETWORKS = 1.5, 4.4, 5.2, 2.6  # GB
+DOWNLOADS = {"coco": 20.4, "flowers": 0.25}  # GB, at about 30 MB/s
+FLOWERS, TRIED = 4_242, 24  # photos; validation photos on which steps and guidance are chosen
+BOUND, REFERENCES = 25, 8  # pictures of an object with colours asked for; pictures of a photo that no prompt touched
 
 
-def check_packages(configs):
-    """Whether the packages that the runs need are there, in the pinned versions."""
-    pinned = dict(re.findall(r"^([\w-]+)==(\S+)", (ROOT / "requirements.txt").read_text(), re.M))
-    pinned |= dict(re.findall(r"^([\w-]+)==(\S+)", (ROOT / "requirements-l4.txt").read_text(), re.M))
-    names = ["torch"]
-    names += ["torchvision", "torch-fidelity"] * any(config.set_metrics for config in configs)
-    wrong = [f"{name} {pinned[name]} ({found})" for name in names if (found := installed(name)) != pinned[name]]
-    if wrong:
-        raise ValueError(f"needed are {', '.join(wrong)}: .venv/bin/pip install -r requirements-l4.txt")
-    return ", ".join(f"{name} {pinned[name]}" for name in names)
-
-
-def installed(name):
-    """The version of an installed package without its build, or "not installed"."""
-    try:
-        return version(name).split("+")[0]
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def check_gpu(configs):
-    """Name, memory and driver of the GPU."""
-    driver, needed = read_driver(), DRIVERS.get((torch.version.cuda or "").split(".")[0])
-    said = f"driver {driver or 'not found'}, torch's CUDA {torch.version.cuda or 'none'}"
-    if not torch.version.cuda:
-        raise ValueError(f"this torch is a build without CUDA ({said}): remove .venv and run make check-gpu again")
-    if needed and (not driver or numbers(driver) < numbers(needed)):
-        raise ValueError(f"{said}, which needs driver {needed} or newer: choose the image that notebooks/L4.md names")
-    if not torch.cuda.is_available():
-        raise ValueError(f"no CUDA GPU that torch can use ({said}): start a machine that has one")
-    facts = torch.cuda.get_device_properties(0)
-    if facts.total_memory < GPU_GB * 1e9:
-        raise ValueError(
-            f"{facts.name} has {facts.total_memory / 1e9:.0f} GB, {GPU_GB} are needed: lower train_batch_size"
-        )
+def check_gpu(configs: list[Config]) -> str:
+    """Name and memory of the GPU, as torch sees it."""
+    remedy = "take the image that notebooks/L4.md names, whose driver fits; if torch has no CUDA, remove .venv"
+    with explained("torch can't use a CUDA GPU", remedy, (RuntimeError, AssertionError)):
+        torch.cuda.init()
+    gpu = torch.cuda.get_device_properties(0)
+    said = f"{gpu.name}, {gpu.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda}"
+    if gpu.total_memory < GPU_GB * 1e9:
+        raise ValueError(f"{said}; {GPU_GB} GB are needed: lower train_batch_size")
     if not torch.cuda.is_bf16_supported():
-        raise ValueError(f"{facts.name} has no bfloat16: pass -p mixed_precision no, and expect half the speed")
-    return f"{facts.name}, {facts.total_memory / 1e9:.0f} GB, {said} (needs {needed or 'an unknown driver'})"
-
-
-def read_driver():
-    """The version of NVIDIA's driver, or "" where there is none."""
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return answer.split()[0] if re.match(r"\d+\.\d+", answer) else ""
-
-
-def numbers(text):
-    """A version as numbers that can be compared."""
-    return [int(part) for part in text.split(".")]
-
-
-def check_disk(configs):
-    """Free space where `build` is."""
-    place = resolve(configs[0].build)
-    while not place.exists():
-        place = place.parent
-    free, needed = shutil.disk_usage(place).free / 1e9, forecast.disk_needed(configs)
-    there = sum(path.stat().st_size for path in resolve(configs[0].build).rglob("*") if path.is_file()) / 1e9
-    parts = ", ".join(f"{name} {size:.0f}" for name, size in needed.items())
-    said = f"{free:.0f} GB free at {place}, {sum(needed.values()):.0f} needed ({parts}), of which {there:.0f} are there"
-    if free + there < sum(needed.values()):
-        raise ValueError(f"{said}: add disk, or pass -p build FOLDER")
+        raise ValueError(f"{said}, without bfloat16: pass -p mixed_precision no, and expect half the speed")
     return said
 
 
-def check_bucket(configs):
-    """Write a file to the bucket of the results, and remove it."""
-    bucket = os.environ.get("BUCKET", "")
-    if not bucket:
-        return "not checked: BUCKET is not set"
-    for words in (["cp", "-", f"{bucket}/probe.txt"], ["rm", f"{bucket}/probe.txt"]):
-        command = {"args": ["gcloud", "storage", *words], "capture_output": True, "text": True, "timeout": 120}
-        with explained(f"{bucket} can't be reached", "install gcloud", (OSError, subprocess.TimeoutExpired)):
-            answer = subprocess.run(**command, input="probe", check=False)
-        if answer.returncode:
-            remedy = "give the VM's service account the role Storage Object User, as notebooks/L4.md does"
-            raise ValueError(f"{bucket} can't be written ({one_line(answer.stderr)}): {remedy}")
-    return f"{bucket} can be written"
+def check_disk(configs: list[Config]) -> str:
+    """Room for everything where `build` is, less what is there."""
+    build = resolve(configs[0].build)
+    present = sum(path.stat().st_size for path in build.rglob("*") if path.is_file())
+    return require_disk(build, forecast(configs)["GB"].sum() * 1e9 - present)
 
 
-def check_token(configs):
-    """Whether what is to be published can be."""
-    hub.require_token(configs[0])
-    return hub.describe_plan(configs[0]) or "not needed: hub_repo_id is empty"
+def check_coco(configs: list[Config]) -> str:
+    """Whether COCO's files, unless they are here, are offered in their published sizes."""
+    missing = {
+        name: size for name, (_, size, _) in coco.FILES.items() if not (resolve(configs[0].downloads) / name).exists()
+    }
+    for name, size in missing.items():
+        url = coco.url_of(name, configs[0])
+        with explained(f"{url} can't be used", f"try again, or put the file into {configs[0].downloads}"):
+            answer = requests.head(url, allow_redirects=True, timeout=20)
+            answer.raise_for_status()
+            if size and int(answer.headers["Content-Length"]) != size:
+                raise ValueError(f"{answer.headers['Content-Length']} bytes offered, {size} published")
+    return ", ".join(f"{name} offered" for name in missing) or "files are here"
 
 
-def check_coco(configs):
-    """Whether COCO's archives, or a Hub copy, are where they were."""
-    config, said = configs[0], []
-    if all("coco" not in (p.source, p.test_source) for p in configs):
-        return "not needed"
-    if config.coco_hub_id:
-        said.append(f"{len(coco.list_parquet(config.coco_hub_id))} parquet files in {config.coco_hub_id}")
-    for name, (path, size, _) in coco.COCO.items():
-        wanted = not config.coco_hub_id or name.startswith("annotations")
-        if wanted and downloads.bytes_of(resolve(config.downloads) / name) != size:
-            check_offered_size(f"{config.coco_url}/{path}", size)
-            said.append(f"{name} at {config.coco_url}")
-    return ", ".join(said) or "archives are here"
+def check_flowers(configs: list[Config]) -> str:
+    """Downloads the flowers from Kaggle, or says in which folder they are."""
+    needed = [config for config in configs if config.source == "flowers"]
+    return f"in {find_flowers(needed[0])}" if needed else "not needed"
 
 
-def check_offered_size(url, size):
-    """Refuse a file that a server doesn't offer in the size that is known: ValueError."""
-    copy = "-p coco_hub_id detection-datasets/coco"
-    with explained(f"{url} can't be reached", f"try again, or {copy}", requests.RequestException):
-        answer = requests.head(url, allow_redirects=True, timeout=20)
-        answer.raise_for_status()
-    offered = int(answer.headers.get("Content-Length", 0))
-    if offered != size:
-        raise ValueError(f"{url} offers {offered} bytes, published are {size}: try {copy}")
-
-
-def check_flowers(configs):
-    """Fetch the flowers from Kaggle, or say in which folder they are."""
-    folder = configs[0].flowers_folder
-    if all(config.source != "flowers" for config in configs):
-        return "not needed"
-    if folder and not resolve(folder).is_dir():
-        raise ValueError(f"flowers_folder {folder} is no folder: correct it, or leave it empty to ask Kaggle")
-    return folder or f"in {flowers.download_flowers()}"
-
-
-def check_models(configs):
-    """Whether base models and other people's ControlNets can be reached at their revisions."""
-    said = {p.base_model: check_base(p) for p in configs}
-    asked = [(p.controlnet, p.controlnet_revision) for p in configs]
-    for name, revision in asked:
-        if name.count("/") == 1 and not resolve(name).is_dir():
-            said[name] = f"{name} at revision {model_facts(name, revision).sha}"
-    return "; ".join(said.values())
-
-
-def check_base(config):
-    """Whether a base model is there with all its files."""
-    name = config.base_model
-    if resolve(name).is_dir():
-        return f"{name}: here"
-    try:
-        facts = model_facts(name, config.base_revision)
-        missing = missing_files([file.rfilename for file in facts.siblings])
-        if missing:
-            raise ValueError(f"{name} at revision {facts.sha} lacks {', '.join(missing)}")
-    except ValueError as error:
-        mirrors = ", ".join(config.base_mirrors) or "another base"
-        raise ValueError(f"{error}: try -p run {config.run} -p base_revision '' -p base_model with {mirrors}") from None
-    return f"{name} at revision {facts.sha}"
-
-
-def model_facts(name, revision):
-    """What the Hub says of a model at a revision (None: the newest); a ValueError where it can't be reached."""
-    try:
-        return huggingface_hub.model_info(name, revision=revision, timeout=20)
-    except Exception as error:  # of several clients
-        raise ValueError(f"{name} can't be reached ({one_line(error)})") from None
-
-
-def missing_files(files):
-    """What a base in diffusers' layout lacks among its files."""
-    missing = [name for name in BASE_FILES if name not in files]
-    for part in BASE_PARTS:
-        weights = [name for name in files if re.fullmatch(rf"{part}/\w+\.(safetensors|bin)", name)]  # no variant
-        missing += [] if f"{part}/config.json" in files and weights else [f"{part}/"]
-    return missing
-
-
-def check_networks(configs):
-    """Fetch the networks that write captions, find things and measure sets."""
-    return "; ".join(dict.fromkeys(fetch_networks(config) for config in configs))
-
-
-def fetch_networks(config):
-    """Load every network that a profile will ask for, so that all come before the work starts; says which they are.
-
-    What can't be had is a ValueError that names it.
-    """
-    require_packages(config)
-    wanted = {}
-    if config.captioner:
-        wanted[config.captioner, config.captioner_revision] = lambda: load_captioner(config)
-    if not resolve(config.segmenter).is_dir():
-        named = config.segmenter, config.segmenter_revision
-        wanted[named] = partial(load_segmenter, *named)
-    if config.set_metrics:
-        wanted[config.clip, config.clip_revision] = lambda: load_clip(config)
-        wanted |= {("Inception", ""): lambda: set_distances(2), ("AlexNet", ""): make_lpips}
-    said = []
-    for (source, revision), load in wanted.items():
-        with explained(f"{source} can't be had", f"try again, or leave it out with {WITHOUT}"):
+def check_networks(configs: list[Config]) -> str:
+    """Downloads and loads the networks that write captions, find objects and measure sets."""
+    loads = {}
+    for config in configs:
+        require_packages(config)
+        if config.captioner:
+            loads[config.captioner] = partial(load_captioner, config)
+        if not resolve(config.segmenter).is_dir():
+            loads[config.segmenter] = partial(load_segmenter, config.segmenter, config.segmenter_revision)
+        if config.set_metrics:
+            loads |= {config.clip: partial(load_clip, config), "Inception, AlexNet": partial(make_metrics, MIN_FOR_FID)}
+    for name, load in loads.items():
+        with explained(f"{name} can't be loaded", "try again, or go without: -p captioner '' -p set_metrics false"):
             load()
-        said.append(f"{source} at revision {revision}" if revision else source)
-    return ", ".join(said) or "not needed"
+    return ", ".join(loads) or "not needed"
 
 
-def check_training(configs):
-    """Train on every base for a minute: samples a second and peak memory; a batch that doesn't fit is a ValueError."""
+def check_training(configs: list[Config]) -> str:
+    """Trains on every base for about a minute; ValueError if a batch doesn't fit in memory."""
     if not torch.cuda.is_available():
         return "not timed: there is no CUDA GPU"
-    measured = []
-    for config in {p.base_model: p for p in configs if not p.controlnet}.values():
-        seconds, peak = time_training(config)
-        batch, steps = config.train_batch_size, "after 30 s of warm-up"
-        name = config.base_model
-        measured.append(f"{name}: {1 / seconds:.1f} samples/s {steps}, peak memory {peak:.1f} GB at batch {batch}")
-    return "; ".join(measured)
+    said = []
+    for config in {config.base_model: config for config in reversed(configs) if not config.controlnet}.values():
+        rate, peak = time_training(config)
+        said.append(f"{config.base_model}: {rate:.1f} samples/s, peak {peak:.1f} GB at batch {config.train_batch_size}")
+    return "; ".join(said)
 
 
-def time_training(config, warm_up: float = 30, timed: float = 20) -> tuple[float, float]:
-    """Seconds a sample and peak GB of a profile's training steps on random latents, after `warm_up` seconds of them.
-
-    These are the steps of `lib.training`: compiled, in the profile's precision, batch and optimizer. A batch that
-    doesn't fit in memory and a loss that is not finite are ValueErrors.
-    """
-    if torch.cuda.is_available():  # what the base before this one took
-        gc.collect()
-        torch.cuda.empty_cache()
+@cache
+def time_training(config: Config) -> tuple[float, float]:
+    """Trains and colorizes random photos as notebook 03 does: samples a second, and peak GB of GPU memory."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # of the base before this one
         torch.cuda.reset_peak_memory_stats()
-    base, side = load_base(config), config.resolution
-    n, small = config.train_batch_size, side // base.vae_scale_factor
-    latents = np.random.default_rng(0).standard_normal((n, base.vae.config.latent_channels, small, small), np.float32)
-    words, rows = encode_prompts([""], base).float().cpu().numpy(), np.zeros(n, np.int32)
-    cache = LatentCache(latents, np.zeros_like(latents), np.zeros((n, side, side), np.uint8), rows, words, {})
-    base.vae = base.text_encoder = None
-    controlnet = make_controlnet(base.unet, base.vae_scale_factor).to(base.device).train()
-    loss_of_step, precision = loss_of_controlnet(base, cache, config, controlnet), config.mixed_precision
-    accelerator = make_accelerator(config, precision)
-    wrapped, state = prepare_training(controlnet, config, accelerator)
-
-    def seconds_a_step(least):
-        started, steps, loss = time.perf_counter(), 0, 0.0
-        while not steps or time.perf_counter() - started < least:
-            shares = config.gradient_accumulation_steps
-            loss = make_step(wrapped, loss_of_step, steps, accelerator, state, shares, precision).item()
-            steps += 1
-        if not math.isfinite(loss):
-            raise ValueError(f"the loss of a training step is {loss}: this machine computes wrongly")
-        return (time.perf_counter() - started) / steps
-
-    seconds_a_step(0)  # compiles
-    seconds_a_step(warm_up)  # at 72 W an L4 slows down within a minute
-    seconds = seconds_a_step(timed) / n
+    base, n, side = load_base(config), config.train_batch_size, config.resolution
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (side, side, 3), np.uint8))
+    columns = {"prompt": ["a photo"] * n, "image": [photo] * n, "conditioning_image": [photo] * n}
+    rows = Dataset.from_dict(columns, FEATURES)
+    with TemporaryDirectory() as name:
+        folder, short = Path(name), config.replace(train_steps=STEPS, checkpoint_every=STEPS, log_every=STEPS // 2)
+        latents = build_cache(rows, rows["prompt"], base, folder)
+        base.vae = base.text_encoder = None
+        train_controlnet(base, latents, short, folder, rows)
+        half, end = (float(row["seconds"]) for row in read_losses(folder, STEPS))
     peak = torch.cuda.max_memory_reserved() / 1e9 if torch.cuda.is_available() else 0.0
-    return seconds, peak
+    return n * STEPS / 2 / (end - half), peak
 
 
-CHECKS = {"packages": check_packages, "GPU": check_gpu, "disk": check_disk, "bucket": check_bucket}
-CHECKS |= {"Hub token": check_token}
-CHECKS |= {"COCO": check_coco, "flowers": check_flowers, "models": check_models, "networks": check_networks}
-CHECKS |= {"training": check_training}
+def sampling(config: Config, pictures: int, steps: int, guidance: float) -> float:
+    """The TFLOP of pictures; the first `guidance_share` of the steps are guided unless guidance is 1."""
+    guided = math.ceil(steps * config.guidance_share) if guidance != 1 else 0
+    return pictures * ((steps + guided) * STEP + DECODE)
 
 
-def main(arguments=None):
-    """The command: one line a check, then the forecast; exits with 1 where one fails."""
+def count_pictures(config: Config) -> tuple[int, int]:
+    """How many pictures a run samples: under the prompt conditions, and of objects and regions."""
+    n = min(config.n_images or coco.TEST_PHOTOS, coco.TEST_PHOTOS)
+    other, seeds = min(config.n_images_other or n, n), min(config.n_images_all_seeds or n, n)
+    more, conditions = config.n_seeds - 1, len(config.prompt_conditions or CONDITIONS)
+    asked = 2 * (n + more * seeds) + (conditions - 2) * (other + more * min(seeds, other))
+    return asked, BOUND * min(config.n_binding or n, n) + 2 * other
+
+
+def forecast(configs: list[Config]) -> pd.DataFrame:
+    """The parts of a study, each once, with the most steps that are tried: `TFLOP`, `seconds` of other work, `GB`."""
+    parts = {}
+
+    def add(part, gb, tflop=0.0, seconds=0.0):
+        parts.setdefault(part, {"part": part, "TFLOP": tflop, "seconds": seconds, "GB": gb})
+
+    add("networks, two checkpoints", NETWORKS + 2 * CHECKPOINT)
+    for config in configs:
+        workers, most = max(config.workers, 1), (max(config.steps_to_try), max(config.guidance_to_try))
+        for own in (config.for_test_photos, config):
+            n = config.n_train + config.n_validation + coco.TEST_PHOTOS if own.source == "coco" else FLOWERS
+            gb = DOWNLOADS.get(own.source, 0)
+            add(f"photos of {own.source}", gb + n * PHOTO / 1e3, n * ENCODE, gb / 0.03 + n * PREPARE / workers)
+        add(f"base {config.base_model}", BASE)
+        if not config.controlnet:
+            n = config.n_train if config.source == "coco" else FLOWERS * 9 // 10
+            samples = with_train_steps(config, n).train_steps * config.train_batch_size
+            captions = n * CAPTION / 1e3 if config.prompt_policy != "generic" else 0
+            add(f"{config.run}: training", CONTROLNET + CHECKPOINT + captions, samples * TRAIN)
+        asked, bound = count_pictures(config)
+        trials = [(steps, scale) for steps in config.steps_to_try for scale in config.guidance_to_try]
+        tflop = sum(sampling(config, 2 * TRIED, *trial) for trial in trials)
+        tflop += sampling(config, asked + bound, *most)
+        measured = 2 * asked + REFERENCES * min(config.n_images or coco.TEST_PHOTOS, coco.TEST_PHOTOS)
+        gb = (asked + bound) * PICTURE / 1e3
+        add(f"{config.run}: {asked + bound:,} pictures, measured", gb, tflop, measured * MEASURE / workers)
+    return pd.DataFrame(parts.values())
+
+
+def report(configs: list[Config], price: float, rates: tuple[float, ...] = RATES) -> str:
+    """The forecast in Markdown: hours at rates in TFLOP/s, dollars at the middle one, GB, and the total."""
+    table, scale = forecast(configs), (configs[0].resolution / 512) ** 2
+    shown = table[["part"]].copy()
+    for rate in rates:
+        shown[f"hours at {rate:.0f} TFLOP/s"] = (table["TFLOP"] * scale / rate + table["seconds"]) / 3600
+    shown["dollars"] = shown[f"hours at {rates[len(rates) // 2]:.0f} TFLOP/s"] * price
+    shown["GB"] = table["GB"]
+    total = {"part": "total", **shown.drop(columns="part").sum()}
+    return markdown_table(pd.concat([shown, pd.DataFrame([total])], ignore_index=True).round(1))
+
+
+CHECKS = {"GPU": check_gpu, "disk": check_disk, "COCO": check_coco, "flowers": check_flowers}
+CHECKS |= {"networks": check_networks, "training": check_training}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command: one line a check, then the forecast at the measured rate; exits with 1 if a check fails."""
     parser = argparse.ArgumentParser(prog="python -m lib.l4.check_machine", description=__doc__)
-    forecast.add_options(parser)
-    options, failed = parser.parse_args(arguments), False
+    parser.add_argument("--profile", default="l4")
+    parser.add_argument("--price", type=float, default=0.85, help="dollars an hour of the machine (default: 0.85)")
+    parser.add_argument("--forecast", action="store_true", help="print the forecast alone, at assumed rates")
+    add_field_option(parser, "a field, e.g. -p runs all")
+    options, failed, rates = parser.parse_args(arguments), [], RATES
     with exit_with_one_line():
         configs = configs_to_run(options.profile, **dict(options.overrides))
-    for name, check in CHECKS.items():
+    for name, check in {} if options.forecast else CHECKS.items():
         try:
             print(f"ok      {name}: {check(configs)}", flush=True)
         except ValueError as error:
-            failed = True
+            failed.append(name)
             print(f"FAILED  {name}: {error}", flush=True)
-    with exit_with_one_line():
-        print(f"\n{forecast.report(options.profile, dict(options.overrides), options.price, options.save)}")
+    if not options.forecast and torch.cuda.is_available() and not failed:
+        rates = (time_training(configs[0])[0] * TRAIN * (configs[0].resolution / 512) ** 2,)
+    print(f"{report(configs, options.price, rates)}\n\n{options.price:.2f} dollars an hour")
     sys.exit(1 if failed else 0)
 
 

@@ -1,135 +1,116 @@
-"""The Hugging Face Hub: data sets and trained ControlNets, each with its card, under names that begin as `hub_repo_id`.
+"""Publishes data sets and ControlNets on the Hugging Face Hub, under names that begin with `hub_repo_id`.
 
 The token is where the Hub's own tools keep it (`hf auth login`, or HF_TOKEN); nothing here reads, prints or stores it.
 """
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pandas as pd
 from datasets import DatasetDict
-from huggingface_hub import DatasetCard, HfApi, get_token
+from huggingface_hub import DatasetCard, HfApi, ModelCard, ModelCardData, create_repo, get_token, upload_folder
 
-from lib.config import get_config
+from lib import ROOT
+from lib.cache import one_line
+from lib.config import Config, get_config
 from lib.dataset import draw_prompts
-from lib.files import one_line, write_text
-from lib.report import render
+from lib.report import markdown_table
 
 LICENCES = {"stable-diffusion-2": "openrail++", "stable-diffusion-v1": "creativeml-openrail-m"}  # of the base it copies
+CARDS = {"folder": "pocket_photos", "coco": "coco", "flowers": "flowers"}  # source: its folder in data_cards
+SCORES = ["system", "prompt_condition", "psnr", "ssim", "ciede2000", "chroma_ratio"]
+NOT_ASKED = "not published: hub_repo_id is empty"
 
 
-def require_token(config):
-    """Refuse to start without a token where something is to be published: ValueError."""
+def require_token(config: Config) -> None:
+    """Raises a ValueError if something is to be published, but without a token or under a wrong name."""
     if config.hub_repo_id and config.hub_repo_id.count("/") != 1:
         raise ValueError(f"hub_repo_id {config.hub_repo_id!r} is no Hub id: it looks like name/repository")
     if config.hub_repo_id and not get_token():
-        raise ValueError(
-            "hub_repo_id is set, but there is no Hub token: run `hf auth login`, or leave hub_repo_id empty"
-        )
+        raise ValueError("hub_repo_id is set, but there is no Hub token: run `hf auth login`, or leave it empty")
 
 
-def describe_plan(config):
-    """Where something will be published, and whether for all to see, in a line; "" for nothing."""
+def describe_plan(config: Config) -> str:
+    """Where something will be published, and whether for all to see, in a line; "" if nothing will."""
     if not config.hub_repo_id:
         return ""
-    visibility = _visibility(config.hub_private)
+    visibility = "private" if config.hub_private else "public"
     return f"publishes as {config.hub_repo_id}-...: new repositories will be {visibility}, others keep their visibility"
 
 
-def _visibility(private):
-    return {True: "private", False: "public", None: "the Hub does not say whether private or public"}[private]
+def dataset_card(triples: DatasetDict, config: Config, notes: str = "") -> DatasetCard:
+    """The card in `data_cards` of the photos' source, with a section on these triples."""
+    card = DatasetCard.load(ROOT / "data_cards" / CARDS[config.source] / "README.md")
+    rows = pd.DataFrame({"split": list(triples), "rows": [len(split) for split in triples.values()]})
+    made = f"The photos' central squares at {config.resolution} px; training prompts: policy `{config.prompt_policy}`."
+    card.text += f"\n## The triples\n\n{made} {notes}\n\n{markdown_table(rows)}\n"
+    return card
 
 
-def dataset_card(triples, config, notes=""):
-    """The card of a DatasetDict on the Hub, with a sentence of notes."""
-    train = triples["train"]
-    return render(
-        "dataset_card",
-        profile=config.profile,
-        source=config.source,
-        resolution=config.resolution,
-        policy=config.prompt_policy,
-        splits={name: len(rows) for name, rows in triples.items()},
-        shared_subjects=len(set(train["subject"])) < len(train),
-        notes=notes,
-    )
+def push_dataset(triples: DatasetDict, config: Config, notes: str = "") -> str:
+    """Publishes a data set with the run's training prompts and its card; returns what happened, in a line.
 
-
-def push_dataset(triples, config, notes=""):
-    """Push a DatasetDict and its card, with a sentence of notes, to the Hub; nothing where `hub_repo_id` is empty."""
+    A prompt policy that is not the profile's own makes another repository.
+    """
     if not config.hub_repo_id:
-        return "not published: hub_repo_id is empty"
-    card, train = dataset_card(triples, config, notes), triples["train"]
+        return NOT_ASKED
+    train, policy = triples["train"], config.prompt_policy
     train = train.remove_columns("prompt").add_column("prompt", draw_prompts(train, config))
-    policy = config.prompt_policy  # where it isn't the profile's own, it is another data set
-    own, private = get_config(config.profile).prompt_policy, config.hub_private
-    repo = f"{config.hub_repo_id}-{config.source}" + (f"-{policy}" if policy != own else "")
-    triples = DatasetDict({**triples, "train": train})
-    return _published(repo, "dataset", private, lambda: _push_dataset(triples, repo, card, private))
+    repo = f"{config.hub_repo_id}-{config.source}"
+    repo += "" if policy == get_config(config.profile).prompt_policy else f"-{policy}"
+
+    def push():
+        DatasetDict({**triples, "train": train}).push_to_hub(repo, private=config.hub_private)
+        card, own = DatasetCard.load(repo), dataset_card(triples, config, notes)  # the first lists the splits' files
+        for name in ("license", "tags", "task_categories"):
+            setattr(card.data, name, getattr(own.data, name))
+        card.text = own.text
+        card.push_to_hub(repo)
+
+    return publish(repo, "dataset", push)
 
 
-def _push_dataset(triples, repo, card, private):
-    triples.push_to_hub(repo, private=private)
-    pushed = DatasetCard.load(repo)  # its metadata lists the splits' files
-    own = DatasetCard(card)
-    for name in ("license", "tags", "task_categories"):
-        setattr(pushed.data, name, getattr(own, name))
-    pushed.text = own.text
-    pushed.push_to_hub(repo, repo_type="dataset")
-
-
-def model_card(config, repo, summary, n):
-    """The card of a run's ControlNet, with its scores on at most n photos; `repo`: its id on the Hub."""
-    return render(
-        "model_card",
-        licence=next((name for part, name in LICENCES.items() if part in config.base_model), "apache-2.0"),
+def model_card(config: Config, repo: str, summary: pd.DataFrame, n: int) -> ModelCard:
+    """The card of a run's ControlNet under its id on the Hub, with its scores (`stats.summary`) on at most n photos."""
+    licence = next((name for base, name in LICENCES.items() if base in config.base_model), "apache-2.0")
+    tags = {"library_name": "diffusers", "pipeline_tag": "image-to-image", "tags": ["controlnet", "colorization"]}
+    tables = {"run": pd.read_csv(config.run_dir / "run.csv"), "scores": summary.query("restored")[SCORES]}
+    return ModelCard.from_template(
+        ModelCardData(license=licence, base_model=config.base_model, **tags),
+        str(Path(__file__).with_name("model_card.md")),
         repo=repo,
-        profile=config.profile,
-        base_model=config.base_model,
-        base_revision=config.base_revision,
-        own_text_encoder=not config.text_encoder,
-        resolution=config.resolution,
-        run=pd.read_csv(config.run_dir / "run.csv"),
         photos=n,
-        scores=summary.query("restored")[["system", "prompt_condition", "psnr", "ssim", "ciede2000", "chroma_ratio"]],
+        revision=config.base_revision or "main",
+        resolution=config.resolution,
+        **{name: markdown_table(table) for name, table in tables.items()},
     )
 
 
-def push_controlnet(config, summary, n):
-    """Push the run's ControlNet and a model card with its scores; without `hub_repo_id`, only the card is written.
+def push_controlnet(config: Config, summary: pd.DataFrame, n: int) -> str:
+    """Writes the card of the run's ControlNet beside it and publishes both; returns what happened, in a line.
 
     A ControlNet that was not trained here (`controlnet`) gets no card and is not published.
     """
     if config.controlnet:
         return f"not published: {config.controlnet} was not trained by this run"
-    repo = f"{config.hub_repo_id}-{config.run}"
-    card = model_card(config, repo if config.hub_repo_id else "ID", summary, n)
-    write_text(card, config.controlnet_dir / "README.md")
+    repo = f"{config.hub_repo_id}-{config.run}" if config.hub_repo_id else "ID"
+    model_card(config, repo, summary, n).save(config.controlnet_dir / "README.md")
     if not config.hub_repo_id:
-        return "not published: hub_repo_id is empty"
-    folder, private = config.controlnet_dir, config.hub_private
-    return _published(repo, "model", private, lambda: _push_folder(folder, repo, private))
+        return NOT_ASKED
+
+    def push():
+        create_repo(repo, private=config.hub_private, exist_ok=True)
+        upload_folder(repo_id=repo, folder_path=config.controlnet_dir)
+
+    return publish(repo, "model", push)
 
 
-def _push_folder(folder, repo, private):
-    api = HfApi()
-    api.create_repo(repo, private=private, exist_ok=True)
-    api.upload_folder(repo_id=repo, folder_path=folder)
-
-
-def _published(repo, kind, wanted, push):
-    """Run a push and say where it went and whether it is private; trouble is said too, and is no error."""
+def publish(repo: str, kind: str, push: Callable[[], None]) -> str:
+    """Calls `push` and returns where it went and who can see it; an error is reported and stops nothing."""
     place = f"datasets/{repo}" if kind == "dataset" else repo
     try:
         push()
+        private = HfApi().repo_info(repo, repo_type=kind).private
     except Exception as error:  # of several clients
-        reason = one_line(error, 300)
-        return f"NOT published: {place} ({reason}): run this notebook again with --only"
-    private = _is_private(repo, kind)
-    kept = private is not None and private != wanted
-    return f"published: {place} ({_visibility(private)}{', as it was before' if kept else ''})"
-
-
-def _is_private(repo, kind):
-    """Whether a repository is private; None where the Hub does not say."""
-    try:
-        return HfApi().repo_info(repo, repo_type=kind).private
-    except Exception:  # of several clients: what was pushed is pushed
-        return None
+        return f"NOT published: {place} ({one_line(error, 300)}): run this notebook again with --only"
+    return f"published: {place} ({'private' if private else 'public'})"

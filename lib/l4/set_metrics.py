@@ -1,17 +1,16 @@
-"""Distances between sets of pictures, by large networks: FID, KID, LPIPS and the CLIP score."""
+"""Distances between sets of pictures by large networks: KID, FID and LPIPS of torchmetrics, and the CLIP score."""
 
-import importlib
 import importlib.util
 
 import numpy as np
 import pandas as pd
 import torch
 from torch.nn import functional as F
-from transformers import CLIPModel
+from transformers import AutoProcessor, CLIPModel
 
-from lib.color import to_float
-from lib.files import progress
-from lib.l4.vision import for_clip, load_with_tokenizer, to_tensor
+from lib.cache import progress
+from lib.color import to_float, to_pil
+from lib.config import Config
 from lib.models import pick_device
 from lib.stats import complete_photos
 
@@ -21,8 +20,8 @@ SET_SIZE = 256  # px: the protocol of the papers on COCO's val2017
 NEEDED = ("torchvision", "torch_fidelity")  # by torchmetrics, for Inception and AlexNet
 
 
-def require_packages(config):
-    """Refuse to start where the set metrics are asked for and their packages are missing: ValueError."""
+def require_packages(config: Config) -> None:
+    """Raises a ValueError if the set metrics are asked for and their packages are missing."""
     missing = [name for name in NEEDED if config.set_metrics and importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
@@ -30,66 +29,75 @@ def require_packages(config):
         )
 
 
-def load_clip(config):
-    """The CLIP that `clip` names, and its tokenizer."""
-    return load_with_tokenizer(CLIPModel, config.clip, config.clip_revision)
+def load_clip(config: Config):
+    """The CLIP that a configuration names, and its processor."""
+    model = CLIPModel.from_pretrained(config.clip, revision=config.clip_revision)
+    return model.eval().to(pick_device()), AutoProcessor.from_pretrained(config.clip, revision=config.clip_revision)
 
 
 @torch.no_grad()
-def clip_score(pictures, prompts, model, tokenizer):
-    """100 times the cosine of picture and prompt in CLIP, at least 0 (Hessel et al. 2021 less their factor): (B,)."""
-    text = tokenizer(prompts, padding=True, truncation=True, max_length=77, return_tensors="pt").to(model.device)
-    pixels = for_clip(pictures, model.config.vision_config.image_size).to(model.device)
-    output = model(input_ids=text["input_ids"], attention_mask=text["attention_mask"], pixel_values=pixels)
+def clip_score(pictures, prompts: list[str], model, processor) -> torch.Tensor:
+    """100 times the cosine of picture (PIL) and prompt in CLIP, at least 0 (Hessel et al. 2021): (B,).
+
+    torchmetrics 1.9 has it, too, but not for transformers 5, whose `get_image_features` returns no tensor.
+    """
+    options = {"padding": True, "truncation": True, "max_length": 77, "return_tensors": "pt"}
+    output = model(**processor(text=prompts, images=list(pictures), **options).to(model.device))
     return 100 * F.cosine_similarity(output.image_embeds, output.text_embeds).clamp(min=0)
 
 
-def set_distances(n, inception=2048):
-    """FID (Heusel et al. 2017) and KID (Binkowski et al. 2018) of n pictures; `inception`: a layer's width or a net."""
-    # imported here, since it takes a second that few need
-    fid, kid = (importlib.import_module(f"torchmetrics.image.{name}") for name in ("fid", "kid"))
-    distances = {
-        "fid": fid.FrechetInceptionDistance(feature=inception, normalize=True),
-        "kid": kid.KernelInceptionDistance(feature=inception, normalize=True, subset_size=max(2, min(1000, n // 2))),
-    }
-    return {name: distance.to(pick_device()) for name, distance in distances.items()}
+def make_metrics(n: int, inception: int | torch.nn.Module = 2048) -> dict:
+    """KID (Binkowski et al. 2018), LPIPS (Zhang et al. 2018); from `MIN_FOR_FID` pictures FID (Heusel et al. 2017).
+
+    Args:
+        n: how many pictures will be measured.
+        inception: the width of a layer of Inception, or a network to take in its place.
+    """
+    from torchmetrics.image.fid import FrechetInceptionDistance  # slow, and needed by few
+    from torchmetrics.image.kid import KernelInceptionDistance
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+    metrics = {"kid": KernelInceptionDistance(inception, normalize=True, subset_size=max(2, min(1000, n // 2)))}
+    if n >= MIN_FOR_FID:
+        metrics["fid"] = FrechetInceptionDistance(inception, normalize=True)
+    metrics["lpips"] = LearnedPerceptualImagePatchSimilarity("alex", normalize=True)
+    return {name: metric.to(pick_device()) for name, metric in metrics.items()}
 
 
-def make_lpips():
-    """LPIPS (Zhang et al. 2018) on AlexNet, for pictures in [0, 1]."""
-    lpip = importlib.import_module("torchmetrics.image.lpip")
-    return lpip.LearnedPerceptualImagePatchSimilarity("alex", normalize=True)
+def measure_sets(rows, images: pd.DataFrame, read_picture, config: Config, batch_size: int = 32) -> pd.DataFrame:
+    """Measures the pictures of seed 0, after lightness is restored, at 256 px: a row for each prompt condition.
 
+    The rows have `prompt_condition`, `n` and `SET_METRICS`. Conditions are compared on the `n` photos that all of them
+    have; `fid` is NaN below `MIN_FOR_FID`. The CLIP score is taken against the photo's detailed caption under every
+    condition, so that rows compare.
 
-def measure_sets(rows, images, read_picture, config, batch_size=32):
-    """A table `prompt_condition`, `n` and `SET_METRICS` of seed 0, lightness restored, at 256 px, a row a condition.
-
-    FID falls with the number of photos: below `MIN_FOR_FID`, the number of published rows on val2017, it is NaN, and
-    conditions are compared on the `n` photos that all of them have. The CLIP score is that of the picture and the
-    photo's detailed caption, whatever the condition, so that rows compare.
+    Args:
+        rows: of the data set, with the true photos.
+        images: the listing of notebook 04; `read_picture(name)` reads the file of column `after`.
     """
     first = images.query("seed == 0")
     first = first[first["image_id"].isin(complete_photos(first, ["prompt_condition"]))]
-    device = pick_device()
-    clip, tokenizer = load_clip(config)
-    clip = clip.to(device)
+    clip = load_clip(config)
     captions = first[first["prompt_condition"] == "detailed"].set_index("image_id")["prompt"]
     position, table = {name: index for index, name in enumerate(rows["image_id"])}, []
-    for level, group in first.groupby("prompt_condition", sort=False):
-        distances, scores = set_distances(len(group)), []
-        lpips = make_lpips().to(device)
-        for start in progress(range(0, len(group), batch_size), desc=f"sets, {level}", leave=False):
-            part = group.iloc[start : start + batch_size]
-            outputs = np.stack([read_picture(name) for name in part["after"]])
-            truths = np.stack([to_float(rows[position[name]]["image"]) for name in part["image_id"]])
-            scores.append(clip_score(outputs, list(captions[part["image_id"]]), clip, tokenizer).cpu())
-            small = [F.interpolate(to_tensor(p), (SET_SIZE,) * 2, mode="area").to(device) for p in (truths, outputs)]
-            lpips.update(*small)
-            for distance in distances.values():
-                distance.update(small[0], real=True)
-                distance.update(small[1], real=False)
-        fid = distances["fid"].compute() if len(group) >= MIN_FOR_FID else float("nan")
-        values = {"fid": fid, "kid": distances["kid"].compute()[0], "lpips": lpips.compute()}
-        values = {**values, "clip_score": torch.cat(scores).mean()}
-        table.append({"prompt_condition": level, "n": len(group), **{name: float(v) for name, v in values.items()}})
+    for condition, group in first.groupby("prompt_condition", sort=False):
+        metrics, scores = make_metrics(len(group)), []
+        for start in progress(range(0, len(group), batch_size), desc=f"sets, {condition}", leave=False):
+            batch = group.iloc[start : start + batch_size]
+            outputs = [read_picture(name) for name in batch["after"]]
+            truths = [to_float(rows[position[name]]["image"]) for name in batch["image_id"]]
+            scores.append(clip_score(map(to_pil, outputs), list(captions[batch["image_id"]]), *clip).cpu())
+            tensors = (torch.from_numpy(np.stack(pictures).astype(np.float32)) for pictures in (truths, outputs))
+            tensors = (tensor.to(pick_device()).permute(0, 3, 1, 2) for tensor in tensors)
+            true, ours = (F.interpolate(tensor, (SET_SIZE, SET_SIZE), mode="area") for tensor in tensors)
+            for name, metric in metrics.items():
+                if name == "lpips":
+                    metric.update(true, ours)
+                else:
+                    metric.update(true, real=True)
+                    metric.update(ours, real=False)
+        values = {name: metric.compute() for name, metric in metrics.items()}
+        values |= {"kid": values["kid"][0], "clip_score": torch.cat(scores).mean()}
+        row = {"prompt_condition": condition, "n": len(group), **dict.fromkeys(SET_METRICS, np.nan)}
+        table.append(row | {name: float(value) for name, value in values.items()})
     return pd.DataFrame(table, columns=["prompt_condition", "n", *SET_METRICS])

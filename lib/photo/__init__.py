@@ -1,5 +1,7 @@
 """Your own photo in colour: `from lib.photo import Colorizer`."""
 
+BIND = True  # by default, each colour that a prompt gives an object is kept to it; False: the prompt alone decides
+
 
 def __getattr__(name):
     """The class `Colorizer`, imported when it is asked for: it brings torch, which takes seconds."""

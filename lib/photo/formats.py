@@ -1,31 +1,45 @@
-"""Photo files that people have, read upright and in sRGB at full resolution; damaged metadata refuses none."""
+"""Photo files, read upright and in sRGB at full size, and pictures that keep their metadata.
 
+The pixels decide: metadata that is damaged or can't be carried over is left out with a note.
+"""
+
+import html
 import os
-import re
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
-from lib.files import PICTURE_FORMATS, one_line, printable
+from lib.cache import PICTURE_FORMATS, new_file, one_line, printable
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".gif", ".bmp", ".avif", ".heic", ".heif", ".jp2")
 FORMATS = (*PICTURE_FORMATS, "JPEG2000")  # none that can hold a program, as PostScript can
 EXPORT = "export it as JPEG, PNG, or TIFF with 8 or 16 bits"
-MAX_MEGAPIXELS = 250
-MIN_SIDE, MAX_ASPECT = 16, 50
+MAX_MEGAPIXELS, MIN_SIDE, MAX_ASPECT = 250, 16, 50
 MAX_EXIF = 65_000  # bytes; a JPEG holds no more
-ORIENTATION, DETAILS, GPS = 0x0112, 0x8769, 0x8825  # EXIF tags
-WIDTH, HEIGHT, INTEROPERABILITY = 0xA002, 0xA003, 0xA005  # EXIF tags in DETAILS
-FILE_TAGS = (254, 256, 257, 258, 259, 262, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 330, 338, 339)
-FILE_TAGS += (700, 33723, 34377, 34675)  # of EXIF: how the old file holds pixels, XMP, IPTC, profile; the rest is kept
+ORIENTATION, DETAILS, GPS, INTEROPERABILITY = 0x0112, 0x8769, 0x8825, 0xA005  # EXIF tags
+WIDTH, HEIGHT = 0xA002, 0xA003  # EXIF tags in DETAILS
+FILE_TAGS = {  # of EXIF, not kept: how the old file holds its pixels, XMP, IPTC, profile, and where it was taken
+    254, 256, 257, 258, 259, 262, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 330, 338, 339,
+    700, 33723, 34377, 34675, GPS,
+}  # fmt: skip
 UPRIGHT = dict(zip(range(2, 9), (Image.Transpose(way) for way in (0, 3, 1, 5, 4, 6, 2)), strict=True))  # by orientation
+PNG_WORDS = {"Title", "Author", "Description", "Copyright", "Comment"}
 EXPECT = (
-    "The pocket model is small (12 million parameters, a few hundred photos): expect tints more than exact colours, "
-    "and no repair of scratches or noise. The l4 profile uses Stable Diffusion and needs a GPU."
+    "The pocket model is small (12 million parameters): expect tints more than exact colours, and no repair of "
+    "scratches or noise. The l4 profile uses Stable Diffusion and needs a GPU."
+)
+MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # px, of a picture
+LOSSY = {"quality": 95, "subsampling": "4:4:4"}  # of JPEG, WebP and AVIF: colour edges stay as sharp as the others
+MAX_TEXT = 10_000  # characters of how a picture was made; a JPEG holds 64 kB
+PACKET = (  # XMP, which JPEG, PNG, WebP, TIFF and AVIF hold
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:description><rdf:Alt>'
+    '<rdf:li xml:lang="x-default">{}</rdf:li></rdf:Alt></dc:description></rdf:Description></rdf:RDF></x:xmpmeta>'
 )
 Image.MAX_IMAGE_PIXELS = MAX_MEGAPIXELS * 10**6 // 2  # PIL refuses what is twice as large
 
@@ -46,32 +60,26 @@ class UnfitError(ValueError):
     """Says what is wrong with a photo."""
 
 
-def open_photo(source, keep_gps: bool = False) -> Photo:
-    """Read a photo: the first frame, upright, in sRGB.
+def open_photo(source) -> Photo:
+    """Reads the first frame of a photo, upright, in sRGB.
 
     Args:
         source: a path, a binary file, bytes, a PIL image, or an array that PIL takes: uint8 (H, W) or (H, W, 3 or 4),
             uint16 or float (H, W).
-        keep_gps: keep in its EXIF where it was taken.
 
     Raises:
-        ValueError: it is no photo: damaged, empty, too small, too large, too narrow, not numbers.
+        ValueError: if it is damaged, no photo, too small, too large, too narrow, or holds NaN.
     """
     path = Path(source) if isinstance(source, (str, Path)) else None
     name = printable(str(path)) if path else "image"
     try:
-        if isinstance(source, np.ndarray):
-            source = Image.fromarray(source)
-        if isinstance(source, Image.Image):
-            return to_photo(source, keep_gps)
         if path and not path.is_file():
             raise UnfitError("is no regular file" if os.path.lexists(path) else "no such file")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged EXIF, and of sizes that are allowed here
-            if not path:
-                return read_file(BytesIO(source) if isinstance(source, bytes) else source, keep_gps)
-            with path.open("rb") as file:
-                return replace(read_file(file, keep_gps), path=path)
+        if isinstance(source, (np.ndarray, Image.Image)):
+            return to_photo(Image.fromarray(source) if isinstance(source, np.ndarray) else source)
+        file = path.open("rb") if path else nullcontext(BytesIO(source) if isinstance(source, bytes) else source)
+        with file as stream, warnings.catch_warnings(action="ignore"):  # of damaged EXIF, and of sizes allowed here
+            return replace(read_file(stream), path=path)
     except UnfitError as error:
         raise ValueError(f"{name}: {error}") from None
     except Image.DecompressionBombError:
@@ -83,55 +91,54 @@ def open_photo(source, keep_gps: bool = False) -> Photo:
         raise ValueError(f"{name}: can't be read ({reason}): replace it or allow reading it") from None
 
 
-def read_file(file, keep_gps: bool) -> Photo:
+def read_file(file) -> Photo:
     """A binary file as a `Photo`; UnfitError if it is no picture of a supported format."""
     head = file.read(80)
     file.seek(0)
     is_tiff = head[:4] in (b"II*\0", b"MM\0*")
-    is_heic = re.match(rb"....ftyp.*(hei[cxms]|hev[cxms])", head, re.DOTALL) and b"avif" not in head
-    try:
-        if is_heic:
-            from pillow_heif import register_heif_opener
+    is_heic = head[4:8] == b"ftyp" and b"avif" not in head
+    if is_heic:
+        from pillow_heif import register_heif_opener
 
-            register_heif_opener()
+        register_heif_opener()
+    try:
         with Image.open(file, formats=("HEIF",) if is_heic else FORMATS) as image:
             tags = dict(image.tag_v2) if is_tiff else {}
             if 50706 in tags or (tags.get(254) == 1 and 330 in tags) or (is_tiff and head[8:10] == b"CR"):
                 raise UnfitError(f"is a raw photo (DNG, NEF, ...), of which only a thumbnail can be read: {EXPORT}")
             deep = tags.get(277, 1) > 1 and max(tags.get(258, (1,))) > 8
-            if deep and tags.get(284) == 2 and tags.get(259) == 1:  # planes that PIL reads as stripes
-                from tifffile import imread
+            if not (deep and tags.get(284) == 2 and tags.get(259) == 1):
+                return to_photo(image)
+            from tifffile import imread  # PIL reads these planes as stripes
 
-                file.seek(0)
-                values = np.moveaxis(imread(file, key=0), 0, -1)
-                return to_photo(image, keep_gps, Image.fromarray((values / 257).round().astype(np.uint8)))
-            return to_photo(image, keep_gps)
-    except ImportError:
-        raise UnfitError("is a HEIC photo: to read it, install pillow-heif (pip install pillow-heif)") from None
+            file.seek(0)
+            planes = np.moveaxis(imread(file, key=0), 0, -1)
+            return to_photo(image, Image.fromarray((planes / 257).round().astype(np.uint8)))
     except Image.UnidentifiedImageError:
         unknown = "this kind of TIFF" if is_tiff else "is no picture, or its format"
         raise UnfitError(f"{unknown} is not supported: {EXPORT}" if head else "is empty: replace it") from None
 
 
-def to_photo(image: Image.Image, keep_gps: bool, planes: Image.Image | None = None) -> Photo:
+def to_photo(image: Image.Image, planes: Image.Image | None = None) -> Photo:
     """The first frame of a PIL image of any mode as a `Photo`; `planes`: the image whose pixels it should have."""
     check_dimensions(*image.size)
     frames, notes, tags = getattr(image, "n_frames", 1), [], dict(getattr(image, "tag_v2", {}))
     if frames > 1:
         notes.append(f"has {frames} frames: only the first is used")
     image.load()
-    exif, orientation = read_exif(image, keep_gps, notes)
-    info, dpi = dict(image.info), read_dpi(image.info.get("dpi"), notes)
-    if b"<dc:" in (info.get("xmp") or b"") or 33723 in tags or 0x0404 in info.get("photoshop", {}):
-        notes.append("has a title, comment or keywords (XMP, IPTC): they are left out")
-    image = (planes or image).transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else planes or image
+    exif, orientation = read_exif(image, notes)
+    info, alpha = dict(image.info), None
+    words = b"<dc:" in (info.get("xmp") or b"") or 33723 in tags or 0x0404 in info.get("photoshop", {})
+    if words or info.get("comment") or PNG_WORDS & set(getattr(image, "text", {})):
+        notes.append("has a title, comment or keywords: they are left out")
+    image = planes or image
+    image = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
     if image.mode.startswith(("I", "F")):
         pixels, alpha = deep_gray(np.asarray(image), info, notes)
         if tags.get(262) == 0 and image.mode.startswith("I;16"):  # white is zero: PIL inverts 8 bits only
             pixels = 65535 - pixels
     else:
-        alpha = None
-        if image.mode != "LAB" and ("A" in image.getbands() or "transparency" in info):
+        if image.mode != "LAB" and image.has_transparency_data:
             alpha = np.asarray(image.convert("RGBA").getchannel("A"))
             image = image.convert("L" if image.mode in ("L", "LA") else "RGB")
         pixels = np.asarray(to_srgb(image, info.get("icc_profile"), notes))
@@ -145,11 +152,11 @@ def to_photo(image: Image.Image, keep_gps: bool, planes: Image.Image | None = No
         notes.append("is a colour photo: its colour was discarded")
     if pixels.dtype == np.uint16:
         notes.append("has 16 bits a pixel: its picture has 8 for each colour")
-    return Photo(pixels, alpha, exif, dpi, notes)
+    return Photo(pixels, alpha, exif, read_dpi(info.get("dpi"), notes), notes)
 
 
 def check_dimensions(width: int, height: int) -> None:
-    """Refuse what is too small, too large, or too narrow to colorize: UnfitError."""
+    """Raises UnfitError if a photo is too small, too large, or too narrow to colorize."""
     size = f"{width}x{height} is"
     if width * height > MAX_MEGAPIXELS * 10**6:
         raise UnfitError(f"{size} larger than {MAX_MEGAPIXELS} megapixels: reduce it first")
@@ -159,16 +166,16 @@ def check_dimensions(width: int, height: int) -> None:
         raise UnfitError(f"{size} too narrow: cut it into parts of at most 1:{MAX_ASPECT}")
 
 
-def read_exif(image: Image.Image, keep_gps: bool, notes: list) -> tuple[bytes, int]:
+def read_exif(image: Image.Image, notes: list) -> tuple[bytes, int]:
     """What can be written again of the EXIF of a PIL image, as bytes, and the orientation that it gives."""
-    kept, orientation, lost = Image.Exif(), 1, False
+    kept, orientation, content, lost = Image.Exif(), 1, b"", False
     try:
         exif = image.getexif()
         kept.endian, orientation = exif.endian, exif.get(ORIENTATION, 1)
         lost, turned = not isinstance(orientation, int), orientation in range(5, 9)
-        for tag in set(exif) - {*FILE_TAGS, *(() if keep_gps else (GPS,))}:
+        for tag in set(exif) - FILE_TAGS:
             try:
-                value = exif.get_ifd(tag) if tag in (DETAILS, GPS) else exif[tag]
+                value = exif.get_ifd(tag) if tag == DETAILS else exif[tag]
                 if tag == DETAILS:  # which has the size, too
                     value = {name: item for name, item in value.items() if name != INTEROPERABILITY}
                     sizes = zip((WIDTH, HEIGHT), image.size[:: -1 if turned else 1], strict=True)
@@ -181,7 +188,7 @@ def read_exif(image: Image.Image, keep_gps: bool, notes: list) -> tuple[bytes, i
                 lost = True
         content = kept.tobytes() if len(kept) else b""
     except Exception:  # what reads damaged EXIF, too
-        content, lost = b"", True
+        lost = True
     if lost or len(content) > MAX_EXIF:
         notes.append("has EXIF that can't be written again: it is left out")
     return content if len(content) <= MAX_EXIF else b"", orientation
@@ -199,10 +206,10 @@ def read_dpi(dpi, notes: list) -> tuple[float, float] | None:
 
 
 def deep_gray(values: np.ndarray, info: dict, notes: list) -> tuple[np.ndarray, np.ndarray | None]:
-    """Gray of more than 8 bits as uint16 sRGB, and alpha where one gray is transparent.
+    """Gray of more than 8 bits as uint16 sRGB, and alpha if one gray is transparent.
 
-    16-bit codes stay; integers of 32 bits and floats are scaled so that 1, 255, 65535, or their maximum where it is
-    larger, is white. What is no number is an UnfitError.
+    16-bit codes stay; integers of 32 bits and floats are scaled so that 1, 255, 65535, or their maximum if it is
+    larger, is white. UnfitError if there are values that are no numbers.
     """
     alpha = None
     if isinstance(info.get("transparency"), int):
@@ -231,3 +238,53 @@ def to_srgb(image: Image.Image, icc: bytes | None, notes: list) -> Image.Image:
         except (ImageCms.PyCMSError, OSError):
             notes.append("has a colour profile that does not fit: taken as sRGB")
     return image if image.mode == "L" else image.convert("RGB")
+
+
+def check_target(path: str | Path, size: tuple[int, ...], transparent: bool) -> None:
+    """Raises ValueError if the format of a path's ending can't hold a picture of this size or its transparency."""
+    format, side = Image.registered_extensions().get(Path(path).suffix.lower()), max(size)
+    if format not in Image.SAVE:
+        raise ValueError(f"{path}: can't be saved (unknown ending): name an ending that is known, such as .png")
+    if side > MAX_SIDE.get(format, side):
+        raise ValueError(f"{path}: {format} holds at most {MAX_SIDE[format]} px a side, not {side}: save it as .png")
+    if format == "JPEG" and transparent:
+        raise ValueError(f"{path}: JPEG holds no transparency: save it as .png or .webp")
+
+
+class ColorPicture(Image.Image):
+    """A colorized photo as a PIL image, RGB or RGBA, that is saved with the photo's metadata and how it was made.
+
+    These are in `info`, so that copies keep them: `made`, {name: value} of how it was made, and `notes`, what was not
+    found in the photo, among them.
+    """
+
+    def __init__(self, pixels: np.ndarray, photo: Photo, made: dict, notes: list):
+        image = Image.fromarray(pixels if photo.alpha is None else np.dstack([pixels, photo.alpha]))
+        self.__dict__ |= vars(image)
+        self.info = {"exif": photo.exif, "dpi": photo.dpi, "made": made, "notes": notes}
+
+    made = property(lambda self: self.info["made"])
+    notes = property(lambda self: self.info["notes"])
+
+    def save(self, target, format: str | None = None, **options) -> None:
+        """Saves like PIL. A path is written completely or not at all; ValueError if the format can't hold it."""
+        to_path = isinstance(target, (str, Path))
+        if to_path:
+            check_target(target, self.size, self.mode == "RGBA")
+            format = format or Image.registered_extensions()[Path(target).suffix.lower()]
+        format = (format or "PNG").upper()
+        words = printable("; ".join(f"{name}: {value}" for name, value in self.made.items()))
+        packet = PACKET.format(html.escape(words[:MAX_TEXT]))
+        kept = {name: self.info[name] for name in ("exif", "dpi") if self.info[name]}
+        if format == "PNG":
+            kept |= {"pnginfo": PngImagePlugin.PngInfo(), "compress_level": 1}
+            kept["pnginfo"].add_itxt("XML:com.adobe.xmp", packet)
+        else:
+            kept |= {"xmp": packet.encode(), **(LOSSY if format in ("JPEG", "WEBP", "AVIF") else {})}
+        with new_file(target) if to_path else nullcontext(target) as place:
+            try:
+                super().save(place, format=format, **{**kept, **options})
+            except (KeyError, ValueError, TypeError, OSError) as error:
+                if isinstance(error, OSError) and error.errno:
+                    raise
+                raise ValueError(f"{target}: can't be saved ({one_line(error)}): save it as .png") from None

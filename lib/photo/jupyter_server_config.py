@@ -1,5 +1,6 @@
 """How `make lab` runs JupyterLab: uploads of photos, and notebooks that git sees no change in when they are run."""
 
+import os
 import warnings
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import nbformat
 from nbstripout import strip_output
 
 from lib import ROOT
-from lib.files import write_text
+from lib.cache import write_text
 
 
 def set_outputs_aside(model, path, **_):
@@ -19,6 +20,7 @@ def set_outputs_aside(model, path, **_):
         model["content"].metadata["language_info"] = {"name": "python"}  # not which version ran it
 
 
+os.environ.pop("MPLBACKEND", None)  # with another backend than its own, a kernel shows no charts
 c = get_config()  # noqa: F821
 warnings.filterwarnings("ignore", "Overriding existing pre_save_hook")  # Jupyter reads this file more than once
 c.FileContentsManager.pre_save_hook = set_outputs_aside

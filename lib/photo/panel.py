@@ -1,212 +1,189 @@
-"""A panel for JupyterLab: choose a photo, type prompts, colour single objects, compare, go back, download."""
+"""A panel for JupyterLab: choose a photo, describe it, colour single objects in boxes, compare, go back, download.
 
-import os
-from dataclasses import dataclass
-from html import escape
+The browser's side is `panel.js`: it draws what the traits of `Panel` hold, and sends what a person does as messages.
+"""
+
+import base64
 from io import BytesIO
-from itertools import chain, count
+from itertools import count
 from pathlib import Path
-from urllib.parse import quote
+from threading import Event, Thread
 
-import ipywidgets as widgets
+import anywidget
 import numpy as np
-from IPython.display import HTML
+import torch
+import traitlets
+from matplotlib.colors import XKCD_COLORS
 from PIL import Image
 
-from lib.photo.boxes import ColoredObjects
-from lib.photo.formats import EXPECT, open_photo
+from lib.cache import one_line, write_bytes
+from lib.photo import BIND
+from lib.photo.colorizer import Colorizer
+from lib.photo.formats import EXPECT, SUFFIXES, open_photo
 from lib.photo.full_resolution import paint_gray
-from lib.photo.pictures import LIMITS
 from lib.prompts import VAGUE_PROMPT
 
 SHOWN = 640  # px, the longer side of a picture on the screen, at most
-MAX_PROMPTS = 6  # at a time
-NAMES = {  # of the options, for the screen
-    "seed": "seed",
-    "saturation": "saturation",
-    "num_inference_steps": "steps",
-    "guidance_scale": "guidance",
-    "controlnet_conditioning_scale": "strength",
+EXAMPLES = (  # for photos that come without descriptions
+    "a red tram in a gray street, pale blue sky",
+    "a woman in a dark blue dress, brown hair, green garden",
+    "a green meadow, brown trees, white clouds in a blue sky",
+    VAGUE_PROMPT,
+)
+WORDS = ("red", "orange", "yellow", "green", "turquoise", "blue", "purple", "pink", "brown", "beige", "white", "gray")
+COLORS = {  # {name: "#rrggbb"} of the swatches, by the survey of xkcd
+    name: XKCD_COLORS[f"xkcd:{name}"]
+    for name in [*WORDS, *(f"{shade} {word}" for word in WORDS for shade in ("dark", "pale"))]
+    if f"xkcd:{name}" in XKCD_COLORS
+}
+OPTIONS = {  # argument of `Colorizer.__call__`: label, lowest, highest, step, and what it does
+    "seed": ("seed", 0, 10**9, 1, "another number gives other colours"),
+    "saturation": ("saturation", 0, 5, 0.1, "0 is gray, 1 as the model says, 2 twice as much"),
+    "num_inference_steps": ("steps", 1, 1000, 1, "sampling steps: more take longer and give stronger colours"),
+    "guidance_scale": ("guidance", 0, 100, 0.5, "above 1, the prompt counts more, and a step takes twice as long"),
+    "controlnet_conditioning_scale": ("strength", 0, 10, 0.1, "how much the photo's shapes count"),
+    "bind": ("each colour only on its object", 0, 1, 1, "as far as the object is found"),
 }
 ERRORS = (ValueError, OSError, RuntimeError, MemoryError)  # that are said in the panel
 
 
-@dataclass(eq=False)
-class Result:
-    """One picture of the history: what makes it again, how it looks, what to say of it, and where it was saved."""
-
-    prompt: str
-    options: dict  # by the names of `Colorizer.__call__`: numbers, `colors`, `bind`
-    preview: np.ndarray  # (H, W, 3) in uint8
-    notes: list
-    saved: Path | None = None
-
-    @property
-    def words(self) -> str:
-        """The prompt and the colours of objects."""
-        colors = [color if isinstance(place, tuple) else f"{place}: {color}" for place, color in self.options["colors"]]
-        return " + ".join([self.prompt, *colors])
-
-    @property
-    def name(self) -> str:
-        """All that it was made with, in a line."""
-        said = [f"{said} {self.options[name]:g}" for name, said in NAMES.items()]
-        return f"{self.words} ({', '.join(said + ['each colour kept to its object'] * self.options['bind'])})"
+class Cancelled(Exception):
+    """Ends the work on a picture."""
 
 
-class Panel:
-    """The panel of a `Colorizer`; `box` is what a notebook shows. Pictures and uploads are kept in `folder`."""
+class Panel(anywidget.AnyWidget):
+    """The panel of a `Colorizer`.
 
-    def __init__(self, colorizer, photos, folder):
-        self.colorizer, self.folder = colorizer, Path(folder)
-        self.photo, self.results_of = None, {}
-        wide = widgets.Layout(width="46em")
-        self.choose = widgets.Dropdown(options=[(Path(p).name, Path(p)) for p in photos], description="photo")
-        self.upload = widgets.FileUpload(accept="image/*", description="or upload")
-        self.prompts = widgets.Textarea(placeholder=VAGUE_PROMPT, description="prompts", rows=3, layout=wide)
-        self.objects, self.options = ColoredObjects(), make_options(colorizer.config)
-        self.button = widgets.Button(description="Colorize", button_style="primary")
-        self.progress, self.message = widgets.IntProgress(layout=widgets.Layout(width="10em")), widgets.HTML()
-        self.history = widgets.SelectMultiple(description="history", rows=4, layout=wide)
-        self.split = widgets.IntSlider(value=50, description="before", readout=False, layout=wide)
-        self.columns = widgets.HBox()
-        self.button.on_click(lambda _: self.colorize())
-        self.choose.observe(self.take_chosen, "value")
-        self.upload.observe(lambda _: self.take_upload(), "value")
-        self.history.observe(lambda _: self.show(), "value")
-        self.split.observe(lambda _: self.draw(), "value")
-        options, line = list(self.options.values()), widgets.HBox
-        rows = [line([self.choose, self.upload]), self.objects.box, self.prompts, line(options[:2]), line(options[2:])]
-        rows += [line([self.button, self.progress, self.message]), self.history, self.split, self.columns]
-        self.box = widgets.VBox([*rows, widgets.HTML(f"<i>{escape(EXPECT)}</i>")])
-        if self.choose.value:
-            self.take(self.choose.value)
+    Args:
+        colorizer: what makes the pictures.
+        photos: {path: descriptions to choose from, the first filled in} of photos to begin with.
+        folder: for the pictures, which are saved at full size at once, and in `uploads` for uploaded photos.
+    """
 
-    def take_chosen(self, change):
-        """Take the photo that was chosen in the list."""
-        self.take(change["new"])
+    _esm, _css = (Path(__file__).with_name(f"panel.{ending}") for ending in ("js", "css"))
+    names = traitlets.List().tag(sync=True)  # of the photos to choose from
+    photo = traitlets.Dict().tag(sync=True)  # the chosen one: name, before (a data URL), examples, prompt
+    history = traitlets.List().tag(sync=True)  # its results, newest first: settings, after (a data URL), caption, file
+    shown = traitlets.Int(0).tag(sync=True)  # index in `history`
+    progress = traitlets.List([0, 0]).tag(sync=True)  # steps done and to do; 0 to do: nothing is being done
+    message, expect = traitlets.Unicode().tag(sync=True), traitlets.Unicode(EXPECT).tag(sync=True)
+    colors, options = traitlets.Dict(COLORS).tag(sync=True), traitlets.Dict().tag(sync=True)
 
-    def take_upload(self):
-        """Keep an uploaded photo beside the results, put it first in the list, and take it."""
-        if not self.upload.value:
+    def __init__(self, colorizer: Colorizer, photos: dict[Path, list[str]], folder: str | Path):
+        super().__init__()
+        self.colorizer, self.folder, self.results, self.opened = colorizer, Path(folder), {}, None
+        self.stopped, self.worker, self.examples = Event(), Thread(), {}
+        uploads = sorted((self.folder / "uploads").glob("*.*"), key=lambda path: path.stat().st_mtime, reverse=True)
+        self.paths = {path.name: path for path in map(Path, photos)}
+        self.examples = {Path(path).name: descriptions for path, descriptions in photos.items()}
+        self.paths |= {path.name: path for path in uploads if path.suffix.lower() in SUFFIXES}
+        starts = {"seed": 0, "saturation": 1.0, "bind": BIND, **vars(colorizer.config)}
+        self.options = {name: [*facts, starts[name]] for name, facts in OPTIONS.items()}
+        self.on_msg(self.handle)
+        for name in list(self.paths):
+            if self.choose(name):
+                break
+
+    def handle(self, _, content: dict, buffers: list) -> None:
+        """Does what a message of the browser asks for; what goes wrong is said in the panel."""
+        action = {"choose": self.choose, "upload": self.upload, "colorize": self.colorize, "cancel": self.stopped.set,
+                  "download": self.download}[content.pop("action")]  # fmt: skip
+        try:
+            action(**content, **({"content": bytes(buffers[0])} if buffers else {}))
+        except Exception as error:  # which is seen nowhere else
+            self.message = one_line(error, None)
+
+    def choose(self, name: str) -> bool:
+        """Shows a photo; one that can't be read is said and dropped from the list."""
+        try:
+            opened = open_photo(self.paths[name])
+        except ERRORS as error:
+            del self.paths[name]
+            self.names, self.message = list(self.paths), f"dropped: {error}"
+            self.send({"action": "chosen"})  # the browser's list shows the photo of before
+            return False
+        self.opened, (height, width) = opened, opened.pixels.shape[:2]
+        examples = self.examples.get(name, EXAMPLES)
+        with self.hold_sync():
+            self.names, self.history, self.shown = list(self.paths), self.results.setdefault(name, []), 0
+            first = examples[0] if name in self.examples else ""
+            gray = to_url(paint_gray(opened.pixels))
+            self.photo = {"name": name, "before": gray, "examples": list(examples), "prompt": first}
+            self.message = "; ".join([f"{name}, {width} x {height}", *opened.notes])
+        return True
+
+    def upload(self, name: str, content: bytes) -> None:
+        """Keeps an uploaded photo under a name that is free, puts it first in the list, and shows it."""
+        open_photo(content)  # a broken one is not kept
+        name = Path(name.replace("\\", "/")).name
+        path = next((p for p in self.paths.values() if p.parent.name == "uploads" and p.read_bytes() == content), None)
+        if not path:
+            path = free_name(self.folder / "uploads" / name, self.paths)
+            write_bytes(content, path)
+        self.paths = {path.name: path, **self.paths}
+        self.choose(path.name)
+
+    def colorize(self, settings: dict) -> None:
+        """Begins to make a picture with arguments of `Colorizer.__call__`; shows the earlier one if there is one."""
+        same = [index for index, result in enumerate(self.history) if result["settings"] == settings]
+        if self.worker.is_alive() or same:
+            self.shown = same[0] if same else self.shown
             return
-        sent = self.upload.value[0]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / Path(sent["name"]).name
-        path.write_bytes(sent["content"])
-        self.results_of.pop(path, None)  # of an earlier photo of this name
-        others = [option for option in self.choose.options if option[1] != path]
-        self.choose.unobserve(self.take_chosen, "value")
-        self.choose.options = [(path.name, path), *others]  # the first is chosen
-        self.choose.observe(self.take_chosen, "value")
-        self.take(path)
+        self.stopped.clear()
+        self.progress = [0, settings["num_inference_steps"] * (2 if settings["bind"] or settings["colors"] else 1)]
+        self.worker = Thread(target=self.work, args=(self.photo["name"], self.opened, settings))
+        self.worker.start()
 
-    def take(self, path):
-        """Take a photo to colorize: show it, gray, and its name; one that can't be read is named, and none is taken."""
-        self.photo = self.before = None
-        try:
-            self.photo = open_photo(path)
-            height, width = self.photo.pixels.shape[:2]
-            self.before = reduced(paint_gray(self.photo.pixels))
-            self.say(f"{path.name}, {width} x {height}")
-        except ERRORS as error:
-            self.say(f"not opened: {error}")
-        self.objects.show(self.before)
-        self.results = self.results_of.setdefault(path, []) if self.photo else []
-        self.remember([])
+    def work(self, name: str, opened, settings: dict) -> None:
+        """Makes a picture, saves it, and puts it first in the photo's history; between any two layers it can end."""
 
-    def colorize(self):
-        """Colorize the photo under each prompt; what is wrong is said in the panel, and the history stays."""
-        prompts = [line.strip() for line in self.prompts.value.splitlines() if line.strip()] or [VAGUE_PROMPT]
-        if not self.photo or len(prompts) > MAX_PROMPTS:
-            return self.say(f"at most {MAX_PROMPTS} prompts at a time" if self.photo else "no photo is chosen")
-        options = {name: widget.value for name, widget in self.options.items()} | {"bind": self.objects.bind.value}
-        self.button.disabled, self.progress.value, self.progress.max = True, 0, len(prompts)
-        results = []
+        def follow(module, _):
+            if self.stopped.is_set():
+                raise Cancelled
+            if module is self.colorizer.pipeline.unet:
+                self.progress = [self.progress[0] + 1, self.progress[1]]
+
+        hook = torch.nn.modules.module.register_module_forward_pre_hook(follow)
         try:
-            options["colors"] = self.objects.colors()
-            for prompt in prompts:
-                picture, unread = self.colorizer(self.photo, prompt, **options), self.colorizer.unread(prompt)
-                notes = [f"the end of the prompt is not read: {unread}"] if unread else []
-                preview = reduced(np.asarray(picture.convert("RGB")))
-                results.append(Result(prompt, options, preview, [*notes, *picture.notes]))
-                self.progress.value += 1
-            self.say("; ".join([self.photo.path.name, *(f"the photo {note}" for note in self.photo.notes)]))
-        except ERRORS as error:
-            self.say(f"not colorized: {error}")
+            colors = [(tuple(box), color) for box, color in settings["colors"]]
+            picture = self.colorizer(
+                opened, **{**settings, "prompt": settings["prompt"] or VAGUE_PROMPT, "colors": colors}
+            )
+            notes = [*self.colorizer.prompt_notes(settings["prompt"]), *picture.notes]
+            bound = picture.made["bind"]
+            caption = [f"each colour only on its object: {bound}"] * bool(bound) + notes
+            result = {"settings": settings, "after": to_url(np.asarray(picture.convert("RGB"))), "caption": caption}
+            try:
+                target = free_name(self.folder / f"{opened.path.stem}.color.png")
+                picture.save(target)
+                result["file"], self.message = target.name, f"saved: {target}"
+            except OSError as error:
+                self.message = f"not saved: {error}"
+            self.results[name] = [result, *self.results[name]]
+            if self.photo["name"] == name:
+                self.history, self.shown = self.results[name], 0
+        except Cancelled:
+            self.message = "cancelled"
+        except Exception as error:  # a thread's errors are seen nowhere else
+            self.message = f"not colorized: {one_line(error, None)}"
         finally:
-            self.button.disabled = False
-        if results:
-            self.remember(results)
+            hook.remove()
+            self.progress = [0, 0]
 
-    def remember(self, results):
-        """Put new results first in this photo's history, and show them."""
-        self.results[:0] = results
-        self.history.options = [(result.name, result) for result in self.results]
-        self.history.value = results
-        self.show()
-
-    def show(self):
-        """A column for each result that is chosen in the history: its picture, words, notes, and a way to save it."""
-        self.split.disabled = not self.history.value
-        width = widgets.Layout(width=f"{98 // max(len(self.history.value), 1)}%", max_width=f"{SHOWN}px")
-        self.shown, columns = [(widgets.Image(format="png"), result) for result in self.history.value], []
-        for image, result in self.shown:
-            words = widgets.HTML("<br>".join([f"<b>{escape(result.words)}</b>", *map(escape, result.notes)]))
-            save = link_to(result.saved) if result.saved else widgets.Button(description="Save")
-            if not result.saved:
-                save.on_click(lambda _, result=result: self.write(result))
-            columns.append(widgets.VBox([image, words, save], layout=width))
-        self.draw()
-        self.columns.children = columns
-
-    def draw(self):
-        """Draw the results that are shown: the photo left of the slider, its colours right of it."""
-        for image, result in self.shown:
-            edge, file = round(self.split.value / 100 * self.before.shape[1]), BytesIO()
-            Image.fromarray(np.hstack([self.before[:, :edge], result.preview[:, edge:]])).save(file, "png")
-            image.value = file.getvalue()
-
-    def write(self, result):
-        """Make a result again at the photo's full size, and save it under a new name made of the photo's."""
-        stem = self.photo.path.stem
-        names = chain([f"{stem}.color.png"], (f"{stem}.color.{n}.png" for n in count(2)))
-        try:
-            target = next(self.folder / name for name in names if not (self.folder / name).exists())
-            self.colorizer(self.photo, result.prompt, **result.options).save(target)
-            result.saved = target
-            self.say(f"saved: {target}")
-            self.show()
-        except ERRORS as error:
-            self.say(f"not saved: {error}")
-
-    def say(self, text):
-        """Say something in the panel's line of messages."""
-        self.message.value = escape(text, quote=False)
+    def download(self, file: str) -> None:
+        """Sends a saved picture to the browser."""
+        self.send({"action": "save", "file": file}, [(self.folder / Path(file).name).read_bytes()])
 
 
-def make_options(config) -> dict[str, widgets.Widget]:
-    """A widget for each option of `NAMES`, by name; they start from the configuration."""
-    narrow, options = widgets.Layout(width="12em"), {}
-    for name, said in NAMES.items():
-        start = {"value": getattr(config, name, LIMITS[name][0](name != "seed")), "description": said}
-        if name in ("saturation", "controlnet_conditioning_scale"):
-            options[name] = widgets.FloatSlider(**start, min=0, max=2, step=0.1)
-        else:
-            kind = widgets.BoundedIntText if LIMITS[name][0] is int else widgets.BoundedFloatText
-            options[name] = kind(**start, min=LIMITS[name][1], max=min(LIMITS[name][2], 10**9), layout=narrow)
-    return options
+def free_name(path: Path, taken=()) -> Path:
+    """A path, with a number before its ending if there is such a file or its name is taken."""
+    paths = (path.with_name(f"{path.stem}{f'.{k}' if k > 1 else ''}{path.suffix}") for k in count(1))
+    return next(path for path in paths if not path.exists() and path.name not in taken)
 
 
-def link_to(path: Path) -> widgets.Output:
-    """A link that downloads a file, below what the Jupyter server serves; JupyterLab adds its address."""
-    output, place = widgets.Output(), quote(os.path.relpath(path).replace(os.sep, "/"))
-    output.append_display_data(HTML(f'<a href="{place}" download>Download {escape(path.name)}</a>'))
-    return output
-
-
-def reduced(pixels: np.ndarray) -> np.ndarray:
-    """Pixels (H, W, 3) at a size for the screen."""
-    image = Image.fromarray(pixels)
+def to_url(pixels: np.ndarray) -> str:
+    """Pixels (H, W, 3) at a size for the screen, as a data URL."""
+    image, file = Image.fromarray(pixels), BytesIO()
     image.thumbnail((SHOWN, SHOWN))
-    return np.asarray(image)
+    image.save(file, "webp", quality=90)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -22,14 +22,13 @@ from datasets import Dataset
 from PIL import Image
 
 from lib import ROOT
+from lib.cache import write_table
 from lib.color import make_conditioning_image
 from lib.config import Config, get_config
 from lib.dataset import open_square, read_manifest
-from lib.files import write_table
-from lib.latents import build_cache
 from lib.models import encode_prompts, load_base, load_controlnet
 from lib.report import markdown_table
-from lib.training import loss_of_controlnet, make_optimizer
+from lib.training import build_cache, loss_of_controlnet, make_optimizer
 
 SIZES = {"start_to_picture": (600, 800), "photo_1mp": (1000, 1000), "photo_12mp": (3000, 4000)}
 REPEATS = 5

@@ -45,17 +45,12 @@ FIELDS = {  # of the profile, so that the study takes minutes
 N_VAL2017, N_FLOWERS = 12, 60
 LIMIT = 1800  # seconds that one command may take
 CLIP_SCORE = """
-import numpy as np
-from transformers import AutoTokenizer, CLIPModel
+from PIL import Image
 from lib.config import get_config
-from lib.l4.set_metrics import clip_score
+from lib.l4.set_metrics import clip_score, load_clip
 
-profile = get_config("l4")
-revision = profile.clip_revision
-model = CLIPModel.from_pretrained(profile.clip, revision=revision)
-tokenizer = AutoTokenizer.from_pretrained(profile.clip, revision=revision)
-pictures = np.random.default_rng(0).random((2, 64, 64, 3), np.float32)
-scores = clip_score(pictures, ["a red flower", "a blue sky"], model, tokenizer)
+pictures = [Image.new("RGB", (64, 64), color) for color in ("red", "blue")]
+scores = clip_score(pictures, ["a red flower", "a blue sky"], *load_clip(get_config("l4")))
 assert scores.shape == (2,) and scores.isfinite().all(), scores
 """
 
@@ -157,9 +152,7 @@ def kill_tree(process):
 
 def check_downloads(stand_ins, place):
     """Downloads were broken off and went on where they stood, and the photos that can't be used were left out."""
-    zips = {
-        path for path in photos.ARCHIVES.values() if path.startswith("zips/")
-    }  # the annotations are a chunk or less
+    zips = {path for path in photos.FILES.values() if path.startswith("zips/")}
     assert stand_ins.coco.resumed >= zips, f"resumed: {stand_ins.coco.resumed}"
     left_out = pd.read_csv(place.config(RUNS[-1]).photos_dir / "left_out.csv")["reason"].value_counts().to_dict()
     assert left_out == {"gray": 3, "broken": 1, "missing": 1}, f"left out: {left_out}"

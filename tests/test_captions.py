@@ -1,0 +1,195 @@
+"""Captions: which words are colours, phrases that name an object and its colour, rewritten captions, languages."""
+
+import re
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib import ROOT, captions
+from lib.captions import COLOR_PATTERN, HUES, HUES_OF_WORDS, find_places
+from lib.dataset import read_manifest
+
+PATTERNS = pd.read_csv(ROOT / "tests/data/caption_patterns.csv", keep_default_na=False)  # own sentences, COCO's manner
+MANIFEST = read_manifest("data_cards/pocket_photos")
+CAPTIONS = list(MANIFEST["detailed_caption"])
+CUP = "a dark blue gray cup, red and white flowers on a golden brown table"
+
+
+def rng_of(seed):
+    return np.random.default_rng(seed)
+
+
+def is_hue(word):
+    return word in HUES_OF_WORDS
+
+
+def test_color_words_of_200_patterns_and_the_captions_without_them():
+    assert len(set(PATTERNS["caption"])) >= 200
+    assert (PATTERNS["color_words"] == "").sum() >= 40  # ice cream, an orange, a brown bear, or nothing of the kind
+    found = PATTERNS["caption"].map(lambda caption: " ".join(captions.find_color_words(caption)))
+    assert list(PATTERNS["caption"][found != PATTERNS["color_words"]]) == []
+    plain = PATTERNS["caption"].map(captions.without_color_words)
+    wrong = plain != PATTERNS["without_color_words"]
+    assert list(plain[wrong]) == list(PATTERNS["without_color_words"][wrong])
+
+
+def test_removed_colors_are_gone_and_nothing_else_changes():
+    for row in MANIFEST.itertuples():
+        plain = captions.without_color_words(row.detailed_caption)
+        assert not captions.find_color_words(plain), plain
+        words = COLOR_PATTERN.findall(row.detailed_caption)  # none of these captions has an orange to eat
+        assert captions.find_color_words(row.detailed_caption) == words
+        assert captions.without_color_words(row.object_caption) == row.object_caption
+
+
+def test_phrases_of_prompts():
+    cases = pd.read_csv(ROOT / "tests/data/prompt_phrases.csv", keep_default_na=False)  # own and training captions
+    assert len(set(cases["prompt"])) >= 60
+    found = pd.Series(["; ".join("/".join(phrase) for phrase in captions.phrases_of(text)) for text in cases["prompt"]])
+    wrong = found != cases["phrases"]
+    assert list(found[wrong]) == list(cases["phrases"][wrong])
+    assert (cases["phrases"] == "").sum() >= 11  # left out rather than guessed
+    named = sum(len(captions.phrases_of(caption)) for caption in CAPTIONS)
+    groups = sum(len(captions.find_groups(caption)[2]) for caption in CAPTIONS)
+    assert 0.95 * groups < named <= groups
+
+
+@pytest.mark.parametrize(
+    ("phrase", "name"),
+    [
+        ("a dark red tram", "tram"),
+        ("The very pale blue sky", "sky"),
+        ("a light bulb", "light bulb"),
+        ("an orange", "orange"),
+        ("a white and pale brown cat", "cat"),
+        ("a blue-green lake", "lake"),
+        ("Notre Dame", "notre dame"),
+    ],
+)
+def test_a_bare_name_has_no_articles_and_no_colours(phrase, name):
+    assert captions.bare_name(phrase) == name
+
+
+def test_no_sentence_is_too_odd():
+    words = ["red", "dark", "orange", "a", "and", "is", "in", "of", ",", ".", "that", "one", "cup", "painted", "colored",
+             "sitting", "White", "ice cream", "-", "’s", "🟥", "off", "to", "all", "\n"]  # fmt: skip
+    rng = rng_of(0)
+    for length in rng.integers(0, 12, 1000):
+        text = " ".join(rng.choice(words, length))
+        assert captions.without_color_words(text) or not text.strip()
+        for phrase in captions.phrases_of(text):
+            assert phrase.object in phrase.text
+            assert phrase.colors in phrase.text
+            assert COLOR_PATTERN.search(phrase.colors)
+        changed = captions.change_color_words(text, rng)
+        assert len(COLOR_PATTERN.findall(changed)) == len(COLOR_PATTERN.findall(text))
+    assert captions.find_color_words("") == captions.phrases_of("") == []
+
+
+def test_wrong_colors_are_matched_on_real_captions():
+    for caption in CAPTIONS:
+        wrong = captions.change_color_words(caption, rng_of(len(caption)))
+        old, new = COLOR_PATTERN.findall(caption), COLOR_PATTERN.findall(wrong)
+        assert sum(map(is_hue, old)) == sum(map(is_hue, new))
+        assert len(old) == len(new)
+        assert not re.search(rf"\b({captions.COLORS})\s+\1\b|\ba [aeiou]|\ban [^aeiou]", wrong), wrong
+        assert wrong != caption
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_wrong_colors_trade_places_with_their_modifiers_and_neighbours(seed):
+    def change(caption):
+        return captions.change_color_words(caption, rng_of(seed))
+
+    cup = change("a dark blue gray cup on a white table")
+    first, second = COLOR_PATTERN.findall(cup)[1:]
+    assert cup.startswith("a white cup on a dark ")  # the hue went where white was, and took its neighbours along
+    assert is_hue(first)
+    assert first not in ("blue", "purple")
+    assert second == "gray"
+    assert change("a silver spoon") == "a white spoon"  # without a hue, none comes in
+    assert change("a lime green ball and ice cream") in {f"a {word} ball and ice cream" for word in HUES}
+
+
+@pytest.mark.parametrize(
+    ("caption", "degrees", "rotated"),
+    [
+        ("a red cup on a white table", 98, "a green cup on a white table"),
+        ("a blue bird, a brown branch", 180, "a yellow bird, a dark blue branch"),
+        ("an orange cup", -30, "a red cup"),
+        ("a red cup", 30, "an orange cup"),
+        ("ice cream and an orange on a pale blue plate", 140, "ice cream and an orange on a pale orange plate"),
+        ("a lime green ball", 140, "a blue ball"),
+    ],
+)
+def test_rotating_hues_renames_colors_and_their_articles(caption, degrees, rotated):
+    assert captions.rotate_color_words(caption, degrees) == rotated
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_k_colors_are_kept_and_the_nouns_stay(k):
+    kept_places = Counter()
+    for number, caption in enumerate(CAPTIONS):
+        old = [caption[start:end] for start, end, _ in find_places(caption)]
+        text = captions.keep_colors(caption, k, rng_of(number))
+        left = [text[start:end] for start, end, _ in find_places(text)]
+        if "squirrel" not in caption:  # what is left may be "a gray squirrel", the name of a kind
+            assert len(left) == min(k, len(old)), text
+        assert not Counter(left) - Counter(old)
+        assert not re.search(r"\ba [aeiou]|\ban [^aeiou]|,,|  | ,", text), text
+        kept_places += Counter(old.index(word) for word in left)
+    assert kept_places[0] < 0.6 * kept_places.total()  # not always the first
+
+
+def test_some_colors_of_a_group():
+    assert captions.keep_colors(CUP, 5, None) == CUP
+    assert {captions.keep_colors(CUP, 1, rng_of(seed)) for seed in range(40)} == {
+        "a dark blue gray cup, flowers on a table",
+        "a cup, red flowers on a table",
+        "a cup, white flowers on a table",
+        "a cup, flowers on a golden brown table",
+    }
+    assert captions.colors_only(CUP) == "dark blue gray, red, white, golden brown"
+    assert captions.colors_only("a cup") == ""
+
+
+def test_permuted_colors_are_the_same_in_other_places():
+    moved = 0
+    for number, caption in enumerate(CAPTIONS):
+        text = captions.permute_colors(caption, rng_of(number))
+        assert sorted(COLOR_PATTERN.findall(text)) == sorted(COLOR_PATTERN.findall(caption))
+        old, new = ([words[start:end] for start, end, _ in find_places(words)] for words in (caption, text))
+        moved += sum(a != b for a, b in zip(old, new, strict=False)) / len(old)
+    assert moved / len(CAPTIONS) > 0.8
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Ein roter Bus fährt vor einem alten Haus vorbei", "roter Bus", "ein Hund im Schnee",
+        "Une femme en robe rouge marche sur la plage", "maison bleue", "un chat noir dort sur le lit",
+        "Красный автобус едет по улице", "старый дом и зелёные деревья",
+        "一辆红色的公共汽车停在街上", "蓝天下的白色房子",
+        "Un coche rojo en la calle junto a una casa blanca", "una casa rossa davanti al mare",
+    ],
+)  # fmt: skip
+def test_other_languages_are_told_from_english(prompt):
+    assert not captions.looks_english(prompt)
+
+
+def test_english_prompts_raise_no_alarm():
+    columns = ["object_caption", "detailed_caption", "gray_caption"]
+    texts = [text for column in columns for text in MANIFEST[column]] + list(PATTERNS["caption"])
+    assert len(set(texts)) > 800
+    short = [
+        "",
+        "tram",
+        "Notre Dame de Paris",
+        "a cafe in La Paz",
+        "an old église, a naïve crème brûlée",
+        "sunset!",
+        "42",
+    ]
+    assert [text for text in [*texts, *short] if not captions.looks_english(text)] == []
