@@ -277,7 +277,9 @@ def require_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None
 def configs_to_run(profile: str, **overrides: Any) -> list[Config]:
     """The configurations of the runs that `make reports` does, in order: those of `runs`, or `run` alone if given."""
     config = get_config(profile, **overrides)
-    names = (config.run,) if "run" in overrides or not config.runs else config.runs
+    if "run" in overrides or not config.runs:
+        return [config]
+    names = config.runs
     if names == ("all",):
         names = (*(run for run in RUNS[profile] if run != config.own_run), config.own_run)
     require_known("run", names, (*RUNS[profile], config.own_run))
