@@ -146,13 +146,13 @@ def test_a_box_changes_its_own_place_and_nothing_else(panel, tmp_path):
     assert read_made(tmp_path / "saved/photo.color.2.png")["colors"] == "'dark red' in (0.5, 0.25, 1.0, 1.0)"
 
 
-def test_each_colour_only_on_its_object_is_the_default_and_said_in_the_caption(panel, monkeypatch):
+def test_each_colour_only_on_its_object_is_an_option_and_said_in_the_caption(panel, monkeypatch):
     def locate(plane, names):
         return [(plane > plane.mean()) * np.float32(name == "wall") for name in names]
 
     locate.threshold = 0.5
     monkeypatch.setitem(vars(panel.colorizer), "segmenter", locate)
-    assert panel.options["bind"][-1] is True
+    assert panel.options["bind"][-1] is False
     result = colorize(panel, "a pale red wall and a blue tram", bind=True)
     assert result["caption"] == [
         "each colour only on its object: pale red wall",

@@ -1,6 +1,6 @@
 """Your own photo in colour: `from lib.photo import Colorizer`."""
 
-BIND = True  # by default, each colour that a prompt gives an object is kept to it; False: the prompt alone decides
+BIND = False  # default: the prompt alone decides; True: a colour is kept to its object, found by the segmenter
 
 
 def __getattr__(name):
