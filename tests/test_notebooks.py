@@ -98,7 +98,7 @@ def test_all_run_in_order_under_nbval(tmp_path):
     reports = get_config("pocket", **folders).reports_dir
     pictures = {path.name for path in reports.glob("*.png")}
     sources = "".join(path.read_text().replace('\\"', '"') for path in NOTEBOOKS)
-    saved = {f"{name}.png" for name in re.findall(r'figures\.save\(figure, profile, "(\w+)"\)', sources)}
+    saved = {f"{name}.png" for name in re.findall(r'figures\.save\(figure, config, "(\w+)"\)', sources)}
     assert len(saved) > 8
     assert saved <= pictures
     text = (reports / "report.md").read_text()
