@@ -46,7 +46,7 @@ def test_the_l4_runs_from_coco_and_flowers_to_their_comparison(served, tmp_path)
     assert dict(ran["rate"]) == {"study_2": 1e-4, "study_3": 1e-4}
     metrics = [pd.read_csv(path / "metrics.csv", dtype={"image_id": str}) for path in (home / "study_2", home)]
     assert set(metrics[0]["image_id"]) == set(metrics[1]["image_id"])  # both colorize COCO's test photos
-    assert set(metrics[0]["category"]) == {"kitchen", "animal"}
+    assert set(metrics[0]["category"]) == {"animal", "kitchen", "other", "vehicle"}
     assert (home / "runs.png").exists()
     assert "[runs.md](runs.md)" in (home / "report.md").read_text()
     assert "lib/pocket_model" in (home / "runs.md").read_text()
