@@ -28,6 +28,7 @@ BLOCKS = (  # EfficientNet-Lite0, without squeeze-and-excitation: kernel, repeat
 FEATURES = {3: 24, 5: 40, 11: 112, 16: 320}  # blocks whose outputs are features, and their channels
 ENLARGE = 2  # the encoder sees the photo at this many times its size: 256 px for 128
 AB_SCALE = 50.0  # of the first two maps, which estimate a* and b*
+WORD_MAPS = 3  # a*, b*, and how surely a colour is asked for
 CACHED = 128  # photos whose conditioning images are kept
 
 
@@ -109,6 +110,11 @@ class ColorHint(ModelMixin, ConfigMixin):
         self.names, self.colors = nn.Linear(text_width, channels - 2), nn.Linear(text_width, words)
         self.register_buffer("word_ab", torch.zeros(words, 2))
 
+    @property
+    def conditioning_channels(self) -> int:
+        """Channels of a conditioning image: the gray photo, the hint's maps, and the word maps."""
+        return 1 + self.config.channels + WORD_MAPS
+
     def forward(self, features: list[torch.Tensor], gray: torch.Tensor) -> torch.Tensor:
         """Maps (B, channels, H / 4, W / 4) from the three coarsest feature maps and the gray photos (B, 1, H, W)."""
         x = F.relu(self.mix[0](F.relu(self.lateral[0](features[0] / 5))))
@@ -137,7 +143,10 @@ class ColorHint(ModelMixin, ConfigMixin):
 
 
 def conditioning_image(
-    gray: torch.Tensor, hint: ColorHint | None = None, maps: torch.Tensor | None = None, tokens=None
+    gray: torch.Tensor,
+    hint: ColorHint | None = None,
+    maps: torch.Tensor | None = None,
+    tokens: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The conditioning images of gray photos.
 
@@ -160,14 +169,14 @@ def conditioning_image(
 class Annotator:
     """Makes the conditioning images of gray photos.
 
-    - `channels`: how many channels they have: 3, or with a `ColorHint` 1, its maps and three word maps.
+    - `channels`: how many channels they have: 3, or with a `ColorHint` its `conditioning_channels`.
     - `key`: a text that changes with the weights; "" without a `ColorHint`.
     - `encode`: a function of a list of prompts that returns their token vectors (B, T, D).
     """
 
     def __init__(self, encoder: Encoder | None = None, hint: ColorHint | None = None, encode: Callable | None = None):
         self.encoder, self.hint, self.encode = encoder, hint, encode
-        self.channels = 1 + hint.config.channels + 3 if hint else 3
+        self.channels = hint.conditioning_channels if hint else 3
         self._maps_of = lru_cache(CACHED)(self._annotate)  # the same photo is colorized under many prompts
 
     @cached_property

@@ -47,7 +47,7 @@ def test_the_numbers_are_those_of_the_reports():
     assert f"worse by {dull:.1f}; in the most colourful, better by {-vivid:.1f}" in text
     shipped = pd.read_csv(ROOT / "reports/pocket/effects.csv").query("metric == 'ciede2000'")
     assert interval_of(shipped.set_index(["first", "second"]).loc["detailed", "vague"]) in text
-    assert text.index("it is not Stable Diffusion") < text.index("## Start")
+    assert text.index("the model is not Stable Diffusion") < text.index("## Start")
 
 
 def test_it_is_short():
