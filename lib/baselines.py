@@ -110,7 +110,7 @@ def write_pictures(config: Config, rows) -> pd.DataFrame:
     training_ab = mean_ab(to_float(image) for image in training_photos)
     round_trips = autoencoder_round_trip(load_base(config), rows["image"])
     networks = {system: load_baseline(system) for system in SYSTEMS}
-    locate = load_segmenter(config.segmenter, config.segmenter_revision)
+    segment = load_segmenter(config.segmenter, config.segmenter_revision)
 
     def read_ab(name):
         return srgb_to_lab(read_image(run_dir, name))[..., 1:]
@@ -128,7 +128,7 @@ def write_pictures(config: Config, rows) -> pd.DataFrame:
         composed = {"mean_color_transfer": ("vague", vague + detailed.mean(axis=(0, 1)) - vague.mean(axis=(0, 1)))}
         regions = regions_of(images["prompt"]["detailed", image_id])
         if all((image_id, region.phrase) in phrases.index for region in regions):
-            weights = share_out(find_masks(regions, plane, lambda: locate), locate.threshold)
+            weights = share_out(find_masks(regions, plane, lambda: segment), segment.threshold)
             layers = [detailed, *(read_ab(phrases[image_id, region.phrase]) for region in regions)]
             composed["regions"] = ("detailed", compose(layers, weights))
         for name, (condition, ab) in composed.items():

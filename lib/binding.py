@@ -129,8 +129,3 @@ def judge(ab: np.ndarray, reference: np.ndarray, mask: np.ndarray, object_word: 
             results[f"other_{name}"] = float(color == SAME_HUE.get(other, other)) if other else np.nan
             deficits.append(max(0.0, TARGETS[own][1] - chroma))
     return results | {"chroma_deficit": float(np.mean(deficits))}
-
-
-def read_binding(path) -> pd.DataFrame:
-    """Returns the table that notebook 05 wrote."""
-    return pd.read_csv(path, keep_default_na=False, na_values={name: [""] for name in RESULTS}, dtype={"image_id": str})

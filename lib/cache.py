@@ -98,18 +98,18 @@ def mark_current(folder: Path, key: dict) -> None:
 
 
 def write_bytes(content, path):
-    """Write a file, whole or not at all; makes the folder."""
+    """Writes a file atomically; makes the folder."""
     with new_file(path) as partial:
         partial.write_bytes(content)
 
 
 def write_text(text, path):
-    """Write a text file in UTF-8, whole or not at all; makes the folder."""
+    """Writes a text file in UTF-8 atomically; makes the folder."""
     write_bytes(text.encode(), path)
 
 
 def write_table(table, path):
-    """Write a pandas table as CSV, whole or not at all; makes the folder."""
+    """Writes a pandas table as CSV atomically; makes the folder."""
     write_text(table.to_csv(index=False), path)
 
 

@@ -43,8 +43,7 @@ def plan_pictures(photos: pd.DataFrame, prompts: dict, n_seeds=1, n_other=None, 
             if compared or index < (n_other or len(photos)):
                 seeds = n_seeds if compared and index < (n_all_seeds or len(photos)) else 1
                 prompt = prompts[condition][index]
-                text = prompt if isinstance(prompt, str) else prompt[0]
-                records += [(image_id, category, condition, text, seed) for seed in range(seeds)]
+                records += [(image_id, category, condition, prompt, seed) for seed in range(seeds)]
     return pd.DataFrame(records, columns=PLAN_COLUMNS)
 
 

@@ -253,17 +253,6 @@ def read_auto_captions(config, image_ids):
     return {level: list(known[level][list(image_ids)]) for level in AUTO_LEVELS}
 
 
-def find_gray(rows, photo, size):
-    """(name, gray PIL picture) of a photo: the `image_id` of a row, a path of any photo, or "" for the first row."""
-    names = list(rows["image_id"])
-    if photo in ("", *names):
-        row = rows[names.index(photo) if photo else 0]
-        return row["image_id"], row["conditioning_image"]
-    if not Path(photo).is_file():
-        raise ValueError(f"photo {photo!r} is no file, and none of the image_ids {', '.join(names)}")
-    return Path(photo).stem, make_conditioning_image(open_square(photo, size))
-
-
 def pick_across_categories(split, n):
     """`n` rows of a split (0: all), taken in turn from every category, each category in order of image_id."""
     table = split.select_columns(["image_id", "category"]).to_pandas()

@@ -32,7 +32,7 @@ PATIENCE = timedelta(hours=12)  # how long processes wait for the one that makes
 
 
 def pick_device():
-    """The GPU where there is one, else the CPU."""
+    """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -176,7 +176,7 @@ def load_controlnet(source, unet, revision=None):
     if not folder.is_dir() and str(source).count("/") != 1:
         raise ValueError(f"no ControlNet in {source}: train one with notebook 03, or add 03 to --only")
     options = {"revision": revision, "use_safetensors": True, "dtype": torch.float32}
-    with explained(f"ControlNet {source} can't be loaded", "train it anew with notebook 03"):
+    with explained(f"ControlNet {source} can't be loaded", "train it again with notebook 03"):
         controlnet = ControlNetModel.from_pretrained(str(folder if folder.is_dir() else source), **options)
     for key in ("in_channels", "block_out_channels", "cross_attention_dim", "layers_per_block", "down_block_types"):
         ours, bases = json.dumps(controlnet.config[key]), json.dumps(unet.config[key])  # tuples and lists are alike
@@ -255,7 +255,7 @@ def embed_once(embedding):
             last.update(conditioning=conditioning, output=forward(conditioning))
         return last["output"]
 
-    embedding.forward = torch.compiler.disable(embed)  # compiled, it would be compiled anew for every picture
+    embedding.forward = torch.compiler.disable(embed)  # compiled, it would be compiled for every picture
 
 
 def hash_of_weights(model):

@@ -51,7 +51,6 @@ class Condition(NamedTuple):
     prompt: Callable
     question: str = ""
     family: str = EXPLORATORY
-    per_seed: bool = False  # whether a prompt is drawn anew for each seed of a photo
 
 
 def _column(name):
@@ -63,7 +62,7 @@ def _rewritten(function, *arguments):
 
 
 def _keep(k, question):
-    return Condition(_rewritten(captions.keep_colors, k), question, per_seed=True)
+    return Condition(_rewritten(captions.keep_colors, k), question)
 
 
 def _mismatched(record, rng, records):
@@ -88,7 +87,7 @@ CONDITIONS = {
         lambda record, *_: captions.colors_only(record["detailed_caption"]), "Do colour words alone help?"
     ),
     "permuted_colors": Condition(
-        _rewritten(captions.permute_colors), "Do the caption's colours help at the wrong objects?", per_seed=True
+        _rewritten(captions.permute_colors), "Do the caption's colours help at the wrong objects?"
     ),
     "keep_1_colors": _keep(1, "Does the caption help with one of its colours, drawn at random?"),
     "keep_2_colors": _keep(2, "Does it with two?"),
@@ -114,18 +113,11 @@ def prompts_under(condition: str, records: Sequence[dict], seed: int = 0) -> lis
     return [CONDITIONS[condition].prompt(record, rng, records) for record, rng in zip(records, rngs, strict=True)]
 
 
-def write_prompts(rows, n_seeds: int = 1) -> dict[str, list]:
-    """Returns {condition: prompts} of data-set rows, without conditions for which a photo lacks the text.
-
-    A prompt is a text, or a tuple of `n_seeds` texts if the condition draws one for each seed.
-    """
+def write_prompts(rows) -> dict[str, list[str]]:
+    """Returns {condition: a prompt for each row}, without conditions for which a photo lacks the text."""
     records = [{name: value for name, value in row.items() if isinstance(value, str)} for row in rows]
-    prompts = {}
-    for name, condition in CONDITIONS.items():
-        draws = [prompts_under(name, records, seed) for seed in range(n_seeds if condition.per_seed else 1)]
-        if None not in draws[0]:
-            prompts[name] = list(zip(*draws, strict=True)) if condition.per_seed else draws[0]
-    return prompts
+    prompts = {name: prompts_under(name, records) for name in CONDITIONS}
+    return {name: texts for name, texts in prompts.items() if None not in texts}
 
 
 def allowed_words(lightness: float, words: Sequence[str] = OBJECT_COLORS) -> list[str]:

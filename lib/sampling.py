@@ -96,8 +96,8 @@ def sample_batch(pipeline, jobs, image_of, config: Config) -> np.ndarray:
     def end_guidance(pipeline, step, _, tensors):
         if step + 1 != guided:
             return {}
-        pipeline._guidance_scale = 1.0  # has no public setter; every call of the pipeline sets it anew
-        return {name: tensor.chunk(2)[1].clone() for name, tensor in tensors.items()}  # a view would be compiled anew
+        pipeline._guidance_scale = 1.0  # has no public setter; every call of the pipeline sets it
+        return {name: tensor.chunk(2)[1].clone() for name, tensor in tensors.items()}  # a view would be compiled again
 
     if 0 < guided < config.num_inference_steps:  # from then on, one pass a step instead of two
         doubled = [name for name in DOUBLED if name in pipeline._callback_tensor_inputs]

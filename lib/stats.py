@@ -131,7 +131,7 @@ def fit_mean(values, subjects=None):
 
 
 def interval(values, subjects=None) -> tuple[float, float, float]:
-    """Returns the mean of values and its 95 % interval, by the one rule of this module; NaN where there is none."""
+    """Returns the mean of values and its 95 % interval, by the one rule of this module; NaN if there is none."""
     if not len(values):
         return (np.nan,) * 3
     fit = fit_mean(values, subjects)

@@ -93,7 +93,7 @@ class LatentCache:
         return len(self.latents_mean)
 
     def batch(self, rows, generator: torch.Generator, prompt_dropout: float = 0.0) -> tuple[torch.Tensor, ...]:
-        """Latents sampled anew (B, C, h, w), embeddings (B, T, D), conditioning images (B, channels, H, W)."""
+        """Newly sampled latents (B, C, h, w), embeddings (B, T, D), conditioning images (B, channels, H, W)."""
         mean, std = (torch.from_numpy(array[rows]).float() for array in (self.latents_mean, self.latents_std))
         latents = mean + std * torch.randn(mean.shape, generator=generator)
         prompts = torch.from_numpy(self.prompt_index[rows].astype(np.int64))
@@ -616,7 +616,7 @@ def load_checkpoint(folder: Path, state: dict, settings: dict) -> int:
         return saved["step"]
     if damaged:
         names = ", ".join(damaged)
-        raise ValueError(f"{folder}/checkpoints holds only damaged files ({names}): remove them to begin anew")
+        raise ValueError(f"{folder}/checkpoints holds only damaged files ({names}): remove them to start again")
     return 0
 
 

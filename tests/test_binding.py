@@ -94,7 +94,8 @@ def test_a_tint_of_the_whole_picture_is_no_binding_and_regions_are(row, tmp_path
     assert means["chroma_deficit"]["two", "vague", ""] > 30
 
     table.to_csv(tmp_path / "binding.csv", index=False)
-    pd.testing.assert_frame_equal(binding.read_binding(tmp_path / "binding.csv"), table)
+    types = {"na_values": {name: [""] for name in binding.RESULTS}, "dtype": {"image_id": str}}
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "binding.csv", keep_default_na=False, **types), table)
     assert list(table.columns) == list(binding.COLUMNS)
     assert table[table["background_word"] == ""]["own_background"].isna().all()
 

@@ -306,13 +306,3 @@ def test_pick_takes_categories_in_turn():
     split = datasets.Dataset.from_dict({"image_id": list("abcdef"), "category": list("xxxyyz")})
     assert dataset.pick_across_categories(split, 4)["image_id"] == ["a", "d", "f", "b"]
     assert len(dataset.pick_across_categories(split, 0)) == 6
-
-
-def test_any_photo_can_be_named(small):
-    rows = dataset.build_dataset(small)["test"]
-    assert dataset.find_gray(rows, "", 64)[0] == rows[0]["image_id"]
-    assert dataset.find_gray(rows, rows[1]["image_id"], 64)[0] == rows[1]["image_id"]
-    name, gray = dataset.find_gray(rows, str(MANIFEST["path"][0]), 64)
-    assert (name, gray.size) == (MANIFEST["path"][0].stem, (64, 64))
-    with pytest.raises(ValueError, match="'me.jpg' is no file, and none of the image_ids"):
-        dataset.find_gray(rows, "me.jpg", 64)

@@ -70,13 +70,14 @@ def test_one_entry_adds_a_condition(monkeypatch):
     assert prompts.write_prompts(ROWS)["loud"][1] == "A SILVER SPOON"
 
 
-def test_what_is_random_is_drawn_anew_for_each_seed():
+def test_what_is_random_is_drawn_again_for_each_seed():
     rows = [{**row, "object_caption": "x", "gray_caption": "", "image": None} for row in ROWS]
-    written = prompts.write_prompts(rows, n_seeds=3)
+    written = prompts.write_prompts(rows)
     assert not {"gray_caption", "auto_caption", *prompts.WRITERS} & set(written)
-    drawn = {name for name in written if not isinstance(written[name][0], str)}
-    assert drawn == {"permuted_colors", "keep_1_colors", "keep_2_colors", "keep_4_colors"}
-    assert all(len(texts) == 3 for name in drawn for texts in written[name])
-    assert set(written["keep_1_colors"][0]) == {"a red cup on a table", "a cup on a white table"}
-    assert written["keep_4_colors"][0] == (ROWS[0]["detailed_caption"],) * 3  # it has two colours
+    texts = {name: [prompts.prompts_under(name, rows, seed) for seed in range(3)] for name in written}
+    assert all(by_seed[0] == written[name] for name, by_seed in texts.items())
+    varied = {name for name, by_seed in texts.items() if len(set(map(tuple, by_seed))) > 1}
+    assert varied == {"recolored", "mismatched", "keep_1_colors"}  # these captions have two colours, so one permutation
+    assert {by_photo[0] for by_photo in texts["keep_1_colors"]} == {"a red cup on a table", "a cup on a white table"}
+    assert {by_photo[0] for by_photo in texts["keep_4_colors"]} == {ROWS[0]["detailed_caption"]}  # it has two colours
     assert written["colors_only"][0] == "red, white"

@@ -203,7 +203,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(base, triples,
     resumed = run(base, triples, config, one).state_dict()
     assert "0000004.pt is damaged" in capsys.readouterr().err
     assert all(torch.equal(value, resumed[name]) for name, value in plain[1].items())
-    with pytest.raises(ValueError, match=r"only damaged files \(0000004.pt, 0000003.pt\): remove them to begin anew"):
+    with pytest.raises(ValueError, match=r"only damaged files \(0000004.pt, 0000003.pt\): remove them to start again"):
         run(base, triples, config, tmp_path)
 
 

@@ -39,7 +39,7 @@ def download(url: str, path: Path, size: int | None = None, md5: str | None = No
         http_get(url, file, resume_size=have, expected_size=size, displayed_filename=path.name, tqdm_class=progress)
     if md5 and hash_of_file(partial, "md5") != md5:
         partial.unlink()
-        raise ValueError(f"{url}: the file is not the published one (MD5): run it again, it starts anew")
+        raise ValueError(f"{url}: the file is not the published one (MD5): run it again, it starts from the beginning")
     os.replace(partial, path)
 
 
