@@ -196,8 +196,10 @@ def colors_shown(page):
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium: apt-get install chromium")
 def test_pictures_are_judged_with_the_mouse_and_the_keyboard_and_gone_on_with_later(colorized, tmp_path):
-    usual = get_config("pocket").values()
-    overrides = {name: value for name, value in colorized.values().items() if value != usual.get(name)}
+    usual, own = (
+        config.model_dump(mode="json") for config in (get_config("pocket"), colorized)
+    )  # a notebook has no tuples
+    overrides = {name: value for name, value in own.items() if value != usual[name]}
     path, photos = colorized.reports_dir / "judgements.csv", load_photos(colorized, 0)
     pairs = draw_pairs(photos, "ann")
     actions = [

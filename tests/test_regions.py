@@ -141,7 +141,7 @@ def colorize(*arguments):
     return stopped.value.code
 
 
-def test_the_command_takes_objects_and_binds_the_prompt_unless_told(photo, capsys):
+def test_the_command_takes_objects_and_binds_the_prompt_if_told(photo, capsys):
     made = photo.with_name("photo.color.png")
     colors = {"door": "pale blue", "tram": "red"}
     for option, bind in (("--bind", True), ("--no-bind", False)):
@@ -151,7 +151,7 @@ def test_the_command_takes_objects_and_binds_the_prompt_unless_told(photo, capsy
         expected = MODEL(photo, "a red wall", colors=colors, bind=bind)
         assert (np.asarray(Image.open(made)) == np.asarray(expected)).all()
         assert read_made(made)["bind"] == ("red wall" if bind else "")
-    assert MODEL(photo, "a red wall").made["bind"] == "red wall"
+    assert MODEL(photo, "a red wall").made["bind"] == ""
 
 
 def test_a_region_is_made_from_a_picture_that_is_all_in_its_color():
