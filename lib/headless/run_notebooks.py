@@ -163,7 +163,6 @@ def run(arguments: list[str] | None = None) -> None:
     configs = configs_to_run(options.profile, **overrides)
     for config in configs:
         require_precision(config.mixed_precision)
-        hub.require_token(config)
         set_metrics.require_packages(config)
     if plan := hub.describe_plan(configs[0]):
         print(plan, flush=True)

@@ -1,4 +1,4 @@
-"""Captions of the test photos by a network (BLIP): one from the gray photo, one from its colours."""
+"""Captions of the test photos by BLIP: one from the gray photo, one from the colour photo."""
 
 import re
 
@@ -13,7 +13,7 @@ from lib.dataset import AUTO_CAPTIONS, AUTO_LEVELS, load_dataset_dict, pick_acro
 from lib.models import pick_device
 
 GRAY_PICTURE = rf"(?:black (?:and|&) white|grayscale|greyscale|monochrome) (?:{LISTS['picture']})"
-GRAY_STYLE = re.compile(  # "a man in black and white" is the style, "dressed in black and white" is not
+GRAY_STYLE = re.compile(  # "a man in black and white" names the style, "dressed in black and white" doesn't
     rf"^(?:there is |this is |it is )?(?:an? |the )?(?:\w+ )?{GRAY_PICTURE} of |,? (?:in|as) an? {GRAY_PICTURE}(?=\.?$)"
     r"|(?<!dressed)(?<!clothed)(?<!clad)(?<!painted),? in (?:black (?:and|&) white|grayscale|greyscale)(?=\.?$)",
     re.I,
@@ -28,10 +28,9 @@ def load_captioner(config: Config):
 
 
 def write_captions(config: Config) -> pd.DataFrame | None:
-    """Captions the test photos that will be colorized, beside their data set, unless that is done; returns the table.
+    """Captions the test photos that will be colorized, once; returns the table, or None without a captioner.
 
-    `gray_caption` describes the gray photo, `auto_caption` the colour photo, both after `without_gray_style`; the raw
-    texts are in `gray_caption_raw` and `auto_caption_raw`. None without a captioner.
+    `gray_caption` describes the gray photo, `auto_caption` the colour photo; columns with `_raw` have the raw text.
     """
     if not config.captioner:
         return None
@@ -41,25 +40,22 @@ def write_captions(config: Config) -> pd.DataFrame | None:
         read_auto_captions(config, rows["image_id"])
     except ValueError:
         table = {"image_id": rows["image_id"], **config.values("captioner", "captioner_revision")}
-        parts = load_captioner(config)
+        model, processor = load_captioner(config)
         for name, column in AUTO_LEVELS.items():
-            table[f"{name}_raw"] = caption(rows[column], *parts)
+            table[f"{name}_raw"] = caption(rows[column], model, processor)
             table[name] = [without_gray_style(text) for text in table[f"{name}_raw"]]
         write_table(pd.DataFrame(table), path)
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
 def without_gray_style(text: str) -> str:
-    """A caption without the words that call the photo black and white, such as "a black and white photo of a dog".
-
-    They describe the gray picture that the captioner saw, and would ask a model for no colour.
-    """
+    """A caption without words such as "a black and white photo of", which would ask a model for no colour."""
     return GRAY_STYLE.sub("", text) or text
 
 
 @torch.no_grad()
 def caption(images, model, processor, batch_size: int = 16) -> list[str]:
-    """A sentence for every PIL picture from a BLIP captioner (Li et al. 2022), by beam search without chance."""
+    """A sentence for every PIL picture from a BLIP captioner (Li et al. 2022), by deterministic beam search."""
     texts = []
     for start in progress(range(0, len(images), batch_size), desc="captions"):
         pixels = processor(images=list(images[start : start + batch_size]), return_tensors="pt").to(model.device)

@@ -1,7 +1,9 @@
-"""COCO 2017 as rows of a manifest: photos, captions by people, long descriptions, masks of the largest objects."""
+"""COCO 2017: its download, and the rows of its manifest with captions, long descriptions and masks of large objects."""
 
 import io
 import json
+import os
+import shutil
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
@@ -10,13 +12,13 @@ from pathlib import Path
 from urllib.parse import urljoin
 
 import numpy as np
+from huggingface_hub.file_download import http_get
 from PIL import Image
 from pycocotools.coco import COCO
 
-from lib.cache import explained, new_file
+from lib.cache import explained, hash_of_file, new_file, progress
 from lib.captions import find_color_words, without_color_words
 from lib.config import Config, resolve
-from lib.l4.downloads import download, extract, require_disk
 from lib.prompts import WRITERS
 
 ANNOTATIONS, NARRATIVES = "annotations_trainval2017.zip", "coco_val_captions.jsonl"
@@ -39,29 +41,53 @@ def prepare_coco(config: Config, folder: Path) -> list[dict]:
     downloads = resolve(config.downloads)
     needed = sum(size or 0 for _, size, _ in FILES.values())
     needed += (config.n_train + config.n_validation + TEST_PHOTOS) * PHOTO_BYTES
-    require_disk(
-        downloads, needed - sum(path.stat().st_size for path in [*downloads.glob("*"), *folder.rglob("*.jpg")])
-    )
+    present = sum(path.stat().st_size for path in [*downloads.glob("*"), *folder.rglob("*.jpg")])
+    require_disk(downloads, needed - present)
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda name: download(url_of(name, config), downloads / name, *FILES[name][1:]), FILES))
-    with zipfile.ZipFile(downloads / ANNOTATIONS) as archive:
-        captions = {name: read_captions(read_json(archive, f"captions_{name}")) for name in ("train2017", "val2017")}
-        objects = read_objects(read_json(archive, "instances_val2017"), folder)
+        urls = (urljoin(f"{config.coco_url}/", place) for place, _, _ in FILES.values())
+        list(pool.map(lambda name, url: download(url, downloads / name, *FILES[name][1:]), FILES, urls))
+    captions = {name: read_captions(load(f"captions_{name}", downloads)) for name in ("train2017", "val2017")}
+    objects = read_objects(load("instances_val2017", downloads), folder)
     rows = make_rows(captions, objects, read_narratives(downloads / NARRATIVES), config)
+    names = {row["file_name"] for row in rows}
     for part in captions:
-        extract(
-            [row["file_name"] for row in rows if row["file_name"].startswith(part)], downloads / f"{part}.zip", folder
-        )
+        with zipfile.ZipFile(downloads / f"{part}.zip") as archive:
+            photos = [info for info in archive.infolist() if info.filename in names]
+            for info in progress(photos, desc=f"{part} photos"):
+                path = folder / info.filename
+                if not (path.exists() and path.stat().st_size == info.file_size):
+                    archive.extract(info, folder)
     return rows
 
 
-def url_of(name: str, config: Config) -> str:
-    """Where one of `FILES` is."""
-    return urljoin(f"{config.coco_url}/", FILES[name][0])
+def require_disk(folder: Path, needed: float) -> str:
+    """Describes the free space of a folder's disk; raises ValueError if the needed bytes don't fit."""
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    space = f"{free / 1e9:.0f} GB free at {place}, {needed / 1e9:.0f} GB needed"
+    if free < needed:
+        raise ValueError(f"{space}: free some, or pass another -p photos, -p downloads or -p build FOLDER")
+    return space
+
+
+def download(url: str, path: Path, size: int | None, md5: str | None) -> None:
+    """Downloads a file unless it exists, from where an earlier download stopped; ValueError if its MD5 is wrong."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.part")
+    remedy = explained(f"{url} can't be downloaded", "run it again, it continues there")
+    with remedy, partial.open("ab" if size else "wb") as file:
+        have = partial.stat().st_size
+        http_get(url, file, resume_size=have, expected_size=size, displayed_filename=path.name, tqdm_class=progress)
+    if md5 and hash_of_file(partial, "md5") != md5:
+        partial.unlink()
+        raise ValueError(f"{url}: the file is not the published one (MD5): run it again, it starts from the beginning")
+    os.replace(partial, path)
 
 
 def make_rows(captions: dict, objects: dict, narratives: dict, config: Config) -> list[dict]:
-    """The manifest's rows of COCO; objects and narratives are those of the test photos, by file name and number."""
+    """The rows of COCO's manifest; `objects` (by file name) and `narratives` (by number) are those of test photos."""
     order = np.random.default_rng(config.dataset_seed).permutation(sorted(captions["train2017"]))
     splits = {
         "train": ("train2017", order[: config.n_train]),
@@ -79,14 +105,10 @@ def make_rows(captions: dict, objects: dict, narratives: dict, config: Config) -
     return rows
 
 
-def read_json(archive: zipfile.ZipFile, name: str) -> COCO:
-    """One of the annotation files in COCO's archive; ValueError if it is missing or damaged."""
-    coco = COCO()
-    with explained(f"{archive.filename}: no {name} in it", "download it again", (KeyError, ValueError)):
-        coco.dataset = json.loads(archive.read(f"annotations/{name}.json"))
-    with redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
+def load(name: str, downloads: Path) -> COCO:
+    """One of the files in COCO's archive of annotations."""
+    with zipfile.ZipFile(downloads / ANNOTATIONS) as archive, redirect_stdout(io.StringIO()):  # COCO prints
+        return COCO(archive.extract(f"annotations/{name}.json", downloads))
 
 
 def read_captions(coco: COCO) -> dict[str, dict]:
@@ -99,9 +121,8 @@ def read_captions(coco: COCO) -> dict[str, dict]:
     for image_id, image in coco.imgs.items():
         texts = [" ".join(annotation["caption"].split()) for annotation in coco.imgToAnns[image_id]]
         if texts:
-            best, *others = sorted(
-                texts, key=lambda text: (len(find_color_words(text)), len(text.split())), reverse=True
-            )
+            texts.sort(key=lambda text: (len(find_color_words(text)), len(text.split())), reverse=True)
+            best, *others = texts
             own = {"object_caption": without_color_words(best), "detailed_caption": best, "gray_caption": ""}
             captions[image["file_name"]] = own | dict(zip_longest(WRITERS, others[: len(WRITERS)], fillvalue=""))
     return captions

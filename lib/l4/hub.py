@@ -16,24 +16,20 @@ from lib.config import Config, get_config
 from lib.dataset import draw_prompts
 from lib.report import markdown_table
 
-LICENCES = {"stable-diffusion-2": "openrail++", "stable-diffusion-v1": "creativeml-openrail-m"}  # of the base it copies
-CARDS = {"folder": "pocket_photos", "coco": "coco", "flowers": "flowers"}  # source: its folder in data_cards
+LICENCES = {"stable-diffusion-2": "openrail++", "stable-diffusion-v1": "creativeml-openrail-m"}  # of bases, by name
+CARDS = {"folder": "pocket_photos", "coco": "coco", "flowers": "flowers"}  # folders in data_cards, by source
 SCORES = ["system", "prompt_condition", "psnr", "ssim", "ciede2000", "chroma_ratio"]
 NOT_ASKED = "not published: hub_repo_id is empty"
 
 
-def require_token(config: Config) -> None:
-    """Raises a ValueError if something is to be published, but without a token or under a wrong name."""
-    if config.hub_repo_id and config.hub_repo_id.count("/") != 1:
-        raise ValueError(f"hub_repo_id {config.hub_repo_id!r} is no Hub id: it looks like name/repository")
-    if config.hub_repo_id and not get_token():
-        raise ValueError("hub_repo_id is set, but there is no Hub token: run `hf auth login`, or leave it empty")
-
-
 def describe_plan(config: Config) -> str:
-    """Where something will be published, and whether for all to see, in a line; "" if nothing will."""
+    """Where something will be published and who will see it, "" if nothing will be; ValueError if it can't be."""
     if not config.hub_repo_id:
         return ""
+    if config.hub_repo_id.count("/") != 1:
+        raise ValueError(f"hub_repo_id {config.hub_repo_id!r} is no Hub id: it looks like name/repository")
+    if not get_token():
+        raise ValueError("hub_repo_id is set, but there is no Hub token: run `hf auth login`, or leave it empty")
     visibility = "private" if config.hub_private else "public"
     return f"publishes as {config.hub_repo_id}-...: new repositories will be {visibility}, others keep their visibility"
 
@@ -48,16 +44,13 @@ def dataset_card(triples: DatasetDict, config: Config, notes: str = "") -> Datas
 
 
 def push_dataset(triples: DatasetDict, config: Config, notes: str = "") -> str:
-    """Publishes a data set with the run's training prompts and its card; returns what happened, in a line.
-
-    A prompt policy that is not the profile's own makes another repository.
-    """
+    """Publishes a data set with the run's training prompts and its card; returns what happened, in a line."""
     if not config.hub_repo_id:
         return NOT_ASKED
     train, policy = triples["train"], config.prompt_policy
     train = train.remove_columns("prompt").add_column("prompt", draw_prompts(train, config))
     repo = f"{config.hub_repo_id}-{config.source}"
-    repo += "" if policy == get_config(config.profile).prompt_policy else f"-{policy}"
+    repo += "" if policy == get_config(config.profile).prompt_policy else f"-{policy}"  # not over the profile's own
 
     def push():
         DatasetDict({**triples, "train": train}).push_to_hub(repo, private=config.hub_private)
@@ -71,26 +64,18 @@ def push_dataset(triples: DatasetDict, config: Config, notes: str = "") -> str:
 
 
 def model_card(config: Config, repo: str, summary: pd.DataFrame, n: int) -> ModelCard:
-    """The card of a run's ControlNet under its id on the Hub, with its scores (`stats.summary`) on at most n photos."""
-    licence = next((name for base, name in LICENCES.items() if base in config.base_model), "apache-2.0")
+    """The card of a run's ControlNet, with its scores (`stats.summary`) on at most n photos."""
     tags = {"library_name": "diffusers", "pipeline_tag": "image-to-image", "tags": ["controlnet", "colorization"]}
-    tables = {"run": pd.read_csv(config.run_dir / "run.csv"), "scores": summary.query("restored")[SCORES]}
-    return ModelCard.from_template(
-        ModelCardData(license=licence, base_model=config.base_model, **tags),
-        str(Path(__file__).with_name("model_card.md")),
-        repo=repo,
-        photos=n,
-        revision=config.base_revision or "main",
-        resolution=config.resolution,
-        **{name: markdown_table(table) for name, table in tables.items()},
-    )
+    licence = next((name for base, name in LICENCES.items() if base in config.base_model), "apache-2.0")
+    values = {"repo": repo, "photos": n, "resolution": config.resolution, "revision": config.base_revision or "main"}
+    values["run"] = markdown_table(pd.read_csv(config.run_dir / "run.csv"))
+    values["scores"] = markdown_table(summary.query("restored")[SCORES])
+    data = ModelCardData(license=licence, base_model=config.base_model, **tags)
+    return ModelCard.from_template(data, str(Path(__file__).with_name("model_card.md")), **values)
 
 
 def push_controlnet(config: Config, summary: pd.DataFrame, n: int) -> str:
-    """Writes the card of the run's ControlNet beside it and publishes both; returns what happened, in a line.
-
-    A ControlNet that was not trained here (`controlnet`) gets no card and is not published.
-    """
+    """Writes a card for the ControlNet that the run trained and publishes both; returns what happened, in a line."""
     if config.controlnet:
         return f"not published: {config.controlnet} was not trained by this run"
     repo = f"{config.hub_repo_id}-{config.run}" if config.hub_repo_id else "ID"
@@ -106,7 +91,7 @@ def push_controlnet(config: Config, summary: pd.DataFrame, n: int) -> str:
 
 
 def publish(repo: str, kind: str, push: Callable[[], None]) -> str:
-    """Calls `push` and returns where it went and who can see it; an error is reported and stops nothing."""
+    """Calls `push` and returns where that published and who can see it, or the error, which stops nothing."""
     place = f"datasets/{repo}" if kind == "dataset" else repo
     try:
         push()

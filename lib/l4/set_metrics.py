@@ -1,4 +1,4 @@
-"""Distances between sets of pictures by large networks: KID, FID and LPIPS of torchmetrics, and the CLIP score."""
+"""Metrics that need large networks: KID, FID and LPIPS of torchmetrics, and the CLIP score."""
 
 import importlib.util
 
@@ -17,16 +17,15 @@ from lib.stats import complete_photos
 SET_METRICS = ("fid", "kid", "lpips", "clip_score")
 MIN_FOR_FID = 5_000  # pictures a prompt: from fewer, 2,048 dimensions of covariance can't be estimated
 SET_SIZE = 256  # px: the protocol of the papers on COCO's val2017
-NEEDED = ("torchvision", "torch_fidelity")  # by torchmetrics, for Inception and AlexNet
+NEEDED = ("torchvision", "torch_fidelity")  # packages that torchmetrics takes Inception and AlexNet from
 
 
 def require_packages(config: Config) -> None:
     """Raises a ValueError if the set metrics are asked for and their packages are missing."""
     missing = [name for name in NEEDED if config.set_metrics and importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(
-            f"set_metrics needs {' and '.join(missing)}: pip install -r requirements-l4.txt, or -p set_metrics false"
-        )
+        remedy = "pip install -r requirements-l4.txt, or pass -p set_metrics false"
+        raise ValueError(f"set_metrics needs {' and '.join(missing)}: {remedy}")
 
 
 def load_clip(config: Config):
@@ -47,39 +46,33 @@ def clip_score(pictures, prompts: list[str], model, processor) -> torch.Tensor:
 
 
 def make_metrics(n: int, inception: int | torch.nn.Module = 2048) -> dict:
-    """KID (Binkowski et al. 2018), LPIPS (Zhang et al. 2018); from `MIN_FOR_FID` pictures FID (Heusel et al. 2017).
+    """KID (Binkowski et al. 2018), LPIPS (Zhang et al. 2018); from `MIN_FOR_FID` pictures n FID (Heusel et al. 2017).
 
-    Args:
-        n: how many pictures will be measured.
-        inception: the width of a layer of Inception, or a network to take in its place.
+    `inception` is the width of a layer of Inception, or a network to take in its place.
     """
-    from torchmetrics.image.fid import FrechetInceptionDistance  # slow, and needed by few
-    from torchmetrics.image.kid import KernelInceptionDistance
-    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+    from torchmetrics import image  # slow, and needed by few
 
-    metrics = {"kid": KernelInceptionDistance(inception, normalize=True, subset_size=max(2, min(1000, n // 2)))}
+    metrics = {
+        "kid": image.KernelInceptionDistance(inception, normalize=True, subset_size=max(2, min(1000, n // 2))),
+        "lpips": image.LearnedPerceptualImagePatchSimilarity("alex", normalize=True),
+    }
     if n >= MIN_FOR_FID:
-        metrics["fid"] = FrechetInceptionDistance(inception, normalize=True)
-    metrics["lpips"] = LearnedPerceptualImagePatchSimilarity("alex", normalize=True)
+        metrics["fid"] = image.FrechetInceptionDistance(inception, normalize=True)
     return {name: metric.to(pick_device()) for name, metric in metrics.items()}
 
 
 def measure_sets(rows, images: pd.DataFrame, read_picture, config: Config, batch_size: int = 32) -> pd.DataFrame:
     """Measures the pictures of seed 0, after lightness is restored, at 256 px: a row for each prompt condition.
 
-    The rows have `prompt_condition`, `n` and `SET_METRICS`. Conditions are compared on the `n` photos that all of them
-    have; `fid` is NaN below `MIN_FOR_FID`. The CLIP score is taken against the photo's detailed caption under every
-    condition, so that rows compare.
-
-    Args:
-        rows: of the data set, with the true photos.
-        images: the listing of notebook 04; `read_picture(name)` reads the file of column `after`.
+    Its columns are `prompt_condition`, `n` (photos that all conditions have) and `SET_METRICS`; `fid` is NaN below
+    `MIN_FOR_FID`. Under every condition the CLIP score is that of the photo's detailed caption. `rows` are those of the
+    data set, `images` is the listing of notebook 04, and `read_picture(name)` reads a file of its column `after`.
     """
     first = images.query("seed == 0")
     first = first[first["image_id"].isin(complete_photos(first, ["prompt_condition"]))]
-    clip = load_clip(config)
+    clip, table = load_clip(config), []
     captions = first[first["prompt_condition"] == "detailed"].set_index("image_id")["prompt"]
-    position, table = {name: index for index, name in enumerate(rows["image_id"])}, []
+    position = {name: index for index, name in enumerate(rows["image_id"])}
     for condition, group in first.groupby("prompt_condition", sort=False):
         metrics, scores = make_metrics(len(group)), []
         for start in progress(range(0, len(group), batch_size), desc=f"sets, {condition}", leave=False):
@@ -87,17 +80,14 @@ def measure_sets(rows, images: pd.DataFrame, read_picture, config: Config, batch
             outputs = [read_picture(name) for name in batch["after"]]
             truths = [to_float(rows[position[name]]["image"]) for name in batch["image_id"]]
             scores.append(clip_score(map(to_pil, outputs), list(captions[batch["image_id"]]), *clip).cpu())
-            tensors = (torch.from_numpy(np.stack(pictures).astype(np.float32)) for pictures in (truths, outputs))
-            tensors = (tensor.to(pick_device()).permute(0, 3, 1, 2) for tensor in tensors)
-            true, ours = (F.interpolate(tensor, (SET_SIZE, SET_SIZE), mode="area") for tensor in tensors)
-            for name, metric in metrics.items():
-                if name == "lpips":
-                    metric.update(true, ours)
-                else:
-                    metric.update(true, real=True)
-                    metric.update(ours, real=False)
+            tensors = (torch.from_numpy(np.stack(pictures)).float().to(pick_device()) for pictures in (truths, outputs))
+            true, ours = (F.interpolate(tensor.permute(0, 3, 1, 2), SET_SIZE, mode="area") for tensor in tensors)
+            metrics["lpips"].update(true, ours)
+            for metric in (metrics[name] for name in ("kid", "fid") if name in metrics):
+                metric.update(true, real=True)
+                metric.update(ours, real=False)
         values = {name: metric.compute() for name, metric in metrics.items()}
         values |= {"kid": values["kid"][0], "clip_score": torch.cat(scores).mean()}
-        row = {"prompt_condition": condition, "n": len(group), **dict.fromkeys(SET_METRICS, np.nan)}
+        row = {"prompt_condition": condition, "n": len(group)}
         table.append(row | {name: float(value) for name, value in values.items()})
     return pd.DataFrame(table, columns=["prompt_condition", "n", *SET_METRICS])
