@@ -49,16 +49,11 @@ class Routes(http.server.BaseHTTPRequestHandler):
         self.answer({"error": code}, 404, X_Error_Code=code)
 
     def handle_any(self):
-        size = int(self.headers.get("Content-Length") or 0)
+        body, path = self.rfile.read(int(self.headers.get("Content-Length") or 0)), self.path.split("?")[0]
         if self.headers.get("Transfer-Encoding") == "chunked":
-            body = b""
             while length := int(self.rfile.readline(), 16):
-                body += self.rfile.read(length)
-                self.rfile.readline()
+                body += self.rfile.read(length + 2)[:-2]
             self.rfile.readline()
-        else:
-            body = self.rfile.read(size)
-        path = self.path.split("?")[0]
         self.server.seen.append(f"{self.command} {path}")
         for pattern, method in ROUTES:
             if match := re.fullmatch(pattern, f"{self.command} {path}"):
@@ -82,14 +77,12 @@ class Routes(http.server.BaseHTTPRequestHandler):
     def create(self, body):
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self.answer({"error": "Invalid credentials"}, 401)
-        said = json.loads(body)
-        kind, name = (
-            f"{said.get('type', 'model')}s",
-            f"{said.get('organization') or 'me'}/{said['name'].split('/')[-1]}",
-        )
-        if said.get("visibility") == "private" and (kind, name) not in self.server.repos:
-            self.server.private.add((kind, name))
-        self.server.repos.setdefault((kind, name), {})
+        wanted = json.loads(body)
+        name = f"{wanted.get('organization') or 'me'}/{wanted['name'].split('/')[-1]}"
+        key = f"{wanted.get('type', 'model')}s", name
+        if wanted.get("visibility") == "private" and key not in self.server.repos:
+            self.server.private.add(key)
+        self.server.repos.setdefault(key, {})
         return self.answer({"url": f"{self.server.url}/{name}", "name": name, "id": name})
 
     def info(self, body, kind, name, revision=None):
@@ -98,43 +91,38 @@ class Routes(http.server.BaseHTTPRequestHandler):
             return self.missing("RepoNotFound")
         if revision not in (None, "main", self.sha(kind, name)):
             return self.missing("RevisionNotFound")
-        siblings = [{"rfilename": path, "size": len(data)} for path, data in files.items()]
-        return self.answer({"id": name, "_id": "1", "sha": self.sha(kind, name),
-                            "private": (kind, name) in self.server.private, "disabled": False, "gated": False,
-                            "tags": [], "downloads": 0, "likes": 0, "siblings": siblings})  # fmt: skip
+        facts = {"id": name, "_id": "1", "sha": self.sha(kind, name), "private": (kind, name) in self.server.private,
+                 "disabled": False, "gated": False, "tags": [], "downloads": 0, "likes": 0}  # fmt: skip
+        return self.answer(facts | {"siblings": [{"rfilename": path, "size": len(files[path])} for path in files]})
 
     def tree(self, body, kind, name, revision, folder=""):
         files, folder = self.files(kind, name), (folder or "").strip("/")
         if files is None:
             return self.missing("RepoNotFound")
-        inside = {path: data for path, data in files.items() if path.startswith(f"{folder}/" if folder else "")}
+        inside = [path for path in files if path.startswith(f"{folder}/" if folder else "")]
         if folder and not inside:
             return self.missing("EntryNotFound")
         parents = {"/".join(path.split("/")[:n]) for path in inside for n in range(1, path.count("/") + 1)}
         entries = [{"type": "directory", "path": path, "oid": "d" * 40, "size": 0} for path in parents]
-        entries += [{"type": "file", "path": path, "oid": hashlib.sha1(data).hexdigest(), "size": len(data)}
-                    for path, data in inside.items()]  # fmt: skip
-        return self.answer(entries)
+        return self.answer(entries + describe_files(files, inside))
 
     def paths_info(self, body, kind, name, revision):
-        files = self.files(kind, name) or {}
         asked = json.loads(body)["paths"] if body.startswith(b"{") else []
-        self.answer([{"type": "file", "path": path, "oid": hashlib.sha1(files[path]).hexdigest(), "size": len(files[path])}
-                     for path in asked if path in files])  # fmt: skip
+        self.answer(describe_files(self.files(kind, name) or {}, asked))
 
     def preupload(self, body, kind, name, revision):
-        large = (".parquet", ".safetensors")
-        self.answer({"files": [
-            {"path": file["path"], "uploadMode": "lfs" if file["path"].endswith(large) else "regular", "shouldIgnore": False}
-            for file in json.loads(body)["files"]
-        ]})  # fmt: skip
+        files = [{"path": file["path"], "shouldIgnore": False} for file in json.loads(body)["files"]]
+        for file in files:
+            file["uploadMode"] = "lfs" if file["path"].endswith((".parquet", ".safetensors")) else "regular"
+        self.answer({"files": files})
 
     def batch(self, body, kind, name):
-        actions = lambda oid: {"upload": {"href": f"{self.server.url}/object/{oid}", "header": {}}}  # noqa: E731
-        self.answer({"transfer": "basic", "objects": [
-            {"oid": item["oid"], "size": item["size"], "authenticated": True, "actions": actions(item["oid"])}
-            for item in json.loads(body)["objects"]
-        ]})  # fmt: skip
+        objects = [
+            {"authenticated": True, "oid": item["oid"], "size": item["size"]} for item in json.loads(body)["objects"]
+        ]
+        for item in objects:
+            item["actions"] = {"upload": {"href": f"{self.server.url}/object/{item['oid']}", "header": {}}}
+        self.answer({"transfer": "basic", "objects": objects})
 
     def put(self, body, oid):
         self.server.objects[oid] = body
@@ -142,19 +130,16 @@ class Routes(http.server.BaseHTTPRequestHandler):
 
     def commit(self, body, kind, name, revision):
         files = self.files(kind, name)
-        for line in body.splitlines():
-            said = json.loads(line)
-            value = said["value"]
-            if said["key"] == "file":
+        for operation, value in (json.loads(line).values() for line in body.splitlines()):
+            if operation == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
-            elif said["key"] == "lfsFile":
+            elif operation == "lfsFile":
                 files[value["path"]] = self.server.objects[value["oid"]]
-            elif said["key"] == "deletedFile":
+            elif operation == "deletedFile":
                 files.pop(value["path"])
         oid = self.sha(kind, name)
-        self.answer(
-            {"success": True, "commitOid": oid, "commitUrl": f"{self.server.url}/{name}/commit/{oid}", "hookOutput": ""}
-        )
+        url = f"{self.server.url}/{name}/commit/{oid}"
+        self.answer({"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""})
 
     def validate(self, body):
         self.answer({"errors": [], "warnings": []})
@@ -169,19 +154,21 @@ class Routes(http.server.BaseHTTPRequestHandler):
         if path not in files:
             return self.missing("EntryNotFound")
         content, status = files[path], 200
-        headers = {
-            "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
-            "X-Repo-Commit": self.sha(kind, name),
-            "Accept-Ranges": "bytes",
-        }
+        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": self.sha(kind, name)}
         if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
             first, last = int(wanted[1]), int(wanted[2] or len(content) - 1)
             headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
             content, status = content[first : last + 1], 206
-        return self.answer(content, status, **headers, **{"Content_Type": "application/octet-stream"})
+        return self.answer(content, status, Accept_Ranges="bytes", Content_Type="application/octet-stream", **headers)
 
     def log_message(self, *_):
         pass
+
+
+def describe_files(files: dict, paths: list[str]) -> list[dict]:
+    """Those of the paths that a repository has, as the Hub lists them."""
+    hashes = {path: hashlib.sha1(files[path]).hexdigest() for path in paths if path in files}
+    return [{"type": "file", "path": path, "oid": oid, "size": len(files[path])} for path, oid in hashes.items()]
 
 
 REPO = r"(datasets|models)/([^/]+/[^/]+)"

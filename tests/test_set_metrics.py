@@ -7,13 +7,11 @@ import pandas as pd
 import pytest
 import torch
 from scipy.linalg import sqrtm
-from transformers import AutoProcessor, CLIPModel
 
 from lib import dataset
 from lib.color import to_float, to_pil
 from lib.config import get_config
 from lib.l4 import captioner, set_metrics
-from lib.prompts import write_prompts
 from tests.rehearsal import repositories
 
 
@@ -41,16 +39,14 @@ def test_captioner_adds_two_conditions_and_keeps_its_captions(networks, config, 
     with pytest.raises(TypeError):
         captioner.write_captions(config.replace(n_images=4))
     assert captioner.write_captions(config.replace(captioner="")) is None
-    assert "auto_caption" not in write_prompts(rows)
 
 
 def test_captions_lose_that_the_photo_is_black_and_white_and_the_raw_text_stays(config, triples, monkeypatch):
     config = config.replace(captioner="a captioner", captioner_revision="says this")
-    rows = dataset.pick_across_categories(triples["test"], 3)
-    gray = list(rows["conditioning_image"])
-    monkeypatch.setattr(captioner, "load_captioner", lambda _: ())
+    gray = list(dataset.pick_across_categories(triples["test"], 3)["conditioning_image"])
+    monkeypatch.setattr(captioner, "load_captioner", lambda _: (None, None))
     words = {True: "a black and white photo of a dog", False: "a dog"}
-    monkeypatch.setattr(captioner, "caption", lambda images: [words[images[0] == gray[0]]] * 3)
+    monkeypatch.setattr(captioner, "caption", lambda images, *_: [words[images[0] == gray[0]]] * 3)
     table = captioner.write_captions(config)
     assert list(table["gray_caption"]) == list(table["auto_caption"]) == ["a dog"] * 3
     assert list(table["gray_caption_raw"]) == ["a black and white photo of a dog"] * 3
@@ -60,7 +56,6 @@ def test_captions_lose_that_the_photo_is_black_and_white_and_the_raw_text_stays(
     ("raw", "text"),
     [
         ("a black and white photo of a dog on a sofa", "a dog on a sofa"),
-        ("A black and white photograph of two men", "two men"),
         ("there is a black and white image of the harbour", "the harbour"),
         ("an old black and white photo of a church.", "a church."),
         ("a grayscale photo of a street", "a street"),
@@ -69,7 +64,6 @@ def test_captions_lose_that_the_photo_is_black_and_white_and_the_raw_text_stays(
         ("a boat on a lake in a black and white photo", "a boat on a lake"),
         ("a woman dressed in black and white", "a woman dressed in black and white"),
         ("a black and white photo", "a black and white photo"),  # nothing would be left
-        ("a black and white cat", "a black and white cat"),
         ("a wall with a black and white photo of a dog", "a wall with a black and white photo of a dog"),
     ],
 )
@@ -77,20 +71,22 @@ def test_gray_style(raw, text):
     assert captioner.without_gray_style(raw) == text
 
 
-def test_clip_score_is_the_cosine_and_depends_on_words_and_picture(networks):
-    model, processor = CLIPModel.from_pretrained(networks["clip"]), AutoProcessor.from_pretrained(networks["clip"])
-    pictures = [to_pil(picture) for picture in np.random.default_rng(0).uniform(0, 1, (3, 40, 40, 3))]
-    scores = set_metrics.clip_score(pictures, ["a red cup", "a green hill", ""], model, processor)
-    assert scores.shape == (3,)
-    assert bool(((scores >= 0) & (scores <= 100)).all())
-    assert len(set_metrics.clip_score(pictures[:1], ["word " * 200], model, processor)) == 1
-    swapped = [pictures[1], pictures[0], pictures[2]]
-    other = set_metrics.clip_score(swapped, ["a red cup", "a green hill", ""], model, processor)
-    assert not torch.allclose(scores[:2], other[:2])
+def test_clip_score_is_the_cosine_if_positive_and_depends_on_words_and_picture(networks, config):
+    model, processor = set_metrics.load_clip(config.replace(clip=networks["clip"]))
+    pictures = [to_pil(picture) for picture in np.random.default_rng(0).uniform(0, 1, (2, 40, 40, 3))]
+    scores = []
+    for sign in (1, -1):
+        model.text_projection.weight.data *= sign
+        for order in (1, -1):
+            scores.append(set_metrics.clip_score(pictures[::order], ["a red cup", "word " * 200], model, processor))
+    first, swapped, negative, _ = scores
+    assert first.shape == (2,)
+    assert bool(((first == 0) != (negative == 0)).all())  # of a cosine and its negative, one counts as 0
+    assert not torch.allclose(first + negative, swapped + scores[3])
 
 
 class Means(torch.nn.Module):
-    """Eight numbers a picture that an independent formula can take up: means of its quarters, red and green."""
+    """Stands for Inception: means of a picture's quarters, red and green."""
 
     def forward(self, pixels):
         return torch.nn.functional.adaptive_avg_pool2d(pixels[:, :2], 2).flatten(1).double()
@@ -113,7 +109,7 @@ class Distance(torch.nn.Module):
 def small(monkeypatch):
     """The metrics with `Means` for Inception and `Distance` for LPIPS, and FID from four pictures on."""
     original = set_metrics.make_metrics
-    monkeypatch.setattr("torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity", Distance)
+    monkeypatch.setattr("torchmetrics.image.LearnedPerceptualImagePatchSimilarity", Distance)
     monkeypatch.setattr(set_metrics, "make_metrics", lambda n: original(n, Means()))
     monkeypatch.setattr(set_metrics, "MIN_FOR_FID", 4)
 
@@ -121,31 +117,31 @@ def small(monkeypatch):
 def test_set_distances_are_zero_for_the_same_set_and_follow_the_formula(small):
     rng = np.random.default_rng(0)
     first, second = (torch.from_numpy(rng.uniform(low, 1, (60, 3, 16, 16)).astype(np.float32)) for low in (0, 0.3))
-    same, other = set_metrics.make_metrics(60), set_metrics.make_metrics(60)
-    for metrics, fake in ((same, first), (other, second)):
-        for name in ("fid", "kid"):
-            metrics[name].update(first, real=True)
-            metrics[name].update(fake, real=False)
-    assert float(same["fid"].compute()) == pytest.approx(0, abs=1e-4)
+    values = {}
+    for kind, fake in {"same": first, "other": second}.items():
+        for name, metric in set_metrics.make_metrics(60).items():
+            if name != "lpips":
+                metric.update(first, real=True)
+                metric.update(fake, real=False)
+                values[kind, name] = metric.compute()
+    assert float(values["same", "fid"]) == pytest.approx(0, abs=1e-4)
     a, b = (Means()(pixels).numpy() for pixels in (first, second))
     cross = sqrtm(np.cov(a.T) @ np.cov(b.T)).real
     wanted = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * cross)
-    assert float(other["fid"].compute()) == pytest.approx(wanted, rel=1e-3)
-    assert float(other["kid"].compute()[0]) > 10 * abs(float(same["kid"].compute()[0]))
+    assert float(values["other", "fid"]) == pytest.approx(wanted, rel=1e-3)
+    assert float(values["other", "kid"][0]) > 10 * abs(float(values["same", "kid"][0]))
 
 
 def test_sets_are_measured_condition_by_condition(networks, small, config, triples, monkeypatch):
     rows = triples["test"].select(range(5))
-    images = pd.DataFrame([
-        {"image_id": name, "prompt_condition": condition, "prompt": "a photo", "seed": seed, "after": f"{name} {condition}"}
-        for name in rows["image_id"] for condition in ("vague", "detailed") for seed in (0, 1)
-    ])  # fmt: skip
-    first = images["image_id"].isin(rows["image_id"][:4])
-    images = pd.concat(
-        [images, images[first & (images["prompt_condition"] == "vague")].assign(prompt_condition="empty")]
-    )
+    keys = [
+        (name, condition, seed) for name in rows["image_id"] for condition in ("vague", "detailed") for seed in (0, 1)
+    ]
+    keys += [(name, "empty", 0) for name in rows["image_id"][:4]]
+    images = pd.DataFrame(keys, columns=["image_id", "prompt_condition", "seed"]).assign(prompt="a photo")
+    images["after"] = images["image_id"] + " " + images["prompt_condition"]
     true = {name: to_float(image) for name, image in zip(rows["image_id"], rows["image"], strict=True)}
-    read = lambda file: true[file.split()[0]] * (0.5 if file.endswith("vague") else 1)  # noqa: E731
+    read = lambda file: true[file.split()[0]] * (1 if file.endswith("detailed") else 0.5)  # noqa: E731
     config = config.replace(clip=networks["clip"])
     table = set_metrics.measure_sets(rows, images, read, config).set_index("prompt_condition")
     assert list(table.index) == ["vague", "detailed", "empty"]
@@ -165,23 +161,6 @@ def test_missing_packages_are_named_before_work_starts(config, monkeypatch):
         set_metrics.require_packages(config.replace(set_metrics=True))
 
 
-def test_networks_are_asked_for_at_their_revisions(monkeypatch):
-    asked = []
-
-    def note(source, revision=None):
-        asked.append((source, revision))
-        raise OSError("no route to host")
-
-    for kind in (set_metrics.CLIPModel, captioner.BlipForConditionalGeneration):
-        monkeypatch.setattr(kind, "from_pretrained", note)
-    l4 = get_config("l4")
-    for load in (captioner.load_captioner, set_metrics.load_clip):
-        with pytest.raises(OSError, match="no route"):
-            load(l4)
-    assert asked == [(l4.captioner, l4.captioner_revision), (l4.clip, l4.clip_revision)]
-    assert all(len(revision) == 40 for _, revision in asked)
-
-
 @pytest.mark.network
 def test_the_real_networks(config, triples):
     """Inception, AlexNet, CLIP and BLIP from their servers: run with `-m network` on the l4 machine."""
@@ -190,8 +169,10 @@ def test_the_real_networks(config, triples):
     names = ("captioner", "captioner_revision", "clip", "clip_revision", "set_metrics")
     large = config.replace(**get_config("l4").values(*names))
     assert len(captioner.write_captions(large.replace(n_images=4))) == 4
-    images = pd.DataFrame({"image_id": rows["image_id"], "prompt_condition": "detailed", "prompt": "a photo", "seed": 0,
-                           "after": rows["image_id"]})  # fmt: skip
+    images = pd.DataFrame(
+        {"image_id": rows["image_id"], "prompt_condition": "detailed", "prompt": "a photo", "seed": 0}
+    )
     same = dict(zip(rows["image_id"], rows["image"], strict=True))
+    images["after"] = images["image_id"]
     table = set_metrics.measure_sets(rows, images, lambda name: to_float(same[name]), large)
     assert table.loc[0, "lpips"] == pytest.approx(0, abs=1e-3)

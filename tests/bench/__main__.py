@@ -2,7 +2,7 @@
 
 Medians of five, in CPU seconds of all threads, which depend less on other programs than the time on the wall does:
 
-- `train_step`: a step of notebook 03's training on cached latents, 8 photos; `encode_batch`: what the cache saves a step
+- `train_step`: a step of notebook 03's training on cached latents, 8 photos
 - `start_to_picture`: the command `colorize` on half a megapixel, in a new process, with the peak memory of that process
 - `photo_1mp`, `photo_12mp`: the same for larger photos
 """
@@ -19,16 +19,15 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
+from diffusers import DDPMScheduler
 from PIL import Image
 
 from lib import ROOT
 from lib.cache import write_table
-from lib.color import make_conditioning_image
 from lib.config import Config, get_config
-from lib.dataset import open_square, read_manifest
-from lib.models import encode_prompts, load_base, load_controlnet
+from lib.models import load_base, load_controlnet
 from lib.report import markdown_table
-from lib.training import build_cache, loss_of_controlnet, make_optimizer
+from lib.training import batch_rows, build_cache, diffusion_loss, draw_noise, step_generator
 
 SIZES = {"start_to_picture": (600, 800), "photo_1mp": (1000, 1000), "photo_12mp": (3000, 4000)}
 REPEATS = 5
@@ -65,43 +64,25 @@ def bench_photos() -> list[dict]:
 
 
 def bench_training(config: Config, n_photos: int = 32) -> list[dict]:
-    """Returns the rows of a training step and of encoding the photos of a step."""
-    records = read_manifest("data_cards/pocket_photos").query("split == 'train'")[:n_photos].to_dict("records")
-    prompts = [record["detailed_caption"] for record in records]
-    photos = [open_square(record["path"], config.resolution) for record in records]
-    rows = [
-        {"prompt": prompt, "image": photo, "conditioning_image": make_conditioning_image(photo)}
-        for prompt, photo in zip(prompts, photos, strict=True)
-    ]
-    base, n = load_base(config), config.train_batch_size
+    """Returns the row of a training step."""
+    photo = Image.fromarray(gray_photo(config.resolution, config.resolution))
+    rows = [{"image": photo.convert("RGB"), "conditioning_image": photo}] * n_photos
+    base = load_base(config)
     controlnet = load_controlnet(config.initial_controlnet, base.unet).train().requires_grad_(True)
-
-    @torch.no_grad()
-    def encode(step):
-        pixels = base.image_processor.preprocess(photos[:n]).to(base.vae.device, base.vae.dtype)
-        return base.vae.encode(pixels).latent_dist.sample(), encode_prompts(prompts[:n], base)
-
+    optimizer = torch.optim.AdamW(controlnet.to(base.device).parameters(), fused=True)
+    scheduler, stamps = DDPMScheduler.from_config(base.scheduler.config), []
     with tempfile.TemporaryDirectory() as folder:
-        cache = build_cache(Dataset.from_list(rows), prompts, base, Path(folder))
-        loss_of_step = loss_of_controlnet(base, cache, config, controlnet.to(base.device))
-        optimizer = make_optimizer(controlnet, config)
-
-        def train(step):
-            loss_of_step(controlnet, step, slice(None)).backward()
+        latents = build_cache(Dataset.from_list(rows), ["a gray photo"] * n_photos, base, Path(folder))
+        for step in range(REPEATS + 1):  # the first warms up
+            generator = step_generator(config.train_seed, step)
+            batch = latents.batch(batch_rows(n_photos, config.train_batch_size, step, config.train_seed), generator)
+            batch = (*batch, *draw_noise(batch[0], generator, config.timestep_bias))
+            diffusion_loss(base.unet, scheduler, batch, controlnet).backward()
             torch.nn.utils.clip_grad_norm_(controlnet.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
-
-        return [{"name": "train_step", **time_of(train)}, {"name": "encode_batch", **time_of(encode)}]
-
-
-def time_of(action) -> dict:
-    """Returns the spread of the CPU seconds of `action(step)`, after one step that warms up."""
-    stamps = []
-    for step in range(REPEATS + 1):
-        action(step)
-        stamps.append(time.process_time())
-    return spread(np.diff(stamps))
+            stamps.append(time.process_time())
+    return [{"name": "train_step", **spread(np.diff(stamps))}]
 
 
 def spread(seconds) -> dict:

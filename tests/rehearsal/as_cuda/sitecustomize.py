@@ -1,7 +1,4 @@
-"""Makes a CPU follow CUDA's autocast rules. Python imports this by itself where the folder is on PYTHONPATH.
-
-Kernels of notebooks are processes of their own, so changing torch in the process that starts them would not reach them.
-"""
+"""Makes a CPU follow CUDA's autocast rules in every process, kernels too: Python imports this from PYTHONPATH."""
 
 import functools
 import importlib.abc
@@ -13,10 +10,7 @@ from pathlib import Path
 
 
 def follow_cuda(torch):
-    """Say that bf16 is native here, and let the ops that CUDA runs in float32 under autocast do so on the CPU too.
-
-    They are the ones of CUDA's list (ATen/autocast_mode.h, AT_FORALL_FP32) that these networks call on bf16 tensors.
-    """
+    """Says that bf16 is native, and has the ops of CUDA's list (ATen/autocast_mode.h, AT_FORALL_FP32) run in float32."""
     torch.cpu._is_avx512_bf16_supported = lambda: True
     functions = torch.nn.functional
     for name in ("group_norm", "layer_norm", "interpolate"):
@@ -26,7 +20,7 @@ def follow_cuda(torch):
 
 
 def in_float32(torch, function):
-    """The function, with floating-point tensors cast to float32 wherever the CPU's autocast is on."""
+    """The function, with floating-point tensors cast to float32 if the CPU's autocast is on."""
 
     def cast(value):
         return value.float() if torch.is_tensor(value) and value.is_floating_point() else value
@@ -41,10 +35,9 @@ def in_float32(torch, function):
 
 
 def rounded_to_bf16(torch, function):
-    """The function on bf16 tensors, computed in float32 and rounded, as tensor cores do it.
+    """The function on bf16 tensors, computed in float32 and rounded, as tensor cores do it; emulation is much slower.
 
-    The kernels of a CPU that only emulates bf16 take 30 to 100 times as long. Tensors of several types, where autocast
-    does not make them one, are left to the function to refuse.
+    Tensors of several types, where autocast does not make them one, are left to the function to refuse.
     """
 
     @functools.wraps(function)
@@ -62,16 +55,6 @@ def rounded_to_bf16(torch, function):
         return wide.bfloat16()
 
     return computed
-
-
-def name_stand_in_archives(coco):
-    """Put the sizes and MD5 sums of the stand-ins in the place of COCO's."""
-    coco.FILES.update(json.loads(Path(os.environ["REHEARSAL_COCO"]).read_text()))
-
-
-def download_in_small_chunks(constants):
-    """Have a broken download continue where it stopped, although the stand-ins are smaller than the usual chunk."""
-    constants.DOWNLOAD_CHUNK_SIZE = 1000
 
 
 class AfterImport(importlib.abc.MetaPathFinder):
@@ -95,19 +78,16 @@ class AfterImport(importlib.abc.MetaPathFinder):
         return spec
 
 
-def allow_bf16(models):
-    """Let a run in bf16 start without a GPU."""
-    models.require_precision = lambda mixed_precision: None
+def name_stand_in_archives(coco):
+    """Gives COCO's archives the sizes and MD5 sums of the stand-ins."""
+    coco.FILES.update(json.loads(Path(os.environ["REHEARSAL_COCO"]).read_text()))
 
 
-sys.meta_path.insert(
-    0,
-    AfterImport(
-        {
-            "torch": follow_cuda,
-            "lib.models": allow_bf16,
-            "lib.l4.coco": name_stand_in_archives,
-            "huggingface_hub.constants": download_in_small_chunks,
-        }
-    ),
-)
+CHANGES = {
+    "torch": follow_cuda,
+    "lib.models": lambda models: setattr(models, "require_precision", lambda mixed_precision: None),
+    "lib.l4.coco": name_stand_in_archives,
+    # smaller than the stand-ins, so that a broken download continues where it stopped
+    "huggingface_hub.constants": lambda constants: setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000),
+}
+sys.meta_path.insert(0, AfterImport(CHANGES))
