@@ -6,18 +6,14 @@ import os
 import secrets
 import shutil
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
-from datetime import datetime
 from multiprocessing import parent_process
 from pathlib import Path
 
 from PIL import Image
 
 PICTURE_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP", "AVIF")
-PROGRESS_LOG, SECONDS_BETWEEN_LINES = "PROGRESS_LOG", 60  # a variable of the environment; of its file's lines
-PLAIN_FORMAT = "{desc}: {n_fmt} of {total_fmt}, {rate_fmt}{postfix}, {remaining} left"
 
 
 @contextmanager
@@ -161,58 +157,15 @@ def is_plain_name(name):
 
 
 def progress(iterable=None, total=None, initial=0, disable=False, **options):
-    """A bar of tqdm: a widget in JupyterLab, a line elsewhere; none where nothing is left to do.
+    """A bar of tqdm: a widget in JupyterLab, a line elsewhere; none if nothing is left to do.
 
-    Processes that a notebook has forked have lines, too: they can't reach its widgets. If the environment names a file
-    in `PROGRESS_LOG`, a bar is a plain line a minute in it, and one that takes less than a minute is none.
+    Processes that a notebook has forked, which can't reach its widgets, and headless notebooks have lines, too.
     """
     from tqdm import auto, std  # an import that most commands can do without
 
     total = len(iterable) if total is None and iterable is not None else total
-    bar = std.tqdm if parent_process() or PROGRESS_LOG in os.environ else auto.tqdm
-    if PROGRESS_LOG in os.environ:
-        options |= {"file": _PlainLines(os.environ[PROGRESS_LOG]), "bar_format": PLAIN_FORMAT}
-        options |= {"mininterval": SECONDS_BETWEEN_LINES, "delay": SECONDS_BETWEEN_LINES, "miniters": 1}
+    bar = std.tqdm if parent_process() or "TQDM_BAR_FORMAT" in os.environ else auto.tqdm
     return bar(iterable, total=total, initial=initial, disable=disable or total == initial, **options)
-
-
-class _PlainLines:
-    """What tqdm writes, as lines with the time that are appended to a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def write(self, text):
-        if text.strip():
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(f"{datetime.now():%H:%M:%S} {text.strip()}\n")
-
-    def flush(self):
-        """Every line is in the file already."""
-
-
-@contextmanager
-def relayed_progress(path: Path, prefix: str):
-    """Has a kernel's progress bars write plain lines to a file (`progress`); prints them as they come."""
-    path.write_text("")
-    os.environ[PROGRESS_LOG], done = str(path), threading.Event()
-
-    def relay():
-        with path.open() as lines:
-            ended = False
-            while not ended:
-                ended = done.wait(1)
-                print(*(f"{prefix} {line}" for line in lines), sep="", end="", flush=True)
-
-    thread = threading.Thread(target=relay)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-        del os.environ[PROGRESS_LOG]
-        path.unlink()
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def test_what_the_l4_profile_adds_leaves_the_pins_alone():
     ]
     assert first == "-r requirements.txt"
     added = dict(line.split("==") for line in lines)
-    assert set(added) == {"torch-fidelity", "torchvision"}
+    assert set(added) == {"tensorboard", "torch-fidelity", "torchvision"}
     assert not set(added) & set(PINS)
     torch_minor, torchvision_minor = (int(text.split(".")[1]) for text in (PINS["torch"], added["torchvision"]))
     assert torchvision_minor == torch_minor + 15  # torchvision 0.(n + 15) requires torch 2.n

@@ -12,7 +12,7 @@ from huggingface_hub import DatasetCard, HfApi, ModelCard, ModelCardData, create
 
 from lib import ROOT
 from lib.cache import one_line
-from lib.config import Config, get_config
+from lib.config import Config, describe_run, get_config
 from lib.dataset import draw_prompts
 from lib.report import markdown_table
 
@@ -74,7 +74,7 @@ def model_card(config: Config, repo: str, summary: pd.DataFrame, n: int) -> Mode
     """The card of a run's ControlNet under its id on the Hub, with its scores (`stats.summary`) on at most n photos."""
     licence = next((name for base, name in LICENCES.items() if base in config.base_model), "apache-2.0")
     tags = {"library_name": "diffusers", "pipeline_tag": "image-to-image", "tags": ["controlnet", "colorization"]}
-    tables = {"run": pd.read_csv(config.run_dir / "run.csv"), "scores": summary.query("restored")[SCORES]}
+    tables = {"run": pd.DataFrame([describe_run(config)]), "scores": summary.query("restored")[SCORES]}
     return ModelCard.from_template(
         ModelCardData(license=licence, base_model=config.base_model, **tags),
         str(Path(__file__).with_name("model_card.md")),

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
+from diffusers import DDPMScheduler
 from PIL import Image
 
 from lib import ROOT
@@ -28,7 +29,7 @@ from lib.config import Config, get_config
 from lib.dataset import open_square, read_manifest
 from lib.models import encode_prompts, load_base, load_controlnet
 from lib.report import markdown_table
-from lib.training import build_cache, loss_of_controlnet, make_optimizer
+from lib.training import build_cache, diffusion_loss, make_batches
 
 SIZES = {"start_to_picture": (600, 800), "photo_1mp": (1000, 1000), "photo_12mp": (3000, 4000)}
 REPEATS = 5
@@ -83,11 +84,12 @@ def bench_training(config: Config, n_photos: int = 32) -> list[dict]:
 
     with tempfile.TemporaryDirectory() as folder:
         cache = build_cache(Dataset.from_list(rows), prompts, base, Path(folder))
-        loss_of_step = loss_of_controlnet(base, cache, config, controlnet.to(base.device))
-        optimizer = make_optimizer(controlnet, config)
+        noise_scheduler, batch_of = DDPMScheduler.from_config(base.scheduler.config), make_batches(cache, config)
+        optimizer = torch.optim.AdamW(controlnet.to(base.device).parameters(), lr=config.learning_rate, fused=True)
 
         def train(step):
-            loss_of_step(controlnet, step, slice(None)).backward()
+            batch = [tensor.to(base.device) for tensor in batch_of(step)]
+            diffusion_loss(base.unet, noise_scheduler, batch, controlnet).backward()
             torch.nn.utils.clip_grad_norm_(controlnet.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
