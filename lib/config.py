@@ -178,6 +178,10 @@ class Config(BaseModel):
         return self.reports_home / ("" if self.run == self.own_run else self.run)
 
 
+RUN_COLUMNS = {  # of `runs.csv`
+    "epochs": "train_epochs", "steps": "train_steps", "batch": "train_batch_size", "rate": "learning_rate",
+    "prompts": "prompt_policy", "dropout": "prompt_dropout", "seed": "train_seed",
+}  # fmt: skip
 OTHERS = (  # fields that shape a run's colours, beside those that `describe_run` always names
     "resolution", "dataset_seed", "n_train", "lr_scheduler", "lr_warmup_steps", "timestep_bias", "ema_decay",
     "mixed_precision", "max_tokens", "num_inference_steps", "guidance_scale", "guidance_share",
@@ -306,9 +310,7 @@ def describe_run(config: Config) -> dict[str, Any]:
     if not config.controlnet:
         categories = f" ({', '.join(config.train_categories)})" if config.train_categories else ""
         row |= {"start": config.initial_controlnet or "the frozen UNet", "photos": config.source + categories}
-        row |= {"epochs": config.train_epochs, "steps": config.train_steps, "batch": config.train_batch_size}
-        row |= {"rate": config.learning_rate, "prompts": config.prompt_policy, "dropout": config.prompt_dropout}
-        row |= {"seed": config.train_seed}
+        row |= {column: getattr(config, name) for column, name in RUN_COLUMNS.items()}
     return row | {"other": "; ".join(f"{name} {value}" for name, value in others.items())}
 
 

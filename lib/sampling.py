@@ -140,15 +140,10 @@ def choose_sampling(config: Config) -> None:
 
 
 def try_sampling(colorize: Callable, truths: list, trials: list[tuple[int, float]], subjects=None) -> pd.DataFrame:
-    """Returns a row for each (steps, guidance scale): CIEDE2000 under vague and detailed prompts, and the chroma ratio.
+    """Returns a row a trial, (steps, guidance scale): CIEDE2000 under the compared prompts, and the chroma ratio.
 
-    `over_vague`, `over_gray`: detailed less vague, and less the photos left gray, with 95 % intervals.
-
-    Args:
-        colorize: `colorize(condition, num_inference_steps=..., guidance_scale=...)` returns CIELAB pictures (H, W, 3).
-        truths: the photos in CIELAB.
-        trials: what to try.
-        subjects: clusters of photos, as in `stats.interval`.
+    `over_vague`, `over_gray`: detailed less vague, and less the photos left gray, with 95 % intervals over subjects.
+    `colorize(condition, num_inference_steps=..., guidance_scale=...)` returns pictures, in CIELAB as the `truths` are.
     """
     from lib.metrics import chroma, ciede2000  # slow to import, and colorizing needs none
     from lib.stats import interval, named_ends

@@ -201,10 +201,9 @@ def train_run(config: Config, loss: Callable = diffusion_loss) -> None:
 
 def with_train_steps(config: Config, n: int) -> Config:
     """The configuration with the steps and epochs of a training on n photos: `train_steps`, if set, decides."""
-    steps = config.train_steps
-    if steps is None:
-        steps = math.ceil(config.train_epochs * n / config.train_batch_size)
-    return config.replace(train_steps=steps, train_epochs=round(steps * config.train_batch_size / n, 2))
+    size, steps = config.train_batch_size, config.train_steps
+    steps = math.ceil(config.train_epochs * n / size) if steps is None else steps
+    return config.replace(train_steps=steps, train_epochs=round(steps * size / n, 2))
 
 
 def require_shared(folder: Path, state: PartialState) -> None:
@@ -219,12 +218,7 @@ def require_shared(folder: Path, state: PartialState) -> None:
 
 
 def train_controlnet(
-    base: DiffusionPipeline,
-    latents: LatentCache,
-    config: Config,
-    folder: Path,
-    watched: Dataset,
-    loss: Callable = diffusion_loss,
+    base: DiffusionPipeline, latents: LatentCache, config: Config, folder: Path, watched: Dataset, loss=diffusion_loss
 ) -> ControlNetModel:
     """Trains a ControlNet for a frozen base on a latent cache; saves it to `folder/controlnet` and returns it.
 
@@ -302,37 +296,33 @@ def save_model(model, folder: Path) -> None:
 
 def train(
     model,
-    loss_of_step: Callable,
+    loss_of_step,
     config: Config,
     mixed_precision: str,
     folder: Path,
     settings: dict[str, str],
-    on_checkpoint: Callable | None = None,
+    on_checkpoint=None,
 ):
     """Minimises `loss_of_step(model, step, part)` with AdamW for `train_steps` steps, resuming from `folder`.
 
-    SIGTERM, which a spot VM gets before it is stopped, takes effect after a checkpoint.
+    Every `log_every` steps, losses go to `losses.csv` and, if it is installed, to TensorBoard. SIGTERM, which a spot VM
+    gets before it is stopped, takes effect after a checkpoint.
 
     Args:
-        model: any torch module.
+        model: any torch module; returned with its final (averaged) weights.
         loss_of_step: `part` is the slice of the step's batch for this process (accelerate's) and this one of the
             `gradient_accumulation_steps`: however the batch is divided, its gradient is the same.
         config: the training fields.
         mixed_precision: "bf16" for autocast.
-        folder: gets `losses.csv` every `log_every` steps, `checkpoints`, and TensorBoard's files if it is installed.
+        folder: of the run.
         settings: what a checkpoint must have been made with to be resumed.
         on_checkpoint: is called with (model, step) at each checkpoint, with the averaged weights if EMA is on; the
             numbers that it returns, {name: number} or None, go to `losses.csv`, too.
 
-    Returns:
-        The model with its final (averaged) weights.
-
     Raises:
         ValueError: if the loss is not finite, or a batch does not fit in memory; neither reaches a checkpoint.
     """
-    accelerator = make_accelerator(config, folder)
-    model.train().requires_grad_(True)
-    wrapped, state = prepare_training(model, config, accelerator)
+    accelerator, wrapped, state = prepare_training(model.train().requires_grad_(True), config, folder)
     first, last = load_checkpoint(folder, state, settings), config.train_steps
     if first > last:
         raise ValueError(f"{folder} is at step {first}, past train_steps {last}: raise it or change `run`")
@@ -357,10 +347,8 @@ def train(
                 continue
             values = accelerator.reduce(torch.stack(losses), "mean").tolist()  # read now: the host waits for it
             if not np.isfinite(values).all():
-                good = max(folder.glob("checkpoints/*.pt"), default="none yet")
-                raise ValueError(
-                    f"loss is not finite at step {done}: lower learning_rate; last good checkpoint: {good}"
-                )
+                good = f"last good checkpoint: {max(folder.glob('checkpoints/*.pt'), default='none yet')}"
+                raise ValueError(f"loss is not finite at step {done}: lower learning_rate; {good}")
             losses, seconds = [], time.time() - begun
             row = {"step": done, "loss": values[-1], "lr": state["schedule"].get_last_lr()[0]}
             rows.append(row | {"seconds": round(earlier + seconds, 1)})
@@ -385,12 +373,12 @@ def train(
     return model.eval().requires_grad_(False)
 
 
-def make_accelerator(config: Config, folder: Path) -> Accelerator:
-    """Accelerate's hold on the processes; raises a ValueError if they can't share a batch evenly.
+def prepare_training(model, config: Config, folder: Path) -> tuple:
+    """The accelerator, the model as it runs it, and what a checkpoint holds: model, optimizer, schedule, EMA if on.
 
     bfloat16 needs no scaling of gradients: `torch.autocast` around the loss is enough. Accelerate's own mixed precision
     would patch the model's forward, and a copy of a patched model can't colorize on a bfloat16 base. Processes exchange
-    gradients in bfloat16 if GPUs compute in it.
+    gradients in bfloat16 if GPUs compute in it. Raises a ValueError if they can't share a batch evenly.
     """
     models.process_state()
     hook = "bf16" if config.mixed_precision == "bf16" and torch.cuda.is_available() else "no"
@@ -403,17 +391,12 @@ def make_accelerator(config: Config, folder: Path) -> Accelerator:
     if config.train_batch_size % shares:
         said = f"{accelerator.num_processes} processes times gradient_accumulation_steps: change one"
         raise ValueError(f"train_batch_size {config.train_batch_size} can't be divided by {said}")
-    return accelerator
-
-
-def prepare_training(model, config: Config, accelerator: Accelerator) -> tuple:
-    """The model as accelerate runs it, and all that a checkpoint holds: model, optimizer, schedule, EMA if it is on."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=1e-2, fused=True)
     steps = {"num_warmup_steps": config.lr_warmup_steps, "num_training_steps": config.train_steps}
     schedule = get_scheduler(config.lr_scheduler, optimizer, **steps)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     ema = {"ema": EMAModel(model.parameters(), decay=config.ema_decay)} if config.ema_decay else {}
-    return wrapped, {"model": model, "optimizer": optimizer, "schedule": schedule, **ema}
+    return accelerator, wrapped, {"model": model, "optimizer": optimizer, "schedule": schedule, **ema}
 
 
 def make_step(model, loss_of_step, step, accelerator, state, config: Config, mixed_precision: str) -> torch.Tensor:

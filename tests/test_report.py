@@ -158,7 +158,10 @@ def test_each_run_writes_its_own_row_and_keeps_the_others(tmp_path):
     page = (tmp_path / "pocket/runs.md").read_text()
     assert "(left gray: 12.1" in page
     cells = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()]
-    assert any(line[1:7] == ["study_1", "lib/pocket_model/narrow", "folder (animals)", "80.0", "1e-05", "generic"] for line in cells)
+    assert any(
+        line[1:7] == ["study_1", "lib/pocket_model/narrow", "folder (animals)", "80.0", "1e-05", "generic"]
+        for line in cells
+    )
     assert list(update("study_3", 2.0, 12.0, "abc")["run"]) == ["study_3"]  # on other photos: beside no other run,
     assert list(update("study_1", 1.0)["run"]) == ["study_1", "1", "mine"]  # and whose rows stay
     assert len(pd.read_csv(tmp_path / "pocket/runs.csv")) == 4
