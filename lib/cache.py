@@ -6,30 +6,25 @@ import os
 import secrets
 import shutil
 import sys
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import datetime
 from multiprocessing import parent_process
 from pathlib import Path
 
 from PIL import Image
 
 PICTURE_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP", "AVIF")
-PROGRESS_LOG, SECONDS_BETWEEN_LINES = "PROGRESS_LOG", 60  # a variable of the environment; of its file's lines
-PLAIN_FORMAT = "{desc}: {n_fmt} of {total_fmt}, {rate_fmt}{postfix}, {remaining} left"
 
 
 @contextmanager
-def new_file(path, sync=False):
+def new_file(path: str | Path, sync: bool = False) -> Iterator[Path]:
     """An empty file to write instead of `path`: it becomes `path` when the block ends well, and is removed otherwise.
 
-    It lies in the same folder, which is made. Nobody can foresee its name and put a link there. `sync`: the content is
-    on the disk before the name; else a machine that stops may keep the name and lose the content.
+    It lies in the same folder, which is made, under a name that nobody can foresee and plant a link at. `sync`: the
+    content is on the disk before the name; else a machine that stops may keep the name and lose the content.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _beside(path, secrets.token_hex(8))
+    partial = _beside(Path(path), secrets.token_hex(8))
+    partial.parent.mkdir(parents=True, exist_ok=True)
     try:
         partial.touch(exist_ok=False)
         yield partial
@@ -37,26 +32,20 @@ def new_file(path, sync=False):
             with partial.open("r+b") as file:
                 os.fsync(file.fileno())
         os.replace(partial, path)
-    except OSError as error:
-        if error.filename in (partial, str(partial)):  # a name that means nothing to the reader
-            raise OSError(error.errno, error.strerror, str(path)) from None
-        raise
     finally:
         partial.unlink(missing_ok=True)
 
 
 @contextmanager
-def new_folder(path):
+def new_folder(path: str | Path) -> Iterator[Path]:
     """An empty folder to fill instead of `path`: it replaces `path` when the block ends well, and is removed otherwise.
 
     What a killed process left of an earlier one is removed first, so only one process may fill it at a time.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(_beside(path, "[0-9a-f]" * 16).name):
+    partial = _beside(Path(path), secrets.token_hex(8))
+    for left in partial.parent.glob(_beside(Path(path), "[0-9a-f]" * 16).name):
         shutil.rmtree(left, ignore_errors=True)
-    partial = _beside(path, secrets.token_hex(8))
-    partial.mkdir()
+    partial.mkdir(parents=True)
     try:
         yield partial
         shutil.rmtree(path, ignore_errors=True)
@@ -73,11 +62,8 @@ def _beside(path, token):
 def cached(folder: Path, key: dict, make: Callable[[Path], None]) -> Path:
     """The folder, which `make(new folder)` fills unless its `key.json` equals the key already.
 
-    Args:
-        folder: where the files are.
-        key: what they are made from: fields of the configuration, hashes of input files, a version number of the
-            module that makes them. Values are those of JSON.
-        make: writes the files to the folder that it is given, which then replaces the old one.
+    `key` is what the files are made from, in values of JSON: fields of the configuration, hashes of input files, a
+    version number of the module that makes them.
     """
     if not is_current(folder, key):
         with new_folder(folder) as partial:
@@ -97,18 +83,18 @@ def mark_current(folder: Path, key: dict) -> None:
     write_text(json.dumps(key, indent=1), folder / "key.json")
 
 
-def write_bytes(content, path):
+def write_bytes(content: bytes, path: str | Path) -> None:
     """Writes a file atomically; makes the folder."""
     with new_file(path) as partial:
         partial.write_bytes(content)
 
 
-def write_text(text, path):
+def write_text(text: str, path: str | Path) -> None:
     """Writes a text file in UTF-8 atomically; makes the folder."""
     write_bytes(text.encode(), path)
 
 
-def write_table(table, path):
+def write_table(table, path: str | Path) -> None:
     """Writes a pandas table as CSV atomically; makes the folder."""
     write_text(table.to_csv(index=False), path)
 
@@ -124,100 +110,57 @@ def copy_newer(source: Path, target: Path) -> None:
                 shutil.copy2(path, copies.enter_context(new_file(there)))
 
 
-def open_picture(path):
-    """Open a picture file as PIL does, but only of formats that can't hold a program, as PostScript can."""
+def open_picture(path) -> Image.Image:
+    """Opens a picture file as PIL does, but only of formats that can't hold a program, as PostScript can."""
     return Image.open(path, formats=PICTURE_FORMATS)
 
 
-def hash_of(facts):
-    """A short text that changes with any of several facts.
+def hash_of(values: Iterable) -> str:
+    """A short text that changes with any of several values.
 
-    A fact is a text, a number, a list or mapping of them, bytes, an array (with its shape and type), or the Path of a
+    A value is a text, a number, a list or mapping of them, bytes, an array (with its shape and type), or the Path of a
     file (its name and content); another is a TypeError.
     """
     hashed = hashlib.blake2b(digest_size=8)
-    for fact in facts:
-        if isinstance(fact, Path):
-            kind, content = fact.name, bytes.fromhex(hash_of_file(fact, "blake2b"))
-        elif isinstance(fact, (str, int, float, list, tuple, dict)):
-            kind, content = "json", json.dumps(fact).encode()
+    for value in values:
+        if isinstance(value, Path):
+            kind, content = value.name, bytes.fromhex(hash_of_file(value, "blake2b"))
+        elif isinstance(value, (str, int, float, list, tuple, dict)):
+            kind, content = "json", json.dumps(value).encode()
         else:
-            view = memoryview(fact)
+            view = memoryview(value)
             kind, content = f"{view.shape} {view.format}", view if view.c_contiguous else view.tobytes()
         hashed.update(f"{kind}\0".encode())
         hashed.update(content)
     return hashed.hexdigest()
 
 
-def hash_of_file(path, algorithm="sha256"):
+def hash_of_file(path: str | Path, algorithm: str = "sha256") -> str:
     """The hash of a file's content in hexadecimal, as such hashes are published."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
-def is_plain_name(name):
+def is_plain_name(name: str) -> bool:
     """Whether a text can name a file or folder without leading to another place."""
     return name.isprintable() and not name.startswith(".") and not set(name) & set('/\\:*?"<>|') and name != ""
 
 
 def progress(iterable=None, total=None, initial=0, disable=False, **options):
-    """A bar of tqdm: a widget in JupyterLab, a line elsewhere; none where nothing is left to do.
+    """A bar of tqdm: a widget in JupyterLab, a line elsewhere; none if nothing is left to do.
 
-    Processes that a notebook has forked have lines, too: they can't reach its widgets. If the environment names a file
-    in `PROGRESS_LOG`, a bar is a plain line a minute in it, and one that takes less than a minute is none.
+    Processes that a notebook has forked, which can't reach its widgets, and headless notebooks have lines, too.
     """
     from tqdm import auto, std  # an import that most commands can do without
 
     total = len(iterable) if total is None and iterable is not None else total
-    bar = std.tqdm if parent_process() or PROGRESS_LOG in os.environ else auto.tqdm
-    if PROGRESS_LOG in os.environ:
-        options |= {"file": _PlainLines(os.environ[PROGRESS_LOG]), "bar_format": PLAIN_FORMAT}
-        options |= {"mininterval": SECONDS_BETWEEN_LINES, "delay": SECONDS_BETWEEN_LINES, "miniters": 1}
+    bar = std.tqdm if parent_process() or "TQDM_BAR_FORMAT" in os.environ else auto.tqdm
     return bar(iterable, total=total, initial=initial, disable=disable or total == initial, **options)
-
-
-class _PlainLines:
-    """What tqdm writes, as lines with the time that are appended to a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def write(self, text):
-        if text.strip():
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(f"{datetime.now():%H:%M:%S} {text.strip()}\n")
-
-    def flush(self):
-        """Every line is in the file already."""
-
-
-@contextmanager
-def relayed_progress(path: Path, prefix: str):
-    """Has a kernel's progress bars write plain lines to a file (`progress`); prints them as they come."""
-    path.write_text("")
-    os.environ[PROGRESS_LOG], done = str(path), threading.Event()
-
-    def relay():
-        with path.open() as lines:
-            ended = False
-            while not ended:
-                ended = done.wait(1)
-                print(*(f"{prefix} {line}" for line in lines), sep="", end="", flush=True)
-
-    thread = threading.Thread(target=relay)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-        del os.environ[PROGRESS_LOG]
-        path.unlink()
 
 
 @contextmanager
 def explained(problem, remedy, errors=Exception):
-    """Turn an error of the block into a ValueError of one line: the problem, the error's own text, and what to do."""
+    """Turns an error of the block into a ValueError of one line: the problem, the error's own text, and what to do."""
     try:
         yield
     except errors as error:
@@ -226,18 +169,18 @@ def explained(problem, remedy, errors=Exception):
 
 @contextmanager
 def exit_with_one_line(*more):
-    """End a command with status 1 and one line where its block raises a ValueError, an OSError or one of `more`."""
+    """Ends a command with status 1 and one line if its block raises a ValueError, an OSError or one of `more`."""
     try:
         yield
     except (ValueError, OSError, *more) as error:
         sys.exit(f"error: {one_line(error, None)}")
 
 
-def one_line(error, limit=200):
+def one_line(error: Exception, limit: int | None = 200) -> str:
     """An exception's text in one line of at most `limit` characters (None: any number); without text, its type."""
     return printable(" ".join(str(error).split()))[:limit] or type(error).__name__
 
 
-def printable(text):
+def printable(text: str) -> str:
     """A text with escapes in place of characters that would move a terminal's cursor or are no Unicode."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

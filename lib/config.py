@@ -81,8 +81,7 @@ class Config(BaseModel):
     timestep_bias: Number = 2.0  # 1: uniform timesteps; more: more training at high noise, where colours are decided
     ema_decay: Number | None = None  # None: no averaged weights
     checkpoint_every: Count = 30  # steps
-    keep_checkpoints: Count = 2  # at most
-    checkpoints_gb: Number = 10.0  # and as far as they fit in this; the newest always stays
+    keep_checkpoints: Count = 2  # until the last step, which keeps one
     log_every: Count = 5  # steps
     train_seed: Whole = 0
 
@@ -179,6 +178,15 @@ class Config(BaseModel):
         return self.reports_home / ("" if self.run == self.own_run else self.run)
 
 
+RUN_COLUMNS = {  # of `runs.csv`
+    "epochs": "train_epochs", "steps": "train_steps", "batch": "train_batch_size", "rate": "learning_rate",
+    "prompts": "prompt_policy", "dropout": "prompt_dropout", "seed": "train_seed",
+}  # fmt: skip
+OTHERS = (  # fields that shape a run's colours, beside those that `describe_run` always names
+    "resolution", "dataset_seed", "n_train", "lr_scheduler", "lr_warmup_steps", "timestep_bias", "ema_decay",
+    "mixed_precision", "max_tokens", "num_inference_steps", "guidance_scale", "guidance_share",
+    "controlnet_conditioning_scale",
+)  # fmt: skip
 FIELDS = tuple(name for name in Config.model_fields if name != "profile")  # that a run or `-p` may set
 
 PROFILES = {  # by name: what differs from the defaults above
@@ -289,6 +297,21 @@ def configs_to_run(profile: str, **overrides: Any) -> list[Config]:
 def save_config(config: Config, folder: Path) -> None:
     """Writes the configuration that a folder's files were made with to `config.json` in it."""
     write_text(config.model_dump_json(indent=1), folder / "config.json")
+
+
+def describe_run(config: Config) -> dict[str, Any]:
+    """The settings of a run that notebook 03 has finished, from its `config.json`, by the names of `runs.csv`.
+
+    `other` tells what else shapes a run's colours, if it differs from the profile's own run.
+    """
+    config, own = Config.model_validate_json((config.run_dir / "config.json").read_text()), get_config(config.profile)
+    others = {name: value for name, value in config.values(*OTHERS).items() if value != getattr(own, name)}
+    row = {"run": config.run, "base": config.base_model, "start": config.controlnet, "photos": "not trained here"}
+    if not config.controlnet:
+        categories = f" ({', '.join(config.train_categories)})" if config.train_categories else ""
+        row |= {"start": config.initial_controlnet or "the frozen UNet", "photos": config.source + categories}
+        row |= {column: getattr(config, name) for column, name in RUN_COLUMNS.items()}
+    return row | {"other": "; ".join(f"{name} {value}" for name, value in others.items())}
 
 
 def check_config(config: Config, path: Path, names: Iterable[str], notebook: str) -> None:

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from importlib.resources import files
@@ -20,7 +19,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from lib.annotator import GRAY_ALONE, load_annotator
 from lib.cache import explained, hash_of, one_line
-from lib.config import resolve
+from lib.config import Config, resolve
 
 os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # read at the first allocation on a GPU
 torch.backends.cudnn.benchmark = True  # shapes stay the same for hours
@@ -29,25 +28,26 @@ transformers.utils.logging.disable_progress_bar()
 
 TEXT_LAYERS = "text_layers.safetensors"  # in the folder of a base
 PATIENCE = timedelta(hours=12)  # how long processes wait for the one that makes the latents; NCCL's own is 10 minutes
+SHAPE = ("in_channels", "block_out_channels", "cross_attention_dim", "layers_per_block", "down_block_types")
 
 
-def pick_device():
+def pick_device() -> torch.device:
     """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def process_state():
+def process_state() -> PartialState:
     """Accelerate's view of the processes that share the work; the first call in a process gives it its device."""
     return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
 
 
-def has_bf16():
+def has_bf16() -> bool:
     """Whether the hardware computes in bfloat16: a GPU, or a CPU that does more than emulate it."""
     return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
 
 
 def require_precision(mixed_precision: str) -> None:
-    """Refuse a run in bf16 without a CUDA GPU, before it spends hours on a CPU: ValueError."""
+    """Raises a ValueError for bf16 without a CUDA GPU, before hours are spent on a CPU."""
     if mixed_precision == "bf16" and not torch.cuda.is_available():
         raise ValueError(
             "mixed_precision bf16 needs a CUDA GPU, and torch finds none: run make check-gpu to see why, "
@@ -55,32 +55,11 @@ def require_precision(mixed_precision: str) -> None:
         )
 
 
-@contextmanager
-def memory_advice(advice):
-    """Turn a failure to get memory, on a GPU or not, into a ValueError that says what to change."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        if not is_out_of_memory(error):
-            raise
-        raise ValueError(f"this batch does not fit in memory: {advice}") from None
-
-
-def is_out_of_memory(error):
-    """Whether an error says that memory, a GPU's or the machine's, does not suffice."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
-
-
 def load_text_encoder(package: str, max_tokens: int, base_folder: Path | None = None) -> dict:
     """Tokenizer and text encoder from the `model` folder of an installed package (a BERT in transformers' layout).
 
-    The encoder's token vectors take the place of CLIP's in Stable Diffusion. The last layers of a sentence encoder
-    spread a sentence's meaning over all of its tokens, so a base may bring fewer layers of its own.
-
-    Args:
-        package: the installed package.
-        max_tokens: the longest prompt, in tokens.
-        base_folder: replaces the encoder's layers by those in `text_layers.safetensors`, if the folder has such a file.
+    The encoder's token vectors take the place of CLIP's. The last layers of a sentence encoder spread a sentence's
+    meaning over all of its tokens, so a base may bring fewer layers of its own, in `text_layers.safetensors`.
     """
     folder = str(files(package) / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder, model_max_length=max_tokens)
@@ -95,32 +74,26 @@ def load_text_encoder(package: str, max_tokens: int, base_folder: Path | None = 
     return {"tokenizer": tokenizer, "text_encoder": text_encoder}
 
 
-def load_base(config, **loaded):
-    """The frozen text-to-image pipeline of a configuration; if it can't be loaded, a ValueError names mirrors.
+def load_base(config: Config, **loaded) -> DiffusionPipeline:
+    """The frozen text-to-image pipeline of a configuration, of the class that its `model_index.json` names.
 
-    Its class is the one that `model_index.json` names. Parts that are `loaded` already, by name, are taken as they are.
+    Parts that are `loaded` already, by name, are taken as they are. Raises a ValueError that names mirrors if the base
+    can't be loaded.
     """
     local = resolve(config.base_model)
-    source = str(local) if local.is_dir() else config.base_model
     dtype = torch.bfloat16 if config.mixed_precision == "bf16" and has_bf16() else torch.float32
-    parts = load_text_encoder(config.text_encoder, config.max_tokens, local) if config.text_encoder else {}
+    if config.text_encoder:
+        loaded |= load_text_encoder(config.text_encoder, config.max_tokens, local)
+    no_checker = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     try:
-        pipeline = DiffusionPipeline.from_pretrained(
-            source,
-            revision=config.base_revision,
-            dtype=dtype,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-            **parts,
-            **loaded,
-        )
+        source = str(local) if local.is_dir() else config.base_model
+        options = {"revision": config.base_revision, "dtype": dtype}
+        pipeline = DiffusionPipeline.from_pretrained(source, **options, **no_checker, **loaded)
     except (OSError, ValueError) as error:
         remedy = "check base_model and base_revision"
         if config.base_mirrors:
-            names = ", ".join(config.base_mirrors)
             fields = f"-p run {config.run} -p base_revision '' -p base_model"
-            remedy += f"; mirrors to try with {fields}: {names}"
+            remedy += f"; mirrors to try with {fields}: {', '.join(config.base_mirrors)}"
         reason = _root_cause(error)
         raise ValueError(f"base model {config.base_model!r} can't be loaded ({reason}): {remedy}") from None
     for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
@@ -133,17 +106,14 @@ def load_base(config, **loaded):
 
 def _root_cause(error):
     """What went wrong first, in one line: clients wrap a Hub's answer in errors that only point to one another."""
-    chain = [error]
-    while following := chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(following)
-    of_hub = [link for link in chain if isinstance(link, HfHubHTTPError)]
-    root = (of_hub or chain)[0]
-    return f"{type(root).__name__}: {one_line(root)}" if of_hub else one_line(root)
+    while not isinstance(error, HfHubHTTPError) and (cause := error.__cause__ or error.__context__):
+        error = cause
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 @torch.no_grad()
-def encode_prompts(prompts, pipeline):
-    """Token vectors (B, tokens, width) of a list of prompts, padded and cut as the pipeline does it."""
+def encode_prompts(prompts: list[str], pipeline: DiffusionPipeline) -> torch.Tensor:
+    """Token vectors (B, tokens, width) of prompts, padded and cut as the pipeline does it."""
     embeddings, _ = pipeline.encode_prompt(prompts, pipeline.text_encoder.device, 1, False)
     return embeddings
 
@@ -153,24 +123,20 @@ def make_controlnet(
 ) -> ControlNetModel:
     """A ControlNet that starts as a copy of the UNet's encoder; its conditioning image is the size of the photo.
 
-    Args:
-        unet: the base's UNet.
-        vae_scale_factor: how much the autoencoder shrinks a photo; the conditioning image is shrunk as much.
-        conditioning_channels: of the conditioning image.
-        widths: channels of the convolutions that shrink it; as many are used as there are halvings, and one.
+    `widths` are the channels of the convolutions that shrink this image, by as much as the autoencoder shrinks a photo.
     """
-    halvings = int(math.log2(vae_scale_factor))
-    return ControlNetModel.from_unet(
-        unet,
-        conditioning_embedding_out_channels=tuple(widths[: halvings + 1]),
-        conditioning_channels=conditioning_channels,
-    )
+    used = tuple(widths[: int(math.log2(vae_scale_factor)) + 1])
+    options = {"conditioning_embedding_out_channels": used, "conditioning_channels": conditioning_channels}
+    return ControlNetModel.from_unet(unet, **options)
 
 
-def load_controlnet(source, unet, revision=None):
-    """A trained ControlNet from a folder or a Hub id and a commit there; one of another base is a ValueError.
+def load_controlnet(
+    source: str | Path, unet: UNet2DConditionModel, revision: str | None = None, channels: int | None = None
+) -> ControlNetModel:
+    """A trained ControlNet from a folder, or from a Hub id and a commit there; weights come as safetensors only.
 
-    Weights come as safetensors only.
+    Raises:
+        ValueError: if there is none, or it is for another base or for conditioning images of other `channels`.
     """
     folder = resolve(source)
     if not folder.is_dir() and str(source).count("/") != 1:
@@ -178,31 +144,28 @@ def load_controlnet(source, unet, revision=None):
     options = {"revision": revision, "use_safetensors": True, "dtype": torch.float32}
     with explained(f"ControlNet {source} can't be loaded", "train it again with notebook 03"):
         controlnet = ControlNetModel.from_pretrained(str(folder if folder.is_dir() else source), **options)
-    for key in ("in_channels", "block_out_channels", "cross_attention_dim", "layers_per_block", "down_block_types"):
-        ours, bases = json.dumps(controlnet.config[key]), json.dumps(unet.config[key])  # tuples and lists are alike
-        if ours != bases:
-            said = f"{key} {ours}, the base has {bases}"
-            raise ValueError(f"ControlNet {source} is for another base: {said}: train one for this base")
+    wanted = {name: unet.config[name] for name in SHAPE} | ({"conditioning_channels": channels} if channels else {})
+    for name, value in wanted.items():
+        ours, needed = json.dumps(controlnet.config[name]), json.dumps(value)  # tuples and lists are alike
+        if ours != needed:
+            kind = "base" if name in SHAPE else "annotator"
+            raise ValueError(f"ControlNet {source} is for another {kind}: {name} {ours}, not {needed}")
     return controlnet
 
 
-def add_controlnet(base, controlnet):
-    """The colorizing pipeline: the frozen base with a ControlNet and the UniPC sampler.
+def add_controlnet(base: DiffusionPipeline, controlnet: ControlNetModel) -> DiffusionPipeline:
+    """The colorizing pipeline: diffusers' ControlNet pipeline for the base's class, with the UniPC sampler.
 
-    Its class is diffusers' ControlNet pipeline for the base's class. What it predicts, the base's scheduler says. Its
-    `annotator` makes the conditioning images: the base's, or for a ControlNet of three channels the gray photo alone.
-
-    Raises:
-        ValueError: if the ControlNet takes conditioning images that the base's annotator doesn't make.
+    Its `annotator` makes the conditioning images: the base's, or for a ControlNet of three channels the gray photo
+    alone. Raises a ValueError if the ControlNet takes conditioning images that the base's annotator doesn't make.
     """
     annotator, channels = getattr(base, "annotator", GRAY_ALONE), controlnet.config.conditioning_channels
-    if channels != annotator.channels:
-        if channels != GRAY_ALONE.channels:
-            made = f"the annotator makes {annotator.channels}"
-            raise ValueError(f"this ControlNet takes {channels} conditioning channels, {made}: set -p annotator")
+    if channels == GRAY_ALONE.channels != annotator.channels:
         annotator = GRAY_ALONE
+    if channels != annotator.channels:
+        made = f"the annotator makes {annotator.channels}"
+        raise ValueError(f"this ControlNet takes {channels} conditioning channels, {made}: set -p annotator")
     controlnet = controlnet.to(base.device, base.unet.dtype).eval()
-    embed_once(controlnet.controlnet_cond_embedding)
     sampler = UniPCMultistepScheduler.from_config(base.scheduler.config)
     with_controlnet = getattr(diffusers, type(base).__name__.replace("Pipeline", "ControlNetPipeline"))
     parts = {"controlnet": controlnet, "scheduler": sampler}
@@ -213,7 +176,7 @@ def add_controlnet(base, controlnet):
     return pipeline
 
 
-def load_pipeline(config):
+def load_pipeline(config: Config) -> DiffusionPipeline:
     """The colorizing pipeline of a profile's run, in the memory layout and compiled as it says."""
     base = load_base(config)
     controlnet = load_controlnet(config.controlnet_source, base.unet, config.controlnet_revision)
@@ -222,63 +185,32 @@ def load_pipeline(config):
     return pipeline
 
 
-def speed_up(networks, config, *not_compiled):
-    """Compile networks and put them in channels_last, as the configuration says.
+def speed_up(networks, config: Config, *not_compiled) -> None:
+    """Compiles networks and puts them in channels_last, as the configuration says.
 
-    If compiling is asked for and fails, channels_last is left out too: without compiled norms it is slower.
+    If no compiler works, that is said and channels_last is left out too: without compiled norms it is slower.
     """
-    compiled = compile_networks(networks) if config.torch_compile else True
-    if config.channels_last and compiled:
+    if config.torch_compile:
+        try:
+            torch.compile(torch.nn.SiLU())(torch.ones(2, device=pick_device()))
+        except Exception as error:  # of torch, Triton or the C++ compiler
+            print(f"torch.compile does not work here ({_root_cause(error)}): going on without it")
+            return
+        torch._dynamo.config.suppress_errors = True  # what can't be compiled runs as it is, with a warning
+        for network in networks:
+            network.compile()
+    if config.channels_last:
         for network in (*networks, *not_compiled):
             network.to(memory_format=torch.channels_last)
 
 
-def compile_networks(networks) -> bool:
-    """Compile networks with torch.compile; if no compiler works, say so and return False."""
-    try:
-        torch.compile(torch.nn.SiLU())(torch.ones(2, device=pick_device()))
-    except Exception as error:  # of torch, Triton or the C++ compiler
-        print(f"torch.compile does not work here ({_root_cause(error)}): going on without it")
-        return False
-    torch._dynamo.config.suppress_errors = True  # what can't be compiled runs as it is, with a warning
-    for network in networks:
-        network.compile()
-    return True
-
-
-def embed_once(embedding):
-    """Compute a ControlNet's embedding of its picture once, not at every step: each step gives it the same tensor."""
-    forward, last = embedding.forward, {"conditioning": None}
-
-    def embed(conditioning):
-        if last["conditioning"] is not conditioning:
-            last.update(conditioning=conditioning, output=forward(conditioning))
-        return last["output"]
-
-    embedding.forward = torch.compiler.disable(embed)  # compiled, it would be compiled for every picture
-
-
-def hash_of_weights(model):
+def hash_of_weights(model: torch.nn.Module) -> str:
     """A short text that changes with any of a model's weights."""
     return hash_of(value.float().cpu().contiguous().numpy() for value in model.state_dict().values())
 
 
-def describe(base):
-    """What a reader should know of a base model, by name."""
-    parts = ("unet", "vae", "text_encoder")
-    return {
-        **{f"{name} (M parameters)": f"{getattr(base, name).num_parameters() / 1e6:.1f}" for name in parts},
-        "prediction type": base.scheduler.config.prediction_type,
-        "text width": base.unet.config.cross_attention_dim,
-        "longest prompt (tokens)": base.tokenizer.model_max_length,
-        "autoencoder shrinks by": base.vae_scale_factor,
-        "latent channels": base.vae.config.latent_channels,
-        "native size (px)": base.unet.config.sample_size * base.vae_scale_factor,
-    }
-
-
 @torch.no_grad()
-def autoencoder_round_trip(base, images, batch_size=16):
+def autoencoder_round_trip(base: DiffusionPipeline, images: list, batch_size: int = 16) -> list:
     """PIL pictures through encoder (posterior mean) and decoder: float sRGB arrays (H, W, 3) in [0, 1]."""
     vae, outputs = base.vae, []
     for start in range(0, len(images), batch_size):

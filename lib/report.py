@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lib import ROOT, figures, stats
 from lib.cache import write_table, write_text
-from lib.config import RUNS, Config, get_config
+from lib.config import RUNS, Config, describe_run, get_config
 from lib.models import require_precision
 from lib.photo import judging
 from lib.sampling import with_chosen_sampling
@@ -204,17 +204,18 @@ def main_effects(effects: pd.DataFrame) -> pd.DataFrame:
     return rows.loc[[pair for pair in MAIN_CONTRASTS if pair in rows.index]]
 
 
-def measure_run(settings: dict, metrics: pd.DataFrame) -> dict:
+def measure_run(config: Config, metrics: pd.DataFrame) -> dict:
     """Returns the row of a run in `runs.csv`.
 
     CIEDE2000 under two prompts, and its differences, have 95 % intervals over photos (`_low`, `_high`). `gray` is the
     error of the photos left gray. `chroma_ratio` is that of the detailed prompt.
 
     Args:
-        settings: the run's row of `run.csv`.
+        config: of the run.
         metrics: `metrics.csv` of the run.
     """
-    row, subjects = {name: settings.get(name, "") for name in ("run", *RUN_SETTINGS)}, stats.subjects_of(metrics)
+    settings, subjects = describe_run(config), stats.subjects_of(metrics)
+    row = {name: settings.get(name, "") for name in ("run", *RUN_SETTINGS)}
     row |= {"n": len(subjects), "gray": stats.by_photo(metrics, METRIC, "gray").mean()}
     errors = {name: stats.by_photo(metrics, METRIC, name) for name in ("vague", "detailed")}
     errors |= {label(*pair): stats.differences(metrics, METRIC, *pair) for pair in RUN_CONTRASTS}

@@ -1,28 +1,30 @@
 """Sampling a colorizing pipeline, in batches that fit in memory, and the choice of its steps and guidance."""
 
-import json
 import math
 import zlib
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate.utils.memory import clear_device_cache
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from tqdm import tqdm
 
 from lib.annotator import GRAY_ALONE
-from lib.cache import hash_of, progress, write_table, write_text
+from lib.cache import cached, hash_of, is_current, progress, write_table
 from lib.color import restore_lightness, srgb_to_lab, to_float
 from lib.config import Config, resolve
-from lib.models import is_out_of_memory, load_pipeline, process_state
+from lib.models import load_pipeline, process_state
 from lib.prompts import COMPARED, prompts_under
 
-DOUBLED = ("prompt_embeds", "image", "add_text_embeds", "add_time_ids")  # what a pipeline holds twice under guidance
+VERSION = 1  # of the rule that chooses steps and guidance
 DATA_FIELDS = ("source", "photos", "test_source")
-BASE_FIELDS = ("base_model", "base_revision", "text_encoder", "max_tokens")
-CONTROLNET_FIELDS = ("controlnet", "controlnet_revision", "controlnet_conditioning_scale")
-MODEL_FIELDS = (*BASE_FIELDS, *CONTROLNET_FIELDS, "annotator", "mixed_precision", "resolution")
+MODEL_FIELDS = (
+    *("base_model", "base_revision", "text_encoder", "max_tokens"),
+    *("controlnet", "controlnet_revision", "controlnet_conditioning_scale"),
+    *("annotator", "mixed_precision", "resolution"),
+)
 N_VALIDATION, CHROMA_RATIO = 24, (0.8, 1.3)  # photos that sampling is chosen on, and how colourful it must be
 
 
@@ -32,15 +34,7 @@ def seed_of(image_id: str, seed: int) -> int:
 
 
 def sample(pipeline, gray_images, prompts, seeds, config: Config) -> list[np.ndarray]:
-    """Returns the pipeline's pictures, float sRGB (H, W, 3), one for each (gray PIL image, prompt, seed).
-
-    Every picture has its own generator, so that its batch changes no more than the last digits.
-
-    Args:
-        pipeline: of `lib.models.load_pipeline`.
-        gray_images, prompts, seeds: lists of one length.
-        config: steps, guidance and batch size.
-    """
+    """Returns the pipeline's pictures, float sRGB (H, W, 3), one for each (gray PIL image, prompt, seed)."""
     jobs, outputs = list(zip(gray_images, prompts, seeds, strict=True)), []
     few = len(jobs) <= config.sample_batch_size
     with progress(desc="colorizing", total=len(jobs), unit="picture", leave=False, disable=few) as bar:
@@ -56,12 +50,12 @@ def guided_steps(config: Config) -> int:
     return steps if config.guidance_scale > 1 else 0
 
 
-def sample_batches(pipeline, jobs, image_of, config: Config, full: int = 0):
+def sample_batches(pipeline, jobs, image_of: Callable, config: Config, full: int = 0):
     """Yields (slice of the jobs, their pictures) batch by batch; a job (image, prompt, seed) shows `image_of(image)`.
 
-    A batch that does not fit in memory is halved, and so are those after it, in later calls with the pipeline too.
-    Batches of fewer than `full` jobs, or than the batch size, are filled up with their last job: a picture's last
-    digits depend on how many others it is sampled with, but not on which.
+    A batch that doesn't fit in memory is halved, and so are those after it, in later calls with the pipeline too.
+    Batches of fewer than `full` jobs are filled up with their last job: a picture's last digits depend on how many
+    others it is sampled with, but not on which.
 
     Raises:
         ValueError: if not even one picture fits in memory.
@@ -72,8 +66,8 @@ def sample_batches(pipeline, jobs, image_of, config: Config, full: int = 0):
         filled = batch + batch[-1:] * (min(full, size) - len(batch))
         try:
             pictures = sample_batch(pipeline, filled, image_of, config)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
                 raise
             if len(filled) == 1:
                 raise ValueError("not even one picture fits in memory: lower resolution, or free some") from None
@@ -87,7 +81,7 @@ def sample_batches(pipeline, jobs, image_of, config: Config, full: int = 0):
             start += len(batch)
 
 
-def sample_batch(pipeline, jobs, image_of, config: Config) -> np.ndarray:
+def sample_batch(pipeline, jobs, image_of: Callable, config: Config) -> np.ndarray:
     """Returns float sRGB pictures (B, H, W, 3) of jobs (image, prompt, seed), in one call of the pipeline."""
     images, prompts, seeds = zip(*jobs, strict=True)
     annotator = getattr(pipeline, "annotator", GRAY_ALONE)  # not all pipelines are made by `lib.models`
@@ -100,8 +94,8 @@ def sample_batch(pipeline, jobs, image_of, config: Config) -> np.ndarray:
         return {name: tensor.chunk(2)[1].clone() for name, tensor in tensors.items()}  # a view would be compiled again
 
     if 0 < guided < config.num_inference_steps:  # from then on, one pass a step instead of two
-        doubled = [name for name in DOUBLED if name in pipeline._callback_tensor_inputs]
-        options = {"callback_on_step_end": end_guidance, "callback_on_step_end_tensor_inputs": doubled}
+        options["callback_on_step_end"] = end_guidance
+        options["callback_on_step_end_tensor_inputs"] = ["prompt_embeds", "image"]  # held twice under guidance
     return pipeline(
         prompt=list(prompts),
         image=annotator([image_of(image) for image in images], prompts),
@@ -114,48 +108,55 @@ def sample_batch(pipeline, jobs, image_of, config: Config) -> np.ndarray:
     ).images
 
 
-def choose_sampling(config: Config) -> None:
-    """Tries `steps_to_try` x `guidance_to_try` on validation photos and keeps the best, once for a ControlNet and grid.
+def grid(config: Config) -> list[tuple[int, float]]:
+    """Returns the (steps, guidance scale) to try; none if there is no choice."""
+    tried = list(product(config.steps_to_try, config.guidance_to_try))
+    return tried if len(tried) > 1 else []
 
-    Writes `sampling.csv`, a row a trial, and `sampling.json`, the choice, to the run's folder; nothing if there is
-    nothing to try. Under accelerate's launchers the main process does it, and the others wait.
+
+def choose_sampling(config: Config) -> None:
+    """Tries the `grid` on validation photos, once for a ControlNet; writes `sampling/tried.csv` to the run's folder.
+
+    Under accelerate's launchers the main process does it, and the others wait.
     """
     from lib.dataset import load_dataset_dict, pick_across_categories  # slow to import, and colorizing needs none
 
+    def make(folder):
+        rows = pick_across_categories(load_dataset_dict(config.for_test_photos)["validation"], N_VALIDATION)
+        gray, seeds = list(rows["conditioning_image"]), [seed_of(name, 0) for name in rows["image_id"]]
+        pipeline = load_pipeline(config)
+
+        def colorize(condition, **sampling):
+            outputs = sample(pipeline, gray, prompts_under(condition, rows), seeds, config.replace(**sampling))
+            return [srgb_to_lab(picture) for picture in map(restore_lightness, gray, outputs)]
+
+        truths = [srgb_to_lab(to_float(image)) for image in rows["image"]]
+        write_table(try_sampling(colorize, truths, grid(config), rows["subject"]), folder / "tried.csv")
+
     state = process_state()
-    if state.is_main_process and grid(config) and not _read_choice(config):
-        validation = load_dataset_dict(config.for_test_photos)["validation"]
-        table = try_sampling(load_pipeline(config), pick_across_categories(validation, N_VALIDATION), config)
-        best = pick_sampling(table)
-        fields = {"num_inference_steps": int(best["steps"]), "guidance_scale": float(best["guidance"])}
-        write_table(table, config.run_dir / "sampling.csv")
-        choice = json.dumps({"made_from": _made_from(config), "fields": fields})
-        write_text(choice, config.run_dir / "sampling.json")
+    if state.is_main_process and grid(config):
+        cached(config.run_dir / "sampling", _key_of_choice(config), make)
     state.wait_for_everyone()
 
 
-def try_sampling(pipeline, rows, config: Config) -> pd.DataFrame:
-    """Returns a row for each number of steps and guidance scale: CIEDE2000 of data-set rows with seed 0.
+def try_sampling(colorize: Callable, truths: list, trials: list[tuple[int, float]], subjects=None) -> pd.DataFrame:
+    """Returns a row a trial, (steps, guidance scale): CIEDE2000 under the compared prompts, and the chroma ratio.
 
-    `vague`, `detailed`: means by prompt; `over_vague`, `over_gray`: detailed less vague, and less the photos left gray,
-    with 95 % intervals (`_low`, `_high`); `chroma_ratio`: mean chroma under the detailed prompt over the photos' own.
+    `over_vague`, `over_gray`: detailed less vague, and less the photos left gray, with 95 % intervals over subjects.
+    `colorize(condition, num_inference_steps=..., guidance_scale=...)` returns pictures, in CIELAB as the `truths` are.
     """
-    from lib.metrics import chroma, ciede2000  # slow to import, as above
+    from lib.metrics import chroma, ciede2000  # slow to import, and colorizing needs none
     from lib.stats import interval, named_ends
 
-    truths, table = [srgb_to_lab(to_float(image)) for image in rows["image"]], []
-    errors = {"gray": np.array(ciede2000([truth * [1, 0, 0] for truth in truths], truths))}
-    gray, seeds = list(rows["conditioning_image"]), [seed_of(name, 0) for name in rows["image_id"]]
-    for steps, scale in grid(config):
-        tried = config.replace(num_inference_steps=steps, guidance_scale=scale)
+    table, errors = [], {"gray": np.array(ciede2000([truth * (1, 0, 0) for truth in truths], truths))}
+    for steps, scale in progress(trials, desc="steps and guidance"):
         for condition in COMPARED:  # the detailed one last
-            outputs = sample(pipeline, gray, prompts_under(condition, rows), seeds, tried)
-            labs = [srgb_to_lab(picture) for picture in map(restore_lightness, gray, outputs)]
+            labs = colorize(condition, num_inference_steps=steps, guidance_scale=scale)
             errors[condition] = np.array(ciede2000(labs, truths))
-        row = {"steps": steps, "guidance": scale, "photos": len(rows)}
+        row = {"steps": steps, "guidance": scale, "photos": len(truths)}
         row |= {condition: errors[condition].mean() for condition in COMPARED}
         for other in ("vague", "gray"):
-            row |= named_ends(f"over_{other}", interval(errors["detailed"] - errors[other], rows["subject"]))
+            row |= named_ends(f"over_{other}", interval(errors["detailed"] - errors[other], subjects))
         ratio = np.mean([chroma(lab) for lab in labs]) / np.mean([chroma(truth) for truth in truths])
         table.append(row | {"chroma_ratio": ratio})
     return pd.DataFrame(table).round(3)
@@ -173,24 +174,18 @@ def pick_sampling(table: pd.DataFrame) -> pd.Series:
     return table.loc[nearest.sort_values(["error", "steps", "guidance"]).index[0]]
 
 
-def with_chosen_sampling(config: Config) -> Config:
-    """Returns the configuration with the steps and guidance that `choose_sampling` chose; itself if there is no choice.
+def read_tried(config: Config) -> pd.DataFrame | None:
+    """Returns the table of `try_sampling` that has the run's steps and guidance; None if they were given.
 
     Raises:
-        ValueError: if none were chosen for this ControlNet and grid.
+        ValueError: if there is a choice, and it was not made for this ControlNet and grid.
     """
-    choice = _read_choice(config) if grid(config) else {}
-    if choice is None:
-        where = config.run_dir
-        raise ValueError(f"no steps and guidance chosen in {where}: run notebook 04_colorize_photos first")
-    return config.replace(**choice)
-
-
-def read_tried(config: Config) -> pd.DataFrame | None:
-    """Returns the table of `try_sampling` that has the run's steps and guidance; None if there is none."""
     if grid(config):
-        path = config.run_dir / "sampling.csv"
-        return pd.read_csv(path) if path.is_file() else None
+        folder = config.run_dir / "sampling"
+        if not is_current(folder, _key_of_choice(config)):
+            where = config.run_dir
+            raise ValueError(f"no steps and guidance chosen in {where}: run notebook 04_colorize_photos first")
+        return pd.read_csv(folder / "tried.csv")
     if not config.sampling_tried:
         return None
     tried = pd.read_csv(resolve(config.sampling_tried))
@@ -198,23 +193,19 @@ def read_tried(config: Config) -> pd.DataFrame | None:
     return tried if used.any() else None
 
 
+def with_chosen_sampling(config: Config) -> Config:
+    """Returns the configuration with the steps and guidance that were chosen; itself if there is no choice."""
+    if not grid(config):
+        return config
+    best = pick_sampling(read_tried(config))
+    return config.replace(num_inference_steps=int(best["steps"]), guidance_scale=float(best["guidance"]))
+
+
 def hash_of_controlnet(config: Config) -> str:
     """Returns a text that changes with the files of the run's ControlNet; the same text for all that are on the Hub."""
     return hash_of(sorted(resolve(config.controlnet_source).glob("*.safetensors")))
 
 
-def grid(config: Config) -> list[tuple[int, float]]:
-    """Returns the (steps, guidance scale) to try; none if there is no choice."""
-    tried = list(product(config.steps_to_try, config.guidance_to_try))
-    return tried if len(tried) > 1 else []
-
-
-def _made_from(config):
+def _key_of_choice(config):
     fields = config.values(*DATA_FIELDS, "guidance_share", *MODEL_FIELDS)
-    return hash_of([fields, grid(config), hash_of_controlnet(config)])
-
-
-def _read_choice(config):
-    path = config.run_dir / "sampling.json"
-    choice = json.loads(path.read_text()) if path.exists() else {}
-    return choice["fields"] if choice.get("made_from") == _made_from(config) else None
+    return fields | {"version": VERSION, "grid": grid(config), "weights": hash_of_controlnet(config)}

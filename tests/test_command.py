@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 
 from lib import ROOT
 from lib.color import luminance, to_float
-from lib.config import get_config
+from lib.config import get_config, save_config
 from lib.photo import Colorizer, command
 from lib.photo.formats import MAX_MEGAPIXELS
 from tests.conftest import read_made
@@ -331,7 +331,7 @@ def test_a_runs_controlnet_brings_its_base(tmp_path, monkeypatch):
     own, study_1 = get_config("l4"), get_config("l4", run="study_1")
     for run, base, revision in (("study_1", study_1.base_model, study_1.base_revision),
                                 ("mine", own.base_model, own.base_revision), ("mine", "me/base", None)):  # fmt: skip
-        (tmp_path / "run.csv").write_text(f"run,base,start\n{run},{base},the frozen UNet\n")
+        save_config(get_config("l4", run=run, base_model=base, base_revision=revision), tmp_path)
         model = Colorizer("l4", tmp_path / "controlnet").config
         assert (model.base_model, model.base_revision) == (base, revision)
         assert model.controlnet == str(tmp_path / "controlnet")

@@ -9,15 +9,16 @@ import pandas as pd
 from test_sources import served  # noqa: F401  (a fixture)
 
 from lib import ROOT
-from lib.config import get_config
+from lib.config import describe_run, get_config, save_config
 from lib.l4 import sources
-from lib.training import other_settings
 from tests.rehearsal import photos
 
 
-def test_settings_that_differ_from_the_profile_s_own_run_are_told():
-    assert other_settings(get_config("pocket")) == ""
-    assert other_settings(get_config("pocket", guidance_scale=3, run="mine")) == "guidance_scale 3.0"
+def test_settings_that_differ_from_the_profile_s_own_run_are_told(tmp_path):
+    for fields, other in (({}, ""), ({"guidance_scale": 3, "run": "mine"}, "guidance_scale 3.0")):
+        config = get_config("pocket", build=str(tmp_path), **fields)
+        save_config(config, config.run_dir)
+        assert describe_run(config)["other"] == other
 
 
 def test_the_l4_runs_from_coco_and_flowers_to_their_comparison(served, tmp_path):  # noqa: F811

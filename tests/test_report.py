@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from lib import ROOT, report, stats
-from lib.config import get_config
+from lib.config import get_config, save_config
 from lib.metrics import COLUMNS, METRICS
 from lib.stats import METRIC
 
@@ -125,9 +125,6 @@ def test_a_notebook_begins_only_where_it_can_run(monkeypatch):
         report.begin("l4", "never", {"mixed_precision": "no"})
 
 
-SETTINGS = {"run": "study_1", "base": "narrow", "photos": "flowers", "epochs": 10.0, "rate": 1e-5, "prompts": "generic"}
-
-
 def metrics_of_run(gain, gray=12.0, photos="abcdefghij"):
     """Metrics of a run whose error under the detailed prompt is below the vague one's by `gain`, more for each photo."""
     rows = []
@@ -143,8 +140,9 @@ def metrics_of_run(gain, gray=12.0, photos="abcdefghij"):
 
 def test_each_run_writes_its_own_row_and_keeps_the_others(tmp_path):
     def update(run, *options):
-        row = report.measure_run(SETTINGS | {"run": run}, metrics_of_run(*options))
-        return report.update_runs(get_config("pocket", run=run, reports=str(tmp_path)), row)
+        config = get_config("pocket", run=run, build=str(tmp_path), reports=str(tmp_path), learning_rate=1e-5)
+        save_config(config, config.run_dir)
+        return report.update_runs(config, report.measure_run(config, metrics_of_run(*options)))
 
     for run in ("mine", "study_3", "1", "study_1"):
         table = update(run, 1.0)
@@ -160,7 +158,10 @@ def test_each_run_writes_its_own_row_and_keeps_the_others(tmp_path):
     page = (tmp_path / "pocket/runs.md").read_text()
     assert "(left gray: 12.1" in page
     cells = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()]
-    assert any(line[1:7] == ["study_1", "narrow", "flowers", "10.0", "1e-05", "generic"] for line in cells)
+    assert any(
+        line[1:7] == ["study_1", "lib/pocket_model/narrow", "folder (animals)", "80.0", "1e-05", "generic"]
+        for line in cells
+    )
     assert list(update("study_3", 2.0, 12.0, "abc")["run"]) == ["study_3"]  # on other photos: beside no other run,
     assert list(update("study_1", 1.0)["run"]) == ["study_1", "1", "mine"]  # and whose rows stay
     assert len(pd.read_csv(tmp_path / "pocket/runs.csv")) == 4

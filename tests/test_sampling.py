@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lib import dataset, sampling
-from lib.color import luminance, restore_lightness, srgb_to_lab, to_float
+from lib.color import restore_lightness, srgb_to_lab, to_float
 
 
 def test_a_picture_does_not_depend_on_its_batch(pipeline, triples, config):
@@ -25,13 +25,6 @@ def test_photos_get_different_noise_and_prompts_the_same():
     assert sampling.seed_of("a", 0) != sampling.seed_of("b", 0)
     assert sampling.seed_of("a", 0) != sampling.seed_of("a", 1)
     assert sampling.seed_of("a", 1) == sampling.seed_of("a", 1)
-
-
-def test_an_output_gets_the_lightness_of_its_photo(triples):
-    outputs = np.random.default_rng(0).uniform(0, 1, (2, 32, 32, 3)).astype(np.float32)
-    for gray, output in zip(triples["test"]["conditioning_image"][:2], outputs, strict=True):
-        restored = restore_lightness(gray, output)
-        assert np.abs(luminance(restored) - luminance(to_float(gray))).max() < 0.25
 
 
 def test_guidance_on_a_share_of_the_steps(pipeline, triples, config):
@@ -58,7 +51,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_that_is_said_once(config, capsy
     def pipeline(image, **_):
         sizes.append(len(image))
         if len(image) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
         return SimpleNamespace(images=np.stack(image))
 
     pipeline.annotator, settings = lambda images, prompts: list(images), config.replace(sample_batch_size=6)

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
 from base64 import b64decode, b64encode
@@ -13,6 +14,7 @@ from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryFile
+from types import SimpleNamespace
 
 import nbformat
 import papermill
@@ -24,7 +26,7 @@ from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 
 from lib import ROOT, cache
-from lib.cache import exit_with_one_line, explained, one_line, write_text
+from lib.cache import exit_with_one_line, explained, one_line
 from lib.config import FIELDS, Config, add_field_option, configs_to_run, get_config, require_known
 from lib.l4 import hub, set_metrics
 from lib.models import require_precision
@@ -33,6 +35,10 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 PUBLISHED = "reports"  # where reports go that git tracks
 FIGURES_BYTES = 1.5e6  # of a published notebook
 ENCODINGS = (("png", {}), ("jpeg", {"quality": 85}), ("jpeg", {"quality": 60}), ("jpeg", {"quality": 30}))
+PROGRESS = {  # of tqdm in kernels: a plain line a minute of what takes longer than a minute
+    "TQDM_BAR_FORMAT": "{desc}: {n_fmt} of {total_fmt}, {rate_fmt}{postfix}, {remaining} left",
+    **{"TQDM_DELAY": "60", "TQDM_MININTERVAL": "60", "TQDM_MINITERS": "1"},
+}
 stopping = threading.Event()  # set by SIGTERM
 
 
@@ -52,7 +58,7 @@ def split_parameters(profile: str, given: dict[str, str], notebooks: list[Path])
         ValueError: if a name is neither a parameter of a notebook nor a field, or a value has the wrong type.
     """
     inspected = {path: papermill.inspect_notebook(str(path)) for path in notebooks}
-    kinds = {name: facts["inferred_type_name"] for found in inspected.values() for name, facts in found.items()}
+    kinds = {name: info["inferred_type_name"] for parameters in inspected.values() for name, info in parameters.items()}
     kinds = {name: kind for name, kind in kinds.items() if name not in ("profile_name", "overrides", "run")}
     require_known("parameter", given, (*kinds, *FIELDS))
     values = {name: text for name, text in given.items() if name in kinds}
@@ -64,7 +70,7 @@ def split_parameters(profile: str, given: dict[str, str], notebooks: list[Path])
                 raise ValueError(f"parameter {name!r} takes {kinds[name]}, not {text!r}")
     fields = {name: text for name, text in given.items() if name not in kinds}
     overrides = get_config(profile, **fields).model_dump(mode="json", include=set(fields))
-    return {path: {n: v for n, v in values.items() if n in inspected[path]} for path in notebooks}, overrides
+    return {path: {name: values[name] for name in values if name in inspected[path]} for path in notebooks}, overrides
 
 
 @contextmanager
@@ -74,8 +80,7 @@ def locked(config: Config):
     with explained("can't write", "free it, or pass -p reports FOLDER or -p build FOLDER", OSError):
         for folder in (path.parent, home.parent):
             folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=home if home.exists() else home.parent):
-            pass  # better refused now than after hours
+        TemporaryFile(dir=home if home.exists() else home.parent).close()  # better refused now than after hours
     try:
         with FileLock(path, blocking=False):
             yield
@@ -85,13 +90,20 @@ def locked(config: Config):
 
 def run_notebook(path: Path, output: Path, parameters: dict) -> None:
     """Executes one notebook; the executed copy stays at `output`. Raises a RuntimeError of one line if a cell fails."""
-    started, options = time.time(), {"cwd": str(path.parent), "kernel_name": "python3", "progress_bar": False}
+
+    def print_lines(text):
+        for line in filter(None, map(str.strip, text.splitlines())):
+            print(f"{path.stem} {datetime.now():%H:%M:%S} {line}")
+
+    options = {"cwd": str(path.parent), "kernel_name": "python3", "progress_bar": False}
+    options["stderr_file"] = SimpleNamespace(write=print_lines, flush=sys.stdout.flush)
     options["extra_arguments"] = ["--IPKernelApp.log_level=50"]  # no word of its sockets and of what interrupts it
     os.environ.pop("MPLBACKEND", None)  # with another backend than its own, a kernel shows no charts
+    os.environ.update(PROGRESS)
+    started = time.time()
     print(f"{path.stem} started {datetime.now():%H:%M:%S}", flush=True)
     try:
-        with cache.relayed_progress(output.with_suffix(".log"), path.stem):
-            papermill.execute_notebook(str(path), str(output), parameters, **options)
+        papermill.execute_notebook(str(path), str(output), parameters, **options)
     except DeadKernelError:
         raise RuntimeError(f"{path.stem}: its kernel was stopped, or had too little memory: run it again") from None
     except PapermillExecutionError as error:
@@ -103,12 +115,14 @@ def run_notebook(path: Path, output: Path, parameters: dict) -> None:
 
 
 def publish_notebook(source: Path, target: Path) -> None:
-    """Writes an executed notebook without paths of this machine, its figures in at most `FIGURES_BYTES`."""
+    """Writes an executed notebook without progress and this machine's paths; figures take at most `FIGURES_BYTES`."""
     notebook = nbformat.read(source, 4)
     for key in ("papermill", "widgets"):
         notebook.metadata.pop(key, None)
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    figures = [output.data for output in outputs if "image/png" in output.get("data", {})]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell in code:
+        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    figures = [output.data for cell in code for output in cell.outputs if "image/png" in output.get("data", {})]
     pictures = [Image.open(BytesIO(b64decode(data["image/png"]))).convert("RGB") for data in figures]
     for kind, options in ENCODINGS:  # from the best to the smallest
         if sum(len(data.get("image/png") or data["image/jpeg"]) for data in figures) * 3 / 4 <= FIGURES_BYTES:
@@ -117,28 +131,27 @@ def publish_notebook(source: Path, target: Path) -> None:
             (picture.quantize() if kind == "png" else picture).save(file := BytesIO(), kind, optimize=True, **options)
             data.pop("image/png", None)
             data[f"image/{kind}"] = b64encode(file.getvalue()).decode()
-    write_text(nbformat.writes(notebook).replace(f"{ROOT}/", "").replace(str(ROOT), "."), target)
+    cache.write_text(nbformat.writes(notebook).replace(f"{ROOT}/", "").replace(str(ROOT), "."), target)
 
 
 def run_notebooks(config: Config, notebooks: list[Path], parameters: dict, overrides: dict) -> None:
     """The notebooks of one run; what they wrote goes to the reports when all have passed, and is kept until then."""
-    home, unfinished, passed = config.reports_home, config.run_dir / "unfinished_reports", 0
+    home, unfinished, folder = config.reports_home, config.run_dir / "unfinished_reports", config.run_dir / "notebooks"
     if notebooks == NOTEBOOKS:
         shutil.rmtree(unfinished, ignore_errors=True)  # what a failed notebook wrote; the others write again
-    draft, folder = unfinished / home.name, config.run_dir / "notebooks"
+    draft = unfinished / home.name
     folder.mkdir(parents=True, exist_ok=True)
     cache.copy_newer(home, draft)
     shared = {"profile_name": config.profile, "overrides": overrides | {"run": config.run, "reports": str(unfinished)}}
-    try:
-        for path in notebooks:
+    for number, path in enumerate(notebooks):
+        try:
             run_notebook(path, folder / path.name, {**shared, **parameters[path]})
-            if config.run == config.own_run:
-                publish_notebook(folder / path.name, draft / "notebooks" / path.name)
-            passed += 1
-    except RuntimeError:
-        rest = " ".join(path.stem[:2] for path in notebooks[passed:])
-        print(f"what passed is kept; to go on from here: -p run {config.run} --only {rest}", flush=True)
-        raise
+        except RuntimeError:
+            rest = " ".join(path.stem[:2] for path in notebooks[number:])
+            print(f"what passed is kept; to go on from here: -p run {config.run} --only {rest}", flush=True)
+            raise
+        if config.run == config.own_run:
+            publish_notebook(folder / path.name, draft / "notebooks" / path.name)
     cache.copy_newer(draft, home)
     shutil.rmtree(unfinished)
     if config.reports == PUBLISHED:  # notebooks in JupyterLab read elsewhere, and can go on from there
@@ -166,12 +179,11 @@ def run(arguments: list[str] | None = None) -> None:
         set_metrics.require_packages(config)
     if plan := hub.describe_plan(configs[0]):
         print(plan, flush=True)
-    own = {path.name: values for path, values in parameters.items() if values}
     with locked(configs[0]):
         for config in configs:
             folder, several = config.run_dir / "notebooks", len(configs) > 1
-            key = {"config": config.model_dump(mode="json", exclude={"runs"}), "parameters": own}
-            key["notebooks"] = cache.hash_of(NOTEBOOKS)
+            key = {"config": config.model_dump(mode="json", exclude={"runs"}), "notebooks": cache.hash_of(NOTEBOOKS)}
+            key["parameters"] = {path.name: values for path, values in parameters.items() if values}
             finished = cache.is_current(folder, key)
             if several and finished and not options.only:
                 print(f"run {config.run}: finished with these settings; again: -p run {config.run}", flush=True)

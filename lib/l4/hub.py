@@ -12,7 +12,7 @@ from huggingface_hub import DatasetCard, HfApi, ModelCard, ModelCardData, create
 
 from lib import ROOT
 from lib.cache import one_line
-from lib.config import Config, get_config
+from lib.config import Config, describe_run, get_config
 from lib.dataset import draw_prompts
 from lib.report import markdown_table
 
@@ -68,7 +68,7 @@ def model_card(config: Config, repo: str, summary: pd.DataFrame, n: int) -> Mode
     tags = {"library_name": "diffusers", "pipeline_tag": "image-to-image", "tags": ["controlnet", "colorization"]}
     licence = next((name for base, name in LICENCES.items() if base in config.base_model), "apache-2.0")
     values = {"repo": repo, "photos": n, "resolution": config.resolution, "revision": config.base_revision or "main"}
-    values["run"] = markdown_table(pd.read_csv(config.run_dir / "run.csv"))
+    values["run"] = markdown_table(pd.DataFrame([describe_run(config)]))
     values["scores"] = markdown_table(summary.query("restored")[SCORES])
     data = ModelCardData(license=licence, base_model=config.base_model, **tags)
     return ModelCard.from_template(data, str(Path(__file__).with_name("model_card.md")), **values)

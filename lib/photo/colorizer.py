@@ -1,6 +1,6 @@
 """`Colorizer`: a photo of any size in colour, by a network that sees a reduced copy of it."""
 
-import csv
+import json
 import operator
 from contextlib import suppress
 from functools import cached_property
@@ -30,8 +30,8 @@ class Colorizer:
 
     Args:
         profile: "pocket" (CPU), "l4" (GPU), or a `Config`, whose run's ControlNet is then taken.
-        controlnet: a folder or Hub id of another ControlNet, e.g. "build/l4/study_1/controlnet". If `run.csv` beside
-            its folder names another base, that base is loaded.
+        controlnet: a folder or Hub id of another ControlNet, e.g. "build/l4/study_1/controlnet". If `config.json`
+            beside its folder names another base, that base is loaded.
         fields: other fields of the configuration, e.g. num_inference_steps=5, base_model="FOLDER_OR_HUB_ID".
 
     Raises:
@@ -40,12 +40,10 @@ class Colorizer:
 
     def __init__(self, profile: str | Config = "pocket", controlnet: str | Path | None = None, **fields):
         if isinstance(profile, str):
-            run = Path(controlnet or "").parent / "run.csv"
-            if controlnet and Path(controlnet).is_dir() and run.is_file():
-                row = next(csv.DictReader(run.read_text(encoding="utf-8").splitlines()))
-                fields = {"run": row["run"], **fields}
-                if get_config(profile, **fields).base_model != row["base"]:
-                    fields = {"base_model": row["base"], "base_revision": None, **fields}
+            saved = Path(controlnet or "").parent / "config.json"
+            if controlnet and Path(controlnet).is_dir() and saved.is_file():
+                trained = json.loads(saved.read_text(encoding="utf-8"))
+                fields = {name: trained[name] for name in ("run", "base_model", "base_revision")} | fields
             config = get_config(profile, **fields)
             shipped = config.controlnet or config.initial_controlnet or config.controlnet_dir
             source = Path(controlnet or "").resolve() if controlnet and Path(controlnet).is_dir() else controlnet
