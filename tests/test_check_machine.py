@@ -138,3 +138,8 @@ def test_the_guide_shows_the_forecast(capsys):
     code, output = run(capsys, "--forecast")
     assert code == 0
     assert output.partition("\n\n")[0] in (ROOT / "notebooks/L4.md").read_text()
+
+
+def test_the_memory_of_a_gpu_is_managed_for_shapes_that_stay():
+    assert os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    assert torch.backends.cudnn.benchmark

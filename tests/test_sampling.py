@@ -88,6 +88,20 @@ def test_steps_and_guidance_are_chosen_by_the_rule(rows, chosen):
     assert tuple(sampling.pick_sampling(table)[["steps", "guidance"]]) == chosen
 
 
+def test_each_prompt_s_own_best_setting_is_compared():
+    errors = {(1, "vague"): 3.0, (1, "detailed"): 9.0, (2, "vague"): 5.0, (2, "detailed"): 4.0}
+    gray = [np.full((2, 2, 3), (50.0, 1.0, 1.0)) + (0, photo, 0) for photo in range(4)]
+
+    def colorize(condition, num_inference_steps, guidance_scale):
+        return [truth + (errors[num_inference_steps, condition], 0, 0) for truth in gray]
+
+    table = sampling.try_sampling(colorize, gray, [(1, 1.0), (2, 1.0)])
+    vague, detailed = table["vague"].min(), table["detailed"].min()
+    assert list(table["vague"].argsort()) == [0, 1]
+    assert list(table["detailed"].argsort()) == [1, 0]
+    assert list(table["own_best"]) == pytest.approx([detailed - vague] * 2, abs=0.002)
+
+
 def test_sampling_is_chosen_once_for_a_controlnet_and_a_grid(pipeline, triples, own_run, monkeypatch):
     config = own_run.replace(steps_to_try=(1, 2), guidance_to_try=(1.0, 3.0))
     dataset.build_dataset(config)
