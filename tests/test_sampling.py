@@ -64,6 +64,20 @@ def test_a_batch_that_does_not_fit_is_halved_and_that_is_said_once(config, capsy
     assert sizes[5:] == [3, 3]  # remembered
 
 
+def test_all_batches_have_one_shape_if_told(config):
+    sizes = []
+
+    def pipeline(image, **_):
+        sizes.append(len(image))
+        return SimpleNamespace(images=np.stack(image))
+
+    pipeline.annotator, settings = lambda images, prompts: list(images), config.replace(sample_batch_size=4)
+    jobs = [(np.full((1, 1, 3), index), "red", index) for index in range(6)]
+    batches = list(sampling.sample_batches(pipeline, jobs, lambda image: image, settings, full=4))
+    assert sizes == [4, 4]
+    assert [picture[0, 0, 0] for _, pictures in batches for picture in pictures] == list(range(6))
+
+
 def test_not_one_picture_fits(config):
     def pipeline(**_):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")

@@ -32,15 +32,6 @@ FIELDS = {  # of the profile, so that the study takes minutes
 }  # fmt: skip
 N_VAL2017, N_FLOWERS = 12, 60
 LIMIT = 1800  # seconds that one command may take
-CLIP_SCORE = """
-from PIL import Image
-from lib.config import get_config
-from lib.l4.set_metrics import clip_score, load_clip
-
-pictures = [Image.new("RGB", (64, 64), color) for color in ("red", "blue")]
-scores = clip_score(pictures, ["a red flower", "a blue sky"], *load_clip(get_config("l4")))
-assert scores.shape == (2,) and scores.isfinite().all(), scores
-"""
 
 
 @contextmanager
@@ -184,8 +175,6 @@ def make_study_with_kills(place):
     """The last run up to its measurements, killed in 03 and in 04."""
     run, config = ("-p", "run", RUNS[-1], "--only"), place.config(RUNS[-1])
     pictures = lambda: len(list(config.run_dir.rglob("*.png")))  # noqa: E731
-    with stage("CLIP from the Hub, and its score"):
-        place.python("-c", CLIP_SCORE)
     with stage("elsewhere, 03 killed after a checkpoint"):
         place.notebooks(*run, "01", "03", kill_when=lambda: any(config.run_dir.glob("checkpoints/*.pt")))
     with stage("elsewhere, 03 resumed"):

@@ -24,11 +24,8 @@ FLAWS = {  # of the photo with this number in its part
     "train2017": {5: "gray", 6: "gray in RGB", 7: "broken", 8: "CMYK", 9: "turned by EXIF", 10: "missing"},
     "val2017": {3: "gray"},
 }
-CATEGORIES = [
-    {"supercategory": kind, "id": number, "name": name}
-    for number, name, kind in [(1, "person", "person"), (3, "car", "vehicle"), (17, "cat", "animal"),
-                               (19, "horse", "animal"), (47, "cup", "kitchen"), (53, "apple", "food")]
-]  # fmt: skip
+NAMES = {"person": "person", "car": "vehicle", "cat": "animal", "horse": "animal", "cup": "kitchen", "apple": "food"}
+CATEGORIES = [{"supercategory": kind, "id": k, "name": name} for k, (name, kind) in enumerate(NAMES.items(), 1)]
 FLOWERS = ("daisy", "dandelion", "rose", "sunflower", "tulip")
 
 
@@ -58,7 +55,7 @@ def jpeg_of(photo, flaw):
 
 
 def write_coco(folder, n_train, n_val):
-    """Write COCO's files below `folder`, and return them as in `lib.l4.coco.FILES`: {name: (path, bytes, MD5)}.
+    """Writes COCO's files below `folder`; returns them as in `lib.l4.coco.FILES`: {name: (path, bytes, MD5)}.
 
     train2017 has `n_train` photos (at least 11, for all the flaws), val2017 `n_val`.
     """
@@ -86,7 +83,7 @@ def narrate(image, row):
 
 
 def write_part(path, part, rows, rng):
-    """Write the photos of one part to its archive, uncompressed as COCO's; returns what its annotations list as images."""
+    """Writes the photos of one part to its archive, uncompressed as COCO's; returns what its annotations list as images."""
     images = []
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"{part}/", "")
@@ -99,19 +96,15 @@ def write_part(path, part, rows, rng):
 
 
 def annotate(part, images, rows, rng):
-    """The annotation files of one part, {name: content}: captions, instances, and the key points that we don't read."""
+    """The annotation files of one part, {name: content}: captions and instances, in any order."""
     captions = [caption for image, row in zip(images, rows, strict=True) for caption in captions_of(image, row)]
-    things = [mark_thing(image, rng) for image in images[1:] for _ in range(rng.randint(1, 4))]  # the first has none
-    head = {"info": {"year": 2017}, "licenses": [], "images": rng.sample(images, len(images))}
-    contents = {"captions": captions, "instances": things, "person_keypoints": []}
-    return {
-        f"{kind}_{part}.json": {
-            **head,
-            "annotations": [{"id": index, **note} for index, note in enumerate(rng.sample(notes, len(notes)))],
-            **({} if kind == "captions" else {"categories": CATEGORIES}),
-        }
-        for kind, notes in contents.items()
-    }
+    objects = [mark_object(image, rng) for image in images[1:] for _ in range(rng.randint(1, 4))]  # the first has none
+    files, head = {}, {"info": {"year": 2017}, "images": rng.sample(images, len(images))}
+    for kind, notes in {"captions": captions, "instances": objects}.items():
+        notes = [{"id": index, **note} for index, note in enumerate(rng.sample(notes, len(notes)))]
+        categories = {"categories": CATEGORIES} if kind == "instances" else {}
+        files[f"{kind}_{part}.json"] = head | {"annotations": notes} | categories
+    return files
 
 
 def captions_of(image, row):
@@ -121,25 +114,20 @@ def captions_of(image, row):
     return [{"image_id": image["id"], "caption": text} for text in texts]
 
 
-def mark_thing(image, rng):
+def mark_object(image, rng):
     """An instance somewhere in a photo: a polygon, or one time in ten a crowd as run lengths."""
     width, height = (rng.uniform(8, 0.8 * image[side]) for side in ("width", "height"))
     left, top = rng.uniform(0, image["width"] - width), rng.uniform(0, image["height"] - height)
     crowd = rng.random() < 0.1
     outline = [[left, top, left + width, top, left + width, top + height]]
     counts = [3, 4, image["width"] * image["height"] - 7]
-    return {
-        "image_id": image["id"],
-        "category_id": rng.choice(CATEGORIES)["id"],
-        "bbox": [round(edge, 2) for edge in (left, top, width, height)],
-        "area": 0.6 * width * height,
-        "iscrowd": int(crowd),
-        "segmentation": {"counts": counts, "size": [image["height"], image["width"]]} if crowd else outline,
-    }
+    segmentation = {"counts": counts, "size": [image["height"], image["width"]]} if crowd else outline
+    note = {"image_id": image["id"], "category_id": rng.choice(CATEGORIES)["id"], "iscrowd": int(crowd)}
+    return note | {"bbox": [left, top, width, height], "area": 0.6 * width * height, "segmentation": segmentation}
 
 
 def write_flowers(folder, n):
-    """Write `n` photos to a folder for each kind, and the script that lies between the real ones."""
+    """Writes `n` photos to a folder for each kind, and the script that lies between the real ones."""
     rng = random.Random(1)
     for index, row in enumerate(read_rows()[:n]):
         path = folder / FLOWERS[index % len(FLOWERS)] / f"{rng.randrange(10**9)}_{index:010x}_n.jpg"
