@@ -109,7 +109,7 @@ class Distance(torch.nn.Module):
 def small(monkeypatch):
     """The metrics with `Means` for Inception and `Distance` for LPIPS, and FID from four pictures on."""
     original = set_metrics.make_metrics
-    monkeypatch.setattr("torchmetrics.image.LearnedPerceptualImagePatchSimilarity", Distance)
+    monkeypatch.setattr("torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity", Distance)
     monkeypatch.setattr(set_metrics, "make_metrics", lambda n: original(n, Means()))
     monkeypatch.setattr(set_metrics, "MIN_FOR_FID", 4)
 

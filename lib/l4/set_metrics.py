@@ -50,14 +50,14 @@ def make_metrics(n: int, inception: int | torch.nn.Module = 2048) -> dict:
 
     `inception` is the width of a layer of Inception, or a network to take in its place.
     """
-    from torchmetrics import image  # slow, and needed by few
+    from torchmetrics.image.fid import FrechetInceptionDistance  # slow, and needed by few
+    from torchmetrics.image.kid import KernelInceptionDistance
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-    metrics = {
-        "kid": image.KernelInceptionDistance(inception, normalize=True, subset_size=max(2, min(1000, n // 2))),
-        "lpips": image.LearnedPerceptualImagePatchSimilarity("alex", normalize=True),
-    }
+    metrics = {"kid": KernelInceptionDistance(inception, normalize=True, subset_size=max(2, min(1000, n // 2)))}
+    metrics["lpips"] = LearnedPerceptualImagePatchSimilarity("alex", normalize=True)
     if n >= MIN_FOR_FID:
-        metrics["fid"] = image.FrechetInceptionDistance(inception, normalize=True)
+        metrics["fid"] = FrechetInceptionDistance(inception, normalize=True)
     return {name: metric.to(pick_device()) for name, metric in metrics.items()}
 
 
