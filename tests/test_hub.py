@@ -24,7 +24,9 @@ from lib.config import get_config, save_config
 from lib.l4 import hub
 
 folder, private = sys.argv[1:]
-config = get_config("pocket", build=folder, hub_repo_id="me/colors", resolution=64, hub_private=private)
+config = get_config(
+    "pocket", build=folder, hub_repo_id="me/colors", resolution=64, hub_private=private, train_steps=9
+)
 triples = dataset.build_dataset(config)
 triples = type(triples)({name: rows.select(range(3)) for name, rows in triples.items()})
 print(hub.push_dataset(triples, config))
@@ -113,7 +115,7 @@ def test_a_data_sets_card_is_that_of_its_source_with_the_triples(source, title):
 def test_a_controlnets_card_names_its_base_as_it_is_loaded(tmp_path, profile, licence, revision):
     row = {"system": "controlnet", "prompt_condition": "detailed", "restored": True, "psnr": 23.4}
     row |= {"ssim": 0.9, "ciede2000": 9.9, "chroma_ratio": 0.8}
-    config = get_config(profile, build=str(tmp_path))
+    config = get_config(profile, build=str(tmp_path), train_steps=9)
     save_config(config, config.run_dir)
     card = hub.model_card(config, "me/it", pd.DataFrame([row, row | {"restored": False}]), 71)
     assert (card.data.license, card.data.base_model) == (licence, config.base_model)

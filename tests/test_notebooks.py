@@ -53,16 +53,11 @@ def test_form(path):
     assert not re.search(r"^\s*(class |try:|%|!)", source, re.M)
     if path.stem[:2] in ("04", "05", "06"):
         assert len(imported_modules(source)) <= 6
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_every_parameter_is_annotated_and_used(path):
     parameters = papermill.inspect_notebook(str(path))
-    source = "\n".join(cell.source for cell in nbformat.read(path, 4).cells[2:])
     assert {"profile_name", "overrides"} <= set(parameters)
     for name, facts in parameters.items():
         assert facts["inferred_type_name"] != "None"
-        assert re.search(rf"\b{name}\b", source)
+        assert len(re.findall(rf"\b{name}\b", source)) > 1  # it is used
 
 
 @pytest.mark.filterwarnings("ignore:Overriding existing pre_save_hook")

@@ -316,38 +316,35 @@ def trained(tmp_path_factory):
     return start, one
 
 
-TWO = """import sys
+TWO = """import os, sys
 from lib import models, training
+if sys.argv[1] == "apart":
+    sys.argv += ["-p", "build", f"{sys.argv[-1]}/{os.environ['RANK']}"]
+del sys.argv[1]
 training.main()
 sys.exit(models.process_state().num_processes != 2)
 """
 
 
+def launch_two(script, *options, check=True):
+    """Train in two processes."""
+    script.write_text(TWO)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    return subprocess.run([*command, *options], check=check, cwd=ROOT, capture_output=True, text=True)
+
+
 def test_two_processes_give_the_weights_of_one(trained, tmp_path):
     start, one = trained
     shutil.copytree(start, two := tmp_path / "two")
-    (tmp_path / "two.py").write_text(TWO)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    options = training_command(two)[3:]
-    subprocess.run([*launcher, str(tmp_path / "two.py"), *options], check=True, cwd=ROOT, capture_output=True)
+    launch_two(tmp_path / "two.py", "together", *training_command(two)[3:])
     before = load_file(ROOT / "lib/pocket_model/controlnet/diffusion_pytorch_model.safetensors")
     ours = load_file(two / WEIGHTS)
     assert max(float((ours[name] - before[name]).abs().max()) for name in ours) > 1e-3
     compare_weights(load_file(one / WEIGHTS), ours)
 
 
-APART = """import os, sys
-from lib import training
-sys.argv += ["-p", "build", f"{sys.argv.pop(1)}/{os.environ['RANK']}"]
-training.main()
-"""
-
-
 def test_two_processes_with_folders_of_their_own_are_refused(tmp_path):
-    (tmp_path / "apart.py").write_text(APART)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, str(tmp_path / "apart.py"), str(tmp_path)]
-    result = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    result = launch_two(tmp_path / "two.py", "apart", "-p", "build", str(tmp_path), check=False)
     assert result.returncode != 0
     assert "is not one folder for all processes: let `build` be in one that all machines share" in result.stderr
 

@@ -43,7 +43,8 @@ class Colorizer:
             saved = Path(controlnet or "").parent / "config.json"
             if controlnet and Path(controlnet).is_dir() and saved.is_file():
                 trained = json.loads(saved.read_text(encoding="utf-8"))
-                fields = {name: trained[name] for name in ("run", "base_model", "base_revision")} | fields
+                names = [name for name in ("run", "base_model", "base_revision") if name in trained]
+                fields = {name: trained[name] for name in names} | fields
             config = get_config(profile, **fields)
             shipped = config.controlnet or config.initial_controlnet or config.controlnet_dir
             source = Path(controlnet or "").resolve() if controlnet and Path(controlnet).is_dir() else controlnet
