@@ -99,8 +99,9 @@ def test_training_is_timed_with_the_real_steps(monkeypatch):
     rate, peak = check_machine.time_training(config)
     assert 0 < rate < 1000
     assert peak == 0  # of a GPU
-    monkeypatch.setattr("lib.training.diffusion_loss", failing(torch.OutOfMemoryError("CUDA out of memory")))
-    with pytest.raises(ValueError, match="does not fit in memory: raise gradient_accumulation_steps, .* lower train_b"):
+    too_large = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+    monkeypatch.setattr("diffusers.ControlNetModel.forward", failing(too_large))
+    with pytest.raises(ValueError, match="fit in memory: raise gradient_accumulation_steps, .* lower train_b"):
         check_machine.time_training(config.replace(train_seed=1))
 
 
