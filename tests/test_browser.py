@@ -51,7 +51,7 @@ def lab(folder, name, parameters):
     (opening,) = re.findall(rf"--LabApp\.default_url=\S+/{name}\.ipynb", (ROOT / "Makefile").read_text())
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--IdentityProvider.token=",
                "--allow-root", opening]  # fmt: skip
-    environment = {**os.environ, "JUPYTER_CONFIG_DIR": str(folder / ".jupyter")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(folder / ".jupyter")}
     environment["JUPYTER_CONFIG_PATH"] = str(ROOT / "lib/photo")  # as `make lab` does
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)

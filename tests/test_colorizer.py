@@ -43,14 +43,6 @@ def test_a_path_gives_what_the_command_writes(colorizer, photos, name, mode, siz
     assert read_made(photos / "ours.png")["prompt"] == "a red wall"
 
 
-def test_what_the_file_said_is_kept_in_other_formats_too(colorizer, photos):
-    colorizer(photos / "photo.jpg", "a red wall").save(photos / "ours.jpg", quality=95)
-    with Image.open(photos / "ours.jpg") as saved:
-        assert (saved.format, saved.size, saved.info["dpi"]) == ("JPEG", (64, 96), (300, 300))
-        assert dict(saved.getexif())[0x010E] == "a wall"
-        assert 0x0112 not in saved.getexif()
-
-
 def test_a_picture_in_memory_is_colorized_alike(colorizer, photos):
     path = photos / "photo.jpg"
     with Image.open(path) as opened:

@@ -56,7 +56,7 @@ def colorize(*arguments):
     return code
 
 
-def test_a_photo_gets_color_and_keeps_its_lightness_and_size(real, tmp_path):
+def test_a_photo_gets_color_and_keeps_its_lightness_and_size(real, tmp_path, capsys):
     photo = gray_photo(tmp_path / "photo.jpg", dpi=(300, 300))
     before = photo.read_bytes()
     assert colorize(photo, "--prompt", "a red wall, a blue sky", "--seed", 3) == 0
@@ -70,6 +70,9 @@ def test_a_photo_gets_color_and_keeps_its_lightness_and_size(real, tmp_path):
     said = read_made(tmp_path / "photo.color.png")
     assert (said["prompt"], said["seed"], said["photo"]) == ("a red wall, a blue sky", "3", "photo.jpg")
     assert photo.read_bytes() == before
+    assert colorize(photo, "--prompt", "a red wall, " * 30 + "a very last zebra", "--overwrite") == 0
+    assert "the prompt is too long, not read is:" in capsys.readouterr().err
+    assert colorize(photo, "--prompt", "", "--overwrite") == 0  # an empty prompt is a prompt
 
 
 @pytest.mark.parametrize(("format", "ending"), [("jpeg", "jpg"), ("webp", "webp")])
@@ -230,8 +233,8 @@ def test_bad_photos_are_named_in_one_line_and_nothing_is_written(tmp_path, capsy
         (["PHOTO", "-p", "num_inference_steps", "many"], 1, "'num_inference_steps'"),
         (["PHOTO", "--controlnet", "nowhere/at/all"], 1, "no ControlNet in nowhere/at/all"),
         (["PHOTO", "--output", "PHOTO"], 1, "is a photo itself, which is never overwritten"),
-        (["PHOTO", "--output", "result.jp2"], 1, "pictures are .png, .jpg, .jpeg, .webp here: name such a file"),
-        (["PHOTO", "--output", "result.png", "--format", "jpeg"], 1, "result.png: pictures are .jpg, .jpeg here"),
+        (["PHOTO", "--output", "result.jp2"], 1, "a file that ends in .png, .jpg, .jpeg, .webp"),
+        (["PHOTO", "--output", "result.png", "--format", "jpeg"], 1, "a file that ends in .jpg, .jpeg"),
     ],
 )
 def test_bad_options(real, tmp_path, capsys, arguments, status, text):
@@ -272,14 +275,7 @@ def test_no_output_replaces_a_photo_or_another_output(tmp_path, capsys):
     assert colorize(first, third) == 1
     assert capsys.readouterr().err.count("rename one") == 2
     assert colorize(first, third, "--output", tmp_path / "one.png") == 1
-    assert "is one file, but there are several pictures" in capsys.readouterr().err
-
-
-def test_a_long_prompt_is_cut_and_the_cut_part_said(real, tmp_path, capsys):
-    photo = gray_photo(tmp_path / "photo.png")
-    assert colorize(photo, "--prompt", "a red wall, " * 30 + "a very last zebra") == 0
-    assert "the prompt is too long, not read is:" in capsys.readouterr().err
-    assert colorize(photo, "--prompt", "", "--overwrite") == 0  # an empty prompt is a prompt
+    assert "one.png: name a folder, or for one photo a file" in capsys.readouterr().err
 
 
 def test_notes_on_color_photos_and_animations(tmp_path, capsys):
@@ -309,14 +305,6 @@ def test_controlnet_of_another_base_and_pickled_weights(real, tmp_path, capsys):
     assert not (tmp_path / "photo.color.png").exists()
 
 
-def test_a_planted_link_is_not_followed(tmp_path):
-    photo, victim = gray_photo(tmp_path / "photo.png"), tmp_path / "victim"
-    victim.write_text("mine")
-    (tmp_path / "photo.color.png.part").symlink_to(victim)
-    assert colorize(photo) == 0
-    assert victim.read_text() == "mine"
-
-
 def test_places_that_can_not_be_written(tmp_path, capsys, monkeypatch):
     photo = gray_photo(tmp_path / "photo.png")
     (tmp_path / "file").write_text("in the way")
@@ -334,13 +322,12 @@ def test_places_that_can_not_be_written(tmp_path, capsys, monkeypatch):
 
 
 def test_ctrl_c_leaves_whole_pictures(tmp_path, capsys, monkeypatch):
-    for k in range(3):
-        gray_photo(tmp_path / f"{k}.png")
-    save, seen = Image.Image.save, []
+    for name in ("a.png", "b.png"):
+        gray_photo(tmp_path / name)
+    save = Image.Image.save
 
     def interrupted(image, path, **options):
-        seen.append(path)
-        if len(seen) == 3:
+        if list(tmp_path.glob("*.color.png")):
             path.write_bytes(b"half")
             raise KeyboardInterrupt
         save(image, path, **options)
@@ -348,18 +335,7 @@ def test_ctrl_c_leaves_whole_pictures(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Image.Image, "save", interrupted)
     assert colorize(tmp_path) == 1
     assert "stopped: the pictures written so far are whole" in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.glob("*.color.*")) == ["0.color.png", "1.color.png"]
-
-
-def test_a_photo_that_may_not_be_read(tmp_path, capsys, monkeypatch):
-    photo = gray_photo(tmp_path / "photo.png")
-
-    def refuse(path, **_):
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(Image, "open", refuse)
-    assert colorize(photo) == 1
-    assert "photo.png: can't be read (Permission denied)" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.glob("*.color.*")] == ["a.color.png"]
 
 
 def test_what_a_format_can_not_hold_and_a_folder_without_permission_are_said_before_the_work(

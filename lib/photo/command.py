@@ -18,7 +18,7 @@ from lib.photo.formats import EXPECT, MAX_MEGAPIXELS, SUFFIXES, check_target, op
 from lib.prompts import VAGUE_PROMPT
 
 ENDINGS = {"png": (".png",), "jpeg": (".jpg", ".jpeg"), "webp": (".webp",)}  # of the pictures, by --format
-OUTPUT = re.compile(r"\.color(\.\d+)?\.(png|jpe?g|webp)$")  # names of pictures, which are no photos of a folder
+NO_PHOTO = re.compile(r"^\.|\.color(\.\d+)?\.(png|jpe?g|webp)$")  # in a folder: hidden files, and pictures
 COLOR_HELP = 'The colour of one object, which is found by its name: "tram: dark red". May be repeated.'
 BIND_HELP = "Find each object that the prompt gives a colour, and keep the colour to it."
 FIELD_HELP = "A field of the configuration: -p num_inference_steps 5, -p guidance_scale 3."
@@ -115,7 +115,12 @@ def plan(options: SimpleNamespace) -> tuple[dict[Path, Path], list[str]]:
             photos |= {Path(os.path.realpath(path)): (path, folder) for path, folder in found.items()}
         except (ValueError, OSError) as error:
             problems.append(str(error))
-    to_file, ending = check_output(options, len(photos)), ENDINGS[options.format or "png"][0]
+    ending, endings = ENDINGS[options.format or "png"][0], ENDINGS.get(options.format, sum(ENDINGS.values(), ()))
+    suffix = options.output.suffix.lower() if options.output and not options.output.is_dir() else ""
+    to_file = suffix in (*SUFFIXES, *endings)
+    if to_file and (len(photos) > 1 or suffix not in endings):
+        rule = f"name a folder, or for one photo a file that ends in {', '.join(endings)}"
+        raise ValueError(f"--output {options.output}: {rule}")
     outputs = {
         path: options.output if to_file else (options.output or path.parent) / folder / f"{path.stem}.color{ending}"
         for path, folder in photos.values()
@@ -146,15 +151,11 @@ def find_photos(top: Path, recursive: bool) -> dict[Path, Path]:
     if not top.is_dir():
         return {top: Path()}
     entries = sorted(top.rglob("*") if recursive else top.iterdir())
-    photos = [
-        path
-        for path in entries
-        if path.suffix.lower() in SUFFIXES
-        and not (path.is_dir() or path.name.startswith(".") or OUTPUT.search(path.name))
-    ]
+    files = [path for path in entries if not path.is_dir()]
+    photos = [path for path in files if path.suffix.lower() in SUFFIXES and not NO_PHOTO.search(path.name)]
     if not photos:
         raise ValueError(f"{top}: holds no photo: known endings are {', '.join(SUFFIXES)}")
-    if not recursive and any(path.is_dir() for path in entries):
+    if not recursive and len(files) < len(entries):
         say(f"note: {top}: its subfolders are passed over: --recursive takes their photos, too")
     return {path: path.parent.relative_to(top) for path in photos}
 
@@ -163,18 +164,6 @@ def as_on_disk(path: Path) -> Path:
     """Returns a path with its name in composed or decomposed Unicode, whichever exists; else as it is."""
     forms = (path, *(path.with_name(normalize(form, path.name)) for form in ("NFC", "NFD") if path.name))
     return next((form for form in forms if os.path.lexists(form)), path)
-
-
-def check_output(options: SimpleNamespace, n_photos: int) -> bool:
-    """Returns whether --output names a file; raises ValueError if it is a wrong one."""
-    path, endings = options.output, ENDINGS.get(options.format, sum(ENDINGS.values(), ()))
-    if not path or path.is_dir() or path.suffix.lower() not in (*SUFFIXES, *endings):
-        return False
-    if n_photos > 1:
-        raise ValueError(f"--output {path} is one file, but there are several pictures: name a folder")
-    if path.suffix.lower() not in endings:
-        raise ValueError(f"--output {path}: pictures are {', '.join(endings)} here: name such a file or a folder")
-    return True
 
 
 def colorize_photo(path: Path, output: Path, options: SimpleNamespace, colorizer) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
+from PIL.ExifTags import IFD, Base
 
 from lib.cache import PICTURE_FORMATS, new_file, one_line, printable
 
@@ -22,11 +23,9 @@ FORMATS = (*PICTURE_FORMATS, "JPEG2000")  # none that can hold a program, as Pos
 EXPORT = "export it as JPEG, PNG, or TIFF with 8 or 16 bits"
 MAX_MEGAPIXELS, MIN_SIDE, MAX_ASPECT = 250, 16, 50
 MAX_EXIF = 65_000  # bytes; a JPEG holds no more
-ORIENTATION, DETAILS, GPS, INTEROPERABILITY = 0x0112, 0x8769, 0x8825, 0xA005  # EXIF tags
-WIDTH, HEIGHT = 0xA002, 0xA003  # EXIF tags in DETAILS
 FILE_TAGS = {  # of EXIF, not kept: how the old file holds its pixels, XMP, IPTC, profile, and where it was taken
     254, 256, 257, 258, 259, 262, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 330, 338, 339,
-    700, 33723, 34377, 34675, GPS,
+    700, 33723, 34377, 34675, IFD.GPSInfo,
 }  # fmt: skip
 UPRIGHT = dict(zip(range(2, 9), (Image.Transpose(way) for way in (0, 3, 1, 5, 4, 6, 2)), strict=True))  # by orientation
 PNG_WORDS = {"Title", "Author", "Description", "Copyright", "Comment"}
@@ -190,14 +189,15 @@ def read_exif(image: Image.Image, notes: list[str]) -> tuple[bytes, int]:
     kept, content, orientation, lost = Image.Exif(), b"", 1, False
     try:
         exif = image.getexif()
-        kept.endian, orientation = exif.endian, exif.get(ORIENTATION, 1)
+        kept.endian, orientation = exif.endian, exif.get(Base.Orientation, 1)
         width, height = image.size[::-1] if orientation in range(5, 9) else image.size
         for tag in set(exif) - FILE_TAGS:
             try:
                 kept[tag] = exif[tag]
-                if tag == DETAILS:
-                    details = {name: value for name, value in exif.get_ifd(tag).items() if name != INTEROPERABILITY}
-                    kept[tag] = details | ({WIDTH: width, HEIGHT: height} if WIDTH in details else {})
+                if tag == IFD.Exif:
+                    details = {name: value for name, value in exif.get_ifd(tag).items() if name != IFD.Interop}
+                    sizes = {Base.ExifImageWidth: width, Base.ExifImageHeight: height}
+                    kept[tag] = details | (sizes if Base.ExifImageWidth in details else {})
                 content = kept.tobytes()
             except Exception:  # a mistyped value can't be read or written
                 kept.pop(tag, None)

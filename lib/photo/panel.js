@@ -235,7 +235,7 @@ function render({ model, el }) {
   showPhoto();
   showProgress();
   showMessage();
-  if (!model.seen) setTimeout(() => el.scrollIntoView({ block: "nearest" }), 300); // once it has its height
+  if (!model.seen) setTimeout(() => el.scrollIntoView({ block: "start" }), 300); // with room for the first result
   model.seen = true;
   if (get("history").length) restore(get("history")[get("shown")].settings);
 }

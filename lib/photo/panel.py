@@ -65,10 +65,8 @@ class Panel(anywidget.AnyWidget):
 
     def handle(self, _, content: dict, buffers: list) -> None:
         """Does what a message of the browser asks for; what goes wrong is said in the panel."""
-        actions = [self.choose, self.upload, self.colorize, self.cancel, self.download]
         try:
-            action = {action.__name__: action for action in actions}[content.pop("action")]
-            action(**content, **({"content": bytes(buffers[0])} if buffers else {}))
+            getattr(self, content.pop("action"))(**content, **({"content": bytes(buffers[0])} if buffers else {}))
         except Exception as error:  # which is seen nowhere else
             self.message = one_line(error, None)
 
@@ -140,7 +138,7 @@ class Panel(anywidget.AnyWidget):
                 picture.save(target)
                 result["file"], self.message = target.name, f"saved: {target}"
             except OSError as error:
-                self.message = f"not saved: {error}"
+                self.message = f"not saved: {error.filename or target} ({error.strerror})"
             self.results[name] = [result, *self.results[name]]
             if self.photo["name"] == name:
                 self.history, self.shown = self.results[name], 0
