@@ -16,7 +16,6 @@ from lib import ROOT, figures, stats
 from lib.cache import write_table, write_text
 from lib.config import RUNS, Config, describe_run, get_config
 from lib.models import require_precision
-from lib.photo import judging
 from lib.sampling import with_chosen_sampling
 from lib.stats import MARGIN, METRIC, label, verdict
 
@@ -140,9 +139,6 @@ def write_report(config: Config, metrics: pd.DataFrame, effects: pd.DataFrame) -
     folder, home = config.reports_dir, config.reports_home
     ours, findings = metrics[metrics["system"] == "controlnet"], folder / "findings.md"
     wrong = ours[ours["restored"]].groupby(["prompt_condition", "image_id"])["hue_error_share"].mean()
-    judgements = judging.read_judgements(folder / "judgements.csv")
-    if len(judgements):
-        judgements = judging.about_these(judgements, judging.load_photos(config, 0))
     text = render(
         "report",
         config=config,
@@ -154,7 +150,6 @@ def write_report(config: Config, metrics: pd.DataFrame, effects: pd.DataFrame) -
         main=main_effects(effects)[["contrast", "n", "estimate", "p_holm", "verdict"]],
         findings=findings.read_text("utf-8").strip() if findings.exists() else "",
         margin=MARGIN,
-        judged=judging.state_verdict(judgements),
         runs_page=os.path.relpath(home / "runs.md", folder) if (home / "runs.md").exists() else "",
         tables=sorted(path.name for path in folder.glob("*.csv")),
     )

@@ -2,9 +2,12 @@
 
 import sys
 
-from lib.photo import command
+import numpy as np
+
+from lib import photo
+from lib.photo.command import main
 from lib.photo.formats import ColorPicture
-from lib.photo.full_resolution import paint_gray
+from lib.photo.full_resolution import paint
 
 
 class GrayModel:
@@ -13,10 +16,11 @@ class GrayModel:
     def prompt_notes(self, prompt):
         return []
 
-    def __call__(self, photo, prompt, *options):
-        return ColorPicture(paint_gray(photo.pixels), photo, {"prompt": prompt}, [])
+    def __call__(self, opened, prompt, *options):
+        pixels = paint(opened.plane, np.zeros((1, 1, 4), np.float32))
+        return ColorPicture(pixels, opened, {"prompt": prompt}, [])
 
 
 if __name__ == "__main__":  # the command in a process of its own
-    command.load = lambda *options: GrayModel()
-    command.main(sys.argv[1:])
+    photo.Colorizer = lambda *options, **fields: GrayModel()
+    main(sys.argv[1:])

@@ -43,32 +43,18 @@ def test_a_path_gives_what_the_command_writes(colorizer, photos, name, mode, siz
     assert read_made(photos / "ours.png")["prompt"] == "a red wall"
 
 
-def test_what_the_file_said_is_kept_in_other_formats_too(colorizer, photos):
-    colorizer(photos / "photo.jpg", "a red wall").save(photos / "ours.jpg", quality=95)
-    with Image.open(photos / "ours.jpg") as saved:
-        assert (saved.format, saved.size, saved.info["dpi"]) == ("JPEG", (64, 96), (300, 300))
-        assert dict(saved.getexif())[0x010E] == "a wall"
-        assert 0x0112 not in saved.getexif()
-
-
 def test_a_picture_in_memory_is_colorized_alike(colorizer, photos):
-    with Image.open(photos / "photo.png") as opened:
-        opened.load()
-        picture = colorizer(opened, "a red wall", seed=3)
-    assert np.array_equal(np.asarray(picture), np.asarray(colorizer(photos / "photo.png", "a red wall", seed=3)))
-    assert not np.array_equal(np.asarray(picture), np.asarray(colorizer(photos / "photo.png", "a red wall", seed=4)))
+    path = photos / "photo.jpg"
+    with Image.open(path) as opened:
+        pictures = [colorizer(opened, "a red wall", seed=3) for _ in range(2)]
+        assert opened.getexif()[0x0112] == 6  # it stays as it is
+    for picture in pictures:
+        assert picture.size == (64, 96)  # turned as its EXIF says, both times
+        assert picture.tobytes() == colorizer(path, "a red wall", seed=3).tobytes()
+    assert picture.tobytes() != colorizer(path, "a red wall", seed=4).tobytes()
     assert picture.resize((10, 10)).size == (10, 10)  # an image like any other
     with pytest.raises(ValueError, match="image: 8x8 is too small"):
         colorizer(Image.new("L", (8, 8)))
-
-
-def test_a_picture_in_memory_stays_as_it_is(colorizer, photos):
-    with Image.open(photos / "photo.jpg") as opened:
-        opened.load()
-        first, second = colorizer(opened, "a red wall"), colorizer(opened, "a red wall")
-        assert opened.getexif()[0x0112] == 6
-    assert first.size == second.size == (64, 96)  # turned as its EXIF says, both times
-    assert np.array_equal(np.asarray(first), np.asarray(second))
 
 
 def test_a_picture_is_saved_like_any_other(colorizer, photos):
@@ -83,13 +69,9 @@ def test_a_picture_is_saved_like_any_other(colorizer, photos):
     with pytest.raises(ValueError, match=r"ours.jpg: JPEG holds no transparency: save it as .png"):
         transparent.save(photos / "ours.jpg")
     assert not (photos / "ours.jpg").exists()
-    for kind in (copy.deepcopy, pickle_and_back):
-        kind(picture).save(photos / "copied.avif")
+    for copied in (copy.deepcopy(picture), pickle.loads(pickle.dumps(picture))):
+        copied.save(photos / "copied.avif")
         assert read_made(photos / "copied.avif")["prompt"] == "a red wall"
-
-
-def pickle_and_back(picture):
-    return pickle.loads(pickle.dumps(picture))
 
 
 def test_arrays_bytes_files_and_numbers_of_numpy_are_taken(colorizer, photos):

@@ -22,25 +22,20 @@ from tests.conftest import read_made
 from tests.gray_model import GrayModel
 
 SIZE = (96, 64)
-LOAD = command.load
 RNG = np.random.default_rng(0)
+load_once = lru_cache(Colorizer)
 
 
 @pytest.fixture(autouse=True)
 def gray_model(monkeypatch):
     """A stand-in for the model."""
-    monkeypatch.setattr(command, "load", lambda *_: GrayModel())
+    monkeypatch.setattr("lib.photo.Colorizer", lambda *_, **__: GrayModel())
 
 
 @pytest.fixture
 def real(gray_model, monkeypatch):
     """The model; command lines that name the same one share it."""
-    monkeypatch.setattr(command, "load", lambda name, controlnet, fields: load_once(name, controlnet, *fields.items()))
-
-
-@lru_cache
-def load_once(profile, controlnet, *fields):
-    return LOAD(profile, controlnet, dict(fields))
+    monkeypatch.setattr("lib.photo.Colorizer", load_once)
 
 
 def gray_photo(path, size=SIZE, **options):
@@ -62,7 +57,7 @@ def colorize(*arguments):
     return code
 
 
-def test_a_photo_gets_color_and_keeps_its_lightness_and_size(real, tmp_path):
+def test_a_photo_gets_color_and_keeps_its_lightness_and_size(real, tmp_path, capsys):
     photo = gray_photo(tmp_path / "photo.jpg", dpi=(300, 300))
     before = photo.read_bytes()
     assert colorize(photo, "--prompt", "a red wall, a blue sky", "--seed", 3) == 0
@@ -76,6 +71,9 @@ def test_a_photo_gets_color_and_keeps_its_lightness_and_size(real, tmp_path):
     said = read_made(tmp_path / "photo.color.png")
     assert (said["prompt"], said["seed"], said["photo"]) == ("a red wall, a blue sky", "3", "photo.jpg")
     assert photo.read_bytes() == before
+    assert colorize(photo, "--prompt", "a red wall, " * 30 + "a very last zebra", "--overwrite") == 0
+    assert "the prompt is too long, not read is:" in capsys.readouterr().err
+    assert colorize(photo, "--prompt", "", "--overwrite") == 0  # an empty prompt is a prompt
 
 
 @pytest.mark.parametrize(("format", "ending"), [("jpeg", "jpg"), ("webp", "webp")])
@@ -196,29 +194,30 @@ def gamma_profile():
 
 def test_bad_photos_are_named_in_one_line_and_nothing_is_written(tmp_path, capsys):
     jpg, png = (gray_photo(tmp_path / f"good.{ending}").read_bytes() for ending in ("jpg", "png"))
-    unknown, unreadable = "is no picture, or its format is not supported", "can't be read"
-    contents = {
-        "empty.jpg": b"",
-        "text.jpg": b"hello",
-        "html.jpg": b"<html>",
-        "half.jpg": jpg[:900],
-        "torn.png": png[:300],
-    }
-    said = dict(zip(contents, ("is empty", unknown, unknown, unreadable, unreadable), strict=True))
+    contents = {"empty.jpg": b"", "text.jpg": b"hello", "half.jpg": jpg[:900], "torn.png": png[:300]}
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-    said |= {"1x1.png": "too small: both sides need 16 px", "3x4000.png": "too small", "2000x20.png": "too narrow"}
-    said |= {"30000x30000.png": f"larger than {MAX_MEGAPIXELS} megapixels"}
-    for name in ("1x1.png", "3x4000.png", "2000x20.png", "30000x30000.png"):
+    for name in ("1x1.png", "2000x20.png", "30000x30000.png"):
         Image.new("1", tuple(map(int, name[:-4].split("x")))).save(tmp_path / name)
     Image.fromarray(np.full(SIZE[::-1], np.nan, np.float32)).save(tmp_path / "nan.tif")
     (tmp_path / "nothing").mkdir()
-    said |= {"nan.tif": "holds values that are no numbers", "missing.jpg": "no such file", "nothing": "holds no photo"}
+    problems = {
+        "empty.jpg": "is empty",
+        "text.jpg": "is no picture, or its format is not supported",
+        "half.jpg": "can't be read",
+        "torn.png": "can't be read",
+        "1x1.png": "too small: both sides need 16 px",
+        "2000x20.png": "too narrow",
+        "30000x30000.png": f"larger than {MAX_MEGAPIXELS} megapixels",
+        "nan.tif": "holds values that are no numbers",
+        "missing.jpg": "no such file",
+        "nothing": "holds no photo",
+    }
     before = sorted(tmp_path.rglob("*"))
-    assert colorize(*(tmp_path / name for name in said)) == 1
+    assert colorize(*(tmp_path / name for name in problems)) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == len(said)
-    for name, text in said.items():
+    assert len(lines) == len(problems)
+    for name, text in problems.items():
         (line,) = (line for line in lines if f"{tmp_path / name}: " in line)
         assert text in line
     assert sorted(tmp_path.rglob("*")) == before
@@ -229,19 +228,14 @@ def test_bad_photos_are_named_in_one_line_and_nothing_is_written(tmp_path, capsy
     [
         ([], 2, "Missing argument 'PHOTO_OR_FOLDER...'"),
         (["PHOTO", "--seed", "-1"], 2, "'--seed': -1 is not in the range"),
-        (["PHOTO", "--saturation", "9"], 2, "'--saturation': 9.0 is not in the range"),
         (["PHOTO", "--saturation", "nan"], 1, "saturation nan"),
-        (["PHOTO", "--seed", "red"], 2, "'--seed': 'red' is not a valid integer range"),
         (["PHOTO", "--color", "tram"], 2, "'tram' is not of the form"),
-        (["PHOTO", "--colour", "red"], 2, "No such option"),
-        (["PHOTO", "--profile", "big"], 2, "'big' is not one of 'pocket', 'l4'"),
         (["PHOTO", "-p", "steps", "5"], 1, "'steps'"),
         (["PHOTO", "-p", "num_inference_steps", "many"], 1, "'num_inference_steps'"),
         (["PHOTO", "--controlnet", "nowhere/at/all"], 1, "no ControlNet in nowhere/at/all"),
         (["PHOTO", "--output", "PHOTO"], 1, "is a photo itself, which is never overwritten"),
-        (["PHOTO", "--output", "result.jp2"], 1, "pictures are .png, .jpg, .jpeg, .webp here: name such a file"),
-        (["PHOTO", "--output", "result.png", "--format", "jpeg"], 1, "result.png: pictures are .jpg, .jpeg here"),
-        (["absent.png"], 1, "absent.png: no such file"),
+        (["PHOTO", "--output", "result.jp2"], 1, "a file that ends in .png, .jpg, .jpeg, .webp"),
+        (["PHOTO", "--output", "result.png", "--format", "jpeg"], 1, "a file that ends in .jpg, .jpeg"),
     ],
 )
 def test_bad_options(real, tmp_path, capsys, arguments, status, text):
@@ -257,12 +251,12 @@ def test_what_is_there_is_said_before_the_model_is_loaded(tmp_path, capsys, monk
     photos = [gray_photo(tmp_path / f"{k}.png") for k in range(3)]
     (tmp_path / "0.color.png").write_text("mine")
     loaded = []
-    monkeypatch.setattr(command, "load", lambda *_: loaded.append(1) or GrayModel())
+    monkeypatch.setattr("lib.photo.Colorizer", lambda *_: loaded.append(1) or GrayModel())
     assert colorize(photos[0]) == 1
     assert "0.color.png exists: pass --overwrite or --skip-existing" in capsys.readouterr().err
     assert colorize(photos[0], "--skip-existing") == 0
     assert not loaded
-    assert colorize(tmp_path, "--skip-existing") == 0
+    assert colorize(tmp_path, photos[1], os.path.relpath(photos[1]), "--skip-existing") == 0  # named thrice, done once
     assert "1 of 3 photos have their pictures already: skipped" in capsys.readouterr().out
     assert loaded == [1]
     assert (tmp_path / "0.color.png").read_text() == "mine"
@@ -271,12 +265,6 @@ def test_what_is_there_is_said_before_the_model_is_loaded(tmp_path, capsys, monk
     assert loaded == [1]
     assert colorize(photos[0], "--overwrite") == 0
     assert (tmp_path / "0.color.png").stat().st_size > 1000
-
-
-def test_one_photo_named_twice_is_done_once(tmp_path):
-    photo = gray_photo(tmp_path / "photo.png")
-    assert colorize(tmp_path, photo, os.path.relpath(photo)) == 0
-    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_no_output_replaces_a_photo_or_another_output(tmp_path, capsys):
@@ -288,14 +276,7 @@ def test_no_output_replaces_a_photo_or_another_output(tmp_path, capsys):
     assert colorize(first, third) == 1
     assert capsys.readouterr().err.count("rename one") == 2
     assert colorize(first, third, "--output", tmp_path / "one.png") == 1
-    assert "is one file, but there are several pictures" in capsys.readouterr().err
-
-
-def test_a_long_prompt_is_cut_and_the_cut_part_said(real, tmp_path, capsys):
-    photo = gray_photo(tmp_path / "photo.png")
-    assert colorize(photo, "--prompt", "a red wall, " * 30 + "a very last zebra") == 0
-    assert "the prompt is too long, not read is:" in capsys.readouterr().err
-    assert colorize(photo, "--prompt", "", "--overwrite") == 0  # an empty prompt is a prompt
+    assert "one.png: name a folder, or for one photo a file" in capsys.readouterr().err
 
 
 def test_notes_on_color_photos_and_animations(tmp_path, capsys):
@@ -337,14 +318,6 @@ def test_a_runs_controlnet_brings_its_base(tmp_path, monkeypatch):
         assert model.controlnet == str(tmp_path / "controlnet")
 
 
-def test_a_planted_link_is_not_followed(tmp_path):
-    photo, victim = gray_photo(tmp_path / "photo.png"), tmp_path / "victim"
-    victim.write_text("mine")
-    (tmp_path / "photo.color.png.part").symlink_to(victim)
-    assert colorize(photo) == 0
-    assert victim.read_text() == "mine"
-
-
 def test_places_that_can_not_be_written(tmp_path, capsys, monkeypatch):
     photo = gray_photo(tmp_path / "photo.png")
     (tmp_path / "file").write_text("in the way")
@@ -362,13 +335,12 @@ def test_places_that_can_not_be_written(tmp_path, capsys, monkeypatch):
 
 
 def test_ctrl_c_leaves_whole_pictures(tmp_path, capsys, monkeypatch):
-    for k in range(3):
-        gray_photo(tmp_path / f"{k}.png")
-    save, seen = Image.Image.save, []
+    for name in ("a.png", "b.png"):
+        gray_photo(tmp_path / name)
+    save = Image.Image.save
 
     def interrupted(image, path, **options):
-        seen.append(path)
-        if len(seen) == 3:
+        if list(tmp_path.glob("*.color.png")):
             path.write_bytes(b"half")
             raise KeyboardInterrupt
         save(image, path, **options)
@@ -376,18 +348,7 @@ def test_ctrl_c_leaves_whole_pictures(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Image.Image, "save", interrupted)
     assert colorize(tmp_path) == 1
     assert "stopped: the pictures written so far are whole" in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.glob("*.color.*")) == ["0.color.png", "1.color.png"]
-
-
-def test_a_photo_that_may_not_be_read(tmp_path, capsys, monkeypatch):
-    photo = gray_photo(tmp_path / "photo.png")
-
-    def refuse(path, **_):
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(Image, "open", refuse)
-    assert colorize(photo) == 1
-    assert "photo.png: can't be read (Permission denied)" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.glob("*.color.*")] == ["a.color.png"]
 
 
 def test_what_a_format_can_not_hold_and_a_folder_without_permission_are_said_before_the_work(
@@ -406,7 +367,7 @@ def test_what_a_format_can_not_hold_and_a_folder_without_permission_are_said_bef
 
 
 def run_apart(*arguments, **options):
-    """The command in a process of its own."""
+    """Run the command in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
     return subprocess.run([sys.executable, "-m", "tests.gray_model", *map(str, arguments)], env=environment, **options)
 

@@ -5,6 +5,7 @@ import pytest
 
 from lib.color import fit_gamut, gray_from_luminance, luminance, srgb_to_lab, to_float, to_pil
 from lib.photo import full_resolution
+from lib.photo.formats import lightness
 
 RNG = np.random.default_rng(0)
 
@@ -17,11 +18,11 @@ def photo(height=300, width=400):
 
 
 def network_view(pixels, size=(48, 64)):
-    return full_resolution.reduce_lightness(pixels, size)
+    return full_resolution.reduce_lightness(lightness(pixels), size)
 
 
 def paint(pixels, plane, ab):
-    return full_resolution.paint(pixels, full_resolution.guided_functions(plane, ab))
+    return full_resolution.paint(lightness(pixels), full_resolution.guided_functions(plane, ab))
 
 
 @pytest.mark.parametrize("strength", [10, 40, 90])
@@ -30,7 +31,7 @@ def test_lightness_is_kept_whatever_the_color(strength):
     plane = network_view(pixels)
     angle = RNG.uniform(0, 2 * np.pi, (48, 64, 1))
     picture = paint(pixels, plane, strength * np.concatenate([np.cos(angle), np.sin(angle)], -1))
-    before = luminance(gray_from_luminance(full_resolution.lightness(pixels)))
+    before = luminance(gray_from_luminance(lightness(pixels)))
     assert np.abs(luminance(to_float(picture)) - before).max() <= 100 / 255
 
 
@@ -38,8 +39,8 @@ def test_what_srgb_can_not_show_loses_chroma_and_keeps_lightness_and_hue():
     pixels = np.tile(np.arange(20, 240, dtype=np.uint8)[:, None], (1, 180))
     hues = np.deg2rad(np.arange(180) * 2)
     ab = np.tile(120 * np.dstack([np.cos(hues), np.sin(hues)]), (220, 1, 1))
-    picture = full_resolution.paint(pixels, np.dstack([0 * ab, ab]).astype(np.float32))
-    lab, expected = srgb_to_lab(to_float(picture)), fit_gamut(np.dstack([full_resolution.lightness(pixels), ab]))
+    picture = full_resolution.paint(lightness(pixels), np.dstack([0 * ab, ab]).astype(np.float32))
+    lab, expected = srgb_to_lab(to_float(picture)), fit_gamut(np.dstack([lightness(pixels), ab]))
     assert np.quantile(np.abs(lab - expected), [0.5, 0.99]) == pytest.approx(0, abs=2)
     assert np.abs(lab[..., 0] - expected[..., 0]).max() <= 100 / 255
 
@@ -48,7 +49,7 @@ def test_color_follows_the_edges_of_the_photo():
     """Left half dark and red, right half light and blue: the colour changes at the pixel where the lightness does."""
     pixels = np.full((256, 256), 90, np.uint8)
     pixels[:, 133:] = 180  # not a multiple of the reduction
-    plane = full_resolution.reduce_lightness(pixels, (32, 32))
+    plane = network_view(pixels, (32, 32))
     ab = np.zeros((32, 32, 2))
     ab[:, :16], ab[:, 16], ab[:, 17:] = (30, 20), (10, 5), (-5, -25)
     picture = paint(pixels, plane, ab)
@@ -83,7 +84,7 @@ def test_strips_leave_no_seams_and_sixteen_bits_agree():
 
 def test_tables_agree_with_the_float_conversion():
     pixels = RNG.integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    plane = full_resolution.lightness(pixels)
+    plane = lightness(pixels)
     assert np.abs(plane - luminance(to_float(to_pil(pixels / 255)))).max() < 0.05
 
 
@@ -108,10 +109,10 @@ def bordered(border, inside=128, width=20):
 @pytest.mark.parametrize("border", [250, 235, 5])
 def test_paper_and_frames_stay_neutral_and_the_photo_does_not(border):
     pixels = bordered(border)
-    fine, ab = full_resolution.reduced_plane(pixels, 512), np.full((48, 64, 2), 25.0)
+    fine, ab = lightness(pixels), np.full((48, 64, 2), 25.0)
     weights = np.ones((1, *fine.shape), np.float32)
     functions = full_resolution.color_functions(network_view(pixels), [ab], fine, weights)
-    picture = full_resolution.paint(pixels, functions)
+    picture = full_resolution.paint(fine, functions)
     chroma = np.hypot(*np.moveaxis(srgb_to_lab(to_float(picture))[..., 1:], -1, 0))
     outside = np.ones(pixels.shape, bool)
     outside[16:-16, 16:-16] = False
@@ -124,4 +125,4 @@ def test_only_what_frames_a_photo_is_a_border():
     sky, inner = bordered(128), bordered(128)
     sky[:60], inner[60:120, 90:150] = 250, 250
     for pixels in (sky, inner, bordered(128, 60)):
-        assert not full_resolution.find_border(full_resolution.lightness(pixels)).any()
+        assert not full_resolution.find_border(lightness(pixels)).any()

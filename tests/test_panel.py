@@ -11,7 +11,7 @@ from PIL import Image
 
 from lib import ROOT
 from lib.photo import Colorizer
-from lib.photo.panel import EXAMPLES, Panel, free_name
+from lib.photo.panel import Panel
 from tests.conftest import read_made
 
 
@@ -28,8 +28,7 @@ def panel(pipeline, config, tmp_path, monkeypatch):
 
 def colorize(panel, prompt="a wall", **settings):
     """What a browser does when Colorize is pressed; waits for the end. Returns the result that is shown."""
-    defaults = {name: value for name, (*_, value) in panel.options.items()}
-    send(panel, "colorize", settings={"prompt": prompt, "colors": [], **defaults, "bind": False, **settings})
+    send(panel, "colorize", settings={"prompt": prompt, "colors": [], **panel.options, **settings})
     if panel.worker.ident:
         panel.worker.join()
     return panel.history[panel.shown] if panel.history else None
@@ -50,7 +49,7 @@ def png(*size):
 
 
 def test_it_starts_with_a_photo_that_can_be_read_and_its_description(panel):
-    assert (panel.photo["name"], panel.photo["prompt"]) == ("photo.png", "a ramp")
+    assert (panel.photo["name"], panel.photo["descriptions"]) == ("photo.png", ["a ramp", "a red wall"])
     assert panel.names == ["photo.png", "second.png"]  # torn.png is dropped
     assert np.ptp(pixels_of(panel.photo["before"]), axis=-1).max() <= 2
 
@@ -60,12 +59,8 @@ def test_a_picture_is_saved_at_once_and_can_be_downloaded(panel, tmp_path):
     saved = tmp_path / "saved/photo.color.png"
     assert panel.message == f"saved: {saved}"
     made = read_made(saved)
-    assert [made[name] for name in ("prompt", "seed", "num_inference_steps", "guidance_scale")] == [
-        "a red wall",
-        "4",
-        "3",
-        "3.5",
-    ]
+    settings = {"prompt": "a red wall", "seed": "4", "num_inference_steps": "3", "guidance_scale": "3.5"}
+    assert settings.items() <= made.items()
     assert np.abs(pixels_of(result["after"]) - np.asarray(Image.open(saved)).astype(int)).mean() < 3
     sent = []
     panel.send = lambda content, buffers: sent.append((content, buffers))
@@ -88,7 +83,7 @@ def test_the_history_is_each_photo_s_own_and_holds_no_picture_twice(panel, tmp_p
 def test_uploads_are_kept_listed_and_overwrite_nothing_and_broken_ones_are_dropped(panel, tmp_path):
     uploads, content = tmp_path / "saved/uploads", png(50, 40)
     send(panel, "upload", content, name="../mine.png")
-    assert (panel.photo["name"], panel.photo["examples"]) == ("mine.png", list(EXAMPLES))
+    assert (panel.photo["name"], panel.photo["descriptions"]) == ("mine.png", [])
     assert panel.message == "mine.png, 40 x 50"
     send(panel, "upload", content, name="mine.png")  # the same again
     send(panel, "upload", png(60, 60), name="mine.png")  # another of this name
@@ -152,18 +147,11 @@ def test_each_colour_only_on_its_object_is_an_option_and_said_in_the_caption(pan
 
     locate.threshold = 0.5
     monkeypatch.setitem(vars(panel.colorizer), "segmenter", locate)
-    assert panel.options["bind"][-1] is False
-    result = colorize(panel, "a pale red wall and a blue tram", bind=True)
-    assert result["caption"] == [
-        "each colour only on its object: pale red wall",
-        "not found in the photo: 'blue' in tram",
-    ]
-
-
-def test_names_that_are_free(tmp_path):
-    (tmp_path / "a.png").touch()
-    assert free_name(tmp_path / "a.png").name == "a.2.png"
-    assert free_name(tmp_path / "a.png", {"a.2.png"}).name == "a.3.png"
+    assert panel.options["bind"] is False
+    prompt, missing = "a pale red wall and a blue tram", "not found in the photo: 'blue' in tram"
+    assert colorize(panel, prompt)["caption"] == ["the prompt colours the whole photo"]
+    bound = ["each colour only on its object: pale red wall", missing]
+    assert colorize(panel, prompt, bind=True)["caption"] == bound
 
 
 def test_the_notebook_of_the_panel_needs_no_other_notebook_and_ends_with_it(monkeypatch, tmp_path):
@@ -175,5 +163,5 @@ def test_the_notebook_of_the_panel_needs_no_other_notebook_and_ends_with_it(monk
     exec(source, names)
     panel = eval(last, names)
     assert len(panel.names) > 50
-    assert len(panel.photo["examples"]) == 4
+    assert len(panel.photo["descriptions"]) == 4
     assert list(tmp_path.iterdir()) == []  # and writes nothing before a picture is made

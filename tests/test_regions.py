@@ -36,7 +36,7 @@ def halves(monkeypatch):
 
     segment.threshold = 0.5
     monkeypatch.setitem(vars(MODEL), "segmenter", segment)
-    monkeypatch.setattr(command, "load", lambda *_: MODEL)
+    monkeypatch.setattr("lib.photo.Colorizer", lambda *_: MODEL)
 
 
 def ab_of(picture):

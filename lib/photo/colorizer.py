@@ -2,21 +2,21 @@
 
 import json
 import operator
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from lib import ROOT
+from lib.captions import looks_english
 from lib.color import gray_from_luminance, srgb_to_lab, to_pil
 from lib.config import Config, get_config
 from lib.models import load_pipeline
 from lib.photo import BIND
 from lib.photo.formats import ColorPicture, Photo, open_photo
-from lib.photo.full_resolution import color_functions, network_size, paint, reduce_lightness, reduced_plane, refine
+from lib.photo.full_resolution import color_functions, network_size, paint, reduce_lightness, refine
 from lib.prompts import VAGUE_PROMPT
-from lib.regions import FIND_PX, WORKING_PX, find_masks, overlap, regions_of, share_out, to_regions, weigh
+from lib.regions import FIND_PX, WORKING_PX, find_masks, overlap, reduced_size, regions_of, share_out, to_regions, weigh
 from lib.sampling import sample
 
 SAMPLING = ("num_inference_steps", "guidance_scale", "controlnet_conditioning_scale")
@@ -39,6 +39,7 @@ class Colorizer:
     """
 
     def __init__(self, profile: str | Config = "pocket", controlnet: str | Path | None = None, **fields):
+        config = profile
         if isinstance(profile, str):
             saved = Path(controlnet or "").parent / "config.json"
             if controlnet and Path(controlnet).is_dir() and saved.is_file():
@@ -46,13 +47,13 @@ class Colorizer:
                 names = [name for name in ("run", "base_model", "base_revision") if name in trained]
                 fields = {name: trained[name] for name in names} | fields
             config = get_config(profile, **fields)
-            shipped = config.controlnet or config.initial_controlnet or config.controlnet_dir
-            source = Path(controlnet or "").resolve() if controlnet and Path(controlnet).is_dir() else controlnet
-            profile = config.replace(controlnet=str(source or shipped), torch_compile=False)
-        self.config, self.pipeline = profile, load_pipeline(profile)
+            source = Path(controlnet).resolve() if controlnet and Path(controlnet).is_dir() else controlnet
+            source = source or config.controlnet or config.initial_controlnet or config.controlnet_dir
+            config = config.replace(controlnet=str(source), torch_compile=False)
+        self.config, self.pipeline = config, load_pipeline(config)
 
     def __call__(self, photo, prompt=VAGUE_PROMPT, seed=0, saturation=1.0, colors=(), bind=BIND, **sampling):
-        """The photo in colour, a `ColorPicture`: a PIL image at the photo's own size, whose `save` writes its metadata.
+        """Returns the photo in colour, a `ColorPicture`: a PIL image at the photo's own size.
 
         Args:
             photo: what `open_photo` takes (a path, a PIL image, an array, a file), or the `Photo` that it returns.
@@ -72,21 +73,21 @@ class Colorizer:
             raise ValueError(f"seed {seed} should be at least 0, saturation {saturation} from 0 to 5")
         config = self.config.replace(**sampling)
         photo = photo if isinstance(photo, Photo) else open_photo(photo)
-        height, width = photo.pixels.shape[:2]
-        colors = to_regions(colors, (height, width))
+        shape = photo.plane.shape
+        colors = to_regions(colors, shape)
         names = {region.place for region in colors if isinstance(region.place, str)}
         bound = [region for region in regions_of(prompt) if region.place not in names] if bind else []
         multiple = self.pipeline.vae_scale_factor * 2 ** (len(self.pipeline.unet.config.block_out_channels) - 1)
-        plane = reduce_lightness(photo.pixels, network_size(height, width, config.resolution, multiple))
-        fine = reduced_plane(photo.pixels, WORKING_PX)
-        regions, weights, notes = self.place([*bound, *colors], photo.pixels, fine)
+        plane = reduce_lightness(photo.plane, network_size(*shape, config.resolution, multiple))
+        fine = reduce_lightness(photo.plane, reduced_size(shape, WORKING_PX))
+        regions, weights, notes = self.place([*bound, *colors], fine, photo.plane)
         gray = to_pil(gray_from_luminance(plane))
         # the prompt's picture alone, so that it is the same with and without regions
         outputs = sample(self.pipeline, [gray], [prompt], [seed], config)
         phrases, count = [region.phrase for region in regions], len(regions)
         outputs += sample(self.pipeline, [gray] * count, phrases, [seed] * count, config)
         layers = [float(saturation) * srgb_to_lab(output)[..., 1:] for output in outputs]
-        pixels = paint(photo.pixels, color_functions(plane, layers, fine, weights))
+        pixels = paint(photo.plane, color_functions(plane, layers, fine, weights))
         made = {"photo": photo.path.name} if photo.path else {}
         made |= {"prompt": prompt, "colors": ", ".join(region.name for region in colors)}
         made["bind"] = ", ".join(f"{region.color} {region.place}" for region in bound if region in regions)
@@ -95,25 +96,25 @@ class Colorizer:
             made[name] = str(source).removeprefix(f"{ROOT.resolve()}/")  # nothing of the machine
         return ColorPicture(pixels, photo, made, notes)
 
-    def place(self, regions: list, pixels: np.ndarray, fine: np.ndarray) -> tuple[list, np.ndarray, list]:
-        """The regions that are found in a photo, the weights (1 + regions, h, w) of the rest and of them, and notes.
+    def place(self, regions: list, fine: np.ndarray, plane: np.ndarray) -> tuple[list, np.ndarray, list]:
+        """Returns the regions that are found, the weights (1 + regions, h, w) of the rest and of them, and notes.
 
-        `fine`: the photo's L* (h, w) at the size of the weights. Names share places by how sure the segmenter is; boxes
-        and masks go over them, the later over the earlier.
+        `fine`: the photo's L* (h, w) at the size of the weights; `plane`: at its own size. Names share places by how
+        sure the segmenter is; boxes and masks go over them, the later over the earlier.
         """
         if not regions:
             return [], np.ones((1, *fine.shape), np.float32), []
-        coarse = reduced_plane(pixels, FIND_PX)
+        coarse = reduce_lightness(plane, reduced_size(plane.shape, FIND_PX))
         regions = sorted(regions, key=lambda region: not isinstance(region.place, str))
         masks = refine(find_masks(regions, coarse, lambda: self.segmenter), coarse, fine)
         found = masks.max(axis=(1, 2)) > 0
         notes = [f"not found in the photo: {region.name}" for region, ok in zip(regions, found, strict=True) if not ok]
         regions, masks = [region for region, ok in zip(regions, found, strict=True) if ok], masks[found]
-        names = sum(isinstance(region.place, str) for region in regions)
-        if overlap(masks[names:]):
+        n_names = sum(isinstance(region.place, str) for region in regions)
+        if overlap(masks[n_names:]):
             notes.append("regions overlap: the later one wins")
-        over = weigh(masks[names:])
-        shares = share_out(masks[:names], self.segmenter.threshold if names else 1)
+        over = weigh(masks[n_names:])
+        shares = share_out(masks[:n_names], self.segmenter.threshold if n_names else 1)
         return regions, np.concatenate([shares * over[0], over[1:]]), notes
 
     @cached_property
@@ -124,13 +125,9 @@ class Colorizer:
         return load_segmenter(self.config.segmenter, self.config.segmenter_revision)
 
     def prompt_notes(self, prompt: str) -> list[str]:
-        """What a person should know of a prompt: that it is not English, and what the text encoder does not read."""
-        notes, tokenizer = [], self.pipeline.tokenizer
-        with suppress(ImportError):  # until lib.captions is there
-            from lib.captions import looks_english
-
-            if not looks_english(prompt):
-                notes.append("this model reads English only: write the prompt in English")
+        """Returns notes on a prompt: that it isn't English, and which words the text encoder doesn't read."""
+        notes = [] if looks_english(prompt) else ["this model reads English only: write the prompt in English"]
+        tokenizer = self.pipeline.tokenizer
         ids, longest = tokenizer(prompt, truncation=False, verbose=False)["input_ids"], tokenizer.model_max_length
         if len(ids) > longest:
             notes.append(f"the prompt is too long, not read is: {tokenizer.decode(ids[longest - 1 : -1])}")

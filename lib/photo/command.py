@@ -1,11 +1,9 @@
 """The command `colorize`: photos and folders in, colour pictures out; `colorize --help` lists the options."""
 
-import gc
 import os
 import re
 import sys
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from unicodedata import normalize
@@ -13,14 +11,14 @@ from unicodedata import normalize
 import click
 from tqdm import tqdm
 
+from lib import photo
 from lib.cache import exit_with_one_line, explained, one_line, printable
 from lib.config import PROFILES, get_config
-from lib.photo import BIND
 from lib.photo.formats import EXPECT, MAX_MEGAPIXELS, SUFFIXES, check_target, open_photo
 from lib.prompts import VAGUE_PROMPT
 
 ENDINGS = {"png": (".png",), "jpeg": (".jpg", ".jpeg"), "webp": (".webp",)}  # of the pictures, by --format
-OUTPUT = re.compile(r"\.color(\.\d+)?\.(png|jpe?g|webp)$")  # names of pictures, which are no photos of a folder
+NO_PHOTO = re.compile(r"^\.|\.color(\.\d+)?\.(png|jpe?g|webp)$")  # in a folder: hidden files, and pictures
 COLOR_HELP = 'The colour of one object, which is found by its name: "tram: dark red". May be repeated.'
 BIND_HELP = "Find each object that the prompt gives a colour, and keep the colour to it."
 FIELD_HELP = "A field of the configuration: -p num_inference_steps 5, -p guidance_scale 3."
@@ -49,7 +47,7 @@ def split_color(context, parameter, values):
 @click.argument("photos", nargs=-1, required=True, metavar="PHOTO_OR_FOLDER...")
 @click.option("--prompt", help='What is in the photo, with its colours: "a red bus, blue sky".')
 @click.option("--color", "colors", multiple=True, callback=split_color, metavar='"OBJECT: COLOR"', help=COLOR_HELP)
-@click.option("--bind/--no-bind", default=BIND, show_default=True, help=BIND_HELP)
+@click.option("--bind/--no-bind", default=photo.BIND, show_default=True, help=BIND_HELP)
 @click.option("--output", type=click.Path(path_type=Path), help="A folder, or one .png, .jpg or .webp file.")
 @click.option("--format", type=click.Choice(list(ENDINGS)), help="Of the pictures; png (the default) loses nothing.")
 @click.option("--recursive", is_flag=True, help="Take the photos of subfolders, too.")
@@ -62,8 +60,7 @@ def split_color(context, parameter, values):
 @click.option("-p", "fields", nargs=2, multiple=True, metavar="FIELD VALUE", help=FIELD_HELP)
 def main(**options):
     """Colorize grayscale photos with a sentence, at their own size."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names that its code page doesn't have
+    sys.stdout.reconfigure(errors="backslashreplace")  # names that its code page doesn't have
     try:
         with exit_with_one_line():
             sys.exit(1 if run(SimpleNamespace(**options)) else 0)
@@ -79,35 +76,24 @@ def run(options: SimpleNamespace) -> int:
     for problem in problems:
         say(f"error: {problem}")
     failures = len(problems)
-    colorizer = load(options.profile, options.controlnet, fields) if jobs else None  # last, because it takes seconds
-    for note in colorizer.prompt_notes(options.prompt) if jobs and options.prompt else ():
+    if not jobs:
+        return failures
+    colorizer = photo.Colorizer(options.profile, options.controlnet, **fields)  # last, because it takes seconds
+    for note in colorizer.prompt_notes(options.prompt) if options.prompt else ():
         say(f"note: {note}")
-    for photo, output in tqdm(jobs.items(), desc="colorizing", unit="photo", disable=len(jobs) <= 1):
+    for path, output in tqdm(jobs.items(), desc="colorizing", unit="photo", disable=len(jobs) == 1):
         try:
-            colorize_photo(photo, output, options, colorizer)
+            colorize_photo(path, output, options, colorizer)
             continue
         except MemoryError:
-            line = f"{photo}: too large for this machine's memory: reduce it first"
+            problem = "too large for this machine's memory: reduce it first"
         except OSError as error:
-            file, reason = error.filename or output, error.strerror or error
-            line = f"{photo}: {file} can't be written ({reason}): name another --output"
+            problem = f"{error.filename or output} can't be written ({error.strerror or error}): name another --output"
         except Exception as error:  # whatever is wrong with one photo, the rest is done
-            line, name = one_line(error, None), printable(str(photo))
-            line = line if line.startswith(f"{name}: ") else f"{name}: {line}"
+            problem = one_line(error, None).removeprefix(f"{printable(str(path))}: ")
         failures += 1
-        say(f"error: {line}")
+        say(f"error: {path}: {problem}")
     return failures
-
-
-def load(profile: str, controlnet: str | None, fields: dict):
-    """The `Colorizer` of a command line."""
-    gc.disable()  # what imports leave stays for good: to search it for garbage takes a second
-    from lib.photo.colorizer import Colorizer
-
-    colorizer = Colorizer(profile, controlnet, **fields)
-    gc.freeze()
-    gc.enable()
-    return colorizer
 
 
 def say(line: str) -> None:
@@ -121,7 +107,7 @@ def say(line: str) -> None:
 
 
 def plan(options: SimpleNamespace) -> tuple[dict[Path, Path], list[str]]:
-    """{photo: picture to make}, and a line for each photo or name that can't be done."""
+    """Returns {photo: picture to make}, and a line for each photo or name that can't be done."""
     photos, problems, jobs, skipped = {}, [], {}, 0
     for name in options.photos:
         try:
@@ -129,99 +115,72 @@ def plan(options: SimpleNamespace) -> tuple[dict[Path, Path], list[str]]:
             photos |= {Path(os.path.realpath(path)): (path, folder) for path, folder in found.items()}
         except (ValueError, OSError) as error:
             problems.append(str(error))
-    to_file, ending = check_output(options, len(photos)), ENDINGS[options.format or "png"][0]
+    ending, endings = ENDINGS[options.format or "png"][0], ENDINGS.get(options.format, sum(ENDINGS.values(), ()))
+    suffix = options.output.suffix.lower() if options.output and not options.output.is_dir() else ""
+    to_file = suffix in (*SUFFIXES, *endings)
+    if to_file and (len(photos) > 1 or suffix not in endings):
+        rule = f"name a folder, or for one photo a file that ends in {', '.join(endings)}"
+        raise ValueError(f"--output {options.output}: {rule}")
     outputs = {
         path: options.output if to_file else (options.output or path.parent) / folder / f"{path.stem}.color{ending}"
         for path, folder in photos.values()
     }
     count = Counter(output.resolve() for output in outputs.values())
-    for photo, output in outputs.items():
-        folder = next(place for place in output.absolute().parents if place.exists())
+    for path, output in outputs.items():
+        folder = next(parent for parent in output.absolute().parents if parent.exists())
         if count[output.resolve()] > 1:
-            problems.append(f"{photo}: another photo has the output {output} too: rename one")
+            problems.append(f"{path}: another photo has the output {output} too: rename one")
         elif Path(os.path.realpath(output)) in photos:
-            problems.append(f"{photo}: its output is a photo itself, which is never overwritten: name another --output")
+            problems.append(f"{path}: its output is a photo itself, which is never overwritten: name another --output")
         elif output.exists() and options.skip_existing:
             skipped += 1
         elif output.exists() and not options.overwrite:
             remedy = "pass --overwrite or --skip-existing, or name another --output"
-            problems.append(f"{photo}: its output {output} exists: {remedy}")
+            problems.append(f"{path}: its output {output} exists: {remedy}")
         elif not (folder.is_dir() and os.access(folder, os.W_OK)):
-            problems.append(f"{photo}: {output} can't be written (no permission in {folder}): name another --output")
+            problems.append(f"{path}: {output} can't be written (no permission in {folder}): name another --output")
         else:
-            jobs[photo] = output
+            jobs[path] = output
     if skipped:
         say(f"{skipped} of {len(photos)} photos have their pictures already: skipped")
     return jobs, problems
 
 
 def find_photos(top: Path, recursive: bool) -> dict[Path, Path]:
-    """{photo: folder of its picture below --output} of a file or folder; ValueError if a folder has no photo."""
+    """Returns {photo: folder of its picture below --output} of a file or folder; ValueError if a folder has none."""
     if not top.is_dir():
         return {top: Path()}
     entries = sorted(top.rglob("*") if recursive else top.iterdir())
-    paths = [path for path in entries if not (path.is_dir() or path.name.startswith(".") or OUTPUT.search(path.name))]
-    photos = [path for path in paths if path.suffix.lower() in SUFFIXES]
+    files = [path for path in entries if not path.is_dir()]
+    photos = [path for path in files if path.suffix.lower() in SUFFIXES and not NO_PHOTO.search(path.name)]
     if not photos:
         raise ValueError(f"{top}: holds no photo: known endings are {', '.join(SUFFIXES)}")
-    if not recursive and any(path.is_dir() for path in entries):
+    if not recursive and len(files) < len(entries):
         say(f"note: {top}: its subfolders are passed over: --recursive takes their photos, too")
     return {path: path.parent.relative_to(top) for path in photos}
 
 
 def as_on_disk(path: Path) -> Path:
-    """A path in the form of its name, composed or decomposed Unicode, that exists; else as it is."""
+    """Returns a path with its name in composed or decomposed Unicode, whichever exists; else as it is."""
     forms = (path, *(path.with_name(normalize(form, path.name)) for form in ("NFC", "NFD") if path.name))
     return next((form for form in forms if os.path.lexists(form)), path)
 
 
-def check_output(options: SimpleNamespace, n_photos: int) -> bool:
-    """Whether --output names a file; ValueError if it is a wrong one."""
-    path, endings = options.output, ENDINGS.get(options.format, sum(ENDINGS.values(), ()))
-    if not path or path.is_dir() or path.suffix.lower() not in (*SUFFIXES, *endings):
-        return False
-    if n_photos > 1:
-        raise ValueError(f"--output {path} is one file, but there are several pictures: name a folder")
-    if path.suffix.lower() not in endings:
-        raise ValueError(f"--output {path}: pictures are {', '.join(endings)} here: name such a file or a folder")
-    return True
-
-
 def colorize_photo(path: Path, output: Path, options: SimpleNamespace, colorizer) -> None:
-    """Colorizes one photo, writes its picture, and prints the notes on both."""
-    prompt = read_prompt(path) if options.prompt is None else options.prompt
-    with quiet_libraries():
-        photo = open_photo(path)
-    check_target(output, photo.pixels.shape, photo.alpha is not None)
-    picture = colorizer(photo, prompt, options.seed, options.saturation, options.colors, options.bind)
+    """Colorizes one photo with --prompt or the text file beside it, writes its picture, and prints notes on both."""
+    prompt, words, notes = options.prompt, as_on_disk(path.with_suffix(".txt")), []
+    if prompt is None and words.is_file():
+        with explained(f"{path}: its prompt {words} can't be read", "save it as text in UTF-8"):
+            prompt = " ".join(words.read_text(encoding="utf-8-sig").split())
+        notes = colorizer.prompt_notes(prompt)
+    prompt = VAGUE_PROMPT if prompt is None else prompt
+    opened = open_photo(path)
+    check_target(output, opened.plane.shape, opened.alpha is not None)
+    picture = colorizer(opened, prompt, options.seed, options.saturation, options.colors, options.bind)
     picture.save(output)
-    prompt_notes = colorizer.prompt_notes(prompt) if options.prompt is None else []
-    for note in [*photo.notes, *prompt_notes, *picture.notes]:
+    for note in [*opened.notes, *notes, *picture.notes]:
         say(f"note: {path}: {note}")
     say(str(output))
-
-
-def read_prompt(photo: Path) -> str:
-    """The text of photo.txt beside a photo, or the vague prompt; ValueError if the file can't be read."""
-    path = as_on_disk(photo.with_suffix(".txt"))
-    if not path.is_file():
-        return VAGUE_PROMPT
-    with explained(f"{photo}: its prompt {path} can't be read", "save it as text in UTF-8"):
-        return " ".join(path.read_text(encoding="utf-8-sig").split())
-
-
-@contextmanager
-def quiet_libraries():
-    """Keeps what C libraries write about damaged files (libtiff's warnings) from the terminal."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-            yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,15 @@ The pixels decide: metadata that is damaged or can't be carried over is left out
 import html
 import os
 import warnings
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
+from PIL.ExifTags import IFD, Base
 
 from lib.cache import PICTURE_FORMATS, new_file, one_line, printable
 
@@ -21,11 +23,9 @@ FORMATS = (*PICTURE_FORMATS, "JPEG2000")  # none that can hold a program, as Pos
 EXPORT = "export it as JPEG, PNG, or TIFF with 8 or 16 bits"
 MAX_MEGAPIXELS, MIN_SIDE, MAX_ASPECT = 250, 16, 50
 MAX_EXIF = 65_000  # bytes; a JPEG holds no more
-ORIENTATION, DETAILS, GPS, INTEROPERABILITY = 0x0112, 0x8769, 0x8825, 0xA005  # EXIF tags
-WIDTH, HEIGHT = 0xA002, 0xA003  # EXIF tags in DETAILS
 FILE_TAGS = {  # of EXIF, not kept: how the old file holds its pixels, XMP, IPTC, profile, and where it was taken
     254, 256, 257, 258, 259, 262, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 330, 338, 339,
-    700, 33723, 34377, 34675, GPS,
+    700, 33723, 34377, 34675, IFD.GPSInfo,
 }  # fmt: skip
 UPRIGHT = dict(zip(range(2, 9), (Image.Transpose(way) for way in (0, 3, 1, 5, 4, 6, 2)), strict=True))  # by orientation
 PNG_WORDS = {"Title", "Author", "Description", "Copyright", "Comment"}
@@ -46,14 +46,14 @@ Image.MAX_IMAGE_PIXELS = MAX_MEGAPIXELS * 10**6 // 2  # PIL refuses what is twic
 
 @dataclass
 class Photo:
-    """An opened photo: `pixels` (H, W) or (H, W, 3), sRGB in uint8 or uint16, upright; what is kept of its file."""
+    """An opened photo, upright: L* `plane` (H, W), float32 in [0, 100], and what is kept of its file."""
 
-    pixels: np.ndarray
+    plane: np.ndarray
     alpha: np.ndarray | None  # (H, W) uint8
     exif: bytes
-    dpi: tuple | None
-    notes: list  # what was left out, in words
-    path: Path | None = None  # of its file
+    dpi: tuple[float, float] | None
+    notes: list[str]  # what was left out
+    path: Path | None = None
 
 
 class UnfitError(ValueError):
@@ -61,7 +61,7 @@ class UnfitError(ValueError):
 
 
 def open_photo(source) -> Photo:
-    """Reads the first frame of a photo, upright, in sRGB.
+    """Reads the first frame of a photo.
 
     Args:
         source: a path, a binary file, bytes, a PIL image, or an array that PIL takes: uint8 (H, W) or (H, W, 3 or 4),
@@ -87,12 +87,12 @@ def open_photo(source) -> Photo:
     except MemoryError:
         raise
     except Exception as error:  # readers of damaged files raise anything
-        reason = getattr(error, "strerror", None) or (one_line(error, None) if str(error) else "damaged")
+        reason = getattr(error, "strerror", None) or one_line(error, None)
         raise ValueError(f"{name}: can't be read ({reason}): replace it or allow reading it") from None
 
 
 def read_file(file) -> Photo:
-    """A binary file as a `Photo`; UnfitError if it is no picture of a supported format."""
+    """Returns a binary file as a `Photo`; raises UnfitError if it is no picture of a supported format."""
     head = file.read(80)
     file.seek(0)
     is_tiff = head[:4] in (b"II*\0", b"MM\0*")
@@ -106,8 +106,8 @@ def read_file(file) -> Photo:
             tags = dict(image.tag_v2) if is_tiff else {}
             if 50706 in tags or (tags.get(254) == 1 and 330 in tags) or (is_tiff and head[8:10] == b"CR"):
                 raise UnfitError(f"is a raw photo (DNG, NEF, ...), of which only a thumbnail can be read: {EXPORT}")
-            deep = tags.get(277, 1) > 1 and max(tags.get(258, (1,))) > 8
-            if not (deep and tags.get(284) == 2 and tags.get(259) == 1):
+            deep_colors = tags.get(277, 1) > 1 and max(tags.get(258, (1,))) > 8
+            if not (deep_colors and tags.get(284) == 2 and tags.get(259) == 1):
                 return to_photo(image)
             from tifffile import imread  # PIL reads these planes as stripes
 
@@ -120,21 +120,35 @@ def read_file(file) -> Photo:
 
 
 def to_photo(image: Image.Image, planes: Image.Image | None = None) -> Photo:
-    """The first frame of a PIL image of any mode as a `Photo`; `planes`: the image whose pixels it should have."""
-    check_dimensions(*image.size)
-    frames, notes, tags = getattr(image, "n_frames", 1), [], dict(getattr(image, "tag_v2", {}))
-    if frames > 1:
+    """Returns the first frame of a PIL image as a `Photo`; `planes`: the image that has its pixels, if not itself."""
+    size, (short, long) = "{}x{}".format(*image.size), sorted(image.size)
+    if short < MIN_SIDE:
+        raise UnfitError(f"{size} is too small: both sides need {MIN_SIDE} px or more")
+    if long > MAX_ASPECT * short:
+        raise UnfitError(f"{size} is too narrow: cut it into parts of at most 1:{MAX_ASPECT}")
+    notes, alpha, tags = [], None, dict(getattr(image, "tag_v2", {}))
+    if (frames := getattr(image, "n_frames", 1)) > 1:
         notes.append(f"has {frames} frames: only the first is used")
     image.load()
     exif, orientation = read_exif(image, notes)
-    info, alpha = dict(image.info), None
-    words = b"<dc:" in (info.get("xmp") or b"") or 33723 in tags or 0x0404 in info.get("photoshop", {})
-    if words or info.get("comment") or PNG_WORDS & set(getattr(image, "text", {})):
+    info = dict(image.info)
+    has_words = b"<dc:" in (info.get("xmp") or b"") or 33723 in tags or 0x0404 in info.get("photoshop", {})
+    if has_words or info.get("comment") or PNG_WORDS & set(getattr(image, "text", {})):
         notes.append("has a title, comment or keywords: they are left out")
     image = planes or image
     image = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
-    if image.mode.startswith(("I", "F")):
-        pixels, alpha = deep_gray(np.asarray(image), info, notes)
+    if image.mode.startswith(("I", "F")):  # gray of more than 8 bits
+        pixels = np.asarray(image)
+        if pixels.dtype != np.uint16:  # white is 1, 255, 65535, or the maximum if it is larger
+            pixels = pixels.astype(np.float64)
+            if not np.isfinite(pixels).all():
+                raise UnfitError("holds values that are no numbers (NaN or infinite): correct it first")
+            white = next((white for white in (1, 255, 65535) if pixels.max() <= white), pixels.max())
+            pixels = (np.clip(pixels / white, 0, 1) * 65535).round().astype(np.uint16)
+        if icc := info.get("icc_profile"):
+            steps = to_srgb(Image.fromarray(np.arange(256, dtype=np.uint8)[None]), icc, notes)
+            curve = 257.0 * np.asarray(steps.convert("L"))[0]
+            pixels = np.interp(pixels, np.arange(256) * 257, curve).round().astype(np.uint16)
         if tags.get(262) == 0 and image.mode.startswith("I;16"):  # white is zero: PIL inverts 8 bits only
             pixels = 65535 - pixels
     else:
@@ -152,83 +166,52 @@ def to_photo(image: Image.Image, planes: Image.Image | None = None) -> Photo:
         notes.append("is a colour photo: its colour was discarded")
     if pixels.dtype == np.uint16:
         notes.append("has 16 bits a pixel: its picture has 8 for each colour")
-    return Photo(pixels, alpha, exif, read_dpi(info.get("dpi"), notes), notes)
+    dpi = ()
+    with suppress(TypeError, ValueError, ArithmeticError):
+        dpi = tuple(float(value) for value in info.get("dpi") or () if 0 < float(value) < 65535)
+    if info.get("dpi") and len(dpi) != 2:
+        notes.append("has an impossible resolution: it is left out")
+    return Photo(lightness(pixels), alpha, exif, dpi if len(dpi) == 2 else None, notes)
 
 
-def check_dimensions(width: int, height: int) -> None:
-    """Raises UnfitError if a photo is too small, too large, or too narrow to colorize."""
-    size = f"{width}x{height} is"
-    if width * height > MAX_MEGAPIXELS * 10**6:
-        raise UnfitError(f"{size} larger than {MAX_MEGAPIXELS} megapixels: reduce it first")
-    if min(width, height) < MIN_SIDE:
-        raise UnfitError(f"{size} too small: both sides need {MIN_SIDE} px or more")
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise UnfitError(f"{size} too narrow: cut it into parts of at most 1:{MAX_ASPECT}")
+def lightness(pixels: np.ndarray) -> np.ndarray:
+    """Returns L* (H, W), float32, of uint8 or uint16 sRGB (IEC 61966-2-1), (H, W) or (H, W, 3)."""
+    top, is_gray = np.iinfo(pixels.dtype).max, pixels.ndim == 2
+    codes = np.arange(top + 1) / top
+    linear = np.where(codes <= 0.04045, codes / 12.92, ((codes + 0.055) / 1.055) ** 2.4).astype(np.float32)
+    y = linear if is_gray else cv2.transform(linear[pixels], np.array([[0.2126729, 0.7151522, 0.0721750]], np.float32))
+    plane = np.where(y > (6 / 29) ** 3, 116 * np.cbrt(y) - 16, (29 / 3) ** 3 * y).astype(np.float32)
+    return plane.take(pixels) if is_gray else plane
 
 
-def read_exif(image: Image.Image, notes: list) -> tuple[bytes, int]:
-    """What can be written again of the EXIF of a PIL image, as bytes, and the orientation that it gives."""
-    kept, orientation, content, lost = Image.Exif(), 1, b"", False
+def read_exif(image: Image.Image, notes: list[str]) -> tuple[bytes, int]:
+    """Returns what can be written again of the EXIF of a PIL image, and the orientation that it gives."""
+    kept, content, orientation, lost = Image.Exif(), b"", 1, False
     try:
         exif = image.getexif()
-        kept.endian, orientation = exif.endian, exif.get(ORIENTATION, 1)
-        lost, turned = not isinstance(orientation, int), orientation in range(5, 9)
+        kept.endian, orientation = exif.endian, exif.get(Base.Orientation, 1)
+        width, height = image.size[::-1] if orientation in range(5, 9) else image.size
         for tag in set(exif) - FILE_TAGS:
             try:
-                value = exif.get_ifd(tag) if tag == DETAILS else exif[tag]
-                if tag == DETAILS:  # which has the size, too
-                    value = {name: item for name, item in value.items() if name != INTEROPERABILITY}
-                    sizes = zip((WIDTH, HEIGHT), image.size[:: -1 if turned else 1], strict=True)
-                    value |= {name: size for name, size in sizes if name in value}
-                alone = Image.Exif()
-                alone[tag] = value
-                alone.tobytes()
-                kept[tag] = value
-            except Exception:  # what writes a mistyped value raises anything
+                kept[tag] = exif[tag]
+                if tag == IFD.Exif:
+                    details = {name: value for name, value in exif.get_ifd(tag).items() if name != IFD.Interop}
+                    sizes = {Base.ExifImageWidth: width, Base.ExifImageHeight: height}
+                    kept[tag] = details | (sizes if Base.ExifImageWidth in details else {})
+                content = kept.tobytes()
+            except Exception:  # a mistyped value can't be read or written
+                kept.pop(tag, None)
                 lost = True
-        content = kept.tobytes() if len(kept) else b""
-    except Exception:  # what reads damaged EXIF, too
+        lost = lost or not isinstance(orientation, int)
+    except Exception:  # the whole block can't be read
         lost = True
     if lost or len(content) > MAX_EXIF:
         notes.append("has EXIF that can't be written again: it is left out")
     return content if len(content) <= MAX_EXIF else b"", orientation
 
 
-def read_dpi(dpi, notes: list) -> tuple[float, float] | None:
-    """A resolution that can be written again, or None."""
-    try:
-        if dpi is None or all(0 < float(value) < 65535 for value in dpi):
-            return dpi and tuple(float(value) for value in dpi)
-    except (TypeError, ValueError, ArithmeticError):
-        pass
-    notes.append("has an impossible resolution: it is left out")
-    return None
-
-
-def deep_gray(values: np.ndarray, info: dict, notes: list) -> tuple[np.ndarray, np.ndarray | None]:
-    """Gray of more than 8 bits as uint16 sRGB, and alpha if one gray is transparent.
-
-    16-bit codes stay; integers of 32 bits and floats are scaled so that 1, 255, 65535, or their maximum if it is
-    larger, is white. UnfitError if there are values that are no numbers.
-    """
-    alpha = None
-    if isinstance(info.get("transparency"), int):
-        alpha = np.where(values == info["transparency"], 0, 255).astype(np.uint8)
-    if values.dtype != np.uint16:
-        values = values.astype(np.float64)
-        if not np.isfinite(values).all():
-            raise UnfitError("holds values that are no numbers (NaN or infinite): correct it first")
-        top = next((top for top in (1, 255, 65535) if values.max() <= top), values.max())
-        values = (np.clip(values / top, 0, 1) * 65535).round().astype(np.uint16)
-    if info.get("icc_profile"):
-        steps = np.arange(256, dtype=np.uint8)[None]
-        curve = np.asarray(to_srgb(Image.fromarray(steps), info["icc_profile"], notes).convert("L"))[0]
-        values = np.interp(values, np.arange(256) * 257, curve * 257.0).round().astype(np.uint16)
-    return values, alpha
-
-
-def to_srgb(image: Image.Image, icc: bytes | None, notes: list) -> Image.Image:
-    """A PIL image of any 8-bit mode as L or RGB in sRGB; a colour profile that does not fit is ignored, with a note."""
+def to_srgb(image: Image.Image, icc: bytes | None, notes: list[str]) -> Image.Image:
+    """Returns a PIL image of any 8-bit mode as L or RGB in sRGB; a profile that doesn't fit is left out with a note."""
     if image.mode in ("1", "P", "PA"):
         image = image.convert("L" if image.mode == "1" else "RGB")
     if icc:
@@ -240,8 +223,8 @@ def to_srgb(image: Image.Image, icc: bytes | None, notes: list) -> Image.Image:
     return image if image.mode == "L" else image.convert("RGB")
 
 
-def check_target(path: str | Path, size: tuple[int, ...], transparent: bool) -> None:
-    """Raises ValueError if the format of a path's ending can't hold a picture of this size or its transparency."""
+def check_target(path: str | Path, size: tuple[int, ...], transparent: bool) -> str:
+    """Returns the format of a path's ending; raises ValueError if it can't hold such a picture."""
     format, side = Image.registered_extensions().get(Path(path).suffix.lower()), max(size)
     if format not in Image.SAVE:
         raise ValueError(f"{path}: can't be saved (unknown ending): name an ending that is known, such as .png")
@@ -249,16 +232,17 @@ def check_target(path: str | Path, size: tuple[int, ...], transparent: bool) -> 
         raise ValueError(f"{path}: {format} holds at most {MAX_SIDE[format]} px a side, not {side}: save it as .png")
     if format == "JPEG" and transparent:
         raise ValueError(f"{path}: JPEG holds no transparency: save it as .png or .webp")
+    return format
 
 
 class ColorPicture(Image.Image):
     """A colorized photo as a PIL image, RGB or RGBA, that is saved with the photo's metadata and how it was made.
 
-    These are in `info`, so that copies keep them: `made`, {name: value} of how it was made, and `notes`, what was not
-    found in the photo, among them.
+    `info`, which copies keep, holds `made`, {name: value} of how it was made, and `notes`, what wasn't found in the
+    photo, among them.
     """
 
-    def __init__(self, pixels: np.ndarray, photo: Photo, made: dict, notes: list):
+    def __init__(self, pixels: np.ndarray, photo: Photo, made: dict, notes: list[str]):
         image = Image.fromarray(pixels if photo.alpha is None else np.dstack([pixels, photo.alpha]))
         self.__dict__ |= vars(image)
         self.info = {"exif": photo.exif, "dpi": photo.dpi, "made": made, "notes": notes}
@@ -268,11 +252,9 @@ class ColorPicture(Image.Image):
 
     def save(self, target, format: str | None = None, **options) -> None:
         """Saves like PIL. A path is written completely or not at all; ValueError if the format can't hold it."""
-        to_path = isinstance(target, (str, Path))
-        if to_path:
-            check_target(target, self.size, self.mode == "RGBA")
-            format = format or Image.registered_extensions()[Path(target).suffix.lower()]
-        format = (format or "PNG").upper()
+        is_path = isinstance(target, (str, Path))
+        known = check_target(target, self.size, self.mode == "RGBA") if is_path else "PNG"
+        format = (format or known).upper()
         words = printable("; ".join(f"{name}: {value}" for name, value in self.made.items()))
         packet = PACKET.format(html.escape(words[:MAX_TEXT]))
         kept = {name: self.info[name] for name in ("exif", "dpi") if self.info[name]}
@@ -281,10 +263,5 @@ class ColorPicture(Image.Image):
             kept["pnginfo"].add_itxt("XML:com.adobe.xmp", packet)
         else:
             kept |= {"xmp": packet.encode(), **(LOSSY if format in ("JPEG", "WEBP", "AVIF") else {})}
-        with new_file(target) if to_path else nullcontext(target) as place:
-            try:
-                super().save(place, format=format, **{**kept, **options})
-            except (KeyError, ValueError, TypeError, OSError) as error:
-                if isinstance(error, OSError) and error.errno:
-                    raise
-                raise ValueError(f"{target}: can't be saved ({one_line(error)}): save it as .png") from None
+        with new_file(target) if is_path else nullcontext(target) as place:
+            super().save(place, format=format, **{**kept, **options})

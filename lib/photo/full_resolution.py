@@ -10,35 +10,13 @@ import cv2
 import numpy as np
 
 from lib.color import fit_gamut
-from lib.regions import compose, reduced_size
+from lib.regions import compose
 
 STRIP = 64  # rows at a time, so that the work stays in the processor's cache
 
 
-def lightness_from_y(y: np.ndarray) -> np.ndarray:
-    """CIELAB's L* of linear luminance Y/Yn in [0, 1]."""
-    return np.where(y > (6 / 29) ** 3, 116 * np.cbrt(y) - 16, (29 / 3) ** 3 * y)
-
-
-@lru_cache
-def decoding_table(top: int) -> tuple[np.ndarray, np.ndarray]:
-    """Linear values and L*, float32, of the sRGB codes 0 ... top (255 or 65535) by IEC 61966-2-1."""
-    codes = np.arange(top + 1) / top
-    linear = np.where(codes <= 0.04045, codes / 12.92, ((codes + 0.055) / 1.055) ** 2.4)
-    return linear.astype(np.float32), lightness_from_y(linear).astype(np.float32)
-
-
-def lightness(pixels: np.ndarray) -> np.ndarray:
-    """L*, float32 (H, W), of uint8 or uint16 sRGB pixels (H, W) or (H, W, 3)."""
-    linear, plane = decoding_table(np.iinfo(pixels.dtype).max)
-    if pixels.ndim == 2:
-        return plane.take(pixels)
-    y = cv2.transform(linear[pixels], np.array([[0.2126729, 0.7151522, 0.0721750]], np.float32))
-    return lightness_from_y(y).astype(np.float32)
-
-
 def network_size(height: int, width: int, resolution: int, multiple: int) -> tuple[int, int]:
-    """The size (height, width) at which a network sees a photo: its area, near the photo's shape, in whole multiples.
+    """Returns the size (height, width) at which a network sees a photo: of its own area, in whole multiples.
 
     A long photo keeps a short side of two thirds of the resolution, so that a panorama is seen whole and not in parts.
     """
@@ -46,20 +24,14 @@ def network_size(height: int, width: int, resolution: int, multiple: int) -> tup
     return tuple(max(multiple, round(side * scale / multiple) * multiple) for side in (height, width))
 
 
-def reduce_lightness(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """L* (h, w) of a photo at the network's size (height, width): by area means, or cubically where it is enlarged."""
-    smaller = size[0] * size[1] < pixels.shape[0] * pixels.shape[1]
-    how = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
-    return np.clip(cv2.resize(lightness(pixels), size[::-1], interpolation=how), 0, 100)
-
-
-def reduced_plane(pixels: np.ndarray, longest: int) -> np.ndarray:
-    """L* (h, w) of a photo whose longer side has at most so many px."""
-    return reduce_lightness(pixels, reduced_size(pixels.shape[:2], longest))
+def reduce_lightness(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns L* (H, W) at another size (height, width): by area means, or cubically if it is enlarged."""
+    how = cv2.INTER_AREA if size[0] * size[1] < plane.size else cv2.INTER_CUBIC
+    return np.clip(cv2.resize(plane, size[::-1], interpolation=how), 0, 100)
 
 
 def guided_functions(plane: np.ndarray, ab: np.ndarray, radius: int = 2, epsilon: float = 4.0) -> np.ndarray:
-    """a* and b* as linear functions of L* in every window: slopes and offsets, float32 (h, w, 4): a, b, a, b.
+    """Returns a* and b* as linear functions of L* in every window: slopes and offsets, float32 (h, w, 4): a, b, a, b.
 
     `plane`: L* (h, w); `ab`: (h, w, 2); `epsilon`: variance of L* below which a window counts as flat.
     """
@@ -72,10 +44,7 @@ def guided_functions(plane: np.ndarray, ab: np.ndarray, radius: int = 2, epsilon
 
 
 def refine(masks: np.ndarray, coarse: np.ndarray, plane: np.ndarray) -> np.ndarray:
-    """Soft masks (n, h, w) of L* `coarse` (h, w), enlarged to L* `plane` (H, W) along its edges, and 0 where they are.
-
-    Returns float32 (n, H, W) in [0, 1].
-    """
+    """Returns soft masks (n, h, w) of L* `coarse` (h, w) enlarged along the edges of L* `plane`: float32 (n, H, W)."""
     size, fine = plane.shape[::-1], np.empty((len(masks), *plane.shape), np.float32)
     for index, mask in enumerate(masks):
         functions = guided_functions(coarse, np.dstack([mask, mask]))[..., ::2]
@@ -86,20 +55,20 @@ def refine(masks: np.ndarray, coarse: np.ndarray, plane: np.ndarray) -> np.ndarr
 
 
 def color_functions(plane: np.ndarray, layers: list, fine: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """What `paint` needs to join small a*, b* planes to a photo: `guided_functions`, zero where there is only paper.
+    """Returns a* and b* as linear functions of L*, float32 (H, W, 4), zero where there is only paper.
 
-    `plane`: L* (h, w), what the network saw; `layers`: a*, b* that it gave, (n, h, w, 2); `fine`: L* of the photo
-    (H, W), finer; `weights` (n, H, W): how much each layer counts where. Returns float32 (H, W, 4).
+    `plane`: L* (h, w) that the network saw; `layers`: a*, b* that it gave, (n, h, w, 2); `fine`: finer L* of the photo
+    (H, W); `weights` (n, H, W): how much each layer counts where.
     """
     functions = [cv2.resize(guided_functions(plane, ab), fine.shape[::-1]) for ab in layers]
     return compose(functions, weights) * (1 - find_border(fine))[..., None]
 
 
 def find_border(plane: np.ndarray) -> np.ndarray:
-    """Paper or frame around a photo, float32 (h, w) in [0, 1]: near-white or near-black, flat, and along two sides.
+    """Returns where L* (h, w) is paper or a frame, float32 in [0, 1]: near-white or near-black, and flat.
 
-    `plane`: L* (h, w). Only what is connected to the picture's edge counts, and only if it covers nine tenths of two
-    opposite edges: a white sky does not.
+    Only what is connected to the picture's edge counts, and only if it covers nine tenths of two opposite edges: a
+    white sky doesn't.
     """
     border = np.zeros(plane.shape, np.float32)
     mean = cv2.blur(plane, (5, 5))
@@ -115,43 +84,30 @@ def find_border(plane: np.ndarray) -> np.ndarray:
     return cv2.blur(border, (3, 3))
 
 
-def paint(pixels: np.ndarray, functions: np.ndarray) -> np.ndarray:
-    """Colour a photo under its own lightness: uint8 sRGB (H, W, 3); what sRGB can't show loses chroma, not L* or hue.
+def paint(plane: np.ndarray, functions: np.ndarray) -> np.ndarray:
+    """Returns L* (H, W) in colour, uint8 sRGB (H, W, 3); what sRGB can't show loses chroma, not L* or hue.
 
-    `pixels`: uint8 or uint16 sRGB (H, W) or (H, W, 3); `functions`: a* and b* as linear functions of L*, (h, w, 4), as
-    from `color_functions`.
+    `functions`: a* and b* as linear functions of L*, float32 (h, w, 4), as from `color_functions`.
     """
-    height, width = pixels.shape[:2]
+    (height, width), (h, w) = plane.shape, functions.shape[:2]
     picture = np.empty((height, width, 3), np.uint8)
     for top in range(0, height, STRIP):
-        rows = slice(top, min(top + STRIP, height))
-        plane = lightness(pixels[rows])
-        slope_a, slope_b, offset_a, offset_b = cv2.split(enlarge(functions, rows, (height, width)))
-        chroma, hue = cv2.cartToPolar(slope_a * plane + offset_a, slope_b * plane + offset_b, angleInDegrees=True)
-        most = gamut_table()[(2 * plane + 0.5).astype(np.int32), (2 * hue + 0.5).astype(np.int32)]
+        strip = plane[top : top + STRIP]
+        # pixel centres aligned, as cv2.resize does for a whole picture
+        place = np.array([[w / width, 0, w / width / 2 - 0.5], [0, h / height, (top + 0.5) * h / height - 0.5]])
+        how = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REPLICATE}
+        slope_a, slope_b, offset_a, offset_b = cv2.split(cv2.warpAffine(functions, place, strip.shape[::-1], **how))
+        chroma, hue = cv2.cartToPolar(slope_a * strip + offset_a, slope_b * strip + offset_b, angleInDegrees=True)
+        most = gamut_table()[(2 * strip + 0.5).astype(np.int32), (2 * hue + 0.5).astype(np.int32)]
         a, b = cv2.polarToCart(np.minimum(chroma, most), hue, angleInDegrees=True)
-        picture[rows] = cv2.convertScaleAbs(cv2.cvtColor(cv2.merge([plane, a, b]), cv2.COLOR_LAB2RGB), alpha=255)
+        lab = cv2.merge([strip, a, b])
+        picture[top : top + STRIP] = cv2.convertScaleAbs(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), alpha=255)
     return picture
-
-
-def paint_gray(pixels: np.ndarray) -> np.ndarray:
-    """A photo without its colour: uint8 sRGB (H, W, 3) with the L* of uint8 or uint16 pixels (H, W) or (H, W, 3)."""
-    return paint(pixels, np.zeros((1, 1, 4), np.float32))
-
-
-def enlarge(values: np.ndarray, rows: slice, size: tuple[int, int]) -> np.ndarray:
-    """Some rows of `values` (h, w, C) enlarged bilinearly to `size` (height, width), pixel centres aligned."""
-    at = (np.arange(rows.start, rows.stop) + 0.5) * len(values) / size[0] - 0.5
-    first = np.clip(np.floor(at).astype(int), 0, len(values) - 1)
-    second = np.minimum(first + 1, len(values) - 1)
-    weight = np.clip(at - first, 0, 1).astype(np.float32)[:, None, None]
-    tall = values[first] * (1 - weight) + values[second] * weight
-    return cv2.resize(tall, (size[1], len(tall)), interpolation=cv2.INTER_LINEAR)
 
 
 @lru_cache
 def gamut_table() -> np.ndarray:
-    """The largest C*ab that sRGB holds, float32 (201, 721): by L* in halves up to 100 and by hue in half degrees."""
+    """Returns the largest C*ab that sRGB holds, float32 (201, 721): by L* in halves and by hue in half degrees."""
     plane, hue = np.meshgrid(np.arange(201) / 2, np.deg2rad(np.arange(721) / 2), indexing="ij")
     lab = fit_gamut(np.stack([plane, 150 * np.cos(hue), 150 * np.sin(hue)], axis=-1))
     return np.hypot(lab[..., 1], lab[..., 2]).astype(np.float32)

@@ -12,7 +12,7 @@ from lib.cache import write_text
 
 
 def set_outputs_aside(model, path, **_):
-    """Before Jupyter saves a notebook of the repository: take out its outputs, and keep it whole in `build/lab`."""
+    """Takes the outputs out of a notebook of the repository before Jupyter saves it, and keeps it in `build/lab`."""
     if model["type"] == "notebook" and Path(path).parent.name == "notebooks":
         notebook = nbformat.from_dict(model["content"])
         write_text(nbformat.writes(notebook), ROOT / "build/lab" / Path(path).name)

@@ -6,6 +6,20 @@ const make = (tag, props = {}, ...children) => {
   return element;
 };
 
+const OPTIONS = { // argument of `Colorizer.__call__`: label, lowest, highest, step, and what it does
+  seed: ["seed", 0, 1e9, 1, "another number gives other colours"],
+  saturation: ["saturation", 0, 5, 0.1, "0 is gray, 1 as the model says, 2 twice as much"],
+  num_inference_steps: ["steps", 1, 1000, 1, "sampling steps: more take longer and give stronger colours"],
+  guidance_scale: ["guidance", 0, 100, 0.5, "above 1, the prompt counts more, and a step takes twice as long"],
+  controlnet_conditioning_scale: ["strength", 0, 10, 0.1, "how much the photo's shapes count"],
+  bind: ["each colour only on its object", 0, 1, 1, "as far as the object is found"],
+};
+const EXAMPLES = [ // for photos that come without descriptions
+  "a red tram in a gray street, pale blue sky",
+  "a woman in a dark blue dress, brown hair, green garden",
+  "a green meadow, brown trees, white clouds in a blue sky",
+];
+
 function render({ model, el }) {
   const get = (name) => model.get(name);
   const send = (action, content = {}, buffers = []) => model.send({ action, ...content }, undefined, buffers);
@@ -58,7 +72,8 @@ function render({ model, el }) {
   );
   el.lastChild.textContent = `${get("expect")} If the panel looks dead, run its cell again (Shift+Enter).`;
 
-  for (const [name, [label, min, max, step, help, value]] of Object.entries(get("options"))) {
+  for (const [name, value] of Object.entries(get("options"))) {
+    const [label, min, max, step, help] = OPTIONS[name];
     const kind = typeof value === "boolean" ? { type: "checkbox", checked: value } : { type: "number", min, max, step, value };
     inputs[name] = make("input", { ...kind, ariaLabel: label });
     options.append(make("label", { title: help }, `${label} `, inputs[name]));
@@ -164,10 +179,10 @@ function render({ model, el }) {
     choose.value = get("photo").name;
   };
   const showPhoto = () => {
-    const { before: gray, examples: prompts = [], prompt: first = "" } = get("photo");
+    const { before: gray, descriptions = [] } = get("photo");
     photo.src = before.src = gray ?? "";
-    [boxes, prompt.value] = [[], first];
-    examples.replaceChildren("try: ", ...prompts.map((text) =>
+    [boxes, prompt.value] = [[], descriptions[0] ?? ""];
+    examples.replaceChildren("try: ", ...(descriptions.length ? descriptions : EXAMPLES).map((text) =>
       make("button", { textContent: text, title: text, onclick: () => { prompt.value = text; } })));
     showNames();
     drawFields();
@@ -220,7 +235,7 @@ function render({ model, el }) {
   showPhoto();
   showProgress();
   showMessage();
-  if (!model.seen) setTimeout(() => el.scrollIntoView({ block: "nearest" }), 300); // once it has its height
+  if (!model.seen) setTimeout(() => el.scrollIntoView({ block: "start" }), 300); // with room for the first result
   model.seen = true;
   if (get("history").length) restore(get("history")[get("shown")].settings);
 }

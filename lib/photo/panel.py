@@ -10,41 +10,24 @@ from pathlib import Path
 from threading import Event, Thread
 
 import anywidget
-import numpy as np
 import torch
 import traitlets
 from matplotlib.colors import XKCD_COLORS
 from PIL import Image
 
 from lib.cache import one_line, write_bytes
+from lib.color import gray_from_luminance, to_pil
 from lib.photo import BIND
-from lib.photo.colorizer import Colorizer
-from lib.photo.formats import EXPECT, SUFFIXES, open_photo
-from lib.photo.full_resolution import paint_gray
+from lib.photo.colorizer import SAMPLING, Colorizer
+from lib.photo.formats import EXPECT, Photo, open_photo
+from lib.photo.full_resolution import reduce_lightness
 from lib.prompts import VAGUE_PROMPT
+from lib.regions import reduced_size
 
 SHOWN = 640  # px, the longer side of a picture on the screen, at most
-EXAMPLES = (  # for photos that come without descriptions
-    "a red tram in a gray street, pale blue sky",
-    "a woman in a dark blue dress, brown hair, green garden",
-    "a green meadow, brown trees, white clouds in a blue sky",
-    VAGUE_PROMPT,
-)
 WORDS = ("red", "orange", "yellow", "green", "turquoise", "blue", "purple", "pink", "brown", "beige", "white", "gray")
-COLORS = {  # {name: "#rrggbb"} of the swatches, by the survey of xkcd
-    name: XKCD_COLORS[f"xkcd:{name}"]
-    for name in [*WORDS, *(f"{shade} {word}" for word in WORDS for shade in ("dark", "pale"))]
-    if f"xkcd:{name}" in XKCD_COLORS
-}
-OPTIONS = {  # argument of `Colorizer.__call__`: label, lowest, highest, step, and what it does
-    "seed": ("seed", 0, 10**9, 1, "another number gives other colours"),
-    "saturation": ("saturation", 0, 5, 0.1, "0 is gray, 1 as the model says, 2 twice as much"),
-    "num_inference_steps": ("steps", 1, 1000, 1, "sampling steps: more take longer and give stronger colours"),
-    "guidance_scale": ("guidance", 0, 100, 0.5, "above 1, the prompt counts more, and a step takes twice as long"),
-    "controlnet_conditioning_scale": ("strength", 0, 10, 0.1, "how much the photo's shapes count"),
-    "bind": ("each colour only on its object", 0, 1, 1, "as far as the object is found"),
-}
-ERRORS = (ValueError, OSError, RuntimeError, MemoryError)  # that are said in the panel
+NAMES = [*WORDS, *(f"{shade} {word}" for word in WORDS for shade in ("dark", "pale"))]
+COLORS = {name: XKCD_COLORS[f"xkcd:{name}"] for name in NAMES if f"xkcd:{name}" in XKCD_COLORS}  # {name: "#rrggbb"}
 
 
 class Cancelled(Exception):
@@ -62,63 +45,57 @@ class Panel(anywidget.AnyWidget):
 
     _esm, _css = (Path(__file__).with_name(f"panel.{ending}") for ending in ("js", "css"))
     names = traitlets.List().tag(sync=True)  # of the photos to choose from
-    photo = traitlets.Dict().tag(sync=True)  # the chosen one: name, before (a data URL), examples, prompt
+    photo = traitlets.Dict().tag(sync=True)  # the chosen one: name, before (a data URL), descriptions
     history = traitlets.List().tag(sync=True)  # its results, newest first: settings, after (a data URL), caption, file
     shown = traitlets.Int(0).tag(sync=True)  # index in `history`
     progress = traitlets.List([0, 0]).tag(sync=True)  # steps done and to do; 0 to do: nothing is being done
     message, expect = traitlets.Unicode().tag(sync=True), traitlets.Unicode(EXPECT).tag(sync=True)
-    colors, options = traitlets.Dict(COLORS).tag(sync=True), traitlets.Dict().tag(sync=True)
+    colors, options = traitlets.Dict(COLORS).tag(sync=True), traitlets.Dict().tag(sync=True)  # {option: first value}
 
     def __init__(self, colorizer: Colorizer, photos: dict[Path, list[str]], folder: str | Path):
         super().__init__()
         self.colorizer, self.folder, self.results, self.opened = colorizer, Path(folder), {}, None
-        self.stopped, self.worker, self.examples = Event(), Thread(), {}
-        uploads = sorted((self.folder / "uploads").glob("*.*"), key=lambda path: path.stat().st_mtime, reverse=True)
-        self.paths = {path.name: path for path in map(Path, photos)}
-        self.examples = {Path(path).name: descriptions for path, descriptions in photos.items()}
-        self.paths |= {path.name: path for path in uploads if path.suffix.lower() in SUFFIXES}
-        starts = {"seed": 0, "saturation": 1.0, "bind": BIND, **vars(colorizer.config)}
-        self.options = {name: [*facts, starts[name]] for name, facts in OPTIONS.items()}
+        self.stopped, self.worker = Event(), Thread()
+        self.descriptions = {Path(path).name: texts for path, texts in photos.items()}
+        uploads = sorted((self.folder / "uploads").glob("[!.]*"), key=lambda path: path.stat().st_mtime, reverse=True)
+        self.paths = {path.name: path for path in [*map(Path, photos), *uploads]}
+        self.options = {"seed": 0, "saturation": 1.0, **colorizer.config.values(*SAMPLING), "bind": BIND}
         self.on_msg(self.handle)
-        for name in list(self.paths):
-            if self.choose(name):
-                break
+        next(filter(self.choose, list(self.paths)), None)
 
     def handle(self, _, content: dict, buffers: list) -> None:
         """Does what a message of the browser asks for; what goes wrong is said in the panel."""
-        action = {"choose": self.choose, "upload": self.upload, "colorize": self.colorize, "cancel": self.stopped.set,
-                  "download": self.download}[content.pop("action")]  # fmt: skip
         try:
-            action(**content, **({"content": bytes(buffers[0])} if buffers else {}))
+            getattr(self, content.pop("action"))(**content, **({"content": bytes(buffers[0])} if buffers else {}))
         except Exception as error:  # which is seen nowhere else
             self.message = one_line(error, None)
 
     def choose(self, name: str) -> bool:
-        """Shows a photo; one that can't be read is said and dropped from the list."""
+        """Shows a photo, and returns whether it can be read; one that can't is said and dropped from the list."""
         try:
-            opened = open_photo(self.paths[name])
-        except ERRORS as error:
+            self.opened = opened = open_photo(self.paths[name])
+        except (ValueError, MemoryError) as error:
             del self.paths[name]
             self.names, self.message = list(self.paths), f"dropped: {error}"
             self.send({"action": "chosen"})  # the browser's list shows the photo of before
             return False
-        self.opened, (height, width) = opened, opened.pixels.shape[:2]
-        examples = self.examples.get(name, EXAMPLES)
+        (height, width), small = opened.plane.shape, reduced_size(opened.plane.shape, SHOWN)
+        before = to_url(to_pil(gray_from_luminance(reduce_lightness(opened.plane, small))))
         with self.hold_sync():
             self.names, self.history, self.shown = list(self.paths), self.results.setdefault(name, []), 0
-            first = examples[0] if name in self.examples else ""
-            gray = to_url(paint_gray(opened.pixels))
-            self.photo = {"name": name, "before": gray, "examples": list(examples), "prompt": first}
+            self.photo = {"name": name, "before": before, "descriptions": list(self.descriptions.get(name, []))}
             self.message = "; ".join([f"{name}, {width} x {height}", *opened.notes])
         return True
 
     def upload(self, name: str, content: bytes) -> None:
         """Keeps an uploaded photo under a name that is free, puts it first in the list, and shows it."""
         open_photo(content)  # a broken one is not kept
-        name = Path(name.replace("\\", "/")).name
-        path = next((p for p in self.paths.values() if p.parent.name == "uploads" and p.read_bytes() == content), None)
+        folder = self.folder / "uploads"
+        path = next(
+            (path for path in self.paths.values() if path.parent == folder and path.read_bytes() == content), None
+        )
         if not path:
-            path = free_name(self.folder / "uploads" / name, self.paths)
+            path = free_name(folder / Path(name.replace("\\", "/")).name, self.paths)
             write_bytes(content, path)
         self.paths = {path.name: path, **self.paths}
         self.choose(path.name)
@@ -134,8 +111,12 @@ class Panel(anywidget.AnyWidget):
         self.worker = Thread(target=self.work, args=(self.photo["name"], self.opened, settings))
         self.worker.start()
 
-    def work(self, name: str, opened, settings: dict) -> None:
-        """Makes a picture, saves it, and puts it first in the photo's history; between any two layers it can end."""
+    def cancel(self) -> None:
+        """Ends the work on a picture before the next layer."""
+        self.stopped.set()
+
+    def work(self, name: str, opened: Photo, settings: dict) -> None:
+        """Makes a picture, saves it, and puts it first in the photo's history."""
 
         def follow(module, _):
             if self.stopped.is_set():
@@ -146,19 +127,18 @@ class Panel(anywidget.AnyWidget):
         hook = torch.nn.modules.module.register_module_forward_pre_hook(follow)
         try:
             colors = [(tuple(box), color) for box, color in settings["colors"]]
-            picture = self.colorizer(
-                opened, **{**settings, "prompt": settings["prompt"] or VAGUE_PROMPT, "colors": colors}
-            )
-            notes = [*self.colorizer.prompt_notes(settings["prompt"]), *picture.notes]
-            bound = picture.made["bind"]
-            caption = [f"each colour only on its object: {bound}"] * bool(bound) + notes
-            result = {"settings": settings, "after": to_url(np.asarray(picture.convert("RGB"))), "caption": caption}
+            prompt = settings["prompt"] or VAGUE_PROMPT
+            picture = self.colorizer(opened, **{**settings, "prompt": prompt, "colors": colors})
+            bound = f"each colour only on its object: {picture.made['bind'] or 'no object found'}"
+            mode = bound if settings["bind"] else "the prompt colours the whole photo"
+            caption = [mode, *self.colorizer.prompt_notes(prompt), *picture.notes]
+            result = {"settings": settings, "after": to_url(picture.convert("RGB")), "caption": caption}
             try:
                 target = free_name(self.folder / f"{opened.path.stem}.color.png")
                 picture.save(target)
                 result["file"], self.message = target.name, f"saved: {target}"
             except OSError as error:
-                self.message = f"not saved: {error}"
+                self.message = f"not saved: {error.filename or target} ({error.strerror})"
             self.results[name] = [result, *self.results[name]]
             if self.photo["name"] == name:
                 self.history, self.shown = self.results[name], 0
@@ -176,14 +156,14 @@ class Panel(anywidget.AnyWidget):
 
 
 def free_name(path: Path, taken=()) -> Path:
-    """A path, with a number before its ending if there is such a file or its name is taken."""
+    """Returns a path, with a number before its ending if there is such a file or its name is taken."""
     paths = (path.with_name(f"{path.stem}{f'.{k}' if k > 1 else ''}{path.suffix}") for k in count(1))
     return next(path for path in paths if not path.exists() and path.name not in taken)
 
 
-def to_url(pixels: np.ndarray) -> str:
-    """Pixels (H, W, 3) at a size for the screen, as a data URL."""
-    image, file = Image.fromarray(pixels), BytesIO()
+def to_url(image: Image.Image) -> str:
+    """Returns a PIL image, reduced in place to a size for the screen, as a data URL."""
+    file = BytesIO()
     image.thumbnail((SHOWN, SHOWN))
     image.save(file, "webp", quality=90)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
