@@ -25,7 +25,7 @@ from lib import ROOT
 from lib.cache import write_table
 from lib.color import make_conditioning_image
 from lib.config import Config, get_config
-from lib.dataset import open_square, read_manifest
+from lib.dataset import crop_square, open_photo, read_manifest
 from lib.models import encode_prompts, load_base, load_controlnet
 from lib.report import markdown_table
 from lib.training import build_cache, loss_of_controlnet, make_optimizer
@@ -68,7 +68,7 @@ def bench_training(config: Config, n_photos: int = 32) -> list[dict]:
     """Returns the rows of a training step and of encoding the photos of a step."""
     records = read_manifest("data_cards/pocket_photos").query("split == 'train'")[:n_photos].to_dict("records")
     prompts = [record["detailed_caption"] for record in records]
-    photos = [open_square(record["path"], config.resolution) for record in records]
+    photos = [crop_square(open_photo(record["path"]), config.resolution) for record in records]
     rows = [
         {"prompt": prompt, "image": photo, "conditioning_image": make_conditioning_image(photo)}
         for prompt, photo in zip(prompts, photos, strict=True)
