@@ -8,7 +8,6 @@ the segmenter's EfficientNet-Lite0 (Tan & Le 2019), trained on ImageNet. Noteboo
 from collections.abc import Callable
 from functools import cached_property, lru_cache
 
-import numpy as np
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -131,18 +130,14 @@ class ColorHint(ModelMixin, ConfigMixin):
 
         The first two are a* and b*, divided by `AB_SCALE`; the third, in [0, 1], tells how surely one is asked for.
         """
-        shares = self.colors(tokens).softmax(dim=-1)
-        places = self.object_logits(maps, tokens).sigmoid()
+        shares, places = self.colors(tokens).softmax(dim=-1), self.object_logits(maps, tokens).sigmoid()
         asked = torch.einsum("bthw,bt->bhw", places, 1 - shares[..., 0])[:, None]
         ab = torch.einsum("bthw,btd->bdhw", places, shares @ self.word_ab / AB_SCALE)
         return torch.cat([ab / asked.clamp(min=1), asked.clamp(max=1)], dim=1)
 
 
 def conditioning_image(
-    gray: torch.Tensor,
-    hint: ColorHint | None = None,
-    maps: torch.Tensor | None = None,
-    tokens: torch.Tensor | None = None,
+    gray: torch.Tensor, hint: ColorHint | None = None, maps: torch.Tensor | None = None, tokens=None
 ) -> torch.Tensor:
     """Returns the conditioning images (B, 3 or 1 + K + 3, H, W) of gray photos.
 
@@ -189,8 +184,7 @@ class Annotator:
         return self.hint(self.encoder.features(gray, ENLARGE), gray) if self.hint else None
 
     def _annotate(self, pixels: bytes, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        gray = np.frombuffer(pixels, np.uint8).reshape(1, 1, size[1], size[0]).astype(np.float32) / 255
-        gray = torch.from_numpy(gray)
+        gray = torch.frombuffer(bytearray(pixels), dtype=torch.uint8).reshape(1, 1, size[1], size[0]) / 255
         return gray, self.maps(gray)
 
 

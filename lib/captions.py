@@ -2,11 +2,9 @@
 
 Every word gets a one-letter tag (see `words.toml`), and regular expressions over the tags find the colours. A colour
 word is a colour if a noun follows in its noun phrase ("a red and white bus"), or if it stands alone ("the bus is red",
-"painted red", "a cat, gray and white, sleeps"). It is not a colour as a noun ("an orange and a banana", "the green"),
-nor in the name of a kind ("ice cream", "brown bear", "black and white photo").
-
-Words of lightness and degree before a colour ("pale", "very dark") belong to it. The lists of words are short and
-unknown words count as nouns, so unusual sentences may be misread.
+"painted red"), but not as a noun ("an orange and a banana") nor in the name of a kind ("ice cream", "brown bear").
+Words of lightness and degree before it ("pale", "very dark") belong to it. The lists of words are short and unknown
+words count as nouns, so unusual sentences may be misread.
 """
 
 import re
@@ -73,10 +71,11 @@ def tag_words(caption: str) -> tuple[list[re.Match], str]:
         if found[0] != "-":
             tags += _tag(found[0].lower(), found.lastgroup, tokens, tags)
             tokens.append(found)
-    for idle in re.finditer(r"M(?!M*(?:AM*)?[CO])", tags):  # "a dark street", "all over"
-        tag = "P" if re.fullmatch(LISTS["degree"], tokens[idle.start()][0], re.I) else "N"
-        tags = tags[: idle.start()] + tag + tags[idle.end() :]
-    return tokens, tags
+
+    def tag_idle(modifier):  # "all over", "a dark street"
+        return "P" if re.fullmatch(LISTS["degree"], tokens[modifier.start()][0], re.I) else "N"
+
+    return tokens, re.sub(r"M(?!M*(?:AM*)?[CO])", tag_idle, tags)
 
 
 def _tag(word, kind, tokens, tags):

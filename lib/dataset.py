@@ -13,21 +13,17 @@ from PIL import ImageOps
 
 from lib.cache import cached, explained, hash_of, is_plain_name, open_picture, progress
 from lib.color import make_conditioning_image
-from lib.config import Config, check_config, resolve
+from lib.config import Config, check_config, require_known, resolve
 from lib.prompts import CAPTIONS, WRITERS, draw_training_prompt
 
 VERSION = 2  # of the files of a data set
 disable_progress_bars()  # of `datasets`; ours say what is being done
 SPLITS = ("train", "validation", "test")
 MANIFEST_COLUMNS = ("file_name", "image_id", "split", "subject", "category", *CAPTIONS)
-# One dominant object, a box in it ("left top right bottom") and what surrounds it; a long description; detailed
-# captions by other writers.
-OPTIONAL_TEXTS = ("object", "object_box", "background", "narrative", *WRITERS)
-OPTIONAL_COLUMNS = (*OPTIONAL_TEXTS, "mask")  # the object's mask, a PNG
+OPTIONAL_TEXTS = ("object", "object_box", "background", "narrative", *WRITERS)  # box: "left top right bottom"
+OPTIONAL_COLUMNS = (*OPTIONAL_TEXTS, "mask")  # of the object, a PNG
 TEXT_COLUMNS = ("image_id", "subject", "category", *CAPTIONS, *OPTIONAL_TEXTS)
-FEATURES = Features(  # a gray picture is kept with one channel and read with three
-    {"prompt": Value("string"), "image": Image(), "conditioning_image": Image(mode="RGB")}
-)
+FEATURES = Features(prompt=Value("string"), image=Image(), conditioning_image=Image(mode="RGB"))  # kept as "L"
 ROW_FEATURES = Features({**FEATURES, **{name: Value("string") for name in TEXT_COLUMNS}, "mask": Image()})
 DATASET_FIELDS = ("source", "photos", "resolution", "image_format", "dataset_seed")
 AUTO_CAPTIONS, AUTO_LEVELS = "auto_captions.csv", {"gray_caption": "conditioning_image", "auto_caption": "image"}
@@ -150,15 +146,12 @@ def _make_rows(records, config, folder):
         yield row | {"mask": mask if mask and mask.getbbox() else None}
 
 
-def training_rows(triples: DatasetDict, categories: Sequence[str]) -> Dataset:
-    """Returns the training photos of some categories, or all if none is named; raises ValueError if there are none."""
+def training_rows(triples: DatasetDict, categories: Sequence[str] | None) -> Dataset:
+    """Returns the training photos of some categories, or all if none is named; raises ValueError if one is unknown."""
     rows = triples["train"]
-    known = rows["category"]
-    rows = rows.select([n for n, category in enumerate(known) if category in categories]) if categories else rows
-    if not len(rows):
-        problem = f"no training photo of train_categories {', '.join(categories)}"
-        raise ValueError(f"{problem}: known are {', '.join(sorted(set(known)))}")
-    return rows
+    known = list(rows["category"])
+    require_known("category", categories or (), sorted(set(known)))
+    return rows.select([n for n, category in enumerate(known) if category in categories]) if categories else rows
 
 
 def draw_prompts(rows: Dataset, config: Config) -> list[str]:

@@ -8,17 +8,8 @@ import numpy as np
 
 from lib.captions import WORDS, change_color_words, colors_only, keep_colors, permute_colors
 
-VAGUE_PROMPT = "Colorize this image."
-GENERIC_PROMPTS = [  # the prompt of the 2024 project, and similar ones
-    VAGUE_PROMPT,
-    "Colorize this photo.",
-    "Add color to this picture.",
-    "Make this grayscale photo colorful.",
-    "Give this black and white photo its colors.",
-    "Turn this photo into a color photo.",
-    "Restore the colors of this image.",
-    "Paint this photo in natural colors.",
-]
+GENERIC_PROMPTS = WORDS["generic_prompts"]  # the prompt of the 2024 project, and similar ones
+VAGUE_PROMPT = GENERIC_PROMPTS[0]
 CAPTIONS = ("object_caption", "detailed_caption", "gray_caption")
 WRITERS = ("writer_2", "writer_3", "writer_4", "writer_5")  # detailed captions by others, if a photo has them
 COMPARED = ("vague", "detailed")  # the conditions of the primary question: under these, every photo is colorized

@@ -5,7 +5,7 @@ import pytest
 
 from lib import prompts
 from lib.baselines import SYSTEMS
-from lib.captions import COLOR_PATTERN, HUES_OF_WORDS
+from lib.captions import COLOR_PATTERN
 from lib.metrics import REFERENCES
 from lib.stats import QUESTIONS
 
@@ -32,11 +32,10 @@ def test_recolored_changes_every_color_word_and_nothing_else():
         alone = [prompts.prompts_under("recolored", [row], seed)[0] for row in ROWS]
         assert prompts.prompts_under("recolored", ROWS, seed) == alone  # independent of the other photos
         for row, wrong in zip(ROWS, alone, strict=True):
-            old, new = (COLOR_PATTERN.findall(text) for text in (row["detailed_caption"], wrong))
-            assert sorted(word in HUES_OF_WORDS for word in old) == sorted(word in HUES_OF_WORDS for word in new)
+            texts = row["detailed_caption"], wrong
+            old, new = map(COLOR_PATTERN.findall, texts)
             assert all(a != b for a, b in zip(old, new, strict=True))
-            plain = [COLOR_PATTERN.sub("", t).replace("an ", "a ") for t in (row["detailed_caption"], wrong)]
-            assert plain[0] == plain[1]
+            assert len({COLOR_PATTERN.sub("", text).replace("an ", "a ") for text in texts}) == 1
 
 
 def test_mismatched_is_of_another_category():
