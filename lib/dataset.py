@@ -104,14 +104,16 @@ def build_dataset(config: Config) -> DatasetDict:
         dataset = DatasetDict()
         for split, fingerprint in fingerprints.items():
             records = manifest[manifest["split"] == split].to_dict("records")
-            dataset[split] = Dataset.from_generator(
-                _make_rows,
-                features=ROW_FEATURES,
-                gen_kwargs={"records": records, "config": config, "folder": folder},
-                num_proc=config.workers or None,
-                cache_dir=str(folder / "cache"),
-                fingerprint=fingerprint,
-            )
+            with progress(total=len(records), desc=f"{split} photos", disable=config.workers > 0) as bar:
+                done = None if config.workers else bar.update  # other processes can't reach the bar
+                dataset[split] = Dataset.from_generator(
+                    _make_rows,
+                    features=ROW_FEATURES,
+                    gen_kwargs={"records": records, "config": config, "folder": folder, "done": done},
+                    num_proc=config.workers or None,
+                    cache_dir=str(folder / "cache"),
+                    fingerprint=fingerprint,
+                )
         dataset.save_to_disk(str(folder))
         shutil.rmtree(folder / "cache")
 
@@ -122,9 +124,9 @@ def build_dataset(config: Config) -> DatasetDict:
     return load_from_disk(str(config.dataset_dir))
 
 
-def _make_rows(records, config, folder):
+def _make_rows(records, config, folder, done):
     """The rows of the data set, photo by photo; their pictures are files below `folder`, and bytes in the row."""
-    for record in progress(records, desc=f"{records[0]['split']} photos", disable=config.workers > 0):
+    for record in records:
         photo, name, mask = open_photo(record["path"]), f"{record['split']}/{record['image_id']}", None
         files = {"image": folder / f"image/{name}.{config.image_format}"}
         files["conditioning_image"] = folder / f"conditioning_image/{name}.png"
@@ -143,6 +145,8 @@ def _make_rows(records, config, folder):
         row |= {column: record[column] for column in TEXT_COLUMNS} | {"prompt": record["detailed_caption"]}
         if record["split"] == "train":
             row["prompt"] = draw_training_prompt(record, config.prompt_policy, config.dataset_seed)
+        if done:
+            done()
         yield row | {"mask": mask if mask and mask.getbbox() else None}
 
 
