@@ -1,15 +1,13 @@
 """What a ControlNet is shown: the gray photo, and on `pocket` maps that hint at its colours.
 
 As with ControlNet's edge or depth annotators, the maps are made before the ControlNet sees the photo. The encoder is
-the segmenter's EfficientNet-Lite0 (Tan & Le 2019), trained on ImageNet; a small decoder, `ColorHint`, turns its
-features into maps. Three more maps tell which colour the prompt's words ask for at each place.
-`notebooks/appendix/A2_controlnet.ipynb` trains the decoder.
+the segmenter's EfficientNet-Lite0 (Tan & Le 2019), trained on ImageNet. Notebook A2 in the appendix trains the decoder,
+`ColorHint`.
 """
 
 from collections.abc import Callable
 from functools import cached_property, lru_cache
 
-import numpy as np
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -28,21 +26,19 @@ BLOCKS = (  # EfficientNet-Lite0, without squeeze-and-excitation: kernel, repeat
 FEATURES = {3: 24, 5: 40, 11: 112, 16: 320}  # blocks whose outputs are features, and their channels
 ENLARGE = 2  # the encoder sees the photo at this many times its size: 256 px for 128
 AB_SCALE = 50.0  # of the first two maps, which estimate a* and b*
-WORD_MAPS = 3  # a*, b*, and how surely a colour is asked for
+WORD_MAPS = 3  # of the prompt: a*, b*, and how surely a colour is asked for
 CACHED = 128  # photos whose conditioning images are kept
 
 
 class Conv(nn.Conv2d):
-    """A convolution with TensorFlow's "same" padding: at stride 2 the odd pixel goes to the right and below."""
+    """A convolution with TensorFlow's "same" padding: at stride 2 the odd pixel is added to the right and below."""
 
     def __init__(self, before: int, after: int, kernel: int, stride: int = 1, groups: int = 1):
         super().__init__(before, after, kernel, stride, groups=groups)
-        less = (kernel - stride) // 2 if kernel > 1 else 0
-        more = kernel - stride - less if kernel > 1 else 0
-        self.around = (less, more, less, more)
+        padding = max(kernel - stride, 0)
+        self.around = (padding // 2, padding - padding // 2) * 2
 
     def forward(self, x):
-        """(B, before, H, W) to (B, after, H / stride, W / stride) for sides that the stride divides."""
         return super().forward(F.pad(x, self.around))
 
 
@@ -58,7 +54,6 @@ class Block(nn.Module):
         self.residual = stride == 1 and before == after
 
     def forward(self, x):
-        """(B, before, H, W) to (B, after, H / stride, W / stride)."""
         inner = F.relu6(self.expand(x)) if self.expand else x
         output = self.project(F.relu6(self.depthwise(inner)))
         return x + output if self.residual else output
@@ -79,9 +74,9 @@ class Encoder(ModelMixin, ConfigMixin):
                 before = after
 
     def features(self, gray: torch.Tensor, enlarge: int) -> list[torch.Tensor]:
-        """Feature maps of gray photos, coarsest first, with 320, 112, 40 and 24 channels.
+        """Returns feature maps, coarsest first, with 320, 112, 40 and 24 channels.
 
-        `gray`: (B, 1, H, W) in [0, 1], H and W multiples of 32 once multiplied by `enlarge`.
+        `gray` are photos (B, 1, H, W) in [0, 1]; H and W times `enlarge` are multiples of 32.
         """
         size = [side * enlarge for side in gray.shape[-2:]]
         x = F.interpolate(gray * 2 - 1, size, mode="bilinear").expand(-1, 3, -1, -1)
@@ -116,7 +111,7 @@ class ColorHint(ModelMixin, ConfigMixin):
         return 1 + self.config.channels + WORD_MAPS
 
     def forward(self, features: list[torch.Tensor], gray: torch.Tensor) -> torch.Tensor:
-        """Maps (B, channels, H / 4, W / 4) from the three coarsest feature maps and the gray photos (B, 1, H, W)."""
+        """Returns maps (B, channels, H / 4, W / 4) from `Encoder.features` and the gray photos (B, 1, H, W)."""
         x = F.relu(self.mix[0](F.relu(self.lateral[0](features[0] / 5))))
         for level in (1, 2):
             x = F.interpolate(x, scale_factor=2, mode="bilinear")
@@ -127,38 +122,28 @@ class ColorHint(ModelMixin, ConfigMixin):
         return self.last[1](x + F.relu(self.last[0](x)))
 
     def object_logits(self, maps: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Logits (B, T, h, w) of the place of what each token names, of maps (B, channels, h, w), tokens (B, T, D)."""
+        """Returns logits (B, T, h, w) of where each token's object is; tokens are (B, T, D)."""
         return torch.einsum("bchw,btc->bthw", maps[:, 2:], self.names(tokens)) - 1
 
     def word_maps(self, maps: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """What the prompt's words ask for at each place: (B, 3, h, w) of maps (B, channels, h, w), tokens (B, T, D).
+        """Returns what the tokens (B, T, D) ask for at each place (B, 3, h, w).
 
         The first two are a* and b*, divided by `AB_SCALE`; the third, in [0, 1], tells how surely one is asked for.
         """
-        shares = self.colors(tokens).softmax(dim=-1)
-        places = self.object_logits(maps, tokens).sigmoid()
+        shares, places = self.colors(tokens).softmax(dim=-1), self.object_logits(maps, tokens).sigmoid()
         asked = torch.einsum("bthw,bt->bhw", places, 1 - shares[..., 0])[:, None]
         ab = torch.einsum("bthw,btd->bdhw", places, shares @ self.word_ab / AB_SCALE)
         return torch.cat([ab / asked.clamp(min=1), asked.clamp(max=1)], dim=1)
 
 
 def conditioning_image(
-    gray: torch.Tensor,
-    hint: ColorHint | None = None,
-    maps: torch.Tensor | None = None,
-    tokens: torch.Tensor | None = None,
+    gray: torch.Tensor, hint: ColorHint | None = None, maps: torch.Tensor | None = None, tokens=None
 ) -> torch.Tensor:
-    """The conditioning images of gray photos.
+    """Returns the conditioning images (B, 3 or 1 + K + 3, H, W) of gray photos.
 
-    Args:
-        gray: (B, 1, H, W) in [0, 1].
-        hint: makes the word maps; without it the gray photos are returned in three channels, (B, 3, H, W), as
-            ControlNets of Stable Diffusion take them.
-        maps: (B, K, h, w) of the hint; they are enlarged.
-        tokens: token vectors of the prompts, (B, T, D).
-
-    Returns:
-        (B, 1 + K + 3, H, W): gray, the hint's maps, and its word maps.
+    Without a hint, the gray photos (B, 1, H, W) in [0, 1] are returned in three channels, as ControlNets of Stable
+    Diffusion take them. With one, the channels are gray, the hint's `maps` (B, K, h, w), enlarged, and its word maps
+    for the prompts' token vectors, `tokens` (B, T, D).
     """
     if hint is None:
         return gray.expand(-1, 3, -1, -1)
@@ -167,11 +152,9 @@ def conditioning_image(
 
 
 class Annotator:
-    """Makes the conditioning images of gray photos.
+    """Makes the conditioning images of gray photos, which have `channels` channels.
 
-    - `channels`: how many channels they have: 3, or with a `ColorHint` its `conditioning_channels`.
-    - `key`: a text that changes with the weights; "" without a `ColorHint`.
-    - `encode`: a function of a list of prompts that returns their token vectors (B, T, D).
+    `encode` is a function of a list of prompts that returns their token vectors (B, T, D).
     """
 
     def __init__(self, encoder: Encoder | None = None, hint: ColorHint | None = None, encode: Callable | None = None):
@@ -180,13 +163,14 @@ class Annotator:
         self._maps_of = lru_cache(CACHED)(self._annotate)  # the same photo is colorized under many prompts
 
     @cached_property
-    def key(self) -> str:  # not at the start: colorizing one photo needs none
+    def key(self) -> str:
+        """A text that changes with the weights; "" without a hint."""
         states = (self.encoder.state_dict(), self.hint.state_dict()) if self.hint else ()
         return hash_of(value.float().numpy() for state in states for value in state.values()) if states else ""
 
     @torch.no_grad()
     def __call__(self, photos: list[Image.Image], prompts: list[str]) -> torch.Tensor:
-        """Conditioning images (B, channels, H, W), float32 in about [-2, 2], of gray PIL photos of one size."""
+        """Returns conditioning images (B, channels, H, W), about in [-2, 2], of gray PIL photos of one size."""
         pairs = [self._maps_of(photo.convert("L").tobytes(), photo.size) for photo in photos]
         gray = torch.cat([pair[0] for pair in pairs])
         if not self.hint:
@@ -196,12 +180,11 @@ class Annotator:
 
     @torch.no_grad()
     def maps(self, gray: torch.Tensor) -> torch.Tensor | None:
-        """The hint's maps (B, K, H / 4, W / 4) of gray photos (B, 1, H, W) in [0, 1]; None without a hint."""
+        """Returns the hint's maps (B, K, H / 4, W / 4) of gray photos (B, 1, H, W) in [0, 1]; None without a hint."""
         return self.hint(self.encoder.features(gray, ENLARGE), gray) if self.hint else None
 
     def _annotate(self, pixels: bytes, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        gray = np.frombuffer(pixels, np.uint8).reshape(1, 1, size[1], size[0]).astype(np.float32) / 255
-        gray = torch.from_numpy(gray)
+        gray = torch.frombuffer(bytearray(pixels), dtype=torch.uint8).reshape(1, 1, size[1], size[0]) / 255
         return gray, self.maps(gray)
 
 
@@ -209,15 +192,10 @@ GRAY_ALONE = Annotator()
 
 
 def load_annotator(hint: str | None, encoder: str, encode: Callable | None = None) -> Annotator:
-    """The annotator of a profile, on the CPU.
+    """Returns the annotator of a profile, on the CPU.
 
-    Args:
-        hint: folder of a `ColorHint`; None for the gray photo alone.
-        encoder: folder of the `PhraseSegmenter` whose encoder the hint was trained with.
-        encode: a function of a list of prompts that returns their token vectors.
-
-    Raises:
-        ValueError: if a folder can't be loaded; the message names it.
+    `hint` is the folder of a `ColorHint`, None for the gray photo alone; `encoder` that of the `PhraseSegmenter` whose
+    encoder the hint was trained with. Raises ValueError if a folder can't be loaded.
     """
     if not hint:
         return GRAY_ALONE
@@ -227,7 +205,7 @@ def load_annotator(hint: str | None, encoder: str, encode: Callable | None = Non
 
 
 def load_encoder(segmenter: str) -> Encoder:
-    """The encoder in the folder of a `PhraseSegmenter`, float32, on the CPU."""
+    """Returns the encoder in the folder of a `PhraseSegmenter`, float32, on the CPU."""
     weights, network = load_file(resolve(segmenter) / "diffusion_pytorch_model.safetensors"), Encoder().eval()
     network.load_state_dict({name: weights[name].float() for name in network.state_dict()})
     return network

@@ -40,7 +40,7 @@ def cases_of(row: dict) -> list[tuple[str, str]]:
     if mask is None:
         return []
     words = allowed_words(plane[mask].mean())
-    both = [word for word in allowed_words(plane[~mask].mean()) if word in words] if row["ground"] else []
+    both = [word for word in allowed_words(plane[~mask].mean()) if word in words] if row["background"] else []
     pairs = [(a, b) for a in both for b in both if a < b and SAME_HUE.get(a, a) != SAME_HUE.get(b, b)]
     drawn = np.random.default_rng(zlib.crc32(row["image_id"].encode())).permutation(len(pairs))[:PAIRS]
     return [(word, "") for word in words] + [case for a, b in (pairs[k] for k in drawn) for case in ((a, b), (b, a))]
@@ -48,7 +48,7 @@ def cases_of(row: dict) -> list[tuple[str, str]]:
 
 def prompts_of(row: dict, object_word: str, background_word: str) -> dict[str, str]:
     """Returns the prompts of a case: `vague`, `object` and `colored_object`, with two words `both`, and of regions."""
-    name, background = row["thing"], row["ground"]
+    name, background = row["object"], row["background"]
     colored = f"{article_of(object_word)} {object_word} {name}"
     prompts = {"vague": VAGUE_PROMPT, "object": f"{article_of(name)} {name}", "colored_object": colored}
     prompts["object_region"] = Region(name, object_word).phrase
@@ -91,14 +91,15 @@ def measure_binding(rows, images: pd.DataFrame, read_picture: Callable, segment:
         if not cases:
             continue
         mask, plane = mask_of(row), luminance(to_float(row["conditioning_image"]))
-        named = [Region(row["thing"], ""), Region(row["ground"] or "background", "")]
+        named = [Region(row["object"], ""), Region(row["background"] or "background", "")]
         found, ab = find_masks(named, plane, lambda: segment), {}
         for case in cases:
             prompts = prompts_of(row, *case)
             for prompt in set(prompts.values()) - set(ab):
                 ab[prompt] = srgb_to_lab(read_picture(files[row["image_id"], prompt]))[..., 1:]
             ab_of = {condition: ab[prompt] for condition, prompt in prompts.items()}
-            keys = dict(zip(COLUMNS, (row["image_id"], row["thing"], case[0], row["ground"], case[1]), strict=False))
+            values = (row["image_id"], row["object"], case[0], row["background"], case[1])
+            keys = dict(zip(COLUMNS, values, strict=False))
             for method, masks, picture in _answers(ab_of, mask, found, segment.threshold):
                 table.append({**keys, "method": method, "masks": masks, **judge(picture, ab_of["object"], mask, *case)})
     return pd.DataFrame(table, columns=COLUMNS)

@@ -4,7 +4,6 @@
 `masks.csv` may lie beside it, with the columns file, mask, label: a row for each object of a photo that has a mask.
 """
 
-import json
 import re
 import shutil
 from dataclasses import dataclass, field
@@ -13,16 +12,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image
+from pydantic import TypeAdapter
 
 from lib.cache import explained, hash_of_file, open_picture
 from lib.config import resolve
-from lib.dataset import crop_square, read_manifest, read_table
+from lib.dataset import crop_square, open_photo, read_manifest, read_table
 
-SHIPPED = "data_cards/pocket_photos"
 COLUMNS = ("file", "set", "split", "captions", "labels")
 TRAINING_PICTURES = "data_cards/training_pictures/metadata.csv"
 SPLITS = ("train", "validation")  # rows of other splits, such as a confirmatory test, are never opened
+TEXTS = TypeAdapter(list[str])
 
 
 @dataclass
@@ -45,9 +45,8 @@ class CaptionedPhoto:
     stretched: bool = False
 
     def open(self) -> Image.Image:
-        """Returns the photo in RGB, turned as its EXIF says; ValueError if it can't be read."""
-        with explained(f"photo {self.path} can't be read", "replace it or remove its row"):
-            return ImageOps.exif_transpose(open_picture(self.path)).convert("RGB")
+        """Returns the photo in RGB, turned as its EXIF says; raises ValueError if it can't be read."""
+        return open_photo(self.path)
 
     def open_masks(self, size: tuple[int, int]) -> dict[str, np.ndarray]:
         """Returns {name: mask (height, width) in [0, 1]} of its objects at `size`, (width, height)."""
@@ -61,8 +60,7 @@ class CaptionedPhoto:
 def read_captioned_photos(folder: str = "", gigabytes: float = 0) -> list[CaptionedPhoto]:
     """Returns the photos to train on: the shipped ones, and those of a folder with `photos.csv`, if one is given.
 
-    `gigabytes` is the free disk space that the caller needs in `build/`. Raises ValueError if the folder, its table, a
-    column, a caption or a photo is missing or damaged, or the disk is too small.
+    Raises ValueError if `build/` has less free space than `gigabytes`, or the folder's tables or photos are damaged.
     """
     free = shutil.disk_usage(resolve(".")).free / 1e9
     if free < gigabytes:
@@ -73,10 +71,10 @@ def read_captioned_photos(folder: str = "", gigabytes: float = 0) -> list[Captio
 def read_shipped(splits: tuple[str, ...] = SPLITS) -> list[CaptionedPhoto]:
     """Returns the photos of some splits that ship with the project."""
     photos = []
-    for row in read_manifest(SHIPPED).query("split in @splits").itertuples():
+    for row in read_manifest("data_cards/pocket_photos").query("split in @splits").itertuples():
         captions = [row.object_caption, row.detailed_caption]  # the colours of gray_caption are guesses
-        named = {"mask": row.mask_path, "object": row.thing, "background": row.ground}
-        masks = [(row.thing, row.mask_path)] if row.mask_path else []
+        named = {"mask": row.mask_path, "object": row.object, "background": row.background}
+        masks = [(row.object, row.mask_path)] if row.mask_path else []
         photos.append(CaptionedPhoto(row.path, "shipped", row.split, captions, masks=masks, **named))
     return photos
 
@@ -112,29 +110,18 @@ def read_folder(folder: Path) -> list[CaptionedPhoto]:
             masks.setdefault(row.file, []).append((row.label, folder / row.mask))
     for row in read_table(path, COLUMNS).query("split in @SPLITS").itertuples():
         where = f"{path}: row {row.file!r}"
-        captions, labels = (_read_list(text, where) for text in (row.captions, row.labels))
+        with explained(f"{where}: captions or labels are no JSON list of texts", "correct the row", ValueError):
+            captions, labels = map(TEXTS.validate_json, (row.captions, row.labels))
         captions = [re.sub(r"\s+", " ", re.sub(r"\s+([.,])", r"\1", text)).strip(' ."') for text in captions]
         if not all(captions):
             raise ValueError(f"{where} has an empty caption: remove it from the list")
         photo = CaptionedPhoto(folder / row.file, row.set, row.split, captions, labels, masks=masks.get(row.file, []))
-        if not photo.path.is_file():
-            raise ValueError(f"{where} has no file: correct or remove the row")
         width, height = photo.open().size
         photo.stretched = row.set == "flickr8k" and width == height
         photos.append(photo)
     if "train" not in {photo.split for photo in photos}:
         raise ValueError(f"{path}: no row has the split 'train': add rows to train on")
     return photos
-
-
-def _read_list(text, where):
-    with explained(
-        f"{where}: captions or labels are no JSON list of texts", "correct the row", (ValueError, TypeError)
-    ):
-        texts = json.loads(text)
-        if not isinstance(texts, list) or not all(isinstance(item, str) for item in texts):
-            raise ValueError(text)
-    return texts
 
 
 def random_crop(

@@ -1,14 +1,10 @@
 """Captions: which of their words are colours, the phrases that name an object and its colour, and rewritten captions.
 
-Every word gets a one-letter tag, and regular expressions over the tags find the colours. A colour word is a colour if
-a noun follows in its noun phrase ("a red and white bus"), or if it stands alone ("the bus is red", "painted red", "in
-red and white", "a cat, gray and white, sleeps"). It is not a colour
-
-- as a noun: "an orange and a banana", "coffee with cream", "the green";
-- in the name of a kind: ice cream, brown bear, red wine, black and white photo.
-
-Words of lightness and degree before a colour ("pale", "very dark") belong to it. The lists of words in `words.toml`
-are short and unknown words count as nouns, so unusual sentences may be misread.
+Every word gets a one-letter tag (see `words.toml`), and regular expressions over the tags find the colours. A colour
+word is a colour if a noun follows in its noun phrase ("a red and white bus"), or if it stands alone ("the bus is red",
+"painted red"), but not as a noun ("an orange and a banana") nor in the name of a kind ("ice cream", "brown bear").
+Words of lightness and degree before it ("pale", "very dark") belong to it. The lists of words are short and unknown
+words count as nouns, so unusual sentences may be misread.
 """
 
 import re
@@ -20,49 +16,33 @@ from typing import NamedTuple
 
 import numpy as np
 
-# CIELAB hue angles in degrees of the eight chromatic words, and of words near them.
-HUES = dict(red=32, orange=62, yellow=92, green=130, turquoise=195, blue=268, purple=315, pink=357)
-HUES_OF_WORDS = HUES | dict(golden=84, gold=84, blond=85, blonde=85, brown=62, tan=75, beige=82, cream=88, maroon=25)
-HUES_OF_WORDS |= dict(burgundy=20, crimson=28, scarlet=34, magenta=340, violet=310, navy=280, teal=195, aqua=195)
-HUES_OF_WORDS |= dict(reddish=32, brownish=62, yellowish=92, greenish=130, bluish=268, purplish=315, pinkish=357)
-NEUTRALS = ("white", "gray", "grey", "silver", "black", "whitish", "grayish", "greyish", "blackish")
-NEXT_NEUTRAL = {"white": "gray", "gray": "black", "grey": "black", "black": "silver"}  # others: white
-NOUNS_TOO = ("orange", "cream", "gold", "silver", "tan", "violet", "blond", "blonde")
-COLORS = "|".join((*HUES_OF_WORDS, *NEUTRALS))
-COLOR_PATTERN = re.compile(rf"\b(?:{COLORS})\b", re.I)
-
-# Tags, besides those in words.toml: C colour, O colour and noun, M modifier, V -ing, E -ed, N any other word.
 WORDS = tomllib.loads(Path(__file__).with_name("words.toml").read_text("utf-8"))
 LISTS = {name: "|".join(words) for name, words in WORDS.items() if isinstance(words, list)}
-NAMES = LISTS["names"].replace("PICTURE", LISTS["picture"]).replace(" ", "[ -]")
-TAGS = {"M": f"{LISTS['lightness']}|{LISTS['shades']}|{LISTS['degree']}"}
-TAGS |= {tag: "|".join(words) for tag, words in WORDS["tags"].items()}
-TAGS |= {"V": rf"(?!(?:{LISTS['nouns_in_ing']})ing$)\w{{3,}}ing", "E": r"\w{3,}(?<![be])ed|worn|drawn|woven"}
+HUES, HUES_OF_WORDS = WORDS["hues"], WORDS["hues"] | WORDS["hues_of_others"]
+COLORS = "|".join((*HUES_OF_WORDS, *WORDS["neutrals"]))
+COLOR_PATTERN = re.compile(rf"\b(?:{COLORS})\b", re.I)
+
+MODIFIERS = f"{LISTS['lightness']}|{LISTS['shades']}"
+TAGS = {"M": f"{MODIFIERS}|{LISTS['degree']}"} | {tag: "|".join(words) for tag, words in WORDS["tags"].items()}
 KNOWN = re.compile("|".join(f"(?P<{tag}>{pattern})" for tag, pattern in TAGS.items()))
 VERBS = re.compile(f"(?:{LISTS['verbs']})(?:e?s)?")
 PLURAL = re.compile(r"\w+[^su]s|people|m[ae]n|women|children|sheep|cattle")
+NAMES = LISTS["names"].replace("PICTURE", LISTS["picture"]).replace(" ", "[ -]")
 PLAIN = re.compile(
-    rf"\b(?P<N>(?:{NAMES})s?)\b|\b(?P<M>{LISTS['lightness']}|{LISTS['shades']})\b"
-    rf"|\b(?P<C>{COLORS})\b|\b(?P<I>{TAGS['I']})\b|(?P<other>\w+(?:['-](?!(?:{COLORS})\b)\w+)*|[^\w\s])",
+    rf"\b(?P<N>(?:{NAMES})s?)\b|\b(?P<M>{MODIFIERS})\b|\b(?P<C>{COLORS})\b|\b(?P<I>{TAGS['I']})\b"
+    rf"|(?P<other>\w+(?:['-](?!(?:{COLORS})\b)\w+)*|[^\w\s])",
     re.I,
 )
 KINDS = "|".join(f"{word} (?:{nouns})(?:e?s)?" for word, nouns in WORDS["kinds"].items()).replace(" ", "[ -]")
 WORD = re.compile(rf"\b(?P<name>{KINDS})\b|{PLAIN.pattern}", re.I)
-UNIT = r"(?:M+A(?=M*[CO]))?(?:M*[CO])+"  # "dark gray", "bright and dark green", "pale blue gray"
-GROUP = re.compile(rf"{UNIT}(?:(?:,?A|,|(?<=C)AD+){UNIT})*")  # "red, white and blue", "a gray and a white cat"
+UNIT = re.compile(r"(?:M+A(?=M*[CO]))?(?:M*[CO])+")  # "dark gray", "bright and dark green", "pale blue gray"
+GROUP = re.compile(
+    rf"{UNIT.pattern}(?:(?:,?A|,|(?<=C)AD+){UNIT.pattern})*"
+)  # "red, white and blue", "a gray and a red"
 NO_OBJECT = re.compile(rf"(?:{LISTS['partial']})\b|(?:.* )?(?:{LISTS['no_objects']})$")
 HEAD = re.compile(r"[EVL]*N(?:E*N)*|[EL]+(?=M*[CO])")  # the rest of a noun phrase: "striped cat", "stone wall"
-SUFFIXES = ("haired", "headed", "eyed", "colored", "coloured")
 VOWEL = re.compile(r"(?!uni(?!n)|us[ae]|eu|onc?e\b)[aeiou]|hour|honest|heir", re.I)
 OTHER_LANGUAGES = re.compile("|".join(WORDS["other_languages"].values()))
-
-
-class Group(NamedTuple):
-    """Colours that belong together: tokens from `first` to before `last`, and whether their noun follows them."""
-
-    first: int
-    last: int
-    has_noun: bool
 
 
 class Phrase(NamedTuple):
@@ -91,15 +71,16 @@ def tag_words(caption: str) -> tuple[list[re.Match], str]:
         if found[0] != "-":
             tags += _tag(found[0].lower(), found.lastgroup, tokens, tags)
             tokens.append(found)
-    for idle in re.finditer(r"M(?!M*(?:AM*)?[CO])", tags):  # "a dark street", "all over"
-        tag = "P" if re.fullmatch(LISTS["degree"], tokens[idle.start()][0], re.I) else "N"
-        tags = tags[: idle.start()] + tag + tags[idle.end() :]
-    return tokens, tags
+
+    def tag_idle(modifier):  # "all over", "a dark street"
+        return "P" if re.fullmatch(LISTS["degree"], tokens[modifier.start()][0], re.I) else "N"
+
+    return tokens, re.sub(r"M(?!M*(?:AM*)?[CO])", tag_idle, tags)
 
 
 def _tag(word, kind, tokens, tags):
     if kind != "other":
-        return "O" if word in NOUNS_TOO else "N" if kind == "name" else kind
+        return "O" if word in WORDS["nouns_too"] else "N" if kind == "name" else kind
     if not word[0].isalpha():
         return {"&": "A", "/": "A", ",": ","}.get(word, ".")
     if word in ("one", "ones", "inside", "outside") and tags.endswith(("C", "O", "N")):
@@ -111,54 +92,43 @@ def _tag(word, kind, tokens, tags):
     return known.lastgroup if known else "N"
 
 
-def find_groups(caption: str) -> tuple[list[re.Match], str, list[Group]]:
-    """Returns the tokens of a caption, their tags, and the groups of words that are colours."""
+def find_groups(caption: str) -> tuple[list[re.Match], str, list[tuple[int, int, bool]]]:
+    """Returns the tokens of a caption, their tags, and the groups of colours that belong together.
+
+    A group is (first token, the token after its last, whether its noun follows).
+    """
     tokens, tags = tag_words(caption)
-    groups, start = [], 0
-    while found := GROUP.search(tags, start):
-        first, start = found.start(), _end_of_group(tags, *found.span())
-        has_noun = _has_noun(tags, first, start)
-        groups += [Group(first, start, has_noun)] if has_noun is not None else []
+    groups, last = [], 0
+    while found := GROUP.search(tags, last):
+        first, last = found.span()
+        before, predicate = tags[:first], re.search("NR?B$|[LI]$", tags[:first])
+        if predicate and HEAD.match(tags, last):  # a new noun phrase: "the sky is blue, green hills behind"
+            ends = ",?A|," if predicate[0].endswith("B") else ",?AD|,(?!.*A)"
+            cut = re.search(f"(?<=[CO])(?:{ends})", tags[first:last])
+            last = first + cut.start() if cut else last
+        after, alone = tags[last:], before.endswith(("B", "L", "I"))
+        is_color = bool(re.search("[CM]", tags[first:last]))  # otherwise these words are nouns, too
+        has_noun = bool(HEAD.match(after)) and not (alone and after.startswith("V"))
+        has_noun |= is_color and not alone and bool(re.match("[EVL]*V", after))  # "with black lettering"
+        if has_noun or alone or (is_color and not before.endswith("D")):
+            groups.append((first, last, has_noun))
     return tokens, tags, groups
-
-
-def _end_of_group(tags, first, last):
-    """Where a group ends whose later colours belong to the next noun: "the sky is blue, green hills behind"."""
-    predicate = re.search(r"N[R]?B$|[LI]$", tags[:first])
-    if not predicate or not HEAD.match(tags, last):
-        return last
-    ends = r",?A|," if predicate[0].endswith("B") else r",?AD|,(?!.*A)"
-    cut = re.search(rf"(?<=[CO])(?:{ends})", tags[first:last])
-    return first + cut.start() if cut else last
-
-
-def _has_noun(tags, first, last):
-    """True for colours before a noun, False for colours that stand alone, None for what is no colour."""
-    alone, after = tags[:first].endswith(("B", "L", "I")), tags[last:]
-    if HEAD.match(after) and not (alone and after.startswith("V")):
-        return True
-    if not re.search("[CM]", tags[first:last]):  # only words that are nouns, too
-        return False if alone else None
-    if re.match("[EVL]*V", after) and not alone:  # "with black lettering"
-        return True
-    return None if tags[:first].endswith("D") else False
 
 
 def find_color_words(caption: str) -> list[str]:
     """Returns the words of a caption that are colours, in lower case and in order."""
     tokens, tags, groups = find_groups(caption)
-    return [tokens[k][0].lower() for group in groups for k in range(group.first, group.last) if tags[k] in "CO"]
+    return [tokens[k][0].lower() for first, last, _ in groups for k in range(first, last) if tags[k] in "CO"]
 
 
 def find_places(caption: str) -> list[tuple[int, int, int]]:
     """Returns (start, end, group) in characters of every colour with its modifiers: "very dark", "gray blue"."""
     tokens, tags, groups = find_groups(caption)
-    places = []
-    for number, group in enumerate(groups):
-        for unit in re.finditer(UNIT, tags[group.first : group.last]):
-            first, last = tokens[group.first + unit.start()], tokens[group.first + unit.end() - 1]
-            places.append((first.start(), last.end(), number))
-    return places
+    return [
+        (tokens[unit.start()].start(), tokens[unit.end() - 1].end(), number)
+        for number, (first, last, _) in enumerate(groups)
+        for unit in UNIT.finditer(tags, first, last)
+    ]
 
 
 def without_color_words(caption: str, keep: Sequence[int] = ()) -> str:
@@ -175,7 +145,7 @@ def without_color_words(caption: str, keep: Sequence[int] = ()) -> str:
         start, end = tokens[first].start(), tokens[last - 1].end()
         if not texts:
             held = first if has_noun else re.search("(?:R?F?B+)?[LIP]*$", tags[:first]).start()
-            last += has_noun and tokens[last][0].lower() in SUFFIXES  # "a gray-haired man"
+            last += has_noun and tokens[last][0].lower() in WORDS["suffixes"]  # "a gray-haired man"
             if (more := re.match("A([BF])|AP?N(?=[.,]|$)", tags[last:])) and tags[:first].endswith("B"):
                 held, last = held if more[1] else first, last + 1  # "is red and has wheels", "is blue and clear"
             start, end = tokens[held].start(), tokens[last].start() if last < len(tokens) else len(caption)
@@ -210,22 +180,20 @@ def phrases_of(prompt: str) -> list[Phrase]:
         return prompt[tokens[first].start() : tokens[last - 1].end()].lower()
 
     phrases = []
-    for group in groups:
-        if group.has_noun:
-            noun = HEAD.match(tags, group.last)
+    for group_first, group_last, has_noun in groups:
+        before, colors = tags[:group_first], text(group_first, group_last)
+        if has_noun:
+            noun = HEAD.match(tags, group_last)
         else:  # the subject: "a bus that is red", or a clause that begins with it
-            clause = tags[: group.first]
-            noun = re.search("(N+)RB$", clause) or re.search("(?:^|[,.])D?(N+)B$|[BF].*AD(N+)B$", clause)
-        if not noun or "N" not in noun[0] or "AD" in tags[group.first : group.last]:
+            noun = re.search("(N+)RB$", before) or re.search("(?:^|[,.])D?(N+)B$|[BF].*AD(N+)B$", before)
+        if not noun or "N" not in noun[0] or "AD" in tags[group_first:group_last]:
             continue
         first, last = noun.span(noun.lastindex or 0)
-        name = text(first, last)
-        if NO_OBJECT.match(name):
+        if NO_OBJECT.match(text(first, last)):
             continue
-        first += tokens[first][0].lower() in SUFFIXES
-        name, colors = text(first, last), text(group.first, group.last)
-        start = re.search("(?<![CO])D?[NE]*$|$", tags[: group.first]).start()
-        phrases.append(Phrase(name, colors, text(start, last) if group.has_noun else f"{colors} {name}"))
+        name = text(first + (tokens[first][0].lower() in WORDS["suffixes"]), last)
+        start = re.search("(?<![CO])D?[NE]*$|$", before).start()
+        phrases.append(Phrase(name, colors, text(start, last) if has_noun else f"{colors} {name}"))
     return phrases
 
 
@@ -239,10 +207,6 @@ def _colors_in(caption):
     """The places of colours, and their texts without shades that belong to one word ("lime" in "lime green")."""
     places, shades = find_places(caption), re.compile(f"(?:{LISTS['shades']})[ -]")
     return places, [shades.sub("", caption[start:end].lower()) for start, end, _ in places]
-
-
-def _hues(text):
-    return [HUES_OF_WORDS[word] for word in COLOR_PATTERN.findall(text) if word in HUES_OF_WORDS]
 
 
 def rotate_color_words(caption: str, degrees: float) -> str:
@@ -264,30 +228,31 @@ def change_color_words(caption: str, rng: np.random.Generator) -> str:
 
     All hues turn by one angle of 100 to 260 degrees, to a word at least 60 degrees away; different words become
     different ones as far as the eight words go. The colours, each with its modifiers and neighbours ("dark gray
-    blue"), then trade places, so that hues and neutral words replace each other as far as there are both; a neutral
-    word that still replaces a neutral one becomes the next of white, gray, black and silver. Of up to 100 draws, the
-    one with the fewest unchanged places and words repeated side by side is returned.
+    blue"), then trade places; a neutral word that still replaces a neutral one becomes the next of white, gray, black
+    and silver. Returns the one of up to 100 draws with the fewest unchanged places and words repeated side by side.
     """
     places, colors = _colors_in(caption)
     groups = [group for *_, group in places]
 
+    def hues_of(text):
+        return {word: HUES_OF_WORDS[word] for word in COLOR_PATTERN.findall(text) if word in HUES_OF_WORDS}
+
     def draw():
         angle, turned = rng.uniform(100, 260), {}
-        for word in dict.fromkeys(COLOR_PATTERN.findall(" ".join(colors))):
-            if word in HUES_OF_WORDS:
-                far = [new for new, hue in HUES.items() if hue_distance(hue, HUES_OF_WORDS[word]) >= 60]
-                free = [new for new in far if new not in turned.values()] or far
-                turned[word] = min(free, key=lambda new: hue_distance(HUES[new], HUES_OF_WORDS[word] + angle))
-        new = [COLOR_PATTERN.sub(lambda m: turned.get(m[0], m[0]), colors[k]) for k in rng.permutation(len(colors))]
-        for k, (before, after) in enumerate(zip(colors, new, strict=True)):
-            if not _hues(before) and not _hues(after):
-                new[k] = COLOR_PATTERN.sub(lambda m: NEXT_NEUTRAL.get(m[0], "white"), after)
-        return new
+        for word, hue in hues_of(" ".join(colors)).items():
+            far = [new for new in HUES if hue_distance(HUES[new], hue) >= 60]
+            free = [new for new in far if new not in turned.values()] or far
+            turned[word] = min(free, key=lambda new, goal=hue + angle: hue_distance(HUES[new], goal))
+        drawn = [COLOR_PATTERN.sub(lambda m: turned.get(m[0], m[0]), colors[k]) for k in rng.permutation(len(colors))]
+        for k, old in enumerate(colors):
+            if not hues_of(f"{old} {drawn[k]}"):
+                drawn[k] = COLOR_PATTERN.sub(lambda m: WORDS["next_neutral"].get(m[0], "white"), drawn[k])
+        return drawn
 
-    def count_flaws(new):
-        hues = [(_hues(before), _hues(after)) for before, after in zip(colors, new, strict=True)]
-        same = sum(a == b == [] or any(hue_distance(x, y) < 60 for x in a for y in b) for a, b in hues)
-        words = [(group, word) for group, text in zip(groups, new, strict=True) for word in COLOR_PATTERN.findall(text)]
+    def count_flaws(drawn):
+        hues = [(hues_of(old).values(), hues_of(new).values()) for old, new in zip(colors, drawn, strict=True)]
+        same = sum(not (old or new) or any(hue_distance(a, b) < 60 for a in new for b in old) for old, new in hues)
+        words = [(group, word) for group, new in zip(groups, drawn, strict=True) for word in COLOR_PATTERN.findall(new)]
         return same + sum(first == second for first, second in pairwise(words))
 
     best = draw()

@@ -62,10 +62,10 @@ def plan_test_photos(rows, prompts: dict, config: Config) -> dict[str, pd.DataFr
         raise ValueError(f"unknown prompt condition {unknown[0]!r} in prompt_conditions: {known}")
     if lacking := [condition for condition in COMPARED if condition not in chosen]:
         raise ValueError(f"prompt_conditions lacks {lacking[0]}, which the study compares: add it")
-    photos = rows.select_columns(["image_id", "category", "thing"]).to_pandas()
+    photos = rows.select_columns(["image_id", "category", "object"]).to_pandas()
     chosen_prompts = {condition: texts for condition, texts in prompts.items() if condition in chosen}
     images = plan_pictures(photos, chosen_prompts, config.n_seeds, config.n_images_other, config.n_images_all_seeds)
-    with_object = set(photos["image_id"][photos["thing"].astype(bool)][: config.n_binding])
+    with_object = set(photos["image_id"][photos["object"].astype(bool)][: config.n_binding])
     binding = plan_binding([row for row in rows if row["image_id"] in with_object])
     detailed = images[(images["prompt_condition"] == "detailed") & (images["seed"] == 0)]
     detailed = detailed[: config.n_images_other]

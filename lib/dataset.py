@@ -1,57 +1,48 @@
 """From a folder of photos and its manifest to the study's triples: prompt, image, conditioning_image."""
 
-import json
-import os
 import shutil
-import zlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict, Features, Image, Value, disable_progress_bars, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 from PIL import Image as PILImage
 from PIL import ImageOps
 
-from lib.cache import cached, explained, hash_of, hash_of_file, is_plain_name, open_picture, progress, write_text
+from lib.cache import cached, explained, hash_of, is_plain_name, open_picture, progress
 from lib.color import make_conditioning_image
-from lib.config import Config, check_config, resolve
+from lib.config import Config, check_config, require_known, resolve
 from lib.prompts import CAPTIONS, WRITERS, draw_training_prompt
 
-VERSION = 1  # of the files of a data set
+VERSION = 2  # of the files of a data set
 disable_progress_bars()  # of `datasets`; ours say what is being done
 SPLITS = ("train", "validation", "test")
 MANIFEST_COLUMNS = ("file_name", "image_id", "split", "subject", "category", *CAPTIONS)
-FEATURES = Features(  # a gray picture is kept with one channel and read with three
-    {"prompt": Value("string"), "image": Image(), "conditioning_image": Image(mode="RGB")}
-)
-# May be missing: one dominant thing, a box in it ("left top right bottom"), its mask (a PNG), and what surrounds it;
-# a long description; detailed captions by other writers.
-OPTIONAL_COLUMNS = ("thing", "thing_box", "mask", "ground", "narrative", *WRITERS)
-PICTURES = ("image", "conditioning_image")
-AUTO_CAPTIONS, AUTO_LEVELS = "auto_captions.csv", {"gray_caption": "conditioning_image", "auto_caption": "image"}
-DATASET_FIELDS = ("source", "photos", "resolution", "image_format", "dataset_seed")
-TEXT_COLUMNS = ("image_id", "subject", "category", *CAPTIONS, "thing", "thing_box", "ground", "narrative", *WRITERS)
+OPTIONAL_TEXTS = ("object", "object_box", "background", "narrative", *WRITERS)  # box: "left top right bottom"
+OPTIONAL_COLUMNS = (*OPTIONAL_TEXTS, "mask")  # of the object, a PNG
+TEXT_COLUMNS = ("image_id", "subject", "category", *CAPTIONS, *OPTIONAL_TEXTS)
+FEATURES = Features(prompt=Value("string"), image=Image(), conditioning_image=Image(mode="RGB"))  # kept as "L"
 ROW_FEATURES = Features({**FEATURES, **{name: Value("string") for name in TEXT_COLUMNS}, "mask": Image()})
+DATASET_FIELDS = ("source", "photos", "resolution", "image_format", "dataset_seed")
+AUTO_CAPTIONS, AUTO_LEVELS = "auto_captions.csv", {"gray_caption": "conditioning_image", "auto_caption": "image"}
 
 
 def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    """A CSV file as text; a ValueError if it can't be read or lacks one of these columns."""
+    """Returns a CSV file as text; raises ValueError if it can't be read or lacks one of these columns."""
     with explained(f"{path} can't be read as CSV", "correct it", (ValueError, OSError)):
         table = pd.read_csv(path, keep_default_na=False, dtype=str)
-    missing = [column for column in columns if column not in table]
-    if missing:
+    if missing := [column for column in columns if column not in table]:
         raise ValueError(f"{path}: column {missing[0]!r} is missing: needed are {', '.join(columns)}")
     return table
 
 
-def read_manifest(photos):
-    """The rows of `metadata.csv` in a folder of photos (below the repository, if relative), and their files' paths.
+def read_manifest(photos: str | Path) -> pd.DataFrame:
+    """Returns `metadata.csv` of a folder of photos as text, with the files' paths in `path` and `mask_path` (or None).
 
-    These are `path` and `mask_path` (None without a mask). All other columns are text; `OPTIONAL_COLUMNS` are empty
-    where the file has none. A ValueError names what is wrong: a missing folder, column, caption, photo or mask, an
-    unknown or empty split, a subject in two splits, or an `image_id` used twice.
+    `OPTIONAL_COLUMNS` that the file lacks are empty. Raises ValueError if a file, column or caption is missing, a split
+    is unknown or empty, a subject is in two splits, or an `image_id` is used twice or can't name a file.
     """
     folder = resolve(photos)
     path = folder / "metadata.csv"
@@ -71,160 +62,112 @@ def read_manifest(photos):
         "has a subject that another split has": manifest.groupby("subject")["split"].transform("nunique") > 1,
     }
     for problem, rows in problems.items():
-        if np.any(rows):
-            row = manifest[rows].iloc[0]
-            which = f"row {row['image_id']!r} ({row['file_name']})"
-            raise ValueError(f"{path}: {which} {problem}: correct or remove the row")
-    empty = set(SPLITS) - set(manifest["split"])
-    if empty:
+        for row in manifest[rows].itertuples():
+            raise ValueError(f"{path}: row {row.image_id!r} ({row.file_name}) {problem}: correct or remove the row")
+    if empty := set(SPLITS) - set(manifest["split"]):
         raise ValueError(f"{path}: no row has the split {min(empty)!r}: needed are {', '.join(SPLITS)}")
     return manifest
 
 
-def open_square(path, size):
-    """A photo as RGB, turned as its EXIF says, centre-cropped to a square and resized with Lanczos.
-
-    A damaged or missing photo is a ValueError.
-    """
-    return crop_square(_open_upright(path), size)
-
-
-def _open_upright(path, mode="RGB", kind="photo"):
+def open_photo(path: Path, mode: str = "RGB") -> PILImage.Image:
+    """Returns a photo turned as its EXIF says; raises ValueError if it can't be read."""
     errors = (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError)
-    with explained(f"{kind} {path} can't be read", "replace it or remove its row", errors), open_picture(path) as file:
+    with explained(f"{path} can't be read", "replace it or remove its row", errors), open_picture(path) as file:
         return ImageOps.exif_transpose(file).convert(mode)
 
 
 def crop_square(picture: PILImage.Image, size: int) -> PILImage.Image:
-    """The central square of a photo, resized with Lanczos."""
+    """Returns the central square of a photo, resized with Lanczos."""
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     return picture.crop((left, top, left + side, top + side)).resize((size, size), PILImage.LANCZOS)
 
 
 def build_dataset(config: Config) -> DatasetDict:
-    """The data set of a configuration: prompt, image and conditioning_image, with ids and captions; square photos.
+    """Returns the data set of a configuration: prompt, image and conditioning_image, with ids, captions and masks.
 
-    Training prompts are drawn under `prompt_policy`; validation and test prompts are the detailed captions. It lies in
-    `dataset_dir`, with its pictures as files and `prompts.json`, which lists prompts and files. While photos and fields
-    are the same, only `prompts.json` is written again: runs with other policies share the data set and draw their own
-    prompts (`draw_prompts`). The data set of `test_source` is built, too.
+    It lies in `dataset_dir`, with its pictures as files, and is built again only if photos, captions or
+    `DATASET_FIELDS` change. Training prompts are drawn under `prompt_policy`; runs with other policies share the data
+    set and draw their own prompts (`draw_prompts`). Validation and test prompts are the detailed captions. The data set
+    of `test_source` is built, too.
     """
     if config.test_source:
         build_dataset(config.for_test_photos)
     manifest = read_manifest(config.photos_dir)
-    with ThreadPoolExecutor(os.cpu_count()) as pool, explained("a photo can't be read", "allow reading it", OSError):
-        manifest["content"] = list(pool.map(hash_of_file, manifest["path"]))
-        manifest["mask_content"] = [hash_of_file(file) if file else "" for file in manifest["mask_path"]]
+    with ThreadPoolExecutor() as pool:
+        files = zip(manifest["path"], manifest["mask_path"], strict=True)
+        manifest["content"] = list(pool.map(lambda paths: hash_of(filter(None, paths)), files))
     fields, rows = {"version": VERSION, **config.values(*DATASET_FIELDS)}, manifest.drop(columns=["path", "mask_path"])
     fingerprints = {split: hash_of([fields, rows[rows["split"] == split].to_dict("records")]) for split in SPLITS}
-    key = {**fields, "fingerprints": fingerprints}
-    cached(config.dataset_dir, key, lambda folder: _write_dataset(manifest, config, fingerprints, folder))
-    dataset = load_from_disk(str(config.dataset_dir))
-    write_text(_listing(dataset, config), config.dataset_dir / "prompts.json")
-    return dataset
 
-
-def _write_dataset(manifest, config, fingerprints, folder):
-    """Write the data set of a manifest's photos, and their picture files, to a folder; opens photos one by one."""
-    dataset = DatasetDict()
-    for split in SPLITS:
-        records = manifest[manifest["split"] == split].to_dict("records")
-        with progress(total=len(records), desc=f"{split} photos", disable=config.workers > 0) as bar:
-            done = None if config.workers else bar.update  # other processes can't reach the bar
-            try:
-                dataset[split] = Dataset.from_generator(  # which hands out the records one by one
+    def write(folder):
+        dataset = DatasetDict()
+        for split, fingerprint in fingerprints.items():
+            records = manifest[manifest["split"] == split].to_dict("records")
+            with progress(total=len(records), desc=f"{split} photos", disable=config.workers > 0) as bar:
+                done = None if config.workers else bar.update  # other processes can't reach the bar
+                dataset[split] = Dataset.from_generator(
                     _make_rows,
                     features=ROW_FEATURES,
                     gen_kwargs={"records": records, "config": config, "folder": folder, "done": done},
                     num_proc=config.workers or None,
                     cache_dir=str(folder / "cache"),
-                    fingerprint=fingerprints[split],
+                    fingerprint=fingerprint,
                 )
-            except DatasetGenerationError as error:
-                raise ValueError(str(error.__cause__ or error)) from None
-    dataset.save_to_disk(str(folder))
-    shutil.rmtree(folder / "cache")
+        dataset.save_to_disk(str(folder))
+        shutil.rmtree(folder / "cache")
 
-
-def _listing(dataset, config):
-    """The text of `prompts.json`: by split, each photo's prompt and where its two pictures are."""
-    listing = {}
-    for split, rows in dataset.items():
-        prompts = draw_prompts(rows, config) if split == "train" else rows["prompt"]
-        listing[split] = [
-            {"prompt": prompt, **{column: _file_of(column, split, name, config) for column in PICTURES}}
-            for name, prompt in zip(rows["image_id"], prompts, strict=True)
-        ]
-    return json.dumps(listing, indent=1)
-
-
-def _file_of(column, split, image_id, config):
-    """Where a picture of a row is, below the data set's folder."""
-    return f"{column}/{split}/{image_id}.{config.image_format if column == 'image' else 'png'}"
+    try:
+        cached(config.dataset_dir, {**fields, "fingerprints": fingerprints}, write)
+    except DatasetGenerationError as error:
+        raise ValueError(str(error.__cause__ or error)) from None
+    return load_from_disk(str(config.dataset_dir))
 
 
 def _make_rows(records, config, folder, done):
-    """The rows of the data set; their two pictures are written below `folder`, and kept as bytes in the row."""
+    """The rows of the data set, photo by photo; their pictures are files below `folder`, and bytes in the row."""
     for record in records:
-        whole = _open_upright(record["path"])
-        photo = crop_square(whole, config.resolution)
-        row = {key: record[key] for key in TEXT_COLUMNS}
-        row["prompt"] = draw_prompt(record, config) if record["split"] == "train" else record["detailed_caption"]
-        row["mask"] = _make_mask(record, whole.size, config.resolution)
-        path, gray = (folder / _file_of(column, record["split"], record["image_id"], config) for column in PICTURES)
-        for file in (path, gray):
+        photo, name, mask = open_photo(record["path"]), f"{record['split']}/{record['image_id']}", None
+        files = {"image": folder / f"image/{name}.{config.image_format}"}
+        files["conditioning_image"] = folder / f"conditioning_image/{name}.png"
+        for file in files.values():
             file.parent.mkdir(parents=True, exist_ok=True)
-        photo.save(path, quality=95, subsampling=0)
-        make_conditioning_image(PILImage.open(path)).convert("L").save(gray)  # of the photo as it is kept
-        for column, file in zip(PICTURES, (path, gray), strict=True):
-            row[column] = {"path": file.name, "bytes": file.read_bytes()}
+        crop_square(photo, config.resolution).save(files["image"], quality=95, subsampling=0)
+        gray = make_conditioning_image(PILImage.open(files["image"])).convert("L")  # of the photo as it is kept
+        gray.save(files["conditioning_image"])
+        if path := record["mask_path"]:
+            mask = open_photo(path, "L")
+            if mask.size != photo.size:
+                sizes = f"{mask.size}, the photo {photo.size}"
+                raise ValueError(f"row {record['image_id']!r}: mask {path} has the size {sizes}: correct or remove it")
+            mask = crop_square(mask, config.resolution).point(lambda value: 255 * (value > 127))
+        row = {column: {"path": file.name, "bytes": file.read_bytes()} for column, file in files.items()}
+        row |= {column: record[column] for column in TEXT_COLUMNS} | {"prompt": record["detailed_caption"]}
+        if record["split"] == "train":
+            row["prompt"] = draw_training_prompt(record, config.prompt_policy, config.dataset_seed)
         if done:
             done()
-        yield row
+        yield row | {"mask": mask if mask and mask.getbbox() else None}
 
 
-def _make_mask(record, photo_size, size):
-    """A thing's mask (size, size), 0 or 255, cropped as its photo; None without one or where nothing of it is left."""
-    path = record["mask_path"]
-    if not path:
-        return None
-    mask = _open_upright(path, "L", "mask")
-    if mask.size != photo_size:
-        sizes = " px, its photo ".join(f"{width} x {height}" for width, height in (mask.size, photo_size))
-        raise ValueError(
-            f"row {record['image_id']!r}: the mask {path} has {sizes}: make it the same, or empty its field"
-        )
-    mask = crop_square(mask, size).point(lambda value: 255 * (value > 127))
-    return mask if mask.getbbox() else None
-
-
-def draw_prompt(record, config):
-    """The training prompt of a photo under `prompt_policy`: the same for the same seed and `image_id`."""
-    rng = np.random.default_rng((config.dataset_seed, zlib.crc32(record["image_id"].encode())))
-    return draw_training_prompt(record, config.prompt_policy, rng)
-
-
-def training_rows(triples, kinds):
-    """The training photos of some categories, or all where none is named. No such photo is a ValueError."""
+def training_rows(triples: DatasetDict, categories: Sequence[str] | None) -> Dataset:
+    """Returns the training photos of some categories, or all if none is named; raises ValueError if one is unknown."""
     rows = triples["train"]
-    if kinds:
-        rows = rows.select([row for row, kind in enumerate(rows["category"]) if kind in kinds])
-    if not len(rows):
-        known = ", ".join(sorted(set(triples["train"]["category"])))
-        raise ValueError(f"no training photo of train_categories {', '.join(kinds)}: known are {known}")
-    return rows
+    known = list(rows["category"])
+    require_known("category", categories or (), sorted(set(known)))
+    return rows.select([n for n, category in enumerate(known) if category in categories]) if categories else rows
 
 
-def draw_prompts(rows, config):
-    """The training prompts that a run draws for rows of the data set, one a row."""
-    return [draw_prompt(record, config) for record in rows.select_columns(["image_id", *CAPTIONS])]
+def draw_prompts(rows: Dataset, config: Config) -> list[str]:
+    """Returns the training prompts that a run draws for rows of the data set, one a row."""
+    records = rows.select_columns(["image_id", *CAPTIONS])
+    return [draw_training_prompt(record, config.prompt_policy, config.dataset_seed) for record in records]
 
 
-def load_dataset_dict(config):
-    """The data set that notebook 01 saved, its test photos from that of `test_source` if it is set.
+def load_dataset_dict(config: Config) -> DatasetDict:
+    """Returns the data set that notebook 01 saved, its test photos from that of `test_source` if it is set.
 
-    Without it, or made with other fields, a ValueError that says to run 01.
+    Raises ValueError, which says to run 01, if there is none or it was made with other fields.
     """
     if not (config.dataset_dir / "key.json").exists():
         raise ValueError(f"no data set in {config.dataset_dir}: run notebook 01_build_dataset first")
@@ -235,26 +178,27 @@ def load_dataset_dict(config):
     return triples
 
 
-def read_auto_captions(config, image_ids):
-    """The captions that the profile's captioner wrote for test photos, {level: texts}; {} without a captioner.
+def read_auto_captions(config: Config, image_ids: Sequence[str]) -> dict[str, list[str]]:
+    """Returns the captions of test photos by the profile's captioner, {condition: texts}; {} without a captioner.
 
-    Notebook 01 writes them beside the data set that has the photos; where one is missing, a ValueError says so.
+    Raises ValueError if one is missing from the file that notebook 01 writes beside the photos' data set.
     """
     if not config.captioner:
         return {}
     path = config.for_test_photos.dataset_dir / AUTO_CAPTIONS
-    known = pd.read_csv(path, keep_default_na=False, dtype=str) if path.exists() else pd.DataFrame(columns=["image_id"])
-    known = known.set_index("image_id")
-    missing = [name for name in image_ids if name not in known.index]
-    writers = [config.captioner, config.captioner_revision or ""]
-    raw_is_kept = {f"{level}_raw" for level in AUTO_LEVELS} <= set(known)
-    if missing or not raw_is_kept or not (known[["captioner", "captioner_revision"]] == writers).all(axis=None):
-        raise ValueError(f"{path} lacks captions by {' at '.join(writers)}: run notebook 01_build_dataset again")
-    return {level: list(known[level][list(image_ids)]) for level in AUTO_LEVELS}
+    writer = [config.captioner, config.captioner_revision or ""]
+    try:
+        table = pd.read_csv(path, keep_default_na=False, dtype=str)
+        own = table[(table[["captioner", "captioner_revision"]] == writer).all(axis=1)]
+        own = own.set_index("image_id").loc[list(image_ids)]
+    except (OSError, KeyError):
+        problem = f"{path} lacks captions by {' at '.join(writer)}"
+        raise ValueError(f"{problem}: run notebook 01_build_dataset again") from None
+    return {condition: list(own[condition]) for condition in AUTO_LEVELS}
 
 
-def pick_across_categories(split, n):
-    """`n` rows of a split (0: all), taken in turn from every category, each category in order of image_id."""
+def pick_across_categories(split: Dataset, n: int | None) -> Dataset:
+    """Returns `n` rows of a split (0, None: all), in turn from every category, each in order of image_id."""
     table = split.select_columns(["image_id", "category"]).to_pandas()
     order = table.sort_values("image_id").groupby("category").cumcount()
     turns = table.assign(turn=order).sort_values(["turn", "category"]).index

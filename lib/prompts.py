@@ -1,42 +1,21 @@
 """Prompts: the prompt conditions of the study, the training prompts, and colours to ask for."""
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from lib import captions
-from lib.captions import HUES
+from lib.captions import WORDS, change_color_words, colors_only, keep_colors, permute_colors
 
-VAGUE_PROMPT = "Colorize this image."
-GENERIC_PROMPTS = [  # the prompt of the 2024 project, and similar ones
-    VAGUE_PROMPT,
-    "Colorize this photo.",
-    "Add color to this picture.",
-    "Make this grayscale photo colorful.",
-    "Give this black and white photo its colors.",
-    "Turn this photo into a color photo.",
-    "Restore the colors of this image.",
-    "Paint this photo in natural colors.",
-]
+GENERIC_PROMPTS = WORDS["generic_prompts"]  # the prompt of the 2024 project, and similar ones
+VAGUE_PROMPT = GENERIC_PROMPTS[0]
 CAPTIONS = ("object_caption", "detailed_caption", "gray_caption")
 WRITERS = ("writer_2", "writer_3", "writer_4", "writer_5")  # detailed captions by others, if a photo has them
 COMPARED = ("vague", "detailed")  # the conditions of the primary question: under these, every photo is colorized
 PRIMARY, SECONDARY, EXPLORATORY = FAMILIES = ("primary", "secondary", "exploratory")
 PROMPT_POLICIES = ("generic", "captions", "mix")
-
-TARGETS = {  # word: hue, chroma and the range of mean L* in which an object can have this colour
-    **{word: (hue, 45, (25, 85)) for word, hue in HUES.items()},
-    "yellow": (HUES["yellow"], 60, (50, 95)),
-    "red": (HUES["red"], 55, (20, 65)),
-    "pink": (HUES["pink"], 35, (50, 90)),
-    "brown": (60, 28, (15, 55)),
-    "beige": (80, 16, (60, 92)),
-    "white": (90, 2, (70, 100)),
-    "gray": (90, 2, (25, 70)),
-    "black": (90, 2, (0, 30)),
-}
+TARGETS = WORDS["targets"]  # {word: (hue, chroma, range of mean L* in which an object can have this colour)}
 OBJECT_COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "brown", "white")
 
 
@@ -57,12 +36,8 @@ def _column(name):
     return lambda record, *_: record.get(name) or None
 
 
-def _rewritten(function, *arguments):
+def _edited(function, *arguments):
     return lambda record, rng, _: function(record["detailed_caption"], *arguments, rng)
-
-
-def _keep(k, question):
-    return Condition(_rewritten(captions.keep_colors, k), question)
 
 
 def _mismatched(record, rng, records):
@@ -81,36 +56,32 @@ CONDITIONS = {
     "gray_caption": Condition(_column("gray_caption"), "Does a caption of the gray photo help?", SECONDARY),
     "auto_caption": Condition(_column("auto_caption"), "Does the caption of a network help?", SECONDARY),
     "narrative": Condition(_column("narrative"), "Does a long spoken description help?"),
-    "recolored": Condition(_rewritten(captions.change_color_words), "Does the model follow wrong colour words?"),
+    "recolored": Condition(_edited(change_color_words), "Does the model follow wrong colour words?"),
     "mismatched": Condition(_mismatched, "Does any long prompt help?"),
-    "colors_only": Condition(
-        lambda record, *_: captions.colors_only(record["detailed_caption"]), "Do colour words alone help?"
+    "colors_only": Condition(_edited(lambda caption, _: colors_only(caption)), "Do colour words alone help?"),
+    "permuted_colors": Condition(_edited(permute_colors), "Do the caption's colours help at the wrong objects?"),
+    "keep_1_colors": Condition(
+        _edited(keep_colors, 1), "Does the caption help with one of its colours, drawn at random?"
     ),
-    "permuted_colors": Condition(
-        _rewritten(captions.permute_colors), "Do the caption's colours help at the wrong objects?"
-    ),
-    "keep_1_colors": _keep(1, "Does the caption help with one of its colours, drawn at random?"),
-    "keep_2_colors": _keep(2, "Does it with two?"),
-    "keep_4_colors": _keep(4, "Does it with four?"),
+    "keep_2_colors": Condition(_edited(keep_colors, 2), "Does it with two?"),
+    "keep_4_colors": Condition(_edited(keep_colors, 4), "Does it with four?"),
     **{name: Condition(_column(name), "Does another writer's caption help?") for name in WRITERS},
 }
 
 
-def prompts_under(condition: str, records: Sequence[dict], seed: int = 0) -> list[str | None]:
+def _rng_of(record, seed):
+    return np.random.default_rng((seed, zlib.crc32(record["image_id"].encode())))
+
+
+def prompts_under(condition: str, records: Sequence[Mapping], seed: int = 0) -> list[str | None]:
     """Returns the prompt of each record under a condition, None for a record that lacks the text.
 
-    Args:
-        condition: a name in `CONDITIONS`.
-        records: mappings with `image_id`, `category` and the captions.
-        seed: with the photo's id, the seed of what is drawn at random.
-
-    Raises:
-        ValueError: if the condition is unknown.
+    `records` map `image_id`, `category` and the captions; seed and `image_id` decide what is drawn at random. Raises
+    ValueError if the condition is unknown.
     """
     if condition not in CONDITIONS:
         raise ValueError(f"unknown prompt condition {condition!r}: known are {', '.join(CONDITIONS)}")
-    rngs = [np.random.default_rng((seed, zlib.crc32(record["image_id"].encode()))) for record in records]
-    return [CONDITIONS[condition].prompt(record, rng, records) for record, rng in zip(records, rngs, strict=True)]
+    return [CONDITIONS[condition].prompt(record, _rng_of(record, seed), records) for record in records]
 
 
 def write_prompts(rows) -> dict[str, list[str]]:
@@ -125,12 +96,13 @@ def allowed_words(lightness: float, words: Sequence[str] = OBJECT_COLORS) -> lis
     return [word for word in words if TARGETS[word][2][0] <= lightness <= TARGETS[word][2][1]]
 
 
-def draw_training_prompt(record: dict, policy: str, rng: np.random.Generator) -> str:
-    """Draws one training prompt of a photo under a policy of `PROMPT_POLICIES`.
+def draw_training_prompt(record: Mapping, policy: str, seed: int) -> str:
+    """Draws the training prompt of a photo under a policy: the same for the same seed and `image_id`.
 
     `generic`: one of `GENERIC_PROMPTS`, as in the 2024 project; `captions`: the detailed caption; `mix`: the detailed
     caption 7 times in 10, else the object caption or a generic prompt.
     """
+    rng = _rng_of(record, seed)
     if policy == "mix":
         policy = rng.choice(["captions", "objects", "generic"], p=[0.7, 0.15, 0.15])
     if policy == "generic":

@@ -27,7 +27,7 @@ def row():
     """A photo whose left half is the object."""
     gray = to_pil(gray_from_luminance(np.full((SIZE, SIZE), 55.0)))
     mask = Image.fromarray(np.tile(255 * LEFT.astype(np.uint8), (SIZE, 1)))
-    texts = dict(image_id="photo", category="animals", thing="alpaca", ground="trees")
+    texts = dict(image_id="photo", category="animals", object="alpaca", background="trees")
     return texts | {"image": gray, "conditioning_image": gray, "mask": mask}
 
 
@@ -75,7 +75,7 @@ def test_the_cases_and_prompts_of_a_photo(row):
         "both": "a red alpaca, blue trees",
     }  # fmt: skip
     assert binding.prompts_of(row, "orange", "")["colored_object"] == "an orange alpaca"
-    assert binding.cases_of(row | {"ground": ""}) == one
+    assert binding.cases_of(row | {"background": ""}) == one
     for mask in (None, Image.new("L", (SIZE, SIZE), 255)):
         assert binding.cases_of(row | {"mask": mask}) == []
 

@@ -41,7 +41,7 @@ def photos(tmp_path_factory):
     gray = {"file": "gray.png", "set": "own", "split": "test", "captions": '["a gray wall", "a wall", "a red wall"]'}
     other = gray | {"file": "not there.png", "split": "train"}
     pd.concat([table, pd.DataFrame([gray, other])]).to_csv(folder / "photos.csv", index=False)
-    masks = pd.DataFrame({"file": shipped["file_name"], "mask": shipped["mask"], "label": shipped["thing"]})
+    masks = pd.DataFrame({"file": shipped["file_name"], "mask": shipped["mask"], "label": shipped["object"]})
     masks.to_csv(folder / "masks.csv", index=False)
     return folder
 

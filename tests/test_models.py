@@ -22,7 +22,8 @@ def test_stock_diffusers_colorizes_with_the_shipped_folder():
     pipeline = StableDiffusionControlNetPipeline.from_pretrained(
         SHIPPED, controlnet=controlnet, safety_checker=None, **text
     )
-    photo = dataset.open_square(resolve(POCKET.photos) / "photos/world-animals-scarlet-macaw.jpg", 128)
+    photo = dataset.open_photo(resolve(POCKET.photos) / "photos/world-animals-scarlet-macaw.jpg")
+    photo = dataset.crop_square(photo, 128)
     gray = photo.convert("L").convert("RGB")
     generator = torch.Generator().manual_seed(0)
     encode = partial(models.encode_prompts, pipeline=pipeline)

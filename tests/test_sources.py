@@ -45,6 +45,7 @@ def test_coco_comes_whole_after_broken_downloads(served, tmp_path):
     rows = triples["test"]
     assert rows[0]["image"].size == (64, 64)
     assert rows[0]["prompt"] == rows[0]["detailed_caption"]
+    assert len(list((config.dataset_dir / "image").rglob("*.jpeg"))) == sum(map(len, triples.values()))
     prompts = write_prompts(rows)
     assert "gray_caption" not in prompts
     assert set(prompts) >= {"vague", "object", "detailed", "recolored", "mismatched"}
@@ -93,8 +94,8 @@ def test_the_largest_object_in_the_central_square_is_kept(tmp_path):
     things = [{"id": number, "image_id": image_id, "category_id": kind, "area": area, "segmentation": shape}
               for number, (image_id, kind, area, shape) in enumerate(shapes)]  # fmt: skip
     found = coco.read_objects(annotated(images, things, categories), tmp_path)
-    assert found["1.jpg"] == {"category": "kitchen", "thing": "cup", "mask": "masks/1.png"}
-    assert (found["3.jpg"]["category"], found["3.jpg"]["thing"], found["3.jpg"]["mask"]) == ("kitchen", "", "")
+    assert found["1.jpg"] == {"category": "kitchen", "object": "cup", "mask": "masks/1.png"}
+    assert (found["3.jpg"]["category"], found["3.jpg"]["object"], found["3.jpg"]["mask"]) == ("kitchen", "", "")
     cup, cat = (np.asarray(Image.open(tmp_path / f"masks/{number}.png")) for number in (1, 2))
     assert (cup[10:30, 20:60].all(), cup[30:50, 30:50].all(), cup.sum()) == (True, True, 40 * 20 + 20 * 20)
     assert (cat[:, 10:40].all(), cat.sum()) == (True, 30 * 60)

@@ -29,7 +29,7 @@ FILES = {  # name: path below `coco_url` or URL, bytes, MD5; as the servers give
     NARRATIVES: (f"https://storage.googleapis.com/localized-narratives/annotations/{NARRATIVES}", None, None),
 }
 PHOTO_BYTES, TEST_PHOTOS = 170_000, 5_000  # about what a photo takes; in val2017
-NO_OBJECT = {"category": "other", "thing": "", "mask": ""}
+NO_OBJECT = {"category": "other", "object": "", "mask": ""}
 SMALL = 0.01  # of the central square: an object that covers less counts as none
 
 
@@ -154,5 +154,5 @@ def read_objects(coco: COCO, folder: Path) -> dict[str, dict]:
             name = f"masks/{Path(image['file_name']).stem}.png"
             with new_file(folder / name) as partial:
                 Image.fromarray(mask).save(partial, "png")
-            objects[image["file_name"]] |= {"thing": kind["name"], "mask": name}
+            objects[image["file_name"]] |= {"object": kind["name"], "mask": name}
     return objects
