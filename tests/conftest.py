@@ -45,7 +45,9 @@ def base(config):
     torch.manual_seed(0)
     shape = UNet2DConditionModel.load_config(ROOT / "lib/pocket_model", subfolder="unet")
     unet = UNet2DConditionModel.from_config({**shape, "sample_size": config.resolution // 4})
-    return models.load_base(config, unet=unet)
+    base = models.load_base(config, unet=unet)
+    base.vae.enable_slicing()  # as the pipelines that share it do, so that no test changes another's latents
+    return base
 
 
 @pytest.fixture(scope="session")

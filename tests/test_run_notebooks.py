@@ -35,8 +35,8 @@ def notebook(path, source):
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """Two notebooks in place of the six, and folders of their own."""
-    for name in run_notebooks.PROGRESS:
-        monkeypatch.setenv(name, "")  # which kernels inherit, and other tests do not
+    for name, value in run_notebooks.PROGRESS.items():
+        monkeypatch.setenv(name, value)  # which other tests don't inherit
     paths = [
         notebook(tmp_path / f"0{k}_{name}.ipynb", REPORT.format(name=name)) for k, name in ((1, "one"), (2, "two"))
     ]
