@@ -29,8 +29,8 @@ from lib.l4.set_metrics import MIN_FOR_FID, load_clip, make_metrics, require_pac
 from lib.l4.sources import find_flowers
 from lib.models import load_base
 from lib.prompts import CONDITIONS
+from lib.regions import load_segmenter
 from lib.report import markdown_table
-from lib.segmenter import load_segmenter
 from lib.training import build_cache, read_losses, train_controlnet, with_train_steps
 
 GPU_GB = 20  # what training at 512 px needs, with room

@@ -12,7 +12,7 @@ from lib.cache import progress
 from lib.color import to_float, to_pil
 from lib.config import Config
 from lib.models import pick_device
-from lib.stats import complete_photos
+from lib.stats import side_by_side
 
 SET_METRICS = ("fid", "kid", "lpips", "clip_score")
 MIN_FOR_FID = 5_000  # pictures a prompt: from fewer, 2,048 dimensions of covariance can't be estimated
@@ -75,8 +75,7 @@ def measure_sets(rows, images: pd.DataFrame, read_picture, config: Config, batch
         rows: of the data set, with the true photos.
         images: the listing of notebook 04; `read_picture(name)` reads the file of column `after`.
     """
-    first = images.query("seed == 0")
-    first = first[first["image_id"].isin(complete_photos(first, ["prompt_condition"]))]
+    first = side_by_side(images.query("seed == 0"), ["prompt_condition"])
     clip = load_clip(config)
     captions = first[first["prompt_condition"] == "detailed"].set_index("image_id")["prompt"]
     position, table = {name: index for index, name in enumerate(rows["image_id"])}, []
