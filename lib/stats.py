@@ -116,7 +116,8 @@ def contrast(difference: pd.Series, metric: str, subjects=None) -> dict:
     `low`, `high`: 95 % interval of the mean; `p_equal`: p of the two one-sided tests (Schuirmann 1987) that the mean
     lies within plus or minus `MARGIN`, in CIEDE2000; `improved`: share of photos on which the first is better.
     """
-    fit, (mean, low, high), p_equal = fit_mean(difference, subjects), interval(difference, subjects), np.nan
+    fit, p_equal, mean = fit_mean(difference, subjects), np.nan, float(np.mean(difference))
+    low, high = fit.conf_int()[0] if fit else (np.nan, np.nan)
     if fit and metric == METRIC:
         error, freedom = fit.bse[0], fit.df_resid_inference
         above, below = (mean + MARGIN) / error, (mean - MARGIN) / error

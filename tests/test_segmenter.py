@@ -8,7 +8,7 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from lib import ROOT, models
 from lib.config import get_config
-from lib.segmenter import PhraseSegmenter, load_segmenter
+from lib.regions import PhraseSegmenter, load_segmenter
 
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 
