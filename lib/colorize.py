@@ -35,14 +35,10 @@ PAIRS = 2  # pairs of words for object and background of a photo, each used both
 
 
 def plan_pictures(photos: pd.DataFrame, prompts: dict, n_seeds=1, n_other=None, n_all_seeds=None) -> pd.DataFrame:
-    """Returns a table of `PLAN_COLUMNS`, a row a picture.
+    """Returns a table of `PLAN_COLUMNS` from `image_id` and `category` of photos, and {condition: a prompt for each}.
 
-    Args:
-        photos: `image_id` and `category` of each photo.
-        prompts: {condition: a prompt for each photo}.
-        n_seeds: seeds under the conditions of `COMPARED`; other conditions have the first seed.
-        n_other: how many photos, the first ones, have conditions other than `COMPARED`; None: all.
-        n_all_seeds: how many photos, the first ones, have all `n_seeds` seeds, and the others one; None: all.
+    Conditions of `COMPARED` have `n_seeds` seeds on the first `n_all_seeds` photos, and one on the others; the other
+    conditions have one seed, on the first `n_other` photos. None: all photos.
     """
     records = []
     for index, (image_id, category) in enumerate(zip(photos["image_id"], photos["category"], strict=True)):
@@ -57,11 +53,9 @@ def plan_pictures(photos: pd.DataFrame, prompts: dict, n_seeds=1, n_other=None, 
 def plan_test_photos(rows, prompts: dict, config: Config) -> dict[str, pd.DataFrame]:
     """Returns what a run makes of data-set rows and their prompts by condition: plans by the name of a folder.
 
-    `images`: under all conditions, or those that `prompt_conditions` names; `binding`: the cases with two words of the
-    first `n_binding` photos of an object; `phrases`: each region of the detailed captions, all in its colour.
-
-    Raises:
-        ValueError: if `prompt_conditions` has an unknown condition, or lacks one of `COMPARED`.
+    `images`: under all conditions, or those that `prompt_conditions` names; `binding`: the cases of the first `n_binding`
+    photos of an object; `phrases`: each region of the detailed captions, all in its colour. Raises
+    ValueError if `prompt_conditions` has an unknown condition, or lacks one of `COMPARED`.
     """
     chosen = config.prompt_conditions or tuple(prompts)
     if not set(COMPARED) <= set(chosen) <= set(prompts):
@@ -72,17 +66,17 @@ def plan_test_photos(rows, prompts: dict, config: Config) -> dict[str, pd.DataFr
     images = plan_pictures(photos, chosen_prompts, config.n_seeds, config.n_images_other, config.n_images_all_seeds)
     with_object, binding = set(photos["image_id"][photos["thing"].astype(bool)][: config.n_binding]), {}
     for row in (row for row in rows if row["image_id"] in with_object):
-        for words in [words for words in cases_of(row) if words[1]]:
+        for words in cases_of(row):
             for condition, prompt in prompts_of(row, *words).items():
                 binding[row["image_id"], prompt] = (row["image_id"], row["category"], condition, prompt, 0)
     detailed = images[(images["prompt_condition"] == "detailed") & (images["seed"] == 0)][: config.n_images_other]
-    phrases = {
-        (row.image_id, row.category, "phrase", region.phrase, 0): None
+    phrases = [
+        (row.image_id, row.category, "phrase", region.phrase, 0)
         for row in detailed.itertuples()
         for region in regions_of(row.prompt)
-    }
-    records = {"binding": binding.values(), "phrases": phrases}
-    return {"images": images} | {name: pd.DataFrame(list(rows), columns=PLAN_COLUMNS) for name, rows in records.items()}
+    ]
+    binding, phrases = (pd.DataFrame(rows, columns=PLAN_COLUMNS) for rows in (binding.values(), phrases))
+    return {"images": images, "binding": binding, "phrases": phrases.drop_duplicates()}
 
 
 def load_test_photos(config: Config):
@@ -107,10 +101,9 @@ def colorize_test_photos(config: Config, own_conditions: dict | None = None) -> 
 def colorize_rows(pipeline, rows, plans: dict[str, pd.DataFrame], config: Config) -> dict[str, pd.DataFrame]:
     """Colorizes data-set rows as plans say, {folder: a table of `PLAN_COLUMNS`}; equal pictures are made once.
 
-    8-bit PNGs before and after lightness is restored go to `pictures` in the run's folder, under names that say what
-    they were made from, so existing ones stay, those of other photos and prompts too. Then each plan's folder gets an
-    `images.csv` (`LISTING_COLUMNS`), and pictures of other weights, sizes or steps are removed. Under accelerate's
-    launchers the processes share the work. Returns the listings by folder.
+    8-bit PNGs before and after lightness is restored go to the run's `pictures`, under names that say what they were
+    made from, so existing ones stay. Then each folder gets an `images.csv` (`LISTING_COLUMNS`), and pictures of other
+    weights, sizes or steps are removed. Processes of accelerate's launchers share the work. Returns the listings.
     """
     state, run_dir = process_state(), config.run_dir
     position = {image_id: index for index, image_id in enumerate(rows["image_id"])}
@@ -138,10 +131,7 @@ def colorize_rows(pipeline, rows, plans: dict[str, pd.DataFrame], config: Config
 
 
 def name_pictures(pipeline, plans, gray_of, config):
-    """Returns the plans with the columns `before` and `after`: file names, which change with all that makes a picture.
-
-    What all pictures are made with names their folder; photo, prompt, seed and guidance name the file in it.
-    """
+    """Returns the plans with the columns `before` and `after`: file names that change with all that makes a picture."""
     networks = (pipeline.unet, pipeline.controlnet, pipeline.vae, pipeline.text_encoder)
     weights = [*map(hash_of_weights, networks), pipeline.annotator.key]
     common = hash_of([*weights, config.values(*MODEL_FIELDS), config.num_inference_steps])
@@ -181,11 +171,7 @@ def write_pictures(gray, output, targets):
 
 
 def read_images(config: Config, name: str = "images") -> pd.DataFrame:
-    """Returns the listing that `colorize_rows` wrote to a folder.
-
-    Raises:
-        ValueError: if there is none, or it was made with other fields or weights: run notebook 04.
-    """
+    """Returns a listing of `colorize_rows`; raises ValueError if there is none, or of other settings or weights."""
     folder = config.run_dir / name
     if not (folder / "images.csv").exists():
         raise ValueError(f"no colorized photos in {folder}: run notebook 04_colorize_photos first")

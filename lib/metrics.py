@@ -77,8 +77,7 @@ def chroma(lab: np.ndarray) -> float:
 def hue_error_share(truth_lab: np.ndarray, output_lab: np.ndarray) -> float:
     """Returns the share of coloured pixels whose hue is more than 60 degrees off; NaN if no pixel is coloured.
 
-    A pixel is coloured if its true chroma exceeds `HUE_NEEDS_CHROMA`. An output paler than `VISIBLE_CHROMA` has no hue
-    and counts as off, so a gray picture has 1, and random hues have 2/3.
+    An output paler than `VISIBLE_CHROMA` has no hue and counts as off: gray pictures have 1, random hues 2/3.
     """
     truth, output = (lab[..., 1] + 1j * lab[..., 2] for lab in (truth_lab, output_lab))
     off = (np.abs(np.angle(output * truth.conj())) > HUE_TOLERANCE) | (np.abs(output) < VISIBLE_CHROMA)
@@ -100,10 +99,7 @@ def ciede2000(labs: list[np.ndarray], truths: list[np.ndarray]) -> list[float]:
 
 
 def measure(truth: np.ndarray, output: np.ndarray, own: dict[str, Callable] | None = None) -> dict[str, float]:
-    """Returns all `METRICS` of an output against its truth, and metrics of your own.
-
-    `own`: {name: function of the two CIELAB images (truth, output)}; lower is better.
-    """
+    """Returns `METRICS` of an output; `own`: {name: function of the CIELAB images (truth, output)}, lower is better."""
     truth_lab, output_lab = srgb_to_lab(truth), srgb_to_lab(output)
     values = [
         *(psnr(truth, output), ssim(truth, output), ssim(truth_lab[..., :1] / 100, output_lab[..., :1] / 100)),
@@ -117,13 +113,9 @@ def measure(truth: np.ndarray, output: np.ndarray, own: dict[str, Callable] | No
 
 
 def measure_pictures(rows, pictures: pd.DataFrame, own: dict[str, Callable] | None = None, workers: int = -1):
-    """Returns a table of `COLUMNS` and metrics of your own, as in `measure`, of picture files.
+    """Returns a table of `COLUMNS` and `own` metrics, as in `measure`, of picture files; by -1 workers: all cores.
 
-    Args:
-        rows: data-set rows, with `image_id`, `subject`, `category` and `image`.
-        pictures: a row a picture: `file`, its path; `image_id`, and further columns of `COLUMNS`, which are kept.
-        own: metrics of your own.
-        workers: number of processes; -1: as many as there are cores.
+    `rows`: data-set rows. `pictures`: a row a picture: `file`, its path; `image_id`, and further columns of `COLUMNS`.
     """
     files = dict(list(pictures.groupby("image_id")["file"]))
     rows = [{name: row[name] for name in ("image_id", "subject", "category", "image")} for row in rows]

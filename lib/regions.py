@@ -33,7 +33,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A place in a photo and its colour.
+    """A colour and its place in a photo.
 
     `place`: an object's name, which a segmenter finds; a box (left, top, right, bottom) in fractions of the photo's
     sides, in which the object is found; or a mask (H, W) of the photo's size, bool, uint8, or float in [0, 1].
@@ -55,10 +55,7 @@ class Region:
 
 
 def to_regions(colors: dict | Sequence[tuple], shape: tuple[int, int] | None = None) -> list[Region]:
-    """Returns the regions of {object: colour}, or of pairs (place, colour); masks must have the photo's `shape` (H, W).
-
-    Raises ValueError if there are more than `MAX_REGIONS`, or a place or colour is not valid.
-    """
+    """Returns the regions of {object: colour}, or of (place, colour) pairs; masks have the photo's `shape` (H, W)."""
     pairs, regions = list(colors.items() if isinstance(colors, dict) else colors), []
     if len(pairs) > MAX_REGIONS:
         raise ValueError(f"{len(pairs)} regions are too many: name at most {MAX_REGIONS}")
@@ -122,8 +119,7 @@ def find_masks(regions: Sequence[Region], plane: np.ndarray, segmenter: Callable
 def find_in_box(plane: np.ndarray, box: tuple) -> np.ndarray:
     """Returns a soft mask of the object in a box on L* (h, w), 0 outside the box: GrabCut (Rother et al. 2004).
 
-    The layers are L*, its local mean and its local roughness. If hardly anything differs from what surrounds the box,
-    the whole box is the object.
+    Its layers are L*, local mean and local roughness. If hardly anything differs from the rest, all of the box counts.
     """
     sides = np.array(box) * ([plane.shape[1], plane.shape[0]] * 2)
     left, top, right, bottom = (int(side) for side in (*np.floor(sides[:2]), *np.ceil(sides[2:])))

@@ -42,16 +42,15 @@ FORMATS = {  # {column: format of its numbers}
     }.items()
     for name in names.split(", ")
 }
-LAYOUT = dict(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-TEMPLATES = Environment(loader=PackageLoader("lib"), undefined=StrictUndefined, **LAYOUT)
+LAYOUT = dict(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
+TEMPLATES = Environment(loader=PackageLoader("lib"), **LAYOUT)
 ANSWERS = {"better": "Yes", "worse": "No, the reverse", "equivalent": "No", "inconclusive": "It can't be told"}
 
 
 def begin(profile_name: str, run: str, overrides: dict, sampling_is_chosen: bool = True) -> Config:
     """Returns a notebook's config from its parameters, sets the style of its figures, shows what its results rest on.
 
-    Steps and guidance are those that notebook 04 chose; without `sampling_is_chosen` they are the profile's own. Raises
-    ValueError for a wrong parameter, an unusable precision, or if notebook 04 has not run.
+    Steps and guidance are those that notebook 04 chose; without `sampling_is_chosen` the profile's own.
     """
     config = get_config(profile_name, **{"run": run, **overrides})
     figures.use_style()
@@ -108,10 +107,7 @@ TEMPLATES.filters |= {"fmt": format, "one_line": lambda text: " ".join(text.spli
 
 
 def render(template: str, **values) -> str:
-    """Returns the text of `lib/templates/<template>.md.j2` with these values; a missing one raises UndefinedError.
-
-    Filters beside Jinja's: `fmt` (Python's `format`), `one_line` (joins lines by a space), `table` (`markdown_table`).
-    """
+    """Returns the text of `lib/templates/<template>.md.j2` with these values; a missing one raises UndefinedError."""
     return TEMPLATES.get_template(f"{template}.md.j2").render(values)
 
 
@@ -126,25 +122,16 @@ def write_report(config: Config, metrics: pd.DataFrame, effects: pd.DataFrame) -
     study = ROOT / "reports/confirmatory"  # of the shipped model, on photos that nobody had looked at
     run = study / "run.json"
     studied = run.exists() and json.loads(run.read_text())["profile"] == config.profile
-    text = render(
-        "report",
-        config=config,
-        answers=ANSWERS,
-        provenance=provenance(config),
-        unseen=next(pd.read_csv(study / "effects.csv").itertuples()) if studied else None,
-        study_page=os.path.relpath(home.parent / "confirmatory/report.md", folder),
-        answer=answer(effects),
-        wrong_hue=wrong.groupby(level=0).mean(),
-        photos=ours["image_id"].nunique(),
-        subjects=ours["subject"].nunique(),
-        main=main_effects(effects)[["contrast", "n", "estimate", "p_holm", "verdict"]],
-        findings=findings.read_text("utf-8").strip() if findings.exists() else "",
-        margin=MARGIN,
-        judged=judging.state_verdict(judgements),
-        runs_page=os.path.relpath(home / "runs.md", folder) if (home / "runs.md").exists() else "",
-        tables=sorted(path.name for path in folder.glob("*.csv")),
-    )
-    write_text(text, folder / "report.md")
+    values = dict(config=config, provenance=provenance(config), margin=MARGIN, answer=answer(effects), answers=ANSWERS)
+    values |= dict(unseen=next(pd.read_csv(study / "effects.csv").itertuples()) if studied else None)
+    values |= dict(study_page=os.path.relpath(home.parent / "confirmatory/report.md", folder))
+    values |= dict(photos=ours["image_id"].nunique(), subjects=ours["subject"].nunique())
+    values |= dict(main=main_effects(effects)[["contrast", "n", "estimate", "p_holm", "verdict"]])
+    values |= dict(wrong_hue=wrong.groupby(level=0).mean(), judged=judging.state_verdict(judgements))
+    values |= dict(findings=findings.read_text("utf-8").strip() if findings.exists() else "")
+    values |= dict(runs_page=os.path.relpath(home / "runs.md", folder) if (home / "runs.md").exists() else "")
+    tables = sorted(path.name for path in folder.glob("*.csv"))
+    write_text(render("report", **values, tables=tables), folder / "report.md")
 
 
 def publish(config: Config, metrics: pd.DataFrame) -> str:
@@ -175,12 +162,9 @@ def answer(effects: pd.DataFrame) -> str:
 def in_words(effects: pd.DataFrame) -> pd.DataFrame:
     """Returns the effects in CIEDE2000 with `contrast`, `verdict` and `estimate` (mean and interval) as text."""
     effects = effects[effects["metric"] == METRIC]
-    rows = list(effects.itertuples())
-    return effects.assign(
-        contrast=[f"{row.first} - {row.second}" for row in rows],
-        verdict=[verdict(row) for row in rows],
-        estimate=[with_interval(row.mean, row.low, row.high) for row in rows],
-    )
+    estimates = [with_interval(row.mean, row.low, row.high) for row in effects.itertuples()]
+    verdicts = [verdict(row) for row in effects.itertuples()]
+    return effects.assign(contrast=effects["first"] + " - " + effects["second"], verdict=verdicts, estimate=estimates)
 
 
 def main_effects(effects: pd.DataFrame) -> pd.DataFrame:
@@ -192,8 +176,7 @@ def main_effects(effects: pd.DataFrame) -> pd.DataFrame:
 def update_runs(config: Config, row: dict) -> pd.DataFrame:
     """Writes a run's row to the profile's `runs.csv`, and `runs.md`; rows of other runs stay as they are.
 
-    Returns the rows of the runs on the same photos, which are as many and have the same mean error if left `gray`, in
-    the order of `RUNS`, then of names.
+    Returns the rows of runs on the same photos, with equal number and mean error `gray`, in the order of `RUNS`.
     """
     path, table = config.reports_home / "runs.csv", pd.DataFrame([row])
     if path.exists():
