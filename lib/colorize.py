@@ -53,9 +53,9 @@ def plan_pictures(photos: pd.DataFrame, prompts: dict, n_seeds=1, n_other=None, 
 def plan_test_photos(rows, prompts: dict, config: Config) -> dict[str, pd.DataFrame]:
     """Returns what a run makes of data-set rows and their prompts by condition: plans by the name of a folder.
 
-    `images`: under all conditions, or those that `prompt_conditions` names; `binding`: the cases of the first `n_binding`
-    photos of an object; `phrases`: each region of the detailed captions, all in its colour. Raises
-    ValueError if `prompt_conditions` has an unknown condition, or lacks one of `COMPARED`.
+    `images`: under all conditions, or those of `prompt_conditions`; `binding`: cases of the first `n_binding` photos
+    of an object; `phrases`: each region of the detailed captions, all in its colour. Raises ValueError if
+    `prompt_conditions` has an unknown condition, or lacks one of `COMPARED`.
     """
     chosen = config.prompt_conditions or tuple(prompts)
     if not set(COMPARED) <= set(chosen) <= set(prompts):

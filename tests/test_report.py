@@ -8,6 +8,7 @@ from lib import ROOT, report, stats
 from lib.config import get_config
 from lib.metrics import COLUMNS, METRICS
 from lib.stats import METRIC
+from lib.training import other_settings
 
 
 def effects(low, high, p_holm=0.01, p_equal=0.5):
@@ -124,6 +125,11 @@ def test_a_notebook_begins_only_where_it_can_run(monkeypatch):
     assert config.profile == "l4"
     with pytest.raises(ValueError, match="run notebook 04_colorize_photos first"):
         report.begin("l4", "never", {"mixed_precision": "no"})
+
+
+def test_settings_that_differ_from_the_profile_s_own_run_are_told():
+    assert other_settings(get_config("pocket")) == ""
+    assert other_settings(get_config("pocket", guidance_scale=3, run="mine")) == "guidance_scale 3.0"
 
 
 def row_of_run(run, gain, gray=12.0, n=10):
