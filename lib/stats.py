@@ -165,8 +165,6 @@ def verdict(row) -> str:
 
     "better" or "worse" if `p_holm` is below 0.05; else "equivalent" if `p_equal` is, or "inconclusive".
     """
-    if row.p_holm != row.p_holm:
-        return "not tested"
     if row.p_holm < 0.05:
         return "better" if (row.mean > 0) == (row.metric in HIGHER_IS_BETTER) else "worse"
     return "equivalent" if getattr(row, "p_equal", 1) < 0.05 else "inconclusive"
