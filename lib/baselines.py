@@ -21,32 +21,22 @@ from lib.color import in_gamut, luminance, restore_lightness, srgb_to_lab, to_fl
 from lib.colorize import read_image, read_images
 from lib.config import Config, resolve
 from lib.dataset import load_dataset_dict, training_rows
-from lib.metrics import mean_ab
 from lib.models import autoencoder_round_trip, load_base, pick_device
 from lib.prompts import COMPARED
-from lib.regions import compose, find_masks, regions_of, share_out
-from lib.segmenter import load_segmenter
+from lib.regions import compose, find_masks, load_segmenter, regions_of, share_out
 
-SYSTEMS = ("classification", "gan")
-FOLDER = ROOT / "lib/baselines_model"
-GRID = 10  # step of the a*b* bins
+SYSTEMS, FOLDER = ("classification", "gan"), ROOT / "lib/baselines_model"
+GRID, AB_SCALE = 10, 110.0  # step of the a*b* bins; what the GAN's outputs in [-1, 1] are multiplied by
 TEMPERATURE = 0.38  # of the annealed mean
-AB_SCALE = 110.0
+MEAN_OF = 2_000  # training photos, at most, whose mean colour is taken
 
 
 def make_network(size: int, channels: int) -> UNet2DModel:
     """Returns a UNet2DModel (3.6 M parameters) from L* in [0, 1], folded by 4, to `channels` planes of `size` / 4."""
-    return UNet2DModel(
-        sample_size=size // 4,
-        in_channels=16,
-        out_channels=channels,
-        layers_per_block=1,
-        block_out_channels=(48, 96, 144),
-        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-        norm_num_groups=16,
-        attention_head_dim=48,  # heads of 8, the default, take half as long again
-    )
+    shape = dict(sample_size=size // 4, in_channels=16, out_channels=channels, layers_per_block=1, norm_num_groups=16)
+    shape |= dict(block_out_channels=(48, 96, 144), attention_head_dim=48)  # heads of 8 take half as long again
+    down, up = ("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"), ("AttnUpBlock2D", "UpBlock2D", "UpBlock2D")
+    return UNet2DModel(down_block_types=down, up_block_types=up, **shape)
 
 
 def look(network: UNet2DModel, planes: torch.Tensor) -> torch.Tensor:
@@ -85,32 +75,33 @@ def load_baseline(system: str, folder: Path = FOLDER) -> UNet2DModel:
     return UNet2DModel.from_pretrained(folder / system, use_safetensors=True).float().eval().to(pick_device())
 
 
-def write_picture(run_dir: Path, system: str, image_id: str, picture: np.ndarray, restored=True, **facts) -> dict:
-    """Writes a picture of a system, float sRGB, as PNG, and returns its row for `lib.metrics.measure_pictures`."""
-    file = run_dir / "systems" / system / f"{image_id}{'' if restored else '.before'}.png"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    to_pil(picture).save(file, compress_level=1)
-    row = {"image_id": image_id, "system": system, "prompt_condition": "", "prompt": "", "seed": 0}
-    return {**row, "restored": restored, "file": file, **facts}
-
-
-def write_pictures(config: Config, rows) -> pd.DataFrame:
-    """Writes the pictures of all systems beside the model for data-set rows, and returns a row a picture.
+def write_pictures(config: Config, rows, peers: str = "") -> pd.DataFrame:
+    """Writes the pictures of all systems beside the model for data-set rows; returns what `measure_pictures` takes.
 
     - `gray`; `mean_color`: the mean a*b* of the training photos; `true_mean_color`: of the photo itself; `half_chroma`:
       its a*b* halved; `autoencoder`: the true photo through the autoencoder, before and after lightness is restored
     - `classification`, `gan`: `SYSTEMS`
     - `mean_color_transfer`: the vague prompt's picture, shifted to the mean colour of the detailed prompt's
     - `regions`: the detailed prompt's picture, with each phrase's colour kept to the place that the segmenter finds
+    - other colorizers' pictures of any size, before and after lightness is restored: `peers` has a folder for each, and
+      in it `IMAGE_ID.png`
     """
     run_dir, table = config.run_dir, []
     images = read_images(config).query("seed == 0").set_index(["prompt_condition", "image_id"])
     phrases = read_images(config, "phrases").set_index(["image_id", "prompt"])["after"]
-    training_photos = training_rows(load_dataset_dict(config), config.train_categories)["image"]
-    training_ab = mean_ab(to_float(image) for image in training_photos)
+    training = training_rows(load_dataset_dict(config), config.train_categories)
+    training = training.shuffle(0).select(range(MEAN_OF))["image"] if len(training) > MEAN_OF else training["image"]
+    training_ab = np.mean([srgb_to_lab(to_float(image))[..., 1:].mean(axis=(0, 1)) for image in training], axis=0)
     round_trips = autoencoder_round_trip(load_base(config), rows["image"])
     networks = {system: load_baseline(system) for system in SYSTEMS}
     segment = load_segmenter(config.segmenter, config.segmenter_revision)
+
+    def write(system, picture, restored=True, condition=""):
+        file = run_dir / "systems" / system / f"{image_id}{'' if restored else '.before'}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        to_pil(picture).save(file, compress_level=1)
+        facts = {"prompt_condition": condition, "prompt": images["prompt"][condition, image_id] if condition else ""}
+        table.append({"image_id": image_id, "system": system, **facts, "seed": 0, "restored": restored, "file": file})
 
     def read_ab(name):
         return srgb_to_lab(read_image(run_dir, name))[..., 1:]
@@ -118,37 +109,24 @@ def write_pictures(config: Config, rows) -> pd.DataFrame:
     for row, round_trip in zip(rows, round_trips, strict=True):
         image_id, gray = row["image_id"], row["conditioning_image"]
         plane, true_ab = luminance(to_float(gray)), srgb_to_lab(to_float(row["image"]))[..., 1:]
-        vague, detailed = (read_ab(images["after"][condition, image_id]) for condition in COMPARED)
         planes = {"gray": (0, 0), "mean_color": training_ab, "true_mean_color": true_ab.mean(axis=(0, 1))}
         planes |= {"half_chroma": true_ab / 2}
         planes |= {name: predict(name, network, [gray])[0] for name, network in networks.items()}
-        table += [write_picture(run_dir, name, image_id, with_ab(plane, ab)) for name, ab in planes.items()]
-        table.append(write_picture(run_dir, "autoencoder", image_id, round_trip, restored=False))
-        table.append(write_picture(run_dir, "autoencoder", image_id, restore_lightness(gray, round_trip)))
-        composed = {"mean_color_transfer": ("vague", vague + detailed.mean(axis=(0, 1)) - vague.mean(axis=(0, 1)))}
+        for name, ab in planes.items():
+            write(name, with_ab(plane, ab))
+        pictures = {"autoencoder": round_trip}
+        for path in sorted(resolve(peers).glob(f"*/{image_id}.png")) if peers else []:
+            picture = open_picture(path).convert("RGB").resize(gray.size, Image.Resampling.LANCZOS)
+            pictures[path.parent.name] = to_float(picture)
+        for name, picture in pictures.items():
+            write(name, picture, restored=False)
+            write(name, restore_lightness(gray, picture))
+        vague, detailed = (read_ab(images["after"][condition, image_id]) for condition in COMPARED)
+        transferred = vague + detailed.mean(axis=(0, 1)) - vague.mean(axis=(0, 1))
+        write("mean_color_transfer", with_ab(plane, transferred), condition="vague")
         regions = regions_of(images["prompt"]["detailed", image_id])
         if all((image_id, region.phrase) in phrases.index for region in regions):
             weights = share_out(find_masks(regions, plane, lambda: segment), segment.threshold)
             layers = [detailed, *(read_ab(phrases[image_id, region.phrase]) for region in regions)]
-            composed["regions"] = ("detailed", compose(layers, weights))
-        for name, (condition, ab) in composed.items():
-            facts = {"prompt_condition": condition, "prompt": images["prompt"][condition, image_id]}
-            table.append(write_picture(run_dir, name, image_id, with_ab(plane, ab), **facts))
-    return pd.DataFrame(table)
-
-
-def read_peers(folder: str, rows, run_dir: Path) -> pd.DataFrame:
-    """Returns rows like `write_pictures` of other colorizers' pictures, before and after lightness is restored.
-
-    Args:
-        folder: has a folder for each colorizer, and in it `IMAGE_ID.png` of any size; "" is no folder.
-        rows: data-set rows; pictures of other photos are passed over.
-        run_dir: the run's folder, where the pictures are written at the size of the photos.
-    """
-    table, grays = [], dict(zip(rows["image_id"], rows["conditioning_image"], strict=True))
-    for path in sorted(resolve(folder).glob("*/*.png")) if folder else []:
-        if gray := grays.get(path.stem):
-            picture = to_float(open_picture(path).convert("RGB").resize(gray.size, Image.Resampling.LANCZOS))
-            for restored, shown in ((False, picture), (True, restore_lightness(gray, picture))):
-                table.append(write_picture(run_dir, path.parent.name, path.stem, shown, restored))
+            write("regions", with_ab(plane, compose(layers, weights)), condition="detailed")
     return pd.DataFrame(table)

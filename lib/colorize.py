@@ -1,7 +1,12 @@
-"""The test photos in colour: which pictures a run needs, each made once, with the lightness of its photo restored."""
+"""The test photos in colour: which pictures a run needs, each made once, with the lightness of its photo restored.
+
+Binding: photos with a mask of their object are also colorized with a word for the object and one for its background ("a
+red alpaca, green trees"), then with the words swapped. Does each take the colour of its own word?
+"""
 
 import math
 import shutil
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -10,72 +15,68 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from lib.binding import PLAN_COLUMNS, plan_binding
-from lib.cache import hash_of, new_file, new_folder, progress
-from lib.color import restore_lightness, to_float, to_pil
+from lib.cache import explained, hash_of, new_file, new_folder, progress
+from lib.captions import article_of
+from lib.color import luminance, restore_lightness, to_float, to_pil
 from lib.config import Config, check_config, save_config
 from lib.dataset import load_dataset_dict, pick_across_categories, read_auto_captions
+from lib.metrics import SAME_HUE, hue_and_chroma, name_color
 from lib.models import hash_of_weights, load_pipeline, process_state
-from lib.prompts import COMPARED, write_prompts
-from lib.regions import regions_of
+from lib.prompts import COMPARED, TARGETS, VAGUE_PROMPT, allowed_words, write_prompts
+from lib.regions import Region, regions_of
 from lib.sampling import DATA_FIELDS, MODEL_FIELDS, guided_steps, hash_of_controlnet, sample_batches, seed_of
 
+PLAN_COLUMNS = ("image_id", "category", "prompt_condition", "prompt", "seed")
 LISTING_COLUMNS = (*PLAN_COLUMNS, "before", "after")
 SAMPLING_FIELDS = ("num_inference_steps", "guidance_scale", "guidance_share")
 PLAN_FIELDS = ("n_images", "n_images_other", "n_images_all_seeds", "n_binding", "n_seeds", "prompt_conditions")
 PICTURE_FIELDS = (*DATA_FIELDS, *PLAN_FIELDS, *SAMPLING_FIELDS, *MODEL_FIELDS)
+PAIRS = 2  # pairs of words for object and background of a photo, each used both ways
 
 
 def plan_pictures(photos: pd.DataFrame, prompts: dict, n_seeds=1, n_other=None, n_all_seeds=None) -> pd.DataFrame:
-    """Returns a table of `PLAN_COLUMNS`, a row a picture.
+    """Returns a table of `PLAN_COLUMNS` from `image_id` and `category` of photos, and {condition: a prompt for each}.
 
-    Args:
-        photos: `image_id` and `category` of each photo.
-        prompts: {condition: a prompt for each photo}.
-        n_seeds: seeds under the conditions of `COMPARED`; other conditions have the first seed.
-        n_other: how many photos, the first ones, have conditions other than `COMPARED`; None: all.
-        n_all_seeds: how many photos, the first ones, have all `n_seeds` seeds, and the others one; None: all.
+    Conditions of `COMPARED` have `n_seeds` seeds on the first `n_all_seeds` photos, and one on the others; the other
+    conditions have one seed, on the first `n_other` photos. None: all photos.
     """
     records = []
     for index, (image_id, category) in enumerate(zip(photos["image_id"], photos["category"], strict=True)):
-        for condition in prompts:
+        for condition, texts in prompts.items():
             compared = condition in COMPARED
             if compared or index < (n_other or len(photos)):
                 seeds = n_seeds if compared and index < (n_all_seeds or len(photos)) else 1
-                prompt = prompts[condition][index]
-                records += [(image_id, category, condition, prompt, seed) for seed in range(seeds)]
+                records += [(image_id, category, condition, texts[index], seed) for seed in range(seeds)]
     return pd.DataFrame(records, columns=PLAN_COLUMNS)
 
 
 def plan_test_photos(rows, prompts: dict, config: Config) -> dict[str, pd.DataFrame]:
     """Returns what a run makes of data-set rows and their prompts by condition: plans by the name of a folder.
 
-    `images`: under all conditions, or those that `prompt_conditions` names; `binding`: what `plan_binding` needs of the
-    first `n_binding` photos of an object; `phrases`: each region of the detailed captions, all in its colour.
-
-    Raises:
-        ValueError: if `prompt_conditions` has an unknown condition, or lacks one of `COMPARED`.
+    `images`: under all conditions, or those of `prompt_conditions`; `binding`: cases of the first `n_binding` photos
+    of an object; `phrases`: each region of the detailed captions, all in its colour. Raises ValueError if
+    `prompt_conditions` has an unknown condition, or lacks one of `COMPARED`.
     """
     chosen = config.prompt_conditions or tuple(prompts)
-    if unknown := [condition for condition in chosen if condition not in prompts]:
-        known = f"known are {', '.join(prompts)}"
-        raise ValueError(f"unknown prompt condition {unknown[0]!r} in prompt_conditions: {known}")
-    if lacking := [condition for condition in COMPARED if condition not in chosen]:
-        raise ValueError(f"prompt_conditions lacks {lacking[0]}, which the study compares: add it")
+    if not set(COMPARED) <= set(chosen) <= set(prompts):
+        needed = f"{' and '.join(COMPARED)}, and may have {', '.join(prompts)}"
+        raise ValueError(f"prompt_conditions {', '.join(chosen)}: it must have {needed}")
     photos = rows.select_columns(["image_id", "category", "object"]).to_pandas()
     chosen_prompts = {condition: texts for condition, texts in prompts.items() if condition in chosen}
     images = plan_pictures(photos, chosen_prompts, config.n_seeds, config.n_images_other, config.n_images_all_seeds)
-    with_object = set(photos["image_id"][photos["object"].astype(bool)][: config.n_binding])
-    binding = plan_binding([row for row in rows if row["image_id"] in with_object])
-    detailed = images[(images["prompt_condition"] == "detailed") & (images["seed"] == 0)]
-    detailed = detailed[: config.n_images_other]
+    with_object, binding = set(photos["image_id"][photos["object"].astype(bool)][: config.n_binding]), {}
+    for row in (row for row in rows if row["image_id"] in with_object):
+        for words in cases_of(row):
+            for condition, prompt in prompts_of(row, *words).items():
+                binding[row["image_id"], prompt] = (row["image_id"], row["category"], condition, prompt, 0)
+    detailed = images[(images["prompt_condition"] == "detailed") & (images["seed"] == 0)][: config.n_images_other]
     phrases = [
         (row.image_id, row.category, "phrase", region.phrase, 0)
         for row in detailed.itertuples()
         for region in regions_of(row.prompt)
     ]
-    phrases = pd.DataFrame(phrases, columns=PLAN_COLUMNS).drop_duplicates()
-    return {"images": images, "binding": binding, "phrases": phrases}
+    binding, phrases = (pd.DataFrame(rows, columns=PLAN_COLUMNS) for rows in (binding.values(), phrases))
+    return {"images": images, "binding": binding, "phrases": phrases.drop_duplicates()}
 
 
 def load_test_photos(config: Config):
@@ -86,12 +87,8 @@ def load_test_photos(config: Config):
 def colorize_test_photos(config: Config, own_conditions: dict | None = None) -> None:
     """Makes notebook 04's pictures: the test photos under the prompt conditions, and for the binding table.
 
-    Under accelerate's launchers every process calls this, and they share the pictures.
-
-    Args:
-        config: of the run.
-        own_conditions: prompt conditions beside those of `lib.prompts`, {name: function of a photo's record, which maps
-            the names of its text columns to the texts, that returns the prompt}.
+    Under accelerate's launchers every process calls this, and they share the pictures. `own_conditions`: prompt
+    conditions beside those of `lib.prompts`, {name: function of a photo's text columns that returns the prompt}.
     """
     process_state()  # gives each process its GPU
     rows = load_test_photos(config)
@@ -104,13 +101,9 @@ def colorize_test_photos(config: Config, own_conditions: dict | None = None) -> 
 def colorize_rows(pipeline, rows, plans: dict[str, pd.DataFrame], config: Config) -> dict[str, pd.DataFrame]:
     """Colorizes data-set rows as plans say, {folder: a table of `PLAN_COLUMNS`}; equal pictures are made once.
 
-    8-bit PNGs before and after lightness is restored go to `pictures` in the run's folder, under names that say what
-    they were made from, so existing ones stay, those of other photos and prompts too. Then each plan's folder gets an
-    `images.csv` (`LISTING_COLUMNS`), and pictures of other weights, sizes or steps are removed. Under accelerate's
-    launchers the processes share the work.
-
-    Returns:
-        The listings by folder.
+    8-bit PNGs before and after lightness is restored go to the run's `pictures`, under names that say what they were
+    made from, so existing ones stay. Then each folder gets an `images.csv` (`LISTING_COLUMNS`), and pictures of other
+    weights, sizes or steps are removed. Processes of accelerate's launchers share the work. Returns the listings.
     """
     state, run_dir = process_state(), config.run_dir
     position = {image_id: index for index, image_id in enumerate(rows["image_id"])}
@@ -129,16 +122,16 @@ def colorize_rows(pipeline, rows, plans: dict[str, pd.DataFrame], config: Config
                 save_config(config, partial)
                 (partial / "controlnet.txt").write_text(hash_of_controlnet(config))
                 table.to_csv(partial / "images.csv", index=False)
-        remove_others(pictures["after"], run_dir)
+        for folder in set(run_dir.glob("pictures/*")) - {(run_dir / name).parent for name in pictures["after"]}:
+            shutil.rmtree(folder)
+        for partial in run_dir.glob("pictures/*/*.part"):  # of a killed process
+            partial.unlink()
     state.wait_for_everyone()
     return tables
 
 
 def name_pictures(pipeline, plans, gray_of, config):
-    """Returns the plans with the columns `before` and `after`: file names, which change with all that makes a picture.
-
-    What all pictures are made with names their folder; photo, prompt, seed and guidance name the file in it.
-    """
+    """Returns the plans with the columns `before` and `after`: file names that change with all that makes a picture."""
     networks = (pipeline.unet, pipeline.controlnet, pipeline.vae, pipeline.text_encoder)
     weights = [*map(hash_of_weights, networks), pipeline.annotator.key]
     common = hash_of([*weights, config.values(*MODEL_FIELDS), config.num_inference_steps])
@@ -173,44 +166,76 @@ def make_pictures(pipeline, table, gray_of, config, full):
 def write_pictures(gray, output, targets):
     """Writes an output before and after lightness is restored to two PNG files, atomically."""
     for picture, path in zip((output, restore_lightness(gray, output)), targets, strict=True):
-        try:
-            with new_file(path) as partial:
-                to_pil(picture).save(partial, format="png", compress_level=1)
-        except OSError as error:
-            raise ValueError(f"can't write {path}: {error.strerror or error}") from None
-
-
-def remove_others(names, run_dir):
-    """Removes pictures of other weights, which would pile up, and what a killed process left of a file."""
-    kept = {(run_dir / name).parent for name in names}
-    for folder in (run_dir / "pictures").iterdir():
-        if folder not in kept:
-            shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
-    for partial in (run_dir / "pictures").glob("*/*.part"):
-        partial.unlink()
+        with new_file(path) as partial:
+            to_pil(picture).save(partial, format="png", compress_level=1)
 
 
 def read_images(config: Config, name: str = "images") -> pd.DataFrame:
-    """Returns the listing that `colorize_rows` wrote to a folder.
-
-    Raises:
-        ValueError: if there is none, or it was made with other fields or weights: run notebook 04.
-    """
-    path = config.run_dir / name / "images.csv"
-    if not path.exists():
-        raise ValueError(f"no colorized photos in {path.parent}: run notebook 04_colorize_photos first")
-    check_config(config, path.parent / "config.json", PICTURE_FIELDS, "04_colorize_photos")
-    if (path.parent / "controlnet.txt").read_text() != hash_of_controlnet(config):
-        problem = f"{path.parent} was made with another ControlNet than {config.controlnet_source}"
+    """Returns a listing of `colorize_rows`; raises ValueError if there is none, or of other settings or weights."""
+    folder = config.run_dir / name
+    if not (folder / "images.csv").exists():
+        raise ValueError(f"no colorized photos in {folder}: run notebook 04_colorize_photos first")
+    check_config(config, folder / "config.json", PICTURE_FIELDS, "04_colorize_photos")
+    if (folder / "controlnet.txt").read_text() != hash_of_controlnet(config):
+        problem = f"{folder} was made with another ControlNet than {config.controlnet_source}"
         raise ValueError(f"{problem}: run notebook 04_colorize_photos again")
-    return pd.read_csv(path, keep_default_na=False, dtype={"image_id": str})
+    return pd.read_csv(folder / "images.csv", keep_default_na=False, dtype={"image_id": str})
 
 
 def read_image(run_dir: Path, name: str) -> np.ndarray:
     """Returns one picture of such a listing, by its file name there, as float sRGB; ValueError if it can't be read."""
-    path = run_dir / name
-    try:
-        return to_float(Image.open(path))
-    except (OSError, SyntaxError, ValueError):
-        remedy = "remove what is left of it and run notebook 04_colorize_photos again"
-        raise ValueError(f"picture {path} is missing or damaged: {remedy}") from None
+    with explained(f"picture {run_dir / name} is missing or damaged", "remove it and run notebook 04 again"):
+        return to_float(Image.open(run_dir / name))
+
+
+def mask_of(row: dict) -> np.ndarray | None:
+    """Returns the mask of a data-set row's object, bool (H, W); None if there is none or it fills the photo."""
+    mask = np.asarray(row["mask"]) > 127 if row["mask"] else None
+    return mask if mask is not None and 0.01 < mask.mean() < 0.97 else None
+
+
+def cases_of(row: dict) -> list[tuple[str, str]]:
+    """Returns the cases of a data-set row: (word of the object, word of the background or "" for the object alone).
+
+    The lightness must allow a word. Pairs of words are drawn from the photo's id; colours of one hue are not paired.
+    """
+    mask, plane = mask_of(row), luminance(to_float(row["image"]))
+    if mask is None:
+        return []
+    words = allowed_words(plane[mask].mean())
+    both = [word for word in allowed_words(plane[~mask].mean()) if word in words] if row["background"] else []
+    pairs = [(a, b) for a in both for b in both if a < b and SAME_HUE.get(a, a) != SAME_HUE.get(b, b)]
+    drawn = np.random.default_rng(zlib.crc32(row["image_id"].encode())).permutation(len(pairs))[:PAIRS]
+    return [(word, "") for word in words] + [case for a, b in (pairs[k] for k in drawn) for case in ((a, b), (b, a))]
+
+
+def prompts_of(row: dict, object_word: str, background_word: str) -> dict[str, str]:
+    """Returns the prompts of a case: `vague`, `object` and `colored_object`, with two words `both`, and of regions."""
+    name, background = row["object"], row["background"]
+    colored = f"{article_of(object_word)} {object_word} {name}"
+    prompts = {"vague": VAGUE_PROMPT, "object": f"{article_of(name)} {name}", "colored_object": colored}
+    prompts["object_region"] = Region(name, object_word).phrase
+    if background_word:
+        prompts["both"] = f"{colored}, {background_word} {background}"
+        prompts["background_region"] = Region(background, background_word).phrase
+    return prompts
+
+
+def judge(ab: np.ndarray, reference: np.ndarray, mask: np.ndarray, object_word: str, background_word: str) -> dict:
+    """Returns the results of an a*b* picture (H, W, 2) for a case; those of the background only if it has a word.
+
+    `own_*`, `other_*`: whether the mean colour of object or background is named its own word, or the other one's;
+    `shift_*`: mean distance in a*b* from `reference`, the picture without words, inside and outside the mask;
+    `chroma_deficit`: how far the chroma stays below that of the words, on the mean.
+    """
+    shift = np.hypot(*np.moveaxis(ab - reference, -1, 0))
+    results, deficits = {"shift_inside": float(shift[mask].mean()), "shift_outside": float(shift[~mask].mean())}, []
+    words = (("object", mask, object_word, background_word), ("background", ~mask, background_word, object_word))
+    for name, inside, own, other in words:
+        if own:
+            hue, chroma = hue_and_chroma(*ab[inside].mean(axis=0))
+            color = name_color(hue, chroma)
+            results[f"own_{name}"] = float(color == SAME_HUE.get(own, own))
+            results[f"other_{name}"] = float(color == SAME_HUE.get(other, other)) if other else np.nan
+            deficits.append(max(0.0, TARGETS[own][1] - chroma))
+    return results | {"chroma_deficit": float(np.mean(deficits))}

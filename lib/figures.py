@@ -10,7 +10,6 @@ from lib.cache import new_file
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 BLUE, ORANGE, GRAY = "#0072b2", "#d55e00", "#666666"
-SPLIT_COLORS = dict(train="#0072b2", validation="#e69f00", test="#56b4e9")
 
 
 def use_style():
@@ -34,13 +33,7 @@ def save(figure, config, name: str):
 
 
 def draw_sheet(rows, row_titles=(), column_titles=(), cell=1.35):
-    """Draws pictures in rows, with titles at the left and above.
-
-    Args:
-        rows: lists of pictures: arrays in [0, 1] or PIL images.
-        row_titles, column_titles: texts.
-        cell: side of a picture in inches.
-    """
+    """Draws rows of pictures, arrays in [0, 1] or PIL images, `cell` inches wide, with titles at the left and above."""
     columns = max(len(row) for row in rows)
     figure, axes = plt.subplots(len(rows), columns, figsize=(cell * columns, cell * len(rows)), squeeze=False)
     figure.subplots_adjust(wspace=0.03, hspace=0.03)
@@ -71,10 +64,7 @@ def name_rows(axis, names, **options):
 
 
 def draw_interval(axis, row, ends, color=BLUE, filled=True, **options):
-    """Draws a point on a chart's row with its interval.
-
-    `ends`: (mean, low, high), NaN if there is no interval; `options`: of `Axes.errorbar`, e.g. fmt="s": squares.
-    """
+    """Draws a point on a chart's row with its interval, `ends`: (mean, low, high); `options`: of `Axes.errorbar`."""
     mean, low, high = ends
     options = {"fmt": "o", "capsize": 3, "mfc": color if filled else "white", **options}
     axis.errorbar(mean, row, xerr=[[mean - low], [high - mean]], color=color, **options)
@@ -83,11 +73,8 @@ def draw_interval(axis, row, ends, color=BLUE, filled=True, **options):
 def forest(table, xlabel: str, title: str = ""):
     """Draws effects or means around a line at zero, one below the other: a point each, with its 95 % interval.
 
-    Args:
-        table: a DataFrame or list of dictionaries with `label`, `n` (photos), `mean`, `low`, `high` (NaN: none). With
-            `p_holm`, points with p >= 0.05 are open. With `family`, dotted lines separate the families.
-        xlabel: what the points are.
-        title: what else the reader must know.
+    `table`: a DataFrame or list of dictionaries with `label`, `n` (photos), `mean`, `low`, `high` (NaN: none). With
+    `p_holm`, points with p >= 0.05 are open. With `family`, dotted lines separate the families.
     """
     table = pd.DataFrame(table)
     figure, axis = plt.subplots(figsize=(7.5, 0.3 * len(table) + 1.3))
@@ -103,16 +90,6 @@ def forest(table, xlabel: str, title: str = ""):
     explained = "points: means over photos; bars: 95 % intervals; n: photos"
     axis.set_title(f"{title}\n{explained}" if title else explained, loc="left", fontsize=9)
     return figure
-
-
-def draw_counts(table):
-    """Draws photos by category (rows of the table) and split (its columns): a stacked bar a category."""
-    size = (7, 0.4 * len(table) + 1)
-    axis = table.plot.barh(stacked=True, width=0.8, color=SPLIT_COLORS, xlabel="photos", ylabel="", figsize=size)
-    axis.grid(axis="y", visible=False)
-    axis.invert_yaxis()
-    axis.legend(title="split", loc="upper left", bbox_to_anchor=(1, 1))  # beside the bars, whatever their lengths
-    return axis.figure
 
 
 def draw_losses(losses, window=10):

@@ -51,9 +51,8 @@ HUE_TOLERANCE = np.radians(60)
 
 def psnr(truth: np.ndarray, output: np.ndarray) -> float:
     """Returns the peak signal-to-noise ratio in dB; infinite for equal pictures."""
-    return (
-        float("inf") if np.array_equal(truth, output) else float(peak_signal_noise_ratio(truth, output, data_range=1))
-    )
+    with np.errstate(divide="ignore"):
+        return float(peak_signal_noise_ratio(truth, output, data_range=1))
 
 
 def ssim(truth: np.ndarray, output: np.ndarray) -> float:
@@ -78,8 +77,7 @@ def chroma(lab: np.ndarray) -> float:
 def hue_error_share(truth_lab: np.ndarray, output_lab: np.ndarray) -> float:
     """Returns the share of coloured pixels whose hue is more than 60 degrees off; NaN if no pixel is coloured.
 
-    A pixel is coloured if its true chroma exceeds `HUE_NEEDS_CHROMA`. An output paler than `VISIBLE_CHROMA` has no hue
-    and counts as off, so a gray picture has 1, and random hues have 2/3.
+    An output paler than `VISIBLE_CHROMA` has no hue and counts as off: gray pictures have 1, random hues 2/3.
     """
     truth, output = (lab[..., 1] + 1j * lab[..., 2] for lab in (truth_lab, output_lab))
     off = (np.abs(np.angle(output * truth.conj())) > HUE_TOLERANCE) | (np.abs(output) < VISIBLE_CHROMA)
@@ -88,10 +86,7 @@ def hue_error_share(truth_lab: np.ndarray, output_lab: np.ndarray) -> float:
 
 
 def ab_errors(truth_lab: np.ndarray, output_lab: np.ndarray) -> tuple[float, float, float]:
-    """Returns `ab_error`, `mean_error` and `deviation_error`.
-
-    The squares of the last two add up to the mean squared error in a*b*.
-    """
+    """Returns `ab_error`, `mean_error` and `deviation_error`; the squares of the last two add up to the mean square."""
     off = output_lab[..., 1:] - truth_lab[..., 1:]
     mean = off.mean(axis=(0, 1))
     spread = np.sqrt(((off - mean) ** 2).sum(axis=-1).mean())
@@ -104,41 +99,23 @@ def ciede2000(labs: list[np.ndarray], truths: list[np.ndarray]) -> list[float]:
 
 
 def measure(truth: np.ndarray, output: np.ndarray, own: dict[str, Callable] | None = None) -> dict[str, float]:
-    """Returns all `METRICS` of an output against its truth.
-
-    Args:
-        truth: the true photo.
-        output: a picture of the same size; another size raises ValueError.
-        own: metrics of your own, {name: function of the two CIELAB images (truth, output)}; lower is better.
-    """
-    if truth.shape != output.shape:
-        raise ValueError(f"truth is {truth.shape}, output is {output.shape}: they must be of one size")
+    """Returns `METRICS` of an output; `own`: {name: function of the CIELAB images (truth, output)}, lower is better."""
     truth_lab, output_lab = srgb_to_lab(truth), srgb_to_lab(output)
     values = [
-        psnr(truth, output),
-        ssim(truth, output),
-        ssim(truth_lab[..., :1] / 100, output_lab[..., :1] / 100),
+        *(psnr(truth, output), ssim(truth, output), ssim(truth_lab[..., :1] / 100, output_lab[..., :1] / 100)),
         *ciede2000([output_lab], [truth_lab]),
         *ab_errors(truth_lab, output_lab),
         hue_error_share(truth_lab, output_lab),
-        *(colorfulness(output), colorfulness(truth)),
-        *(chroma(output_lab), chroma(truth_lab)),
+        *(colorfulness(output), colorfulness(truth), chroma(output_lab), chroma(truth_lab)),
     ]
     measured = dict(zip(METRICS, values, strict=True))
     return measured | {name: float(function(truth_lab, output_lab)) for name, function in (own or {}).items()}
 
 
 def measure_pictures(rows, pictures: pd.DataFrame, own: dict[str, Callable] | None = None, workers: int = -1):
-    """Measures picture files in parallel processes.
+    """Returns a table of `COLUMNS` and `own` metrics, as in `measure`, of picture files; by -1 workers: all cores.
 
-    Args:
-        rows: data-set rows, with `image_id`, `subject`, `category` and `image`.
-        pictures: a row a picture: `file`, its path; `image_id`, and further columns of `COLUMNS`, which are kept.
-        own: metrics of your own, as in `measure`; each adds a column.
-        workers: number of processes; -1: as many as there are cores.
-
-    Returns:
-        `COLUMNS` and the columns of `own`, in the order of `pictures`.
+    `rows`: data-set rows. `pictures`: a row a picture: `file`, its path; `image_id`, and further columns of `COLUMNS`.
     """
     files = dict(list(pictures.groupby("image_id")["file"]))
     rows = [{name: row[name] for name in ("image_id", "subject", "category", "image")} for row in rows]
@@ -147,8 +124,7 @@ def measure_pictures(rows, pictures: pd.DataFrame, own: dict[str, Callable] | No
     measured = Parallel(n_jobs=workers, return_as="generator")(jobs)
     measured = pd.concat(progress(measured, total=len(rows), desc="measuring photos", leave=False))
     photos = pd.DataFrame(rows).set_index("image_id")[["subject", "category"]]
-    facts = {name: pictures["image_id"].map(photos[name]) for name in photos}
-    table = pictures.assign(**facts).join(measured)
+    table = pictures.assign(**{name: pictures["image_id"].map(photos[name]) for name in photos}).join(measured)
     return table[[*COLUMNS, *(own or {})]]
 
 
@@ -158,17 +134,11 @@ def _measure_photo(truth, files, own):
 
 def measure_sets(config, rows, images: pd.DataFrame) -> pd.DataFrame:
     """Returns FID, KID, LPIPS and CLIP score by prompt condition; an empty table if the profile asks for none."""
-    from lib.l4 import set_metrics  # needs packages that only l4 installs
-
     if not config.set_metrics:
         return pd.DataFrame()
-    run_dir = config.run_dir
-    return set_metrics.measure_sets(rows, images, lambda name: to_float(Image.open(run_dir / name)), config)
+    from lib.l4 import set_metrics  # needs packages that only l4 installs
 
-
-def mean_ab(images) -> np.ndarray:
-    """Returns the mean (a*, b*) over all pixels of all pictures."""
-    return np.mean([srgb_to_lab(image)[..., 1:].mean(axis=(0, 1)) for image in images], axis=0)
+    return set_metrics.measure_sets(rows, images, lambda name: to_float(Image.open(config.run_dir / name)), config)
 
 
 def hue_and_chroma(a: float, b: float) -> tuple[float, float]:

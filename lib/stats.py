@@ -1,14 +1,10 @@
 """Paired effects: differences by photo, their intervals and tests.
 
-What is compared goes by one name: a prompt condition, whose pictures are the model's, or a system without a prompt
-(`gray`). A contrast is a pair (first, second) of such names, and always means first - second.
-
-One rule holds for all means: photos weigh alike, and the interval and p are those of Student's t with a standard error
-that is robust to photos of one subject being alike (Liang and Zeger 1986), with one degree of freedom less than there
-are subjects.
+A name is a prompt condition, whose pictures are the model's, or a system without a prompt (`gray`). A contrast is a
+pair of names (first, second), and always means first - second. One rule holds for all means: photos weigh alike, and
+interval and p are those of Student's t with a standard error that is robust to photos of one subject being alike (Liang
+and Zeger 1986), with one degree of freedom less than there are subjects.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,67 +12,50 @@ from scipy import stats
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.multitest import multipletests
 
-from lib.captions import find_places
 from lib.metrics import COLUMNS, METRICS
 from lib.prompts import CONDITIONS, EXPLORATORY, FAMILIES, SECONDARY
 
-HIGHER_IS_BETTER = {"psnr": True, "ssim": True}  # of all other metrics, lower is better
+HIGHER_IS_BETTER = ("psnr", "ssim")  # of all other metrics, lower is better
 TESTED = ("psnr", "ssim", "ciede2000", "mean_error", "deviation_error", "hue_error_share")  # metrics with effects
 METRIC, MARGIN = "ciede2000", 1.0  # what verdicts are about, and which difference is too small to matter
+EFFECT_COLUMNS = ("family", "first", "second", "metric", "n", "mean", "low", "high", "p", "p_holm", "p_equal")
+EFFECT_COLUMNS += ("median", "improved")
 
-
-class Question(NamedTuple):
-    """What a contrast answers, and the family within which its p is corrected."""
-
-    family: str
-    text: str
-
-
-_AGAINST_VAGUE = {(name, "vague"): Question(c.family, c.question) for name, c in CONDITIONS.items() if c.question}
+_AGAINST_VAGUE = {(name, "vague"): (c.family, c.question) for name, c in CONDITIONS.items() if c.question}
 _OTHERS = {
-    ("detailed", "object"): Question(SECONDARY, "What do the colour words add to a description?"),
-    ("detailed", "gray"): Question(SECONDARY, "Is a detailed prompt better than no colour?"),
-    ("vague", "gray"): Question(SECONDARY, "Is the vague prompt better than no colour?"),
-    ("detailed", "empty"): Question(SECONDARY, "Is a detailed prompt better than an empty one?"),
-    ("detailed", "true_mean_color"): Question(SECONDARY, "Is it better than the photo's mean colour everywhere?"),
-    ("regions", "detailed"): Question(SECONDARY, "Does it help to keep each colour to its own object?"),
-    ("vague", "gan"): Question(SECONDARY, "Is the vague prompt better than a GAN without prompts?"),
-    ("vague", "classification"): Question(SECONDARY, "Is it better than a classifier of colours without prompts?"),
-    ("gray_caption", "gray"): Question(EXPLORATORY, "Is a caption of the gray photo better than no colour?"),
-    ("mean_color_transfer", "vague"): Question(EXPLORATORY, "What does the detailed picture's mean colour alone give?"),
-    ("detailed", "mean_color_transfer"): Question(EXPLORATORY, "What does placement add to the mean colour?"),
-    ("detailed", "recolored"): Question(EXPLORATORY, "How much depends on the colour words being right?"),
-    ("detailed", "permuted_colors"): Question(EXPLORATORY, "Does it matter which object has which colour?"),
-    ("detailed", "colors_only"): Question(EXPLORATORY, "What do the other words add to the colour words?"),
-    ("detailed", "keep_4_colors"): Question(EXPLORATORY, "What do more than four colours add?"),
+    ("detailed", "object"): (SECONDARY, "What do the colour words add to a description?"),
+    ("detailed", "gray"): (SECONDARY, "Is a detailed prompt better than no colour?"),
+    ("vague", "gray"): (SECONDARY, "Is the vague prompt better than no colour?"),
+    ("detailed", "empty"): (SECONDARY, "Is a detailed prompt better than an empty one?"),
+    ("detailed", "true_mean_color"): (SECONDARY, "Is it better than the photo's mean colour everywhere?"),
+    ("regions", "detailed"): (SECONDARY, "Does it help to keep each colour to its own object?"),
+    ("vague", "gan"): (SECONDARY, "Is the vague prompt better than a GAN without prompts?"),
+    ("vague", "classification"): (SECONDARY, "Is it better than a classifier of colours without prompts?"),
+    ("gray_caption", "gray"): (EXPLORATORY, "Is a caption of the gray photo better than no colour?"),
+    ("mean_color_transfer", "vague"): (EXPLORATORY, "What does the detailed picture's mean colour alone give?"),
+    ("detailed", "mean_color_transfer"): (EXPLORATORY, "What does placement add to the mean colour?"),
+    ("detailed", "recolored"): (EXPLORATORY, "How much depends on the colour words being right?"),
+    ("detailed", "permuted_colors"): (EXPLORATORY, "Does it matter which object has which colour?"),
+    ("detailed", "colors_only"): (EXPLORATORY, "What do the other words add to the colour words?"),
+    ("detailed", "keep_4_colors"): (EXPLORATORY, "What do more than four colours add?"),
 }
-# {(first, second): what first - second answers}, family by family
-QUESTIONS = dict(sorted((_AGAINST_VAGUE | _OTHERS).items(), key=lambda item: FAMILIES.index(item[1].family)))
+# {(first, second): (family within which p is corrected, what first - second answers)}, family by family
+QUESTIONS = dict(sorted((_AGAINST_VAGUE | _OTHERS).items(), key=lambda item: FAMILIES.index(item[1][0])))
 
 
 def read_metrics(path) -> pd.DataFrame:
-    """Returns the table of `COLUMNS` that notebook 05 wrote; raises ValueError if there is none."""
+    """Returns the `metrics.csv` that notebook 05 wrote; raises ValueError if there is none."""
     if not path.exists():
-        again = "run notebook 05_evaluate first, with the same -p reports"
-        raise ValueError(f"no {path.name} in this run's reports: {again}")
-    numbers = pd.read_csv(path, nrows=0).columns[list(COLUMNS).index("psnr") :]
-    return pd.read_csv(path, keep_default_na=False, na_values=dict.fromkeys(numbers, [""]), dtype={"image_id": str})
+        raise ValueError(f"no {path}: run notebook 05_evaluate first, with the same -p reports")
+    table = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"image_id": str})
+    return table.fillna(dict.fromkeys(("subject", "category", "prompt_condition", "prompt"), ""))
 
 
-def label(first: str, second: str) -> str:
-    """Returns a contrast as it is printed; the first name alone if there is no second."""
-    return f"{first} - {second}" if second else first
-
-
-def complete_photos(rows: pd.DataFrame, keys: list[str]) -> pd.Index:
-    """Returns the ids of the photos that have every combination of `keys` that occurs in the rows."""
+def side_by_side(rows: pd.DataFrame, keys=("system", "prompt_condition", "restored")) -> pd.DataFrame:
+    """Returns the rows of the photos that have every combination of `keys`: all are compared on equal photos."""
     counts = rows.drop_duplicates(["image_id", *keys]).groupby("image_id").size()
-    return counts.index[counts == len(rows.drop_duplicates(keys))]
-
-
-def side_by_side(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Returns the rows of the photos that every system and condition has, so that all are compared on equal photos."""
-    return metrics[metrics["image_id"].isin(complete_photos(metrics, ["system", "prompt_condition", "restored"]))]
+    complete = counts.index[counts == len(rows.drop_duplicates([*keys]))]
+    return rows[rows["image_id"].isin(complete)]
 
 
 def subjects_of(metrics: pd.DataFrame) -> pd.Series:
@@ -84,44 +63,31 @@ def subjects_of(metrics: pd.DataFrame) -> pd.Series:
     return metrics.drop_duplicates("image_id").set_index("image_id")["subject"]
 
 
-def by_photo(metrics: pd.DataFrame, metric: str | list[str], name: str, restored: bool = True):
-    """Returns one value a photo, by image_id: the metric of a prompt condition or system, averaged over its seeds.
-
-    A Series, or a DataFrame for a list of metrics.
-
-    Photos weigh alike in what follows, whatever their number of seeds: the photo is the unit that is sampled, and most
-    of the variance lies between photos (`reports/precision.csv`).
-
-    Raises:
-        ValueError: if there are no rows of that name.
-    """
+def by_photo(metrics: pd.DataFrame, metric: str | list[str], name: str):
+    """Returns a metric, or several, by image_id, of a name's pictures with restored lightness; seeds are averaged."""
     names = metrics["prompt_condition"].where(metrics["system"] == "controlnet", metrics["system"])
-    rows = metrics[(names == name) & (metrics["restored"] == restored)]
+    rows = metrics[(names == name) & metrics["restored"]]
     if rows.empty:
-        raise ValueError(f"no rows for {name!r}, restored {restored}: known are {', '.join(names.unique())}")
+        raise ValueError(f"no rows for {name!r}: known are {', '.join(names.unique())}")
     return rows.groupby("image_id")[metric].mean()
 
 
-def differences(metrics: pd.DataFrame, metric: str | list[str], first: str, second: str, restored: bool = True):
-    """Returns first - second by photo, over the photos that both have: a Series, or a DataFrame for a list of metrics.
+def differences(metrics: pd.DataFrame, metric: str | list[str], first: str, second: str):
+    """Returns first - second by image_id in a metric, or in several, over the photos that both have.
 
-    Photos whose two prompts are the same text, as with a caption without colour words, are left out: they would show
-    no difference whatever the model does.
+    Photos whose two prompts are the same text, as with a caption without colour words, are left out.
     """
-    values = by_photo(metrics, metric, first, restored) - by_photo(metrics, metric, second, restored)
+    values = by_photo(metrics, metric, first) - by_photo(metrics, metric, second)
     ours = metrics[metrics["system"] == "controlnet"]
-    texts = {
-        name: ours[ours["prompt_condition"] == name].groupby("image_id")["prompt"].agg(set) for name in (first, second)
-    }
-    same = [name for name in values.index if name in texts[second] and texts[first].get(name) == texts[second][name]]
+    prompts = ours.groupby(["prompt_condition", "image_id"])["prompt"].agg(set)
+    same = [name for name in values.index if prompts.get((first, name), 0) == prompts.get((second, name))]
     return values.drop(same).dropna(how="all")
 
 
 def fit_mean(values, subjects=None):
-    """Returns statsmodels' fit of the mean of values by photo; None if they are equal or of fewer than three subjects.
+    """Returns statsmodels' fit of the mean of values; None if they are equal or of fewer than three subjects.
 
-    Its t has one degree of freedom less than there are subjects. `subjects`: one a value; None: each value is a
-    subject of its own.
+    `subjects`: one a value; None: each value is a subject of its own.
     """
     values = np.asarray(values, float)
     groups = pd.factorize(np.asarray(subjects))[0] if subjects is not None else np.arange(len(values))
@@ -131,7 +97,7 @@ def fit_mean(values, subjects=None):
 
 
 def interval(values, subjects=None) -> tuple[float, float, float]:
-    """Returns the mean of values and its 95 % interval, by the one rule of this module; NaN if there is none."""
+    """Returns the mean of values and its 95 % interval; NaN if there is none."""
     if not len(values):
         return (np.nan,) * 3
     fit = fit_mean(values, subjects)
@@ -147,9 +113,8 @@ def named_ends(name: str, ends: tuple) -> dict:
 def contrast(difference: pd.Series, metric: str, subjects=None) -> dict:
     """Returns the effect in differences by photo, with subjects as in `fit_mean`.
 
-    `mean`, `low`, `high`, `p`: mean, its 95 % interval and p; `p_equal`: p of the two one-sided tests (Schuirmann 1987)
-    that the mean lies within plus or minus `MARGIN`, in CIEDE2000; `median`; `improved`: the share of photos on which
-    the first is better in the metric's own direction.
+    `low`, `high`: 95 % interval of the mean; `p_equal`: p of the two one-sided tests (Schuirmann 1987) that the mean
+    lies within plus or minus `MARGIN`, in CIEDE2000; `improved`: share of photos on which the first is better.
     """
     fit, p_equal, mean = fit_mean(difference, subjects), np.nan, float(np.mean(difference))
     low, high = fit.conf_int()[0] if fit else (np.nan, np.nan)
@@ -165,32 +130,21 @@ def contrast(difference: pd.Series, metric: str, subjects=None) -> dict:
     }
 
 
-EFFECT_COLUMNS = ("family", "first", "second", "metric", "n", "mean", "low", "high", "p", "p_holm", "p_equal")
-EFFECT_COLUMNS += ("median", "improved")
+def contrasts(metrics: pd.DataFrame, pairs=None) -> pd.DataFrame:
+    """Returns a table of `EFFECT_COLUMNS`: the `contrast` of pairs (first, second) in every tested metric.
 
-
-def contrasts(metrics: pd.DataFrame, pairs=None, restored: bool = True) -> pd.DataFrame:
-    """Returns a table of `EFFECT_COLUMNS`: the `contrast` of pairs (first, second) of names, in every tested metric.
-
-    `p_holm` and `p_equal` are corrected by Holm's method within the secondary and within the exploratory family, in
-    CIEDE2000; the primary question stands alone. Other metrics describe and are not tested.
-
-    Args:
-        metrics: `metrics.csv`.
-        pairs: None: all of `QUESTIONS` that were measured, and each prompt condition that has none there against the
-            vague one. Pairs whose prompts are the same on every photo are left out.
-        restored: whether pictures have the photo's own lightness.
+    Without `pairs`: all `QUESTIONS` that were measured, and conditions of one's own less the vague one. `p_holm` and
+    `p_equal` are Holm's within the secondary and within the exploratory family, and of CIEDE2000 alone. Pairs whose
+    prompts are the same on every photo are left out.
     """
     if pairs is None:
         measured = {*metrics["prompt_condition"], *metrics["system"]}
         pairs = [pair for pair in QUESTIONS if measured.issuperset(pair)]
         pairs += [(name, "vague") for name in metrics["prompt_condition"].unique() if name not in {"", *CONDITIONS}]
-    rows, subjects = [], subjects_of(metrics)
-    tested = [*TESTED, *(name for name in metrics if name not in COLUMNS)]
+    rows, subjects, tested = [], subjects_of(metrics), [*TESTED, *(name for name in metrics if name not in COLUMNS)]
     for first, second in pairs:
-        family = QUESTIONS.get((first, second), Question(EXPLORATORY, "")).family
-        names = {"family": family, "first": first, "second": second}
-        for metric, values in differences(metrics, tested, first, second, restored).items():
+        names = {"family": QUESTIONS.get((first, second), [EXPLORATORY])[0], "first": first, "second": second}
+        for metric, values in differences(metrics, tested, first, second).items():
             if len(difference := values.dropna()):
                 rows.append(names | contrast(difference, metric, subjects[difference.index]))
     table = pd.DataFrame(rows, columns=EFFECT_COLUMNS)
@@ -209,11 +163,8 @@ def holm(p: pd.Series) -> pd.Series:
 def verdict(row) -> str:
     """Returns what a row with `mean`, `p_holm` and perhaps `p_equal` allows to say, in the metric's own direction.
 
-    "better" or "worse" if the corrected p is below 0.05; else "equivalent" if two one-sided tests exclude a difference
-    of `MARGIN`, or "inconclusive"; "not tested" without a p.
+    "better" or "worse" if `p_holm` is below 0.05; else "equivalent" if `p_equal` is, or "inconclusive".
     """
-    if row.p_holm != row.p_holm:
-        return "not tested"
     if row.p_holm < 0.05:
         return "better" if (row.mean > 0) == (row.metric in HIGHER_IS_BETTER) else "worse"
     return "equivalent" if getattr(row, "p_equal", 1) < 0.05 else "inconclusive"
@@ -223,16 +174,13 @@ def effect_over_draws(table, subjects=None) -> dict:
     """Returns the mean of a table (photos, draws) whose photos and draws, such as writers, are crossed random effects.
 
     The variance is that of the means over photos plus that of the means over draws, less the residual's, which both
-    contain; its degrees of freedom are Satterthwaite's (1946). Keys: `mean`, `low`, `high` and `p`, by Student's t,
-    and its degrees of freedom, `df`. If three draws make up most of the variance, p is somewhat too small: 7 % of null
-    effects are found at the 5 % level. With one draw the interval is that of photos alone, and there is no p.
+    contain; its degrees of freedom `df` are Satterthwaite's (1946). With one draw the interval is that of photos alone.
     """
     table = np.asarray(table, float)
     photo_means, (photos, draws) = table.mean(axis=1), table.shape
     fit = fit_mean(photo_means, subjects)
     if draws < 2 or not fit:
-        mean, low, high = interval(photo_means, subjects)
-        return {"mean": mean, "low": low, "high": high, "p": np.nan, "df": np.nan}
+        return dict(zip(("mean", "low", "high"), interval(photo_means, subjects), strict=True), p=np.nan, df=np.nan)
     freedom = (photos - 1) * (draws - 1)
     residual = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
     components = [(fit.bse[0] ** 2, fit.df_resid_inference), (table.mean(axis=0).var(ddof=1) / draws, draws - 1)]
@@ -240,9 +188,9 @@ def effect_over_draws(table, subjects=None) -> dict:
     variance = max(sum(component for component, _ in components), components[0][0])
     df = variance**2 / sum(component**2 / own_df for component, own_df in components)
     mean, error = float(photo_means.mean()), np.sqrt(variance)
-    reach = error * stats.t.ppf(0.975, df)
+    low, high = mean + error * stats.t.ppf([0.025, 0.975], df)
     p = float(2 * stats.t.sf(abs(mean) / error, df))
-    return {"mean": mean, "low": float(mean - reach), "high": float(mean + reach), "p": p, "df": float(df)}
+    return {"mean": mean, "low": float(low), "high": float(high), "p": p, "df": float(df)}
 
 
 def ratio_interval(below, above, subjects, seed=0) -> tuple[float, float, float]:
@@ -258,8 +206,7 @@ def ratio_interval(below, above, subjects, seed=0) -> tuple[float, float, float]
 def summary(metrics: pd.DataFrame) -> pd.DataFrame:
     """Returns means of the metrics by system, prompt condition and lightness, `side_by_side`; photos weigh alike.
 
-    `colorfulness_difference`: mean colourfulness of the outputs less that of the photos; `chroma_ratio`: mean chroma of
-    the outputs over that of the photos.
+    `colorfulness_difference`, `chroma_ratio`: of the outputs' mean less, and over, that of the photos.
     """
     metrics, keys = side_by_side(metrics), ["system", "prompt_condition", "restored"]
     measures = [*METRICS, *(name for name in metrics if name not in COLUMNS)]
@@ -268,19 +215,3 @@ def summary(metrics: pd.DataFrame) -> pd.DataFrame:
     table["colorfulness_difference"] = table["colorfulness"] - table["true_colorfulness"]
     table["chroma_ratio"] = table["chroma"] / table["true_chroma"]
     return table.drop(columns=["true_colorfulness", "chroma", "true_chroma"])
-
-
-def effect_with_colors(metrics: pd.DataFrame, first: str = "detailed", least: int = 2) -> dict:
-    """The effect of a condition against the vague one on photos whose own prompt under it has some colour words.
-
-    A detailed caption that names no colour can't help; this says what one that names at least `least` does.
-
-    Returns:
-        A row as `contrasts` has them, with the number of such photos as `n`.
-    """
-    own = metrics[metrics["prompt_condition"] == first].drop_duplicates("image_id")
-    prompts = own.set_index("image_id")["prompt"]
-    colorful = prompts.index[[len(find_places(prompt)) >= least for prompt in prompts]]
-    difference = differences(metrics[metrics["image_id"].isin(colorful)], METRIC, first, "vague")
-    row = {"first": first, "second": "vague", "metric": METRIC, "colors": least}
-    return row | contrast(difference, METRIC, subjects_of(metrics)[difference.index])

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lib import ROOT
 from lib.captioned_photos import read_captioned_photos, read_training_pictures
-from lib.segmenter import PhraseSegmenter, load_segmenter
+from lib.regions import PhraseSegmenter, load_segmenter
 
 SHIPPED = "lib/pocket_model/segmenter"
 

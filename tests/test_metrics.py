@@ -75,7 +75,7 @@ def test_measure_of_a_gray_copy():
     assert scores["ciede2000"] > 5
     assert list(scores) == [*metrics.METRICS, "mean_lightness"]
     assert 40 < scores["mean_lightness"] < 70
-    with pytest.raises(ValueError, match="one size"):
+    with pytest.raises(ValueError, match="same dimensions"):
         metrics.measure(PHOTO, PHOTO[:16])
 
 

@@ -40,8 +40,9 @@ def test_the_numbers_are_those_of_the_reports():
     assert interval_of(pd.read_csv(study / "slopes.csv").set_index("one_more").loc["colors"]) in text
     objects = pd.read_csv(study / "objects_summary.csv").set_index("method")
     plain, found = (objects.loc[name] for name in ("plain prompt", "region found by name"))
-    assert f"{plain['accuracy']:.0%} of {plain['objects']:.0f} objects".replace("%", " %") in text
-    assert f"found by name {found['accuracy']:.0%}.".replace("%", " %") in text
+    means = f"{found['accuracy']:.0%} (means over {found['n']:.0f} photos with {found['objects']:.0f} objects)"
+    assert f"{plain['accuracy']:.0%} as asked".replace("%", " %") in text
+    assert f"found by name {means}".replace("%", " %") in text
     groups = pd.read_csv(study / "groups.csv").set_index(["kind", "group", "first", "second"])["mean"]
     dull, vivid = (groups.loc["chroma", name, "vague", "gray"] for name in ("1 least", "3 most"))
     assert f"worse by {dull:.1f}; in the most colourful, better by {-vivid:.1f}" in text

@@ -23,8 +23,8 @@ from lib.l4.set_metrics import MIN_FOR_FID, load_clip, make_metrics
 from lib.l4.sources import find_flowers
 from lib.models import load_base
 from lib.prompts import CONDITIONS
+from lib.regions import load_segmenter
 from lib.report import markdown_table
-from lib.segmenter import load_segmenter
 from lib.training import build_cache, read_losses, train_controlnet, with_train_steps
 
 STEPS = 60  # of training, to time the second half: by then an L4 at 72 W has slowed down

@@ -12,7 +12,7 @@ from lib.cache import progress
 from lib.color import to_float, to_pil
 from lib.config import Config
 from lib.models import pick_device
-from lib.stats import complete_photos
+from lib.stats import side_by_side
 
 SET_METRICS = ("fid", "kid", "lpips", "clip_score")
 MIN_FOR_FID = 5_000  # pictures a prompt: from fewer, 2,048 dimensions of covariance can't be estimated
@@ -68,8 +68,7 @@ def measure_sets(rows, images: pd.DataFrame, read_picture, config: Config, batch
     `MIN_FOR_FID`. Under every condition the CLIP score is that of the photo's detailed caption. `rows` are those of the
     data set, `images` is the listing of notebook 04, and `read_picture(name)` reads a file of its column `after`.
     """
-    first = images.query("seed == 0")
-    first = first[first["image_id"].isin(complete_photos(first, ["prompt_condition"]))]
+    first = side_by_side(images.query("seed == 0"), ["prompt_condition"])
     clip, table = load_clip(config), []
     captions = first[first["prompt_condition"] == "detailed"].set_index("image_id")["prompt"]
     position = {name: index for index, name in enumerate(rows["image_id"])}

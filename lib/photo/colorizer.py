@@ -16,7 +16,17 @@ from lib.photo import BIND
 from lib.photo.formats import ColorPicture, Photo, open_photo
 from lib.photo.full_resolution import color_functions, network_size, paint, reduce_lightness, refine
 from lib.prompts import VAGUE_PROMPT
-from lib.regions import FIND_PX, WORKING_PX, find_masks, overlap, reduced_size, regions_of, share_out, to_regions, weigh
+from lib.regions import (
+    FIND_PX,
+    WORKING_PX,
+    find_masks,
+    load_segmenter,
+    reduced_size,
+    regions_of,
+    share_out,
+    to_regions,
+    weigh,
+)
 from lib.sampling import sample
 
 SAMPLING = ("num_inference_steps", "guidance_scale", "controlnet_conditioning_scale")
@@ -111,7 +121,7 @@ class Colorizer:
         notes = [f"not found in the photo: {region.name}" for region, ok in zip(regions, found, strict=True) if not ok]
         regions, masks = [region for region, ok in zip(regions, found, strict=True) if ok], masks[found]
         n_names = sum(isinstance(region.place, str) for region in regions)
-        if overlap(masks[n_names:]):
+        if ((masks[n_names:] > 0.5).sum(axis=0) > 1).any():  # a pixel belongs to two
             notes.append("regions overlap: the later one wins")
         over = weigh(masks[n_names:])
         shares = share_out(masks[:n_names], self.segmenter.threshold if n_names else 1)
@@ -120,8 +130,6 @@ class Colorizer:
     @cached_property
     def segmenter(self):
         """Finds objects by name; loaded when the first is to be found."""
-        from lib.segmenter import load_segmenter  # most photos need none
-
         return load_segmenter(self.config.segmenter, self.config.segmenter_revision)
 
     def prompt_notes(self, prompt: str) -> list[str]:

@@ -144,6 +144,18 @@ def check_hub(stand_ins, place):
     assert not missing, f"not published: {missing}"
 
 
+def check_reports(place):
+    """Each run has a report, and the comparison of the runs is there."""
+    needed = [place.config(run).reports_dir / "report.md" for run in RUNS]
+    needed += [place.config(RUNS[-1]).reports_home / name for name in ("runs.csv", "runs.md", "runs.png")]
+    missing = [str(path) for path in needed if not path.exists()]
+    assert not missing, f"not written: {missing}"
+    photos_of_runs = dict(pd.read_csv(needed[len(RUNS)]).set_index("run")["photos"])
+    assert photos_of_runs == {"study_1": "flowers", "study_3": "coco"}, photos_of_runs
+    tables = [pd.read_csv(place.config(run).reports_dir / "metrics.csv", dtype={"image_id": str}) for run in RUNS]
+    assert set(tables[0]["image_id"]) == set(tables[1]["image_id"]), "the runs colorize different test photos"
+
+
 def same_bytes(first, second):
     """Raises an AssertionError if two files differ."""
     assert first.read_bytes() == second.read_bytes(), f"{second} differs from {first}"
@@ -166,9 +178,7 @@ def make_study(stand_ins, place):
     with stage(f"notebooks 01 to 06 of {' and '.join(RUNS)}"):
         place.notebooks("-p", "runs", ",".join(RUNS))
         check_downloads(stand_ins, place)
-        needed = [place.config(run).reports_dir / "report.md" for run in RUNS]
-        missing = [str(path) for path in [*needed, needed[-1].with_name("runs.csv")] if not path.exists()]
-        assert not missing, f"not written: {missing}"
+        check_reports(place)
 
 
 def make_study_with_kills(place):
