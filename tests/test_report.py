@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from lib import ROOT, report, stats
-from lib.config import describe_run, get_config, save_config
+from lib.config import get_config, save_config
 from lib.metrics import COLUMNS, METRICS
 from lib.stats import METRIC
 
@@ -123,13 +123,6 @@ def test_a_notebook_begins_only_where_it_can_run(monkeypatch):
     assert config.profile == "l4"
     with pytest.raises(ValueError, match="run notebook 04_colorize_photos first"):
         report.begin("l4", "never", {"mixed_precision": "no"})
-
-
-def test_settings_that_differ_from_the_profile_s_own_run_are_told():
-    assert describe_run(get_config("pocket", train_steps=9))["other"] == ""
-    assert (
-        describe_run(get_config("pocket", train_steps=9, guidance_scale=3, run="mine"))["other"] == "guidance_scale 3.0"
-    )
 
 
 def measures_of_run(gain, gray=12.0, n=10):
