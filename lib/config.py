@@ -107,11 +107,6 @@ class Config(BaseModel):
     clip_revision: str | None = None  # a commit on the Hub; None: the newest
     hub_repo_id: str | None = None  # name/repository: publish <this>-<source> and <this>-<run>; None: don't
     hub_private: bool = True  # what is published for the first time can be seen by its owner only
-    stand_ins: str | None = (  # what a reader of the runs must know of this profile's
-        "No Stable Diffusion was run here, whatever the runs' names say. Two small bases that differ only in width "
-        "replace 1.5 and 2.1-base, photos of animals replace those of flowers, and steps and rates differ from the "
-        "study's. Nothing here tells how Stable Diffusion 1.5 and 2.1-base compare."
-    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -208,7 +203,7 @@ PROFILES = {  # by name: what differs from the defaults above
         sampling_tried=None,
         n_images=650,  # with one seed no less precise than 500 with three: reports/precision.csv
         n_images_other=120, n_images_all_seeds=60, n_binding=50,
-        set_metrics=True, clip_revision="57c216476eefef5ab752ec549e440a49ae4ae5f3", stand_ins=None,
+        set_metrics=True, clip_revision="57c216476eefef5ab752ec549e440a49ae4ae5f3",
     ),
 }  # fmt: skip
 

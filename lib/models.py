@@ -159,12 +159,11 @@ def add_controlnet(base: DiffusionPipeline, controlnet: ControlNetModel) -> Diff
     Its `annotator` makes the conditioning images: the base's, or for a ControlNet of three channels the gray photo
     alone. Raises a ValueError if the ControlNet takes conditioning images that the base's annotator doesn't make.
     """
-    annotator, channels = getattr(base, "annotator", GRAY_ALONE), controlnet.config.conditioning_channels
-    if channels == GRAY_ALONE.channels != annotator.channels:
-        annotator = GRAY_ALONE
+    channels = controlnet.config.conditioning_channels
+    annotator = GRAY_ALONE if channels == GRAY_ALONE.channels else base.annotator
     if channels != annotator.channels:
-        made = f"the annotator makes {annotator.channels}"
-        raise ValueError(f"this ControlNet takes {channels} conditioning channels, {made}: set -p annotator")
+        problem = f"this ControlNet takes {channels} conditioning channels, the annotator makes {annotator.channels}"
+        raise ValueError(f"{problem}: set -p annotator")
     controlnet = controlnet.to(base.device, base.unet.dtype).eval()
     sampler = UniPCMultistepScheduler.from_config(base.scheduler.config)
     with_controlnet = getattr(diffusers, type(base).__name__.replace("Pipeline", "ControlNetPipeline"))

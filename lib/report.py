@@ -188,7 +188,7 @@ def update_runs(config: Config, measures: dict) -> pd.DataFrame:
     shown = table[["run", "base", "photos", "epochs", "rate", "prompts", "vague", "detailed"]].copy()
     for name in (f"{first} - {second}" for first, second in RUN_CONTRASTS):
         shown[name] = [with_interval(*ends) for ends in table[[name, f"{name}_low", f"{name}_high"]].to_numpy()]
-    values = {"profile": config.profile, "stand_ins": config.stand_ins, "photos": row["n"], "gray": row["gray"]}
+    values = {"profile": config.profile, "photos": row["n"], "gray": row["gray"]}
     text = render("runs", **values, table=shown.assign(chroma_ratio=table["chroma_ratio"]))
     write_text(text, path.with_name("runs.md"))
     return table

@@ -123,14 +123,13 @@ def choose_sampling(config: Config) -> None:
 
     def make(folder):
         rows = pick_across_categories(load_dataset_dict(config.for_test_photos)["validation"], N_VALIDATION)
-        gray, seeds = list(rows["conditioning_image"]), [seed_of(name, 0) for name in rows["image_id"]]
-        pipeline = load_pipeline(config)
+        gray, truths = list(rows["conditioning_image"]), [srgb_to_lab(to_float(image)) for image in rows["image"]]
+        pipeline, seeds = load_pipeline(config), [seed_of(name, 0) for name in rows["image_id"]]
 
         def colorize(condition, **sampling):
             outputs = sample(pipeline, gray, prompts_under(condition, rows), seeds, config.replace(**sampling))
             return [srgb_to_lab(picture) for picture in map(restore_lightness, gray, outputs)]
 
-        truths = [srgb_to_lab(to_float(image)) for image in rows["image"]]
         write_table(try_sampling(colorize, truths, grid(config), rows["subject"]), folder / "tried.csv")
 
     state = process_state()
@@ -178,29 +177,23 @@ def pick_sampling(table: pd.DataFrame) -> pd.Series:
 
 
 def read_tried(config: Config) -> pd.DataFrame | None:
-    """Returns the table of `try_sampling` that has the run's steps and guidance; None if they were given.
+    """Returns the table that `choose_sampling` wrote; None if there is no choice.
 
     Raises:
         ValueError: if there is a choice, and it was not made for this ControlNet and grid.
     """
-    if grid(config):
-        folder = config.run_dir / "sampling"
-        if not is_current(folder, _key_of_choice(config)):
-            where = config.run_dir
-            raise ValueError(f"no steps and guidance chosen in {where}: run notebook 04_colorize_photos first")
-        return pd.read_csv(folder / "tried.csv")
-    if not config.sampling_tried:
+    if not grid(config):
         return None
-    tried = pd.read_csv(resolve(config.sampling_tried))
-    used = (tried["steps"] == config.num_inference_steps) & (tried["guidance"] == config.guidance_scale)
-    return tried if used.any() else None
+    if not is_current(folder := config.run_dir / "sampling", _key_of_choice(config)):
+        raise ValueError(f"no steps and guidance chosen in {folder.parent}: run notebook 04_colorize_photos first")
+    return pd.read_csv(folder / "tried.csv")
 
 
 def with_chosen_sampling(config: Config) -> Config:
     """Returns the configuration with the steps and guidance that were chosen; itself if there is no choice."""
-    if not grid(config):
+    if (tried := read_tried(config)) is None:
         return config
-    best = pick_sampling(read_tried(config))
+    best = pick_sampling(tried)
     return config.replace(num_inference_steps=int(best["steps"]), guidance_scale=float(best["guidance"]))
 
 

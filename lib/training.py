@@ -48,22 +48,16 @@ SETTINGS = (  # that a resumed run must share
 
 @dataclass
 class LatentCache:
-    """Memory-mapped training data: a row for each training picture, a row of `embeddings` for each different prompt.
+    """Memory-mapped training data: a row for each training picture, a row of `embeddings` for each different prompt."""
 
-    `latents_mean`, `latents_std`: (N, C, h, w) float16, scaled; `gray`: (N, H, W) uint8; `maps`: those of the
-    annotator, (N, K, h, w) float16, or None; `hint`: the annotator's network that reads prompts, or None;
-    `prompt_index`: (N,) into `embeddings`: (prompts, tokens, width) float16, whose row 0 is the empty prompt; `key`:
-    what they were made from.
-    """
-
-    latents_mean: np.ndarray
-    latents_std: np.ndarray
-    gray: np.ndarray
-    prompt_index: np.ndarray
-    embeddings: np.ndarray
-    key: dict
-    maps: np.ndarray | None = None
-    hint: ColorHint | None = None
+    latents_mean: np.ndarray  # (N, C, h, w) float16, scaled
+    latents_std: np.ndarray  # the same
+    gray: np.ndarray  # (N, H, W) uint8
+    prompt_index: np.ndarray  # (N,) into `embeddings`
+    embeddings: np.ndarray  # (prompts, tokens, width) float16; row 0 is the empty prompt
+    key: dict  # what they were made from
+    maps: np.ndarray | None = None  # of the annotator: (N, K, h, w) float16
+    hint: ColorHint | None = None  # the annotator's network that reads prompts
 
     def __len__(self):
         return len(self.latents_mean)
@@ -294,15 +288,7 @@ def save_model(model, folder: Path) -> None:
         model.save_pretrained(partial)
 
 
-def train(
-    model,
-    loss_of_step,
-    config: Config,
-    mixed_precision: str,
-    folder: Path,
-    settings: dict[str, str],
-    on_checkpoint=None,
-):
+def train(model, loss_of_step, config: Config, mixed_precision: str, folder: Path, settings: dict, on_checkpoint=None):
     """Minimises `loss_of_step(model, step, part)` with AdamW for `train_steps` steps, resuming from `folder`.
 
     Every `log_every` steps, losses go to `losses.csv` and, if it is installed, to TensorBoard. SIGTERM, which a spot VM
@@ -310,14 +296,12 @@ def train(
 
     Args:
         model: any torch module; returned with its final (averaged) weights.
-        loss_of_step: `part` is the slice of the step's batch for this process (accelerate's) and this one of the
+        loss_of_step: `part` is the slice of the step's batch for this process and this one of the
             `gradient_accumulation_steps`: however the batch is divided, its gradient is the same.
-        config: the training fields.
         mixed_precision: "bf16" for autocast.
-        folder: of the run.
         settings: what a checkpoint must have been made with to be resumed.
-        on_checkpoint: is called with (model, step) at each checkpoint, with the averaged weights if EMA is on; the
-            numbers that it returns, {name: number} or None, go to `losses.csv`, too.
+        on_checkpoint: called with (model, step) at each checkpoint, with the averaged weights if EMA is on; returns
+            {name: number} for `losses.csv`, or None.
 
     Raises:
         ValueError: if the loss is not finite, or a batch does not fit in memory; neither reaches a checkpoint.
