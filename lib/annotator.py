@@ -1,7 +1,7 @@
 """What a ControlNet is shown: the gray photo, and on `pocket` maps that hint at its colours.
 
-As with ControlNet's edge or depth annotators, the maps are made first. The encoder is the segmenter's EfficientNet-Lite0
-(Tan & Le 2019), trained on ImageNet; notebook A2 in the appendix trains the decoder, `ColorHint`.
+As with ControlNet's edge or depth annotators, the maps are made first. The encoder is the segmenter's, EfficientNet-
+Lite0 (Tan & Le 2019), trained on ImageNet; notebook A2 in the appendix trains the decoder, `ColorHint`.
 """
 
 from collections.abc import Callable
@@ -122,7 +122,7 @@ class ColorHint(ModelMixin, ConfigMixin):
         return torch.einsum("bchw,btc->bthw", maps[:, 2:], self.names(tokens)) - 1
 
     def word_maps(self, maps: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Returns the a* and b*, divided by `AB_SCALE`, that tokens ask for, and how surely, in [0, 1]: (B, 3, h, w)."""
+        """Returns a* and b*, divided by `AB_SCALE`, that tokens ask for, and how surely, in [0, 1]: (B, 3, h, w)."""
         shares, places = self.colors(tokens).softmax(dim=-1), self.object_logits(maps, tokens).sigmoid()
         asked = torch.einsum("bthw,bt->bhw", places, 1 - shares[..., 0])[:, None]
         ab = torch.einsum("bthw,btd->bdhw", places, shares @ self.word_ab / AB_SCALE)

@@ -1,7 +1,8 @@
 """Regions: each object takes the colour of its own words, and its neighbours don't.
 
 All pictures of a photo have its L* and differ in a*b* alone, so a region is cut out of a picture that is all in its
-colour, and laid over the rest by a soft mask. Objects are found by name, on `pocket` by our own network, else by CLIPSeg.
+colour, and laid over the rest by a soft mask. Objects are found by name: on `pocket` by a network of our own, on `l4`
+by CLIPSeg.
 """
 
 import json
@@ -27,7 +28,6 @@ MAX_REGIONS = 16
 FIND_PX, WORKING_PX = 256, 512  # longer side of the photo in which objects are found, and of the masks that are kept
 SMALLEST = 0.002  # share of the picture that an object takes at least
 CLIPSEG_SIZE, CLIPSEG_THRESHOLD = 352, 0.4  # px, square: what CLIPSeg was trained at; not measured here
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,8 +240,11 @@ def load_segmenter(source: str, revision: str | None = None) -> Callable:
     def segment(photo, phrases):
         if not isinstance(photo, Image.Image):
             photo = to_pil(gray_from_luminance(np.asarray(photo, np.float32)))
+        size = photo.size[::-1]
+        if not phrases:
+            return np.zeros((0, *size), np.float32)
         logits = predict(photo.convert("L"), list(phrases)).float()
-        return F.interpolate(logits[None], photo.size[::-1], mode="bilinear")[0].sigmoid().cpu().numpy()
+        return F.interpolate(logits[None], size, mode="bilinear")[0].sigmoid().cpu().numpy()
 
     segment.threshold = threshold
     return segment
@@ -265,10 +268,11 @@ def _load_own(folder):
 def _load_clipseg(source, revision):
     """The same by CLIPSeg (Lüddecke & Ecker 2022); its logits are (phrases, 352, 352)."""
     from transformers import AutoTokenizer, CLIPSegForImageSegmentation  # slow to import
+    from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
     network = CLIPSegForImageSegmentation.from_pretrained(source, revision=revision).float().eval().to(pick_device())
     tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
 
     def predict(gray, phrases):
         square = gray.convert("RGB").resize((CLIPSEG_SIZE, CLIPSEG_SIZE), Image.BICUBIC)
