@@ -268,7 +268,7 @@ def _load_own(folder):
 def _load_clipseg(source, revision):
     """The same by CLIPSeg (Lüddecke & Ecker 2022); its logits are (phrases, 352, 352)."""
     from transformers import AutoTokenizer, CLIPSegForImageSegmentation  # slow to import
-    from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
     network = CLIPSegForImageSegmentation.from_pretrained(source, revision=revision).float().eval().to(pick_device())
     tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
