@@ -1,8 +1,7 @@
 """What a ControlNet is shown: the gray photo, and on `pocket` maps that hint at its colours.
 
-As with ControlNet's edge or depth annotators, the maps are made before the ControlNet sees the photo. The encoder is
-the segmenter's EfficientNet-Lite0 (Tan & Le 2019), trained on ImageNet. Notebook A2 in the appendix trains the decoder,
-`ColorHint`.
+As with ControlNet's edge or depth annotators, the maps are made first. The encoder is the segmenter's, EfficientNet-
+Lite0 (Tan & Le 2019), trained on ImageNet; notebook A2 in the appendix trains the decoder, `ColorHint`.
 """
 
 from collections.abc import Callable
@@ -74,10 +73,7 @@ class Encoder(ModelMixin, ConfigMixin):
                 before = after
 
     def features(self, gray: torch.Tensor, enlarge: int) -> list[torch.Tensor]:
-        """Returns feature maps, coarsest first, with 320, 112, 40 and 24 channels.
-
-        `gray` are photos (B, 1, H, W) in [0, 1]; H and W times `enlarge` are multiples of 32.
-        """
+        """Returns `FEATURES`, coarsest first, of photos (B, 1, H, W) in [0, 1]; H and W times `enlarge` are n * 32."""
         size = [side * enlarge for side in gray.shape[-2:]]
         x = F.interpolate(gray * 2 - 1, size, mode="bilinear").expand(-1, 3, -1, -1)
         x, maps = F.relu6(self.stem(x)), []
@@ -91,9 +87,9 @@ class Encoder(ModelMixin, ConfigMixin):
 class ColorHint(ModelMixin, ConfigMixin):
     """A decoder of the encoder's features into maps at a quarter of the photo's size; 0.4 M parameters.
 
-    The first two maps estimate a* and b*, divided by `AB_SCALE`. The others tell what is where: their product with
-    `names(token)` is high at the places of the object that a token of the prompt names. `colors(token)` are logits of
-    the colour word that belongs to the token's object; word 0 is none. `word_ab` holds the words' a*b*.
+    The first two maps are a* and b*, divided by `AB_SCALE`. The product of the others with `names(token)` is high where
+    the object is that a token names. `colors(token)` are logits of the object's colour word, word 0 is none; `word_ab`
+    holds the words' a*b*.
     """
 
     @register_to_config
@@ -126,10 +122,7 @@ class ColorHint(ModelMixin, ConfigMixin):
         return torch.einsum("bchw,btc->bthw", maps[:, 2:], self.names(tokens)) - 1
 
     def word_maps(self, maps: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Returns what the tokens (B, T, D) ask for at each place (B, 3, h, w).
-
-        The first two are a* and b*, divided by `AB_SCALE`; the third, in [0, 1], tells how surely one is asked for.
-        """
+        """Returns a* and b*, divided by `AB_SCALE`, that tokens ask for, and how surely, in [0, 1]: (B, 3, h, w)."""
         shares, places = self.colors(tokens).softmax(dim=-1), self.object_logits(maps, tokens).sigmoid()
         asked = torch.einsum("bthw,bt->bhw", places, 1 - shares[..., 0])[:, None]
         ab = torch.einsum("bthw,btd->bdhw", places, shares @ self.word_ab / AB_SCALE)
@@ -139,11 +132,10 @@ class ColorHint(ModelMixin, ConfigMixin):
 def conditioning_image(
     gray: torch.Tensor, hint: ColorHint | None = None, maps: torch.Tensor | None = None, tokens=None
 ) -> torch.Tensor:
-    """Returns the conditioning images (B, 3 or 1 + K + 3, H, W) of gray photos.
+    """Returns the conditioning images (B, 3 or 1 + K + 3, H, W) of gray photos (B, 1, H, W) in [0, 1].
 
-    Without a hint, the gray photos (B, 1, H, W) in [0, 1] are returned in three channels, as ControlNets of Stable
-    Diffusion take them. With one, the channels are gray, the hint's `maps` (B, K, h, w), enlarged, and its word maps
-    for the prompts' token vectors, `tokens` (B, T, D).
+    Without a hint, gray in three channels. With one: gray, its `maps` (B, K, h, w), enlarged, and its word maps for the
+    prompts' token vectors, `tokens` (B, T, D).
     """
     if hint is None:
         return gray.expand(-1, 3, -1, -1)
@@ -152,10 +144,7 @@ def conditioning_image(
 
 
 class Annotator:
-    """Makes the conditioning images of gray photos, which have `channels` channels.
-
-    `encode` is a function of a list of prompts that returns their token vectors (B, T, D).
-    """
+    """Makes the conditioning images of gray photos; `encode(prompts)` returns token vectors (B, T, D)."""
 
     def __init__(self, encoder: Encoder | None = None, hint: ColorHint | None = None, encode: Callable | None = None):
         self.encoder, self.hint, self.encode = encoder, hint, encode
@@ -192,10 +181,9 @@ GRAY_ALONE = Annotator()
 
 
 def load_annotator(hint: str | None, encoder: str, encode: Callable | None = None) -> Annotator:
-    """Returns the annotator of a profile, on the CPU.
+    """Returns the annotator of a profile, on the CPU; raises ValueError if a folder can't be loaded.
 
-    `hint` is the folder of a `ColorHint`, None for the gray photo alone; `encoder` that of the `PhraseSegmenter` whose
-    encoder the hint was trained with. Raises ValueError if a folder can't be loaded.
+    `hint` is the folder of a `ColorHint`, None for the gray photo alone; `encoder` that of its `PhraseSegmenter`.
     """
     if not hint:
         return GRAY_ALONE

@@ -11,26 +11,23 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 from PIL import Image
 from pydantic import TypeAdapter
 
-from lib.cache import explained, hash_of_file, open_picture
+from lib.cache import explained, open_picture
 from lib.config import resolve
 from lib.dataset import crop_square, open_photo, read_manifest, read_table
 
 COLUMNS = ("file", "set", "split", "captions", "labels")
-TRAINING_PICTURES = "data_cards/training_pictures/metadata.csv"
 SPLITS = ("train", "validation")  # rows of other splits, such as a confirmatory test, are never opened
 TEXTS = TypeAdapter(list[str])
 
 
 @dataclass
 class CaptionedPhoto:
-    """A photo to train on: its file, captions, class labels, and perhaps an object's mask and the names of both.
+    """A photo to train on; its `mask` and the names of `object` and `background`, if it has them.
 
-    `masks`: (name, file) of every object that has a mask; several may have the same name. `stretched`: squashed to a
-    square at some time, so that its aspect ratio is unknown.
+    `masks`: (name, file) of every object that has a mask. `stretched`: its true aspect ratio is unknown.
     """
 
     path: Path
@@ -60,7 +57,7 @@ class CaptionedPhoto:
 def read_captioned_photos(folder: str = "", gigabytes: float = 0) -> list[CaptionedPhoto]:
     """Returns the photos to train on: the shipped ones, and those of a folder with `photos.csv`, if one is given.
 
-    Raises ValueError if `build/` has less free space than `gigabytes`, or the folder's tables or photos are damaged.
+    Raises ValueError if less disk space is free than `gigabytes`, or the folder's tables or photos are damaged.
     """
     free = shutil.disk_usage(resolve(".")).free / 1e9
     if free < gigabytes:
@@ -74,27 +71,9 @@ def read_shipped(splits: tuple[str, ...] = SPLITS) -> list[CaptionedPhoto]:
     for row in read_manifest("data_cards/pocket_photos").query("split in @splits").itertuples():
         captions = [row.object_caption, row.detailed_caption]  # the colours of gray_caption are guesses
         named = {"mask": row.mask_path, "object": row.object, "background": row.background}
-        masks = [(row.object, row.mask_path)] if row.mask_path else []
-        photos.append(CaptionedPhoto(row.path, "shipped", row.split, captions, masks=masks, **named))
+        named["masks"] = [(row.object, row.mask_path)] if row.mask_path else []
+        photos.append(CaptionedPhoto(row.path, "shipped", row.split, captions, **named))
     return photos
-
-
-def read_training_pictures(folder: str = "") -> tuple[list[CaptionedPhoto], list[tuple[str, Image.Image]]]:
-    """Returns the photos, and the cut-out objects as (name, RGBA picture), that `TRAINING_PICTURES` lists.
-
-    Their files are in `folder`; "" for none. Raises ValueError if a file is missing or not the listed one.
-    """
-    photos, cutouts = [], []
-    for row in pd.read_csv(resolve(TRAINING_PICTURES), keep_default_na=False).itertuples() if folder else ():
-        path = resolve(folder) / row.file
-        if not path.is_file() or hash_of_file(path) != row.sha256:
-            problem = f"{path} is missing or not the file that {TRAINING_PICTURES} lists"
-            raise ValueError(f"{problem}: see the README beside it")
-        if row.kind == "photo":
-            photos.append(CaptionedPhoto(path, "shipped", "train", [row.object_caption, row.detailed_caption]))
-        else:
-            cutouts.append((row.subject, open_picture(path).convert("RGBA")))
-    return photos, cutouts
 
 
 def read_folder(folder: Path) -> list[CaptionedPhoto]:
@@ -103,8 +82,6 @@ def read_folder(folder: Path) -> list[CaptionedPhoto]:
     Captions lose doubled spaces, spaces before punctuation, quotation marks and the final full stop.
     """
     path, masks, photos = folder / "photos.csv", {}, []
-    if not path.is_file():
-        raise ValueError(f"no table {path}: name a folder with photos.csv, whose columns are {', '.join(COLUMNS)}")
     if (folder / "masks.csv").is_file():
         for row in read_table(folder / "masks.csv", ("file", "mask", "label")).itertuples():
             masks.setdefault(row.file, []).append((row.label, folder / row.mask))
@@ -127,20 +104,20 @@ def read_folder(folder: Path) -> list[CaptionedPhoto]:
 def random_crop(
     image: Image.Image, size: int, rng: np.random.Generator, mask: Image.Image | None = None, stretched: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Cuts a random square out of a photo and its mask, mirrored half of the time.
+    """Returns a random square of a photo, uint8 RGB (size, size, 3), and of its mask, in [0, 1], or None.
 
-    The square covers 60 to 100 % of the shorter side's area. The aspect ratio varies by 8 %, and by 35 % if the photo
-    was `stretched` before. Returns uint8 RGB (size, size, 3), and the mask (size, size) in [0, 1] or None.
+    The square covers 60 to 100 % of the shorter side's area and is mirrored half of the time. The aspect ratio varies
+    by 8 %, and by 35 % if the photo is `stretched`.
     """
     spread = 0.3 if stretched else 0.08
     aspect, side = np.exp(rng.uniform(-spread, spread)), min(image.size) * rng.uniform(0.6, 1) ** 0.5
     width, height = (max(1, int(side * min(1, ratio))) for ratio in (aspect, 1 / aspect))
     x, y = rng.integers(image.width - width + 1), rng.integers(image.height - height + 1)
-    flip = slice(None, None, rng.choice([-1, 1]))
+    flip = rng.choice([-1, 1])
 
     def cut(picture):
         square = picture.crop((x, y, x + width, y + height)).resize((size, size), Image.LANCZOS)
-        return np.ascontiguousarray(np.asarray(square)[:, flip])
+        return np.ascontiguousarray(np.asarray(square)[:, ::flip])
 
     return cut(image), cut(mask).astype(np.float32) / 255 if mask else None
 

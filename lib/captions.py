@@ -1,10 +1,8 @@
 """Captions: which of their words are colours, the phrases that name an object and its colour, and rewritten captions.
 
-Every word gets a one-letter tag (see `words.toml`), and regular expressions over the tags find the colours. A colour
-word is a colour if a noun follows in its noun phrase ("a red and white bus"), or if it stands alone ("the bus is red",
-"painted red"), but not as a noun ("an orange and a banana") nor in the name of a kind ("ice cream", "brown bear").
-Words of lightness and degree before it ("pale", "very dark") belong to it. The lists of words are short and unknown
-words count as nouns, so unusual sentences may be misread.
+Every word gets a one-letter tag (see `words.toml`; unknown words are nouns), and regular expressions over the tags find
+the colours: those that a noun follows ("a red and white bus") or that stand alone ("the bus is red"), but no nouns ("an
+orange") and kinds ("ice cream", "brown bear"). Words before a colour such as "pale" and "very dark" belong to it.
 """
 
 import re
@@ -36,9 +34,7 @@ PLAIN = re.compile(
 KINDS = "|".join(f"{word} (?:{nouns})(?:e?s)?" for word, nouns in WORDS["kinds"].items()).replace(" ", "[ -]")
 WORD = re.compile(rf"\b(?P<name>{KINDS})\b|{PLAIN.pattern}", re.I)
 UNIT = re.compile(r"(?:M+A(?=M*[CO]))?(?:M*[CO])+")  # "dark gray", "bright and dark green", "pale blue gray"
-GROUP = re.compile(
-    rf"{UNIT.pattern}(?:(?:,?A|,|(?<=C)AD+){UNIT.pattern})*"
-)  # "red, white and blue", "a gray and a red"
+GROUP = re.compile(rf"{UNIT.pattern}(?:(?:,?A|,|(?<=C)AD+){UNIT.pattern})*")  # "red, white and blue"
 NO_OBJECT = re.compile(rf"(?:{LISTS['partial']})\b|(?:.* )?(?:{LISTS['no_objects']})$")
 HEAD = re.compile(r"[EVL]*N(?:E*N)*|[EL]+(?=M*[CO])")  # the rest of a noun phrase: "striped cat", "stone wall"
 VOWEL = re.compile(r"(?!uni(?!n)|us[ae]|eu|onc?e\b)[aeiou]|hour|honest|heir", re.I)
@@ -93,10 +89,7 @@ def _tag(word, kind, tokens, tags):
 
 
 def find_groups(caption: str) -> tuple[list[re.Match], str, list[tuple[int, int, bool]]]:
-    """Returns the tokens of a caption, their tags, and the groups of colours that belong together.
-
-    A group is (first token, the token after its last, whether its noun follows).
-    """
+    """Returns tokens, their tags, and groups of colours: (first token, the one after its last, if its noun follows)."""
     tokens, tags = tag_words(caption)
     groups, last = [], 0
     while found := GROUP.search(tags, last):
@@ -134,14 +127,12 @@ def find_places(caption: str) -> list[tuple[int, int, int]]:
 def without_color_words(caption: str, keep: Sequence[int] = ()) -> str:
     """Removes the colours of a caption: "the bus is red with a white stripe" becomes "the bus with a stripe".
 
-    The words that introduce a colour go with it: `and`, "is", "painted", "in". A caption of nothing else stays as it
-    is. `keep`: the numbers of the colours that stay, in the order of `find_places`.
+    A caption of nothing else stays as it is. `keep`: the numbers of the colours that stay, as in `find_places`.
     """
     tokens, tags, groups = find_groups(caption)
-    kept, cuts, fill = [[] for _ in groups], [], []
-    for number, (start, end, group) in enumerate(find_places(caption)):
-        kept[group] += [caption[start:end]] if number in keep else []
-    for (first, last, has_noun), texts in zip(groups, kept, strict=True):
+    places, cuts, fill = list(enumerate(find_places(caption))), [], []
+    for number, (first, last, has_noun) in enumerate(groups):
+        texts = [caption[start:end] for k, (start, end, group) in places if group == number and k in keep]
         start, end = tokens[first].start(), tokens[last - 1].end()
         if not texts:
             held = first if has_noun else re.search("(?:R?F?B+)?[LIP]*$", tags[:first]).start()
@@ -171,8 +162,7 @@ def put_words(caption: str, places: Iterable[tuple], texts: Iterable[str]) -> st
 def phrases_of(prompt: str) -> list[Phrase]:
     """Returns the noun phrases of a prompt that name an object and its colour, in order.
 
-    "the sky is blue" counts as "blue sky". What is unclear is left out: a colour without its noun ("a man in red"), a
-    noun that is no object ("a blue tint"), a subject with more words between.
+    "the sky is blue" counts as "blue sky". Left out are colours without a noun or object ("in red", "a blue tint").
     """
     tokens, tags, groups = find_groups(prompt)
 
@@ -205,8 +195,8 @@ def bare_name(phrase: str) -> str:
 
 def _colors_in(caption):
     """The places of colours, and their texts without shades that belong to one word ("lime" in "lime green")."""
-    places, shades = find_places(caption), re.compile(f"(?:{LISTS['shades']})[ -]")
-    return places, [shades.sub("", caption[start:end].lower()) for start, end, _ in places]
+    places = find_places(caption)
+    return places, [re.sub(f"(?:{LISTS['shades']})[ -]", "", caption[start:end].lower()) for start, end, _ in places]
 
 
 def rotate_color_words(caption: str, degrees: float) -> str:
@@ -226,10 +216,9 @@ def rotate_color_words(caption: str, degrees: float) -> str:
 def change_color_words(caption: str, rng: np.random.Generator) -> str:
     """Gives every colour of a caption another one, with as many chromatic and neutral words as before.
 
-    All hues turn by one angle of 100 to 260 degrees, to a word at least 60 degrees away; different words become
-    different ones as far as the eight words go. The colours, each with its modifiers and neighbours ("dark gray
-    blue"), then trade places; a neutral word that still replaces a neutral one becomes the next of white, gray, black
-    and silver. Returns the one of up to 100 draws with the fewest unchanged places and words repeated side by side.
+    All hues turn by one angle of 100 to 260 degrees, to words at least 60 degrees away, different ones if possible. The
+    colours then trade places with their modifiers ("dark gray blue"); a neutral word in the place of another becomes
+    the next of them. Returns the one of up to 100 draws with the fewest unchanged places and repetitions.
     """
     places, colors = _colors_in(caption)
     groups = [group for *_, group in places]
@@ -284,10 +273,7 @@ def permute_colors(caption: str, rng: np.random.Generator) -> str:
 
 
 def looks_english(prompt: str) -> bool:
-    """Returns False if most of the words that tell a language are not English, which the `pocket` model doesn't read.
-
-    German, French, Spanish and Italian are told by frequent words and colours, others by letters that are not Latin.
-    """
+    """Returns False if most words that tell a language don't tell English, the one that `pocket` reads."""
     words = re.findall(r"[^\W\d_]+", prompt.lower())
     other = sum(bool(OTHER_LANGUAGES.fullmatch(word)) or max(word) > "\u024f" for word in words)
     return other <= sum(bool(KNOWN.fullmatch(word) or COLOR_PATTERN.fullmatch(word)) for word in words)

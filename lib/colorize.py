@@ -1,8 +1,4 @@
-"""The test photos in colour: which pictures a run needs, each made once, with the lightness of its photo restored.
-
-Binding: photos with a mask of their object are also colorized with a word for the object and one for its background ("a
-red alpaca, green trees"), then with the words swapped. Does each take the colour of its own word?
-"""
+"""The pictures that a run needs, each made once; for the binding table, with a colour for object and background."""
 
 import math
 import shutil
@@ -27,10 +23,8 @@ from lib.regions import Region, regions_of
 from lib.sampling import DATA_FIELDS, MODEL_FIELDS, guided_steps, hash_of_controlnet, sample_batches, seed_of
 
 PLAN_COLUMNS = ("image_id", "category", "prompt_condition", "prompt", "seed")
-LISTING_COLUMNS = (*PLAN_COLUMNS, "before", "after")
-SAMPLING_FIELDS = ("num_inference_steps", "guidance_scale", "guidance_share")
 PLAN_FIELDS = ("n_images", "n_images_other", "n_images_all_seeds", "n_binding", "n_seeds", "prompt_conditions")
-PICTURE_FIELDS = (*DATA_FIELDS, *PLAN_FIELDS, *SAMPLING_FIELDS, *MODEL_FIELDS)
+PICTURE_FIELDS = (*DATA_FIELDS, *PLAN_FIELDS, "num_inference_steps", "guidance_scale", "guidance_share", *MODEL_FIELDS)
 PAIRS = 2  # pairs of words for object and background of a photo, each used both ways
 
 
@@ -64,19 +58,19 @@ def plan_test_photos(rows, prompts: dict, config: Config) -> dict[str, pd.DataFr
     photos = rows.select_columns(["image_id", "category", "object"]).to_pandas()
     chosen_prompts = {condition: texts for condition, texts in prompts.items() if condition in chosen}
     images = plan_pictures(photos, chosen_prompts, config.n_seeds, config.n_images_other, config.n_images_all_seeds)
-    with_object, binding = set(photos["image_id"][photos["object"].astype(bool)][: config.n_binding]), {}
-    for row in (row for row in rows if row["image_id"] in with_object):
-        for words in cases_of(row):
-            for condition, prompt in prompts_of(row, *words).items():
-                binding[row["image_id"], prompt] = (row["image_id"], row["category"], condition, prompt, 0)
-    detailed = images[(images["prompt_condition"] == "detailed") & (images["seed"] == 0)][: config.n_images_other]
+    binding = [
+        (row["image_id"], row["category"], condition, prompt, 0)
+        for row in rows.select(photos.index[photos["object"] != ""][: config.n_binding])
+        for words in cases_of(row)
+        for condition, prompt in prompts_of(row, *words).items()
+    ]
     phrases = [
         (row.image_id, row.category, "phrase", region.phrase, 0)
-        for row in detailed.itertuples()
+        for row in images.query("prompt_condition == 'detailed' and seed == 0")[: config.n_images_other].itertuples()
         for region in regions_of(row.prompt)
     ]
-    binding, phrases = (pd.DataFrame(rows, columns=PLAN_COLUMNS) for rows in (binding.values(), phrases))
-    return {"images": images, "binding": binding, "phrases": phrases.drop_duplicates()}
+    binding, phrases = (pd.DataFrame(records, columns=PLAN_COLUMNS).drop_duplicates() for records in (binding, phrases))
+    return {"images": images, "binding": binding, "phrases": phrases}
 
 
 def load_test_photos(config: Config):
@@ -101,9 +95,10 @@ def colorize_test_photos(config: Config, own_conditions: dict | None = None) -> 
 def colorize_rows(pipeline, rows, plans: dict[str, pd.DataFrame], config: Config) -> dict[str, pd.DataFrame]:
     """Colorizes data-set rows as plans say, {folder: a table of `PLAN_COLUMNS`}; equal pictures are made once.
 
-    8-bit PNGs before and after lightness is restored go to the run's `pictures`, under names that say what they were
-    made from, so existing ones stay. Then each folder gets an `images.csv` (`LISTING_COLUMNS`), and pictures of other
-    weights, sizes or steps are removed. Processes of accelerate's launchers share the work. Returns the listings.
+    8-bit PNGs before and after lightness is restored go to the run's `pictures`, under names that change with what
+    they are made from, so existing ones stay. Then pictures of other weights, sizes or steps are removed. Processes of
+    accelerate's launchers share the work. Returns the listings, `images.csv` in each folder: the plan with the names
+    `before` and `after`.
     """
     state, run_dir = process_state(), config.run_dir
     position = {image_id: index for index, image_id in enumerate(rows["image_id"])}
@@ -114,7 +109,16 @@ def colorize_rows(pipeline, rows, plans: dict[str, pd.DataFrame], config: Config
     state.wait_for_everyone()  # nobody writes before everybody has looked
     missing = pictures[~(pictures["before"].isin(existing) & pictures["after"].isin(existing))]
     full = math.ceil(len(pictures) / state.num_processes)  # a restart has fewer, but samples as many at once
-    make_pictures(pipeline, missing[state.process_index :: state.num_processes], gray_of, config, full)
+    share = list(missing[state.process_index :: state.num_processes].itertuples())
+    jobs = [(picture.image_id, picture.prompt, seed_of(picture.image_id, picture.seed)) for picture in share]
+    bar = progress(total=len(jobs), desc="colorizing", unit="picture")
+    with bar, ThreadPoolExecutor(max(config.workers, 1)) as threads:  # numpy and PNG release Python's lock
+        writing = ()  # while the next batch is sampled
+        for batch, outputs in sample_batches(pipeline, jobs, gray_of, config, full):
+            bar.update(len(list(writing)))  # waits for the batch before, and raises what went wrong in it
+            targets = [(run_dir / picture.before, run_dir / picture.after) for picture in share[batch]]
+            writing = threads.map(write_pictures, [gray_of(image_id) for image_id, *_ in jobs[batch]], outputs, targets)
+        bar.update(len(list(writing)))
     state.wait_for_everyone()
     if state.is_main_process:
         for name, table in tables.items():
@@ -141,26 +145,13 @@ def name_pictures(pipeline, plans, gray_of, config):
     named = {}
     for folder, plan in plans.items():
         names = [
-            f"pictures/{common}/{name}.{hash_of([*guidance, grays[name], prompt, seed_of(name, seed)])}"
-            for name, prompt, seed in zip(plan["image_id"], plan["prompt"], plan["seed"], strict=True)
+            f"pictures/{common}/{row.image_id}."
+            + hash_of([*guidance, grays[row.image_id], row.prompt, seed_of(row.image_id, row.seed)])
+            for row in plan.itertuples()
         ]
-        names = pd.Series(names, plan.index, dtype=str)
-        named[folder] = plan.assign(before=names + ".before.png", after=names + ".after.png")
+        before, after = ([f"{name}.{state}.png" for name in names] for state in ("before", "after"))
+        named[folder] = plan.assign(before=before, after=after)
     return named
-
-
-def make_pictures(pipeline, table, gray_of, config, full):
-    """Samples the pictures that a table names; threads restore lightness and write while the next batch is sampled."""
-    pictures, run_dir = list(table.itertuples()), config.run_dir
-    jobs = [(picture.image_id, picture.prompt, seed_of(picture.image_id, picture.seed)) for picture in pictures]
-    bar = progress(total=len(jobs), desc="colorizing", unit="picture")
-    with bar, ThreadPoolExecutor(max(config.workers, 1)) as threads:  # numpy and PNG release Python's lock
-        writing = ()
-        for batch, outputs in sample_batches(pipeline, jobs, gray_of, config, full):
-            bar.update(len(list(writing)))  # waits for the batch before, and raises what went wrong in it
-            targets = [(run_dir / picture.before, run_dir / picture.after) for picture in pictures[batch]]
-            writing = threads.map(write_pictures, [gray_of(image_id) for image_id, *_ in jobs[batch]], outputs, targets)
-        bar.update(len(list(writing)))
 
 
 def write_pictures(gray, output, targets):
@@ -172,13 +163,13 @@ def write_pictures(gray, output, targets):
 
 def read_images(config: Config, name: str = "images") -> pd.DataFrame:
     """Returns a listing of `colorize_rows`; raises ValueError if there is none, or of other settings or weights."""
-    folder = config.run_dir / name
+    folder, notebook = config.run_dir / name, "04_colorize_photos"
     if not (folder / "images.csv").exists():
-        raise ValueError(f"no colorized photos in {folder}: run notebook 04_colorize_photos first")
-    check_config(config, folder / "config.json", PICTURE_FIELDS, "04_colorize_photos")
+        raise ValueError(f"no colorized photos in {folder}: run notebook {notebook} first")
+    check_config(config, folder / "config.json", PICTURE_FIELDS, notebook)
     if (folder / "controlnet.txt").read_text() != hash_of_controlnet(config):
-        problem = f"{folder} was made with another ControlNet than {config.controlnet_source}"
-        raise ValueError(f"{problem}: run notebook 04_colorize_photos again")
+        source = config.controlnet_source
+        raise ValueError(f"{folder} was made with another ControlNet than {source}: run notebook {notebook} again")
     return pd.read_csv(folder / "images.csv", keep_default_na=False, dtype={"image_id": str})
 
 
@@ -231,11 +222,10 @@ def judge(ab: np.ndarray, reference: np.ndarray, mask: np.ndarray, object_word: 
     shift = np.hypot(*np.moveaxis(ab - reference, -1, 0))
     results, deficits = {"shift_inside": float(shift[mask].mean()), "shift_outside": float(shift[~mask].mean())}, []
     words = (("object", mask, object_word, background_word), ("background", ~mask, background_word, object_word))
-    for name, inside, own, other in words:
-        if own:
-            hue, chroma = hue_and_chroma(*ab[inside].mean(axis=0))
-            color = name_color(hue, chroma)
-            results[f"own_{name}"] = float(color == SAME_HUE.get(own, own))
-            results[f"other_{name}"] = float(color == SAME_HUE.get(other, other)) if other else np.nan
-            deficits.append(max(0.0, TARGETS[own][1] - chroma))
+    for name, inside, own, other in words[: 2 if background_word else 1]:
+        hue, chroma = hue_and_chroma(*ab[inside].mean(axis=0))
+        color = name_color(hue, chroma)
+        results[f"own_{name}"] = float(color == SAME_HUE.get(own, own))
+        results[f"other_{name}"] = float(color == SAME_HUE.get(other, other)) if other else np.nan
+        deficits.append(max(0.0, TARGETS[own][1] - chroma))
     return results | {"chroma_deficit": float(np.mean(deficits))}

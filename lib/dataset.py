@@ -31,6 +31,8 @@ AUTO_CAPTIONS, AUTO_LEVELS = "auto_captions.csv", {"gray_caption": "conditioning
 
 def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """Returns a CSV file as text; raises ValueError if it can't be read or lacks one of these columns."""
+    if not path.is_file():
+        raise ValueError(f"no table {path}: name a folder that has it; data_cards/ says what it holds")
     with explained(f"{path} can't be read as CSV", "correct it", (ValueError, OSError)):
         table = pd.read_csv(path, keep_default_na=False, dtype=str)
     if missing := [column for column in columns if column not in table]:
@@ -44,14 +46,11 @@ def read_manifest(photos: str | Path) -> pd.DataFrame:
     `OPTIONAL_COLUMNS` that the file lacks are empty. Raises ValueError if a file, column or caption is missing, a split
     is unknown or empty, a subject is in two splits, or an `image_id` is used twice or can't name a file.
     """
-    folder = resolve(photos)
-    path = folder / "metadata.csv"
-    if not path.exists():
-        raise ValueError(f"no manifest {path}: the data set needs a metadata.csv, see data_cards/")
+    path = resolve(photos) / "metadata.csv"
     manifest = read_table(path, MANIFEST_COLUMNS)
     manifest = manifest.assign(**{column: "" for column in OPTIONAL_COLUMNS if column not in manifest})
-    manifest["path"] = [folder / name for name in manifest["file_name"]]
-    manifest["mask_path"] = [folder / name if name else None for name in manifest["mask"]]
+    manifest["path"] = [path.parent / name for name in manifest["file_name"]]
+    manifest["mask_path"] = [path.parent / name if name else None for name in manifest["mask"]]
     problems = {
         "has an unknown split": ~manifest["split"].isin(SPLITS),
         "has an image_id used before": manifest["image_id"].duplicated(),
@@ -86,10 +85,8 @@ def crop_square(picture: PILImage.Image, size: int) -> PILImage.Image:
 def build_dataset(config: Config) -> DatasetDict:
     """Returns the data set of a configuration: prompt, image and conditioning_image, with ids, captions and masks.
 
-    It lies in `dataset_dir`, with its pictures as files, and is built again only if photos, captions or
-    `DATASET_FIELDS` change. Training prompts are drawn under `prompt_policy`; runs with other policies share the data
-    set and draw their own prompts (`draw_prompts`). Validation and test prompts are the detailed captions. The data set
-    of `test_source` is built, too.
+    It is built again only if photos, captions or `DATASET_FIELDS` change, and so is that of `test_source`. Training
+    prompts are drawn under `prompt_policy` (runs of another draw their own); the others are the detailed captions.
     """
     if config.test_source:
         build_dataset(config.for_test_photos)
@@ -165,10 +162,7 @@ def draw_prompts(rows: Dataset, config: Config) -> list[str]:
 
 
 def load_dataset_dict(config: Config) -> DatasetDict:
-    """Returns the data set that notebook 01 saved, its test photos from that of `test_source` if it is set.
-
-    Raises ValueError, which says to run 01, if there is none or it was made with other fields.
-    """
+    """Returns the data set of notebook 01, with the test photos of `test_source`; ValueError if it isn't current."""
     if not (config.dataset_dir / "key.json").exists():
         raise ValueError(f"no data set in {config.dataset_dir}: run notebook 01_build_dataset first")
     check_config(config, config.dataset_dir / "key.json", DATASET_FIELDS, "01_build_dataset")
@@ -179,10 +173,7 @@ def load_dataset_dict(config: Config) -> DatasetDict:
 
 
 def read_auto_captions(config: Config, image_ids: Sequence[str]) -> dict[str, list[str]]:
-    """Returns the captions of test photos by the profile's captioner, {condition: texts}; {} without a captioner.
-
-    Raises ValueError if one is missing from the file that notebook 01 writes beside the photos' data set.
-    """
+    """Returns {condition: captions of test photos} by the profile's captioner, if any; ValueError if one is missing."""
     if not config.captioner:
         return {}
     path = config.for_test_photos.dataset_dir / AUTO_CAPTIONS
@@ -192,8 +183,8 @@ def read_auto_captions(config: Config, image_ids: Sequence[str]) -> dict[str, li
         own = table[(table[["captioner", "captioner_revision"]] == writer).all(axis=1)]
         own = own.set_index("image_id").loc[list(image_ids)]
     except (OSError, KeyError):
-        problem = f"{path} lacks captions by {' at '.join(writer)}"
-        raise ValueError(f"{problem}: run notebook 01_build_dataset again") from None
+        remedy = "run notebook 01_build_dataset again"
+        raise ValueError(f"{path} lacks captions by {' at '.join(writer)}: {remedy}") from None
     return {condition: list(own[condition]) for condition in AUTO_LEVELS}
 
 

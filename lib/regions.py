@@ -1,8 +1,8 @@
 """Regions: each object takes the colour of its own words, and its neighbours don't.
 
-All pictures of a photo keep the photo's L*, so pictures under different words differ in a*b* alone. A region can
-therefore be cut out of a picture that is all in its colour and laid over the rest by a soft mask. Objects are found by
-name: on `pocket` by a small network of our own, on `l4` by CLIPSeg.
+All pictures of a photo have its L* and differ in a*b* alone, so a region is cut out of a picture that is all in its
+colour, and laid over the rest by a soft mask. Objects are found by name: on `pocket` by a network of our own, on `l4`
+by CLIPSeg.
 """
 
 import json
@@ -28,7 +28,6 @@ MAX_REGIONS = 16
 FIND_PX, WORKING_PX = 256, 512  # longer side of the photo in which objects are found, and of the masks that are kept
 SMALLEST = 0.002  # share of the picture that an object takes at least
 CLIPSEG_SIZE, CLIPSEG_THRESHOLD = 352, 0.4  # px, square: what CLIPSeg was trained at; not measured here
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,18 +71,14 @@ def to_regions(colors: dict | Sequence[tuple], shape: tuple[int, int] | None = N
                 rule = "is outside the photo or has no area: give left, top, right, bottom as fractions from 0 to 1"
                 raise ValueError(f"region of colour {color!r}: the box {place} {rule}")
         else:
-            place = _reduce_mask(np.asarray(place), color, shape or np.shape(place))
+            mask, size = np.asarray(place), shape or np.shape(place)
+            small, scale = reduced_size(size), 255 if mask.dtype == np.uint8 else 1
+            if mask.shape not in (tuple(size), small) or not (mask.min() >= 0 and 0 < mask.max() <= scale):
+                rule = f"should be {size[1]} x {size[0]} numbers from 0 to 1 (255 in 8 bits), and mark a place"
+                raise ValueError(f"region of colour {color!r}: its mask ({mask.dtype}, {mask.shape[::-1]}) {rule}")
+            place = cv2.resize(mask.astype(np.float32) / scale, small[::-1], interpolation=cv2.INTER_AREA)
         regions.append(Region(place, color.strip()))
     return regions
-
-
-def _reduce_mask(mask, color, shape):
-    """The mask as float32 in [0, 1], reduced to `WORKING_PX`."""
-    small, scale = reduced_size(shape), 255 if mask.dtype == np.uint8 else 1
-    if mask.shape not in (tuple(shape), small) or not (mask.min() >= 0 and 0 < mask.max() <= scale):
-        rule = f"should be {shape[1]} x {shape[0]} numbers from 0 to 1 (255 in 8 bits), and mark a place"
-        raise ValueError(f"region of colour {color!r}: its mask ({mask.dtype}, {mask.shape[::-1]}) {rule}")
-    return cv2.resize(mask.astype(np.float32) / scale, small[::-1], interpolation=cv2.INTER_AREA)
 
 
 def reduced_size(shape: tuple[int, int], longest: int = WORKING_PX) -> tuple[int, int]:
@@ -98,16 +93,15 @@ def regions_of(prompt: str) -> list[Region]:
 
 
 def find_masks(regions: Sequence[Region], plane: np.ndarray, segmenter: Callable) -> np.ndarray:
-    """Returns soft masks (regions, h, w) in [0, 1], float32; zeros for a name that isn't found.
+    """Returns soft masks (regions, h, w) in [0, 1], float32, on a photo's L* (h, w); zeros for a name that isn't found.
 
-    Masks of names are the segmenter's scores, for `share_out`; those of boxes and masks are for `weigh`. `plane` is the
-    photo's L* (h, w); `segmenter()` returns what `load_segmenter` returns and is called only if there are names.
+    Those of names are for `share_out`, the others for `weigh`. `segmenter` loads a segmenter, if there are names.
     """
     masks = np.zeros((len(regions), *plane.shape), np.float32)
     if named := [index for index, region in enumerate(regions) if isinstance(region.place, str)]:
         segment = segmenter()
-        found = segment(plane, [regions[index].place for index in named])
-        masks[named] = [mask * ((mask > segment.threshold).mean() > SMALLEST) for mask in found]
+        scores = segment(plane, [regions[index].place for index in named])
+        masks[named] = [mask * ((mask > segment.threshold).mean() > SMALLEST) for mask in scores]
     for mask, region in zip(masks, regions, strict=True):
         if isinstance(region.place, tuple):
             mask[:] = find_in_box(plane, region.place)
@@ -131,7 +125,7 @@ def find_in_box(plane: np.ndarray, box: tuple) -> np.ndarray:
     labels[inside] = cv2.GC_PR_FGD
     if (labels == cv2.GC_BGD).mean() > 0.02:
         cv2.setRNGSeed(0)
-        cv2.grabCut(layers, labels, None, np.zeros((1, 65)), np.zeros((1, 65)), 5, cv2.GC_INIT_WITH_MASK)
+        cv2.grabCut(layers, labels, None, None, None, 5, cv2.GC_INIT_WITH_MASK)
     mask, found = np.zeros(plane.shape, np.float32), (labels == cv2.GC_PR_FGD).astype(np.float32)
     mask[inside] = 1
     return cv2.blur(found, (3, 3)) * mask if found[inside].mean() > 0.1 else mask
@@ -162,9 +156,8 @@ def compose(layers: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
 class PhraseSegmenter(Encoder):
     """Maps a gray photo and sentence vectors of phrases to logits of a mask for each phrase: 3.9 M parameters.
 
-    The encoder is EfficientNet-Lite0. `name_in` and `name_out` map a sentence vector to one of its last features, whose
-    product with a place's features shows how much it looks like the name. The decoder is a feature pyramid whose
-    channels the phrase scales and shifts (FiLM, Perez et al. 2018).
+    `name_in` and `name_out` map a sentence vector to one of the encoder's last features; their product shows where it
+    looks like the name. The decoder is a feature pyramid that the phrase scales and shifts (FiLM, Perez et al. 2018).
     """
 
     @register_to_config
@@ -231,10 +224,9 @@ class TextReader:
 def load_segmenter(source: str, revision: str | None = None) -> Callable:
     """Loads a function that segments a gray photo by phrases; raises ValueError if it can't be loaded.
 
-    The function takes a PIL picture or an L* plane (h, w) in [0, 100] and a list of phrases, and returns soft masks
-    (phrases, h, w) in [0, 1], float32, independent of each other and empty for what is absent. Its `threshold` is the
-    score above which a pixel belongs to the object. `source`: a folder with a `PhraseSegmenter`, or a folder or Hub id,
-    at a commit `revision`, with a CLIPSeg.
+    It takes a PIL picture or L* (h, w) and a list of phrases, and returns soft masks (phrases, h, w) in [0, 1],
+    float32, in which a pixel above its `threshold` belongs to the object. `source`: a folder with a `PhraseSegmenter`,
+    or a folder or Hub id, at a commit `revision`, with a CLIPSeg.
     """
     folder = resolve(source)
     config = folder / "config.json"
@@ -248,7 +240,7 @@ def load_segmenter(source: str, revision: str | None = None) -> Callable:
     def segment(photo, phrases):
         if not isinstance(photo, Image.Image):
             photo = to_pil(gray_from_luminance(np.asarray(photo, np.float32)))
-        size = (photo.height, photo.width)
+        size = photo.size[::-1]
         if not phrases:
             return np.zeros((0, *size), np.float32)
         logits = predict(photo.convert("L"), list(phrases)).float()
@@ -276,10 +268,11 @@ def _load_own(folder):
 def _load_clipseg(source, revision):
     """The same by CLIPSeg (Lüddecke & Ecker 2022); its logits are (phrases, 352, 352)."""
     from transformers import AutoTokenizer, CLIPSegForImageSegmentation  # slow to import
+    from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
     network = CLIPSegForImageSegmentation.from_pretrained(source, revision=revision).float().eval().to(pick_device())
     tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
 
     def predict(gray, phrases):
         square = gray.convert("RGB").resize((CLIPSEG_SIZE, CLIPSEG_SIZE), Image.BICUBIC)

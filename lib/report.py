@@ -48,10 +48,7 @@ ANSWERS = {"better": "Yes", "worse": "No, the reverse", "equivalent": "No", "inc
 
 
 def begin(profile_name: str, run: str, overrides: dict, sampling_is_chosen: bool = True) -> Config:
-    """Returns a notebook's config from its parameters, sets the style of its figures, shows what its results rest on.
-
-    Steps and guidance are those that notebook 04 chose; without `sampling_is_chosen` the profile's own.
-    """
+    """Returns a notebook's config, with the sampling that 04 chose if it has; sets figures' style, shows provenance."""
     config = get_config(profile_name, **{"run": run, **overrides})
     figures.use_style()
     display(show_facts(provenance(config)))
@@ -62,8 +59,7 @@ def provenance(config: Config) -> dict:
     """Returns versions, device and revision that a result rests on; raises ValueError for an unusable precision."""
     require_precision(config.mixed_precision)
     packages = ("torch", "diffusers", "transformers", "datasets", "scikit-image")
-    revision = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(revision, cwd=ROOT, capture_output=True, text=True, check=False)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     return {
         "profile": config.profile,
         "python": platform.python_version(),
@@ -83,11 +79,11 @@ def save_table(table: pd.DataFrame, config: Config, name: str) -> Path:
 
 def markdown_table(table: pd.DataFrame) -> str:
     """Returns a table in Markdown; numbers as `FORMATS` says for their column, a missing one as a dash."""
-    cells = {}
-    for name in table:
-        form = FORMATS.get(name, "")
-        texts = ["-" if cell != cell else cell if isinstance(cell, str) else format(cell, form) for cell in table[name]]
-        cells[name.replace("_", " ")] = texts
+
+    def text(cell, form):
+        return "-" if cell != cell else cell if isinstance(cell, str) else format(cell, form)
+
+    cells = {name.replace("_", " "): [text(cell, FORMATS.get(name, "")) for cell in table[name]] for name in table}
     return pd.DataFrame(cells).to_markdown(index=False, disable_numparse=True)
 
 

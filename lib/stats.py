@@ -1,9 +1,8 @@
 """Paired effects: differences by photo, their intervals and tests.
 
-A name is a prompt condition, whose pictures are the model's, or a system without a prompt (`gray`). A contrast is a
-pair of names (first, second), and always means first - second. One rule holds for all means: photos weigh alike, and
-interval and p are those of Student's t with a standard error that is robust to photos of one subject being alike (Liang
-and Zeger 1986), with one degree of freedom less than there are subjects.
+A name is a prompt condition of the model, or a system without a prompt (`gray`); a contrast is a pair of names (first,
+second) and means first - second. In all means photos weigh alike; interval and p are Student's t with a standard error
+that is robust to photos of one subject being alike (Liang and Zeger 1986), with subjects - 1 degrees of freedom.
 """
 
 import numpy as np
@@ -73,10 +72,7 @@ def by_photo(metrics: pd.DataFrame, metric: str | list[str], name: str):
 
 
 def differences(metrics: pd.DataFrame, metric: str | list[str], first: str, second: str):
-    """Returns first - second by image_id in a metric, or in several, over the photos that both have.
-
-    Photos whose two prompts are the same text, as with a caption without colour words, are left out.
-    """
+    """Returns first - second by image_id in a metric, or in several, of photos that have both, in different prompts."""
     values = by_photo(metrics, metric, first) - by_photo(metrics, metric, second)
     ours = metrics[metrics["system"] == "controlnet"]
     prompts = ours.groupby(["prompt_condition", "image_id"])["prompt"].agg(set)
@@ -85,10 +81,7 @@ def differences(metrics: pd.DataFrame, metric: str | list[str], first: str, seco
 
 
 def fit_mean(values, subjects=None):
-    """Returns statsmodels' fit of the mean of values; None if they are equal or of fewer than three subjects.
-
-    `subjects`: one a value; None: each value is a subject of its own.
-    """
+    """Returns statsmodels' fit of a mean; None for equal values or fewer than 3 `subjects` (None: each its own)."""
     values = np.asarray(values, float)
     groups = pd.factorize(np.asarray(subjects))[0] if subjects is not None else np.arange(len(values))
     if len(set(groups)) < 3 or np.ptp(values) == 0:
@@ -111,13 +104,13 @@ def named_ends(name: str, ends: tuple) -> dict:
 
 
 def contrast(difference: pd.Series, metric: str, subjects=None) -> dict:
-    """Returns the effect in differences by photo, with subjects as in `fit_mean`.
+    """Returns the effect in differences by photo.
 
     `low`, `high`: 95 % interval of the mean; `p_equal`: p of the two one-sided tests (Schuirmann 1987) that the mean
     lies within plus or minus `MARGIN`, in CIEDE2000; `improved`: share of photos on which the first is better.
     """
-    fit, p_equal, mean = fit_mean(difference, subjects), np.nan, float(np.mean(difference))
-    low, high = fit.conf_int()[0] if fit else (np.nan, np.nan)
+    fit, p_equal = fit_mean(difference, subjects), np.nan
+    mean, low, high = interval(difference, subjects)
     if fit and metric == METRIC:
         error, freedom = fit.bse[0], fit.df_resid_inference
         above, below = (mean + MARGIN) / error, (mean - MARGIN) / error
@@ -134,8 +127,7 @@ def contrasts(metrics: pd.DataFrame, pairs=None) -> pd.DataFrame:
     """Returns a table of `EFFECT_COLUMNS`: the `contrast` of pairs (first, second) in every tested metric.
 
     Without `pairs`: all `QUESTIONS` that were measured, and conditions of one's own less the vague one. `p_holm` and
-    `p_equal` are Holm's within the secondary and within the exploratory family, and of CIEDE2000 alone. Pairs whose
-    prompts are the same on every photo are left out.
+    `p_equal` are Holm's within a family, and of CIEDE2000 alone.
     """
     if pairs is None:
         measured = {*metrics["prompt_condition"], *metrics["system"]}
@@ -173,8 +165,8 @@ def verdict(row) -> str:
 def effect_over_draws(table, subjects=None) -> dict:
     """Returns the mean of a table (photos, draws) whose photos and draws, such as writers, are crossed random effects.
 
-    The variance is that of the means over photos plus that of the means over draws, less the residual's, which both
-    contain; its degrees of freedom `df` are Satterthwaite's (1946). With one draw the interval is that of photos alone.
+    The variance is that of the means over photos plus that over draws, less the residual's, which both contain; its
+    degrees of freedom `df` are Satterthwaite's (1946). With one draw the interval is that of photos alone.
     """
     table = np.asarray(table, float)
     photo_means, (photos, draws) = table.mean(axis=1), table.shape
@@ -204,10 +196,7 @@ def ratio_interval(below, above, subjects, seed=0) -> tuple[float, float, float]
 
 
 def summary(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Returns means of the metrics by system, prompt condition and lightness, `side_by_side`; photos weigh alike.
-
-    `colorfulness_difference`, `chroma_ratio`: of the outputs' mean less, and over, that of the photos.
-    """
+    """Returns means of the metrics by system, prompt condition and lightness, `side_by_side`; photos weigh alike."""
     metrics, keys = side_by_side(metrics), ["system", "prompt_condition", "restored"]
     measures = [*METRICS, *(name for name in metrics if name not in COLUMNS)]
     photos = metrics.groupby([*keys, "image_id"], sort=False)[measures].mean()

@@ -6,12 +6,11 @@ import re
 import numpy as np
 import pandas as pd
 import papermill
-import pytest
 import torch
 from PIL import Image
 
 from lib import ROOT
-from lib.captioned_photos import read_captioned_photos, read_training_pictures
+from lib.captioned_photos import read_captioned_photos
 from lib.regions import PhraseSegmenter, load_segmenter
 
 SHIPPED = ROOT / "lib/pocket_model/segmenter"
@@ -71,12 +70,6 @@ def test_photos_come_with_the_masks_of_their_objects(tmp_path):
     photos["train.png"].masks.append(("bus", tmp_path / "right.png"))
     Image.new("L", (200, 150), 255).save(tmp_path / "right.png")
     assert photos["train.png"].open_masks((20, 15))["bus"].min() == 1  # masks of one name are joined
-
-
-def test_training_pictures_must_be_the_listed_ones(tmp_path):
-    assert read_training_pictures() == ([], [])
-    with pytest.raises(ValueError, match="is missing or not the file"):
-        read_training_pictures(str(tmp_path))
 
 
 def test_it_starts_from_imagenet_and_trains_the_decoder_alone(tmp_path, monkeypatch):

@@ -124,7 +124,7 @@ def test_the_pictures_are_those_of_sample_with_their_listing(pipeline, triples, 
     table = colorize.colorize_rows(pipeline, rows, plan_of(rows, prompts, 2), config)["images"]
     assert len(table) == 3 * 2 * 2
     assert colorize.read_images(config).equals(table)
-    assert list(table.columns) == list(colorize.LISTING_COLUMNS)
+    assert list(table.columns) == [*colorize.PLAN_COLUMNS, "before", "after"]
     assert pictures_in(config) == {*table["before"], *table["after"]}
     assert len(pictures_in(config)) == 2 * len(table)
     gray = [rows["conditioning_image"][list(rows["image_id"]).index(name)] for name in table["image_id"]]

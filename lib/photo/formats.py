@@ -1,7 +1,4 @@
-"""Photo files, read upright and in sRGB at full size, and pictures that keep their metadata.
-
-The pixels decide: metadata that is damaged or can't be carried over is left out with a note.
-"""
+"""Photo files, upright and in sRGB at full size. Metadata that can't be carried over is left out with a note."""
 
 import html
 import os
@@ -28,13 +25,13 @@ FILE_TAGS = {  # of EXIF, not kept: how the old file holds its pixels, XMP, IPTC
     700, 33723, 34377, 34675, IFD.GPSInfo,
 }  # fmt: skip
 UPRIGHT = dict(zip(range(2, 9), (Image.Transpose(way) for way in (0, 3, 1, 5, 4, 6, 2)), strict=True))  # by orientation
-PNG_WORDS = {"Title", "Author", "Description", "Copyright", "Comment"}
 EXPECT = (
     "The pocket model is small (12 million parameters): expect tints more than exact colours, and no repair of "
     "scratches or noise. The l4 profile uses Stable Diffusion and needs a GPU."
 )
 MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # px, of a picture
-LOSSY = {"quality": 95, "subsampling": "4:4:4"}  # of JPEG, WebP and AVIF: colour edges stay as sharp as the others
+LOSSY = {"quality": 95, "subsampling": "4:4:4"}  # colour edges stay as sharp as the others
+OPTIONS = {"PNG": {"compress_level": 1}, "JPEG": LOSSY, "WEBP": LOSSY, "AVIF": LOSSY}
 MAX_TEXT = 10_000  # characters of how a picture was made; a JPEG holds 64 kB
 PACKET = (  # XMP, which JPEG, PNG, WebP, TIFF and AVIF hold
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -61,22 +58,20 @@ class UnfitError(ValueError):
 
 
 def open_photo(source) -> Photo:
-    """Reads the first frame of a photo.
+    """Reads the first frame of a photo; raises ValueError if it is damaged, too small, large, narrow, or holds NaN.
 
-    Args:
-        source: a path, a binary file, bytes, a PIL image, or an array that PIL takes: uint8 (H, W) or (H, W, 3 or 4),
-            uint16 or float (H, W).
-
-    Raises:
-        ValueError: if it is damaged, no photo, too small, too large, too narrow, or holds NaN.
+    `source`: a path, a binary file, bytes, a PIL image, or an array that PIL takes: uint8 (H, W) or (H, W, 3 or 4),
+    uint16 or float (H, W).
     """
     path = Path(source) if isinstance(source, (str, Path)) else None
     name = printable(str(path)) if path else "image"
     try:
         if path and not path.is_file():
             raise UnfitError("is no regular file" if os.path.lexists(path) else "no such file")
-        if isinstance(source, (np.ndarray, Image.Image)):
-            return to_photo(Image.fromarray(source) if isinstance(source, np.ndarray) else source)
+        if isinstance(source, np.ndarray):
+            source = Image.fromarray(source)
+        if isinstance(source, Image.Image):
+            return to_photo(source)
         file = path.open("rb") if path else nullcontext(BytesIO(source) if isinstance(source, bytes) else source)
         with file as stream, warnings.catch_warnings(action="ignore"):  # of damaged EXIF, and of sizes allowed here
             return replace(read_file(stream), path=path)
@@ -133,18 +128,18 @@ def to_photo(image: Image.Image, planes: Image.Image | None = None) -> Photo:
     exif, orientation = read_exif(image, notes)
     info = dict(image.info)
     has_words = b"<dc:" in (info.get("xmp") or b"") or 33723 in tags or 0x0404 in info.get("photoshop", {})
-    if has_words or info.get("comment") or PNG_WORDS & set(getattr(image, "text", {})):
+    png_words = {"Title", "Author", "Description", "Copyright", "Comment"} & set(getattr(image, "text", {}))
+    if has_words or info.get("comment") or png_words:
         notes.append("has a title, comment or keywords: they are left out")
     image = planes or image
     image = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
     if image.mode.startswith(("I", "F")):  # gray of more than 8 bits
         pixels = np.asarray(image)
         if pixels.dtype != np.uint16:  # white is 1, 255, 65535, or the maximum if it is larger
-            pixels = pixels.astype(np.float64)
             if not np.isfinite(pixels).all():
                 raise UnfitError("holds values that are no numbers (NaN or infinite): correct it first")
             white = next((white for white in (1, 255, 65535) if pixels.max() <= white), pixels.max())
-            pixels = (np.clip(pixels / white, 0, 1) * 65535).round().astype(np.uint16)
+            pixels = (np.clip(pixels.astype(np.float64) / white, 0, 1) * 65535).round().astype(np.uint16)
         if icc := info.get("icc_profile"):
             steps = to_srgb(Image.fromarray(np.arange(256, dtype=np.uint8)[None]), icc, notes)
             curve = 257.0 * np.asarray(steps.convert("L"))[0]
@@ -238,8 +233,7 @@ def check_target(path: str | Path, size: tuple[int, ...], transparent: bool) -> 
 class ColorPicture(Image.Image):
     """A colorized photo as a PIL image, RGB or RGBA, that is saved with the photo's metadata and how it was made.
 
-    `info`, which copies keep, holds `made`, {name: value} of how it was made, and `notes`, what wasn't found in the
-    photo, among them.
+    `info`, which copies keep, holds {name: value} of how it was `made`, and `notes`, such as what wasn't found.
     """
 
     def __init__(self, pixels: np.ndarray, photo: Photo, made: dict, notes: list[str]):
@@ -257,11 +251,11 @@ class ColorPicture(Image.Image):
         format = (format or known).upper()
         words = printable("; ".join(f"{name}: {value}" for name, value in self.made.items()))
         packet = PACKET.format(html.escape(words[:MAX_TEXT]))
-        kept = {name: self.info[name] for name in ("exif", "dpi") if self.info[name]}
+        kept = {name: self.info[name] for name in ("exif", "dpi") if self.info[name]} | OPTIONS.get(format, {})
         if format == "PNG":
-            kept |= {"pnginfo": PngImagePlugin.PngInfo(), "compress_level": 1}
+            kept["pnginfo"] = PngImagePlugin.PngInfo()
             kept["pnginfo"].add_itxt("XML:com.adobe.xmp", packet)
         else:
-            kept |= {"xmp": packet.encode(), **(LOSSY if format in ("JPEG", "WEBP", "AVIF") else {})}
+            kept["xmp"] = packet.encode()
         with new_file(target) if is_path else nullcontext(target) as place:
             super().save(place, format=format, **{**kept, **options})

@@ -1,7 +1,4 @@
-"""A panel for JupyterLab: choose a photo, describe it, colour single objects in boxes, compare, go back, download.
-
-The browser's side is `panel.js`: it draws what the traits of `Panel` hold, and sends what a person does as messages.
-"""
+"""A panel for JupyterLab; its side in the browser, `panel.js`, draws the traits of `Panel` and sends messages."""
 
 import base64
 from io import BytesIO
@@ -35,12 +32,9 @@ class Cancelled(Exception):
 
 
 class Panel(anywidget.AnyWidget):
-    """The panel of a `Colorizer`.
+    """The panel of a `Colorizer`; a `folder` takes the pictures, at full size, and the photos that are uploaded.
 
-    Args:
-        colorizer: what makes the pictures.
-        photos: {path: descriptions to choose from, the first filled in} of photos to begin with.
-        folder: for the pictures, which are saved at full size at once, and in `uploads` for uploaded photos.
+    `photos`: {path: descriptions to choose from, the first filled in} of photos to begin with.
     """
 
     _esm, _css = (Path(__file__).with_name(f"panel.{ending}") for ending in ("js", "css"))
@@ -102,9 +96,9 @@ class Panel(anywidget.AnyWidget):
 
     def colorize(self, settings: dict) -> None:
         """Begins to make a picture with arguments of `Colorizer.__call__`; shows the earlier one if there is one."""
-        same = [index for index, result in enumerate(self.history) if result["settings"] == settings]
-        if self.worker.is_alive() or same:
-            self.shown = same[0] if same else self.shown
+        made = [result["settings"] for result in self.history]
+        if self.worker.is_alive() or settings in made:
+            self.shown = made.index(settings) if settings in made else self.shown
             return
         self.stopped.clear()
         self.progress = [0, settings["num_inference_steps"] * (2 if settings["bind"] or settings["colors"] else 1)]
@@ -129,8 +123,9 @@ class Panel(anywidget.AnyWidget):
             colors = [(tuple(box), color) for box, color in settings["colors"]]
             prompt = settings["prompt"] or VAGUE_PROMPT
             picture = self.colorizer(opened, **{**settings, "prompt": prompt, "colors": colors})
-            bound = f"each colour only on its object: {picture.made['bind'] or 'no object found'}"
-            mode = bound if settings["bind"] else "the prompt colours the whole photo"
+            mode = "the prompt colours the whole photo"
+            if settings["bind"]:
+                mode = f"each colour only on its object: {picture.made['bind'] or 'no object found'}"
             caption = [mode, *self.colorizer.prompt_notes(prompt), *picture.notes]
             result = {"settings": settings, "after": to_url(picture.convert("RGB")), "caption": caption}
             try:
