@@ -33,7 +33,7 @@ book: .venv/installed  ## turn the executed notebooks into web pages in build/bo
 	@$(PY) -m nbconvert --to html --output-dir build/book build/$(PROFILE)/$(RUN)/notebooks/*.ipynb
 
 test: .venv/installed  ## run all tests, the notebooks among them: ARGS="-k color"
-	@$(PY) -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile $(ARGS)
 
 rehearse: .venv/installed  ## run the l4 study in minutes on a CPU, with small stand-ins for what it downloads
 	@$(PY) -m tests.rehearsal

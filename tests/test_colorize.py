@@ -48,7 +48,7 @@ def in_color(word):
 def row():
     """A photo whose left half is the object."""
     gray = to_pil(gray_from_luminance(np.full((32, 32), 55.0)))
-    texts = dict(image_id="photo", category="animals", thing="alpaca", ground="trees")
+    texts = dict(image_id="photo", category="animals", object="alpaca", background="trees")
     return texts | {"image": gray, "conditioning_image": gray, "mask": Image.fromarray(255 * LEFT.astype(np.uint8))}
 
 
