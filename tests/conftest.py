@@ -2,6 +2,7 @@
 
 import html
 import re
+import sys
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from PIL import Image
 
 from lib import ROOT, dataset, models
 from lib.config import get_config
+from lib.photo import command
 
 
 def read_made(path):
@@ -17,6 +19,16 @@ def read_made(path):
     with Image.open(path) as image:
         words = re.search('x-default">(.*)</rdf:li>', image.info["xmp"].decode())[1]
     return dict(field.split(": ", 1) for field in re.split("; (?=[a-z_]+: )", html.unescape(words)))
+
+
+def colorize(*arguments):
+    """Run the command; returns its exit status, after an error that it ends with is printed."""
+    with pytest.raises(SystemExit) as stopped:
+        command.main([str(argument) for argument in arguments])
+    if isinstance(stopped.value.code, str):
+        print(stopped.value.code, file=sys.stderr)
+        return 1
+    return stopped.value.code
 
 
 @pytest.fixture(scope="session")

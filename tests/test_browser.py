@@ -1,4 +1,4 @@
-"""The panels in a real browser: JupyterLab in headless Chromium, where Chromium is installed."""
+"""The panel in a real browser: JupyterLab in headless Chromium, where Chromium is installed."""
 
 import os
 import re
@@ -16,12 +16,7 @@ import pytest
 from PIL import Image
 
 from lib import ROOT
-from lib.colorize import colorize_rows, plan_pictures
-from lib.config import get_config
-from lib.dataset import pick_across_categories
-from lib.prompts import prompts_under
 from tests.conftest import read_made
-from tests.test_judging import QUESTIONS, draw_pairs, load_photos, read_judgements
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -41,7 +36,9 @@ MEAN_COLOR = """async image => {
 
 @contextmanager
 def lab(folder, name, parameters):
-    """JupyterLab as `make` starts it at a notebook, in a folder with this notebook alone; gives its address."""
+    """A page of headless Chromium: JupyterLab as `make lab` starts it, in a folder with this notebook alone."""
+    from playwright.sync_api import sync_playwright
+
     (folder / "notebooks").mkdir()
     source, target = ROOT / f"notebooks/{name}.ipynb", folder / f"notebooks/{name}.ipynb"
     papermill.execute_notebook(source, target, parameters, prepare_only=True, progress_bar=False)
@@ -62,34 +59,17 @@ def lab(folder, name, parameters):
                 break
             except OSError:
                 time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/"
+        with sync_playwright() as playwright:
+            arguments = ["--no-sandbox", "--disable-background-networking", "--disable-gpu"]
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+            page = browser.new_page(viewport={"width": 1280, "height": 800})
+            page.set_default_timeout(180_000)
+            page.goto(f"http://127.0.0.1:{port}/")
+            yield page
+            browser.close()
     finally:
         server.terminate()
         server.wait(20)
-
-
-@contextmanager
-def opened(address, width=1280):
-    """A page of headless Chromium at an address."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-background-networking", "--disable-gpu"]
-        )
-        page = browser.new_page(viewport={"width": width, "height": 800})
-        page.set_default_timeout(180_000)
-        page.goto(address)
-        yield page
-        browser.close()
-
-
-def run_all(page, button):
-    """Run all cells of the notebook, and wait for a button of its panel."""
-    page.get_by_text("| Idle").first.wait_for()  # the kernel is there
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    page.get_by_role("button", name=button, exact=True).wait_for()
 
 
 def colorize(page, n_results, prompt=None):
@@ -115,8 +95,11 @@ def test_a_photo_is_colorized_compared_boxed_restored_uploaded_and_downloaded(tm
     noise = np.random.default_rng(0).integers(0, 256, (3600, 4000), np.uint8)
     Image.fromarray(noise).save(large, compress_level=0)
     assert large.stat().st_size > 13e6  # Jupyter's own limit is 10 MB
-    with lab(tmp_path, "your_photo", {"folder": "../saved"}) as address, opened(address) as page:
-        run_all(page, "Colorize")
+    with lab(tmp_path, "your_photo", {"folder": "../saved"}) as page:
+        page.get_by_text("| Idle").first.wait_for()  # the kernel is there
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        page.get_by_role("button", name="Colorize", exact=True).wait_for()
         time.sleep(2)
         panel, (left, right) = page.locator(".photo-panel").bounding_box(), page.locator(".photo-panel figure").all()
         assert panel["y"] >= 0
@@ -164,37 +147,3 @@ def test_a_photo_is_colorized_compared_boxed_restored_uploaded_and_downloaded(tm
         assert download(page, got) == "large.color.png"
         assert Image.open(got).size == (4000, 3600)
         assert [path.name for path in (tmp_path / "saved/uploads").iterdir()] == ["large.png"]
-
-
-@pytest.mark.skipif(not CHROMIUM, reason="no Chromium: apt-get install chromium")
-def test_pictures_are_judged_with_the_mouse_and_the_keyboard_and_gone_on_with_later(
-    config, pipeline, triples, tmp_path
-):
-    own = config.replace(run="judged")
-    pipeline.controlnet.save_pretrained(own.controlnet_dir)
-    rows = pick_across_categories(triples["test"], 3)
-    prompts = {condition: prompts_under(condition, rows) for condition in ("vague", "detailed", "recolored")}
-    plan = plan_pictures(rows.select_columns(["image_id", "category"]).to_pandas(), prompts)
-    colorize_rows(pipeline, rows, {"images": plan}, own)
-    usual, changed = (each.model_dump(mode="json") for each in (get_config("pocket"), own))  # a notebook has no tuples
-    overrides = {name: value for name, value in changed.items() if value != usual[name]}
-    path, photos = own.reports_dir / "judgements.csv", load_photos(own, 0)
-    press = {"right": lambda page: page.get_by_role("button", name="right", exact=True).click(),
-             "left": lambda page: (page.keyboard.press("Shift+Tab"), page.keyboard.press("Space"))}  # fmt: skip
-    with lab(tmp_path, "judge", {"judge": "Ann", "overrides": overrides}) as address, opened(address) as page:
-        run_all(page, "left")
-        for number, (pair, side) in enumerate(zip(draw_pairs(photos, "ann"), ("right", "left", "right"), strict=False)):
-            page.get_by_text(QUESTIONS[pair.question]).last.wait_for()
-            time.sleep(0.5)  # the pictures are there; a faster answer is a double click
-            pictures = page.locator(".widget-image").element_handles()
-            for picture, name in zip(pictures, (pair.left, pair.right), strict=True):
-                color = np.asarray(photos[pair.image_id][name]).mean(axis=(0, 1))
-                assert page.evaluate(MEAN_COLOR, picture) == pytest.approx(color, abs=2)
-            shown = page.locator(".jp-OutputArea-output .widget-vbox").first.inner_html()
-            assert not any(word in shown for word in ("vague", "detailed", "recolored", pair.image_id))
-            press[side](page)
-            page.get_by_text(f"pair {number + 2} of 5").wait_for()
-            assert read_judgements(path)["chosen"].iloc[-1] == getattr(pair, side)
-        page.reload()  # another day
-        run_all(page, "left")
-        page.get_by_text("pair 4 of 5").wait_for()

@@ -31,17 +31,9 @@ def test_fewer_photos_for_other_conditions_seeds_and_objects(triples, config):
     assert plans["binding"]["image_id"].nunique() == 1
     assert set(plans["phrases"]["image_id"]) <= set(ids[:4])
     assert set(plans["phrases"]["seed"]) == {0}
+    with pytest.raises(ValueError, match="^prompt_conditions vague, vauge: it must have vague and detailed, and may"):
+        colorize.plan_test_photos(rows, write_prompts(rows), config.replace(prompt_conditions=("vague", "vauge")))
 
-
-def test_conditions_that_cannot_be_planned(triples, config):
-    rows = dataset.pick_across_categories(triples["test"], 4)
-    for names in (("vague", "detailed", "vauge"), ("vague", "empty")):
-        message = f"^prompt_conditions {', '.join(names)}: it must have vague and detailed, and may have empty"
-        with pytest.raises(ValueError, match=message):
-            colorize.plan_test_photos(rows, write_prompts(rows), config.replace(prompt_conditions=names))
-
-
-# ---- binding
 
 LEFT = np.tile(np.arange(32) < 16, (32, 1))
 
@@ -136,8 +128,6 @@ def test_the_pictures_are_those_of_sample_with_their_listing(pipeline, triples, 
 
 def test_pictures_of_other_settings_or_weights_are_refused(pipeline, triples, own_run):
     config, rows = own_run, dataset.pick_across_categories(triples["test"], 2)
-    with pytest.raises(ValueError, match="no colorized photos in .*images: run notebook 04_colorize_photos first"):
-        colorize.read_images(config)
     plans = plan_of(rows, {"vague": prompts_under("vague", rows)})
     table = colorize.colorize_rows(pipeline, rows, plans, config)["images"]
     with pytest.raises(ValueError, match="made with n_seeds 2, not 5: run notebook 04_colorize_photos again"):
@@ -146,8 +136,6 @@ def test_pictures_of_other_settings_or_weights_are_refused(pipeline, triples, ow
     with pytest.raises(ValueError, match="is missing or damaged .*: remove it and run notebook 04 again"):
         colorize.read_image(config.run_dir, table["before"][0])
     weights = config.controlnet_dir / "diffusion_pytorch_model.safetensors"
-    weights.touch()
-    colorize.read_images(config)  # the same weights, written again
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(ValueError, match="made with another ControlNet than .*: run notebook 04_colorize_photos again"):
         colorize.read_images(config)
@@ -173,7 +161,7 @@ def test_pictures_stay_until_what_made_them_changes(pipeline, triples, own_run):
     table_of({"vague": prompts["vague"]}, rows=rows.select([1]))
     assert pictures_in(config) == {*more["before"], *more["after"]}  # of other photos and prompts, too
     assert times_of(first, config) == again
-    for change in ({"num_inference_steps": 3}, {"controlnet_conditioning_scale": 0.5}, {"base_revision": "other"}):
+    for change in ({"num_inference_steps": 3}, {"base_revision": "other"}):
         other = table_of(config=config.replace(**change))
         assert not set(other["after"]) & set(first["after"])
         assert pictures_in(config) == {*other["before"], *other["after"]}  # the others would pile up
@@ -206,37 +194,23 @@ def test_a_stopped_run_goes_on(pipeline, triples, own_run, monkeypatch):
     whole = colorize.colorize_rows(pipeline, rows, plans, config)["images"]
     stopped, written, write = config.replace(run="stopped"), [], colorize.write_pictures
 
-    def stop_later(*arguments):
-        if len(written) == 3:
-            raise KeyboardInterrupt
+    def write_three(*arguments):
         written.append(arguments)
+        if len(written) == 4:
+            raise OSError(28, "No space left on device")
         write(*arguments)
 
-    monkeypatch.setattr(colorize, "write_pictures", stop_later)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(colorize, "write_pictures", write_three)
+    with pytest.raises(OSError, match="No space left on device"):  # in a thread
         colorize.colorize_rows(pipeline, rows, plans, stopped)
     assert not (stopped.run_dir / "images").exists()
     assert len(pictures_in(stopped)) == 6
     partial = (stopped.run_dir / whole["after"][0]).with_name(".left.part")
     partial.touch()
-    written.clear()
-    monkeypatch.setattr(colorize, "write_pictures", lambda *arguments: (written.append(arguments), write(*arguments)))
     table = colorize.colorize_rows(pipeline, rows, plans, stopped)["images"]
-    assert len(written) == 3
+    assert len(written) == 4 + 3
     assert np.array_equal(read_all(table, stopped), read_all(whole, config))
     assert not partial.exists()
-
-
-def test_what_goes_wrong_in_a_writing_thread_stops_the_run(pipeline, triples, own_run, monkeypatch):
-    def fill_disk(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("PIL.Image.Image.save", fill_disk)
-    rows = dataset.pick_across_categories(triples["test"], 2)
-    plans = plan_of(rows, {"vague": prompts_under("vague", rows)})
-    with pytest.raises(OSError, match="No space left on device"):
-        colorize.colorize_rows(pipeline, rows, plans, own_run)
-    assert not (own_run.run_dir / "images").exists()
 
 
 LAUNCHED = """
@@ -249,8 +223,7 @@ made, write = [], colorize.write_pictures
 colorize.write_pictures = lambda *arguments: (made.append(arguments), write(*arguments))
 config = get_config("pocket", **{fields})
 colorize.colorize_test_photos(config)
-state = process_state()
-Path(config.build, f"share.{{state.process_index}}").write_text(f"{{len(made)}} of {{state.num_processes}}")
+Path(config.build, f"share.{{process_state().process_index}}").write_text(str(len(made)))
 """
 
 
@@ -270,9 +243,7 @@ def test_two_processes_share_the_pictures(tmp_path):
     script.write_text(LAUNCHED.format(fields={"build": two.build, **fields}))
     launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     subprocess.run([sys.executable, "-m", *launch], check=True, cwd=ROOT, capture_output=True)
-    shares = [(tmp_path / f"two/share.{index}").read_text().split(" of ") for index in range(2)]
-    assert [share[1] for share in shares] == ["2", "2"]
-    halves = [int(share[0]) for share in shares]
+    halves = [int((tmp_path / f"two/share.{index}").read_text()) for index in range(2)]
     assert abs(halves[1] - halves[0]) <= 1
     for name in ("images", "binding"):
         table = colorize.read_images(two, name)

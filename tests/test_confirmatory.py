@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 
-import nbformat
 import numpy as np
 import pandas as pd
 import papermill
@@ -127,23 +126,3 @@ def test_without_photos_the_tables_are_made_again(small, tmp_path):
     run(tmp_path / "again")
     for name in ("effects.csv", "slopes.csv", "groups.csv", "samples.csv", "report.md"):
         assert (tmp_path / "again" / name).read_text() == (small / name).read_text()
-
-
-def test_the_lines_of_the_guide_write_a_manifest(tmp_path, monkeypatch):
-    guide = (ROOT / "notebooks/README.md").read_text().partition("## The confirmatory study")[2]
-    (tmp_path / "captions.txt").write_text('image,caption\nb.jpg,A dog .\nb.jpg,"A dog, red ."\na.jpg,Snow .\n')
-    monkeypatch.chdir(tmp_path)
-    exec(re.search("```python\n(.*?)```", guide, re.S)[1], {})
-    table = pd.read_csv("photos.csv")
-    assert list(table["file"]) == ["Images/b.jpg", "Images/a.jpg"]
-    assert list(table["captions"].map(json.loads)) == [["A dog .", '"A dog, red ."'], ["Snow ."]]
-    assert set(table["split"]) == {"test"}
-
-
-def test_form():
-    notebook = nbformat.read(NOTEBOOK, 4)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert [index for index, cell in enumerate(code) if "parameters" in cell.metadata.get("tags", [])] == [0]
-    assert not any(cell.outputs or cell.execution_count for cell in code)
-    assert sum(bool(line.strip()) for cell in code for line in cell.source.splitlines()) <= 400
-    assert re.findall("^## (.*)", notebook.cells[-1].source, re.M) == ["What we learned", "Limits", "Try this"]

@@ -48,13 +48,9 @@ def png(*size):
     return file.getvalue()
 
 
-def test_it_starts_with_a_photo_that_can_be_read_and_its_description(panel):
+def test_a_picture_of_the_first_good_photo_is_saved_at_once_and_can_be_downloaded(panel, tmp_path):
     assert (panel.photo["name"], panel.photo["descriptions"]) == ("photo.png", ["a ramp", "a red wall"])
     assert panel.names == ["photo.png", "second.png"]  # torn.png is dropped
-    assert np.ptp(pixels_of(panel.photo["before"]), axis=-1).max() <= 2
-
-
-def test_a_picture_is_saved_at_once_and_can_be_downloaded(panel, tmp_path):
     result = colorize(panel, "a red wall", seed=4, num_inference_steps=3, guidance_scale=3.5)
     saved = tmp_path / "saved/photo.color.png"
     assert panel.message == f"saved: {saved}"
@@ -128,17 +124,6 @@ def test_what_goes_wrong_is_said_and_the_history_stays(panel, tmp_path, monkeypa
     colorize(panel, "a blue wall")
     assert panel.message == "not colorized: out of memory"
     assert len(panel.history) == 2
-
-
-def test_a_box_changes_its_own_place_and_nothing_else(panel, tmp_path):
-    colorize(panel)
-    colorize(panel, colors=[[[0.5, 0.25, 1, 1], "dark red"]])
-    plain, boxed = (np.asarray(Image.open(tmp_path / f"saved/photo.color{k}.png")) for k in ("", ".2"))
-    changed = (plain != boxed).any(axis=-1)
-    assert changed[20:60, 52:92].any()
-    assert not changed[:16].any()
-    assert not changed[:, :48].any()
-    assert read_made(tmp_path / "saved/photo.color.2.png")["colors"] == "'dark red' in (0.5, 0.25, 1.0, 1.0)"
 
 
 def test_each_colour_only_on_its_object_is_an_option_and_said_in_the_caption(panel, monkeypatch):

@@ -33,24 +33,6 @@ def test_files_that_other_software_reads(path, tmp_path):
         assert photo.notes == ["has an impossible resolution: it is left out"]
 
 
-def test_randomly_mistyped_exif_refuses_no_photo(tmp_path):
-    """Entries of random tags, types, and values; the photo is turned if its orientation can be read."""
-    rng = np.random.default_rng(0)
-    tags = [0x010E, 0x011A, 0x0128, 0x0131, 0x0132, 0x0213, 0x8769, 0x8825, 0xA005, 0x927C]
-    values = np.tile(np.arange(0, 240, 5, dtype=np.uint8), (32, 1))
-    for _ in range(100):
-        entries = [struct.pack("<HHII", 0x0112, 3, 1, 6)]
-        entries += [
-            struct.pack("<HHI4s", rng.choice(tags), rng.integers(1, 13), rng.integers(0, 9), rng.bytes(4))
-            for _ in range(4)
-        ]
-        exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 5) + b"".join(entries) + rng.bytes(60)
-        Image.fromarray(values).save(tmp_path / "photo.jpg", exif=exif)
-        photo = open_photo(tmp_path / "photo.jpg")
-        assert photo.plane.shape == (48, 32)
-        Image.new("RGB", (20, 20)).save(tmp_path / "kept.jpg", exif=photo.exif)
-
-
 def test_one_mistyped_tag_takes_no_other_with_it_and_the_size_turns_with_the_picture(tmp_path):
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a wall"
@@ -84,10 +66,10 @@ def test_exif_that_no_jpeg_holds_and_words_in_xmp_are_left_out_with_a_note(tmp_p
         assert open_photo(tmp_path / name).notes == ["has a title, comment or keywords: they are left out"]
 
 
-@pytest.mark.parametrize("deep", [False, True])
-def test_the_gamma_of_a_png_is_applied(tmp_path, deep):
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_the_gamma_of_a_png_is_applied(tmp_path, dtype):
     light = np.linspace(0.02, 1, 64)[None].repeat(48, axis=0)
-    codes = (light * 65535).astype(np.uint16) if deep else (light * 255).astype(np.uint8)  # linear: gamma 1
+    codes = (light * np.iinfo(dtype).max).astype(dtype)  # linear: gamma 1
     Image.fromarray(codes).save(tmp_path / "plain.png")
     content = (tmp_path / "plain.png").read_bytes()
     for gamma, expected in ((1.0, light ** (1 / 2.2)), (1 / 2.2, light)):

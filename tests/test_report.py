@@ -32,30 +32,20 @@ def effects(low, high, p_holm=0.01, p_equal=0.5):
 )
 def test_the_answer_follows_the_rule(given, short, word):
     text = report.answer(effects(*given))
-    assert text.startswith(f"On these 9 development photos: {short}. Detailed prompts change CIEDE2000 by **")
-    assert f"**{sum(given[:2]) / 2:+.2f}** against" in text
-    assert f"lower is better). Verdict: {word}. The error of 50% of the photos falls; the median photo" in text
+    for part in (f"9 development photos: {short}. ", f"**{sum(given[:2]) / 2:+.2f}** against", f"Verdict: {word}."):
+        assert part in text
     assert list(report.main_effects(effects(*given))["verdict"]) == [word] * 2
-
-
-def test_no_answer_without_an_interval():
-    few = "**Too few photos to tell**, or no difference between them."
-    assert report.answer(effects(np.nan, np.nan, np.nan)) == report.answer(effects(-2, -1)[:0]) == few
-
-
-def test_tables_show_a_missing_number_as_a_dash():
-    table = pd.DataFrame([{"system": "gray", "hue_error_share": np.nan, "psnr": 22.636, "n": 3}])
-    cells = [cell.strip() for cell in report.markdown_table(table).splitlines()[-1].split("|")]
-    assert cells == ["", "gray", "-", "22.64", "3", ""]
+    assert "Too few photos" in report.answer(effects(np.nan, np.nan, np.nan))
 
 
 def test_tables_in_notebooks_lead_to_the_rest(tmp_path, monkeypatch):
-    table = pd.DataFrame(np.zeros((2, 9)), columns=list("abcdefghi"))
+    table = pd.DataFrame(np.zeros((2, 9)), columns=list("abcdefghi")).assign(a=[0, np.nan])
     monkeypatch.chdir(tmp_path)
     path = report.save_table(table, get_config("pocket", reports=str(tmp_path / "my reports")), "all")
     assert pd.read_csv(path).equals(table)
     text = report.show(table, *"abc", csv=path).data
     assert text.splitlines()[0].split() == ["|", "a", "|", "b", "|", "c", "|"]
+    assert text.splitlines()[3].split() == ["|", "-", "|", "0.0", "|", "0.0", "|"]  # a missing number is a dash
     assert text.splitlines()[-1] == "All columns: [all.csv](my%20reports/pocket/all.csv)"
 
 
@@ -85,10 +75,9 @@ def test_the_report_is_one_page_with_the_findings_of_a_person(tmp_path):
     assert len(lines) <= 62
     unseen = pd.read_csv(ROOT / "reports/confirmatory/effects.csv").iloc[0]
     start = next(line for line in lines[lines.index("## Answer") + 1 :] if line)
-    assert start.startswith(f"**No, on {unseen['n']} photos that this project had not opened**")
-    assert f"{unseen['mean']:+.2f} [{unseen['low']:+.2f}, {unseen['high']:+.2f}] in CIEDE2000" in start
-    assert f"verdict: {unseen['verdict']}" in start
-    assert "](../confirmatory/report.md)" in start
+    numbers = f"{unseen['mean']:+.2f} [{unseen['low']:+.2f}, {unseen['high']:+.2f}]"
+    for part in ("**No, on", f"{unseen['n']} photos", numbers, unseen["verdict"], "](../confirmatory/report.md)"):
+        assert part in start
     assert sum(line.startswith("![") for line in lines) == 3
     rows = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]
     assert rows == ["contrast", *(" - ".join(pair) for pair in report.MAIN_CONTRASTS)]
@@ -103,19 +92,7 @@ def test_the_report_is_one_page_with_the_findings_of_a_person(tmp_path):
     assert any("[binding.csv](binding.csv)" in line for line in lines)
 
 
-def test_conditions_that_were_not_measured_are_not_told(tmp_path):
-    config = get_config("l4", reports=str(tmp_path), mixed_precision="no")
-    text = "\n".join(report_of(config, ("vague", "detailed")))
-    assert "gray_caption" not in text
-    assert "detailed - object" not in text
-    assert "512 px" in text
-    assert "confirmatory" not in text  # its model is another
-
-
 def test_a_notebook_begins_only_where_it_can_run(monkeypatch):
-    sources = [path.read_text() for path in sorted(ROOT.glob("notebooks/0*.ipynb"))]
-    assert len(sources) == 6
-    assert all(source.count("report.begin(") + source.count("report.provenance(") == 1 for source in sources)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ValueError, match="bf16 needs a CUDA GPU"):
         report.begin("l4", "", {})
@@ -149,16 +126,7 @@ def test_each_run_writes_its_own_row_and_keeps_the_others(tmp_path):
     assert "(left gray: 12.0" in page
     cells = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()]
     study = next(line for line in cells if line[1:2] == ["study_3"])
-    assert study[2:10] == [
-        "lib/pocket_model",
-        "folder",
-        "24.0",
-        "1e-05",
-        "generic",
-        "9.00",
-        "7.00",
-        "-2.00 [-2.50, -1.50]",
-    ]
+    assert study[5:10] == ["1e-05", "generic", "9.00", "7.00", "-2.00 [-2.50, -1.50]"]
     assert list(update("study_3", 2.0, 13.0)["run"]) == ["study_3"]  # on other photos: beside no other run,
     assert list(update("study_1", 1.0)["run"]) == ["study_1", "1", "mine"]  # and whose rows stay
     assert len(pd.read_csv(tmp_path / "pocket/runs.csv")) == 4

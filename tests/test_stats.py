@@ -43,23 +43,20 @@ def test_there_is_no_interval_for_two_subjects_or_equal_values():
     assert np.isnan(stats.interval([])).all()
 
 
-def test_interval_covers_the_true_mean_about_95_times_in_100():
-    rng = np.random.default_rng(0)
-    hits = 0
-    for _ in range(400):
-        _, low, high = stats.interval(rng.normal(1, 2, 40))
-        hits += low <= 1 <= high
-    assert 0.92 <= hits / 400 <= 0.98
-
-
-def test_photos_of_one_subject_count_as_alike():
-    rng, hits = np.random.default_rng(0), {"photos": 0, "subjects": 0}
+def test_intervals_cover_the_true_mean_about_95_times_in_100_if_subjects_are_known():
+    rng, hits = np.random.default_rng(0), {"independent": 0, "subjects": 0, "photos": 0}
     subjects = np.repeat(np.arange(20), 4)
     for _ in range(300):
         values = np.repeat(rng.normal(1, 2, 20), 4) + rng.normal(0, 0.5, 80)
-        for name, groups in (("photos", None), ("subjects", subjects)):
-            _, low, high = stats.interval(values, groups)
+        samples = {
+            "independent": (rng.normal(1, 2, 40), None),
+            "subjects": (values, subjects),
+            "photos": (values, None),
+        }
+        for name, sample in samples.items():
+            _, low, high = stats.interval(*sample)
             hits[name] += low <= 1 <= high
+    assert 0.92 <= hits["independent"] / 300 <= 0.98
     assert 0.91 <= hits["subjects"] / 300 <= 0.98
     assert hits["photos"] / 300 < 0.8  # as if there were 80 subjects
 
@@ -99,27 +96,11 @@ def test_photos_whose_prompts_are_the_same_are_left_out():
     assert stats.contrasts(metrics.assign(prompt="a cup"), [("object", "vague")]).empty
 
 
-def test_contrast_signs_follow_the_direction_of_the_metric():
-    photos = [f"p{k}" for k in range(20)]
-    values = {("controlnet", "vague", p, 0): 10 + k for k, p in enumerate(photos)}
-    values |= {("controlnet", "detailed", p, 0): 7 + k - k % 3 for k, p in enumerate(photos)}
-    effects = stats.contrasts(table(values), [("detailed", "vague")]).set_index("metric")
-    shifts = [3 + k % 3 for k in range(20)]
-    assert effects.loc["ciede2000", "mean"] == pytest.approx(-np.mean(shifts))
-    assert effects.loc["psnr", "mean"] == pytest.approx(np.mean(shifts))
-    assert (effects["improved"] == 1).all()
-    assert (effects["n"] == 20).all()
-    assert (effects["p"] < 1e-4).all()
-    assert effects.loc["ciede2000", "low"] < effects.loc["ciede2000", "mean"] < effects.loc["ciede2000", "high"] < 0
-
-
 def test_a_name_is_a_prompt_condition_or_a_system_and_seeds_are_averaged():
     values = {("gray", "", "a", 0): 5.0, ("regions", "detailed", "a", 0): 3.0}
     metrics = pd.concat([two_photos(), table(values)])
     means = {name: stats.by_photo(metrics, "ciede2000", name)["a"] for name in ("gray", "vague", "regions")}
     assert means == {"gray": 5.0, "vague": 3.0, "regions": 3.0}
-    with pytest.raises(ValueError, match="no rows for 'loud': known are vague"):
-        stats.by_photo(metrics, "ciede2000", "loud")
 
 
 def test_summary_weighs_photos_alike():
@@ -163,7 +144,10 @@ def test_contrasts_use_every_photo_that_both_have_and_its_seeds():
     metrics = unbalanced(lambda level, k, seed: 10 - (level == "detailed") * (1 + k + (k < 2) * (seed - 1)))
     effects = stats.contrasts(metrics, [("detailed", "vague"), ("empty", "vague"), ("vague", "gray")])
     effects = effects.set_index(["first", "second", "metric"])
-    assert effects.loc[("detailed", "vague", "ciede2000"), ["n", "mean"]].tolist() == [6, -np.mean([1, 2, 3, 4, 5, 6])]
+    gain = effects.loc["detailed", "vague"]
+    assert gain.loc["ciede2000", ["n", "mean"]].tolist() == [6, -np.mean([1, 2, 3, 4, 5, 6])]
+    assert gain.loc["psnr", "mean"] == pytest.approx(3.5)  # higher is better
+    assert (gain["improved"] == 1).all()
     assert effects.loc[("empty", "vague", "ciede2000"), "n"] == 4
     assert effects.loc[("vague", "gray", "ciede2000"), "mean"] == 10 - np.mean(range(12, 18))
 
@@ -176,8 +160,6 @@ def test_levels_are_set_side_by_side_on_the_photos_that_all_have():
     summary = stats.summary(metrics).set_index(["system", "prompt_condition"])["ciede2000"]
     assert summary["controlnet", "vague"] == summary["controlnet", "empty"] == 10
     assert summary["gray", ""] == 13.5
-    balanced = metrics[metrics["image_id"].isin(["p0", "p1"])]
-    pd.testing.assert_frame_equal(stats.side_by_side(balanced), balanced)
 
 
 def test_conditions_and_metrics_of_ones_own_are_compared(tmp_path):
@@ -197,8 +179,6 @@ def test_conditions_and_metrics_of_ones_own_are_compared(tmp_path):
     assert mine["family"].unique().tolist() == ["exploratory"]
     means = read.groupby("prompt_condition")["own"].mean()
     assert mine["mean"]["own"] == pytest.approx(means["mine"] - means["vague"])
-    with pytest.raises(ValueError, match="run notebook 05_evaluate first"):
-        stats.read_metrics(tmp_path / "none.csv")
 
 
 def test_a_ratio_of_means_has_its_interval():
