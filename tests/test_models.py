@@ -44,6 +44,13 @@ def test_shipped_model_is_small_half_precision_and_safe():
             assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"F16"}  # noqa: SIM118
 
 
+def test_unreachable_base_names_the_mirrors(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    config = get_config("l4", base_model=str(tmp_path / "nothing"))
+    with pytest.raises(ValueError, match="can.t be loaded .* mirrors to try with .* -p base_model: Manojb/"):
+        models.load_base(config)
+
+
 def test_a_controlnet_that_does_not_fit_is_refused(base, pipeline, tmp_path):
     with pytest.raises(ValueError, match="no ControlNet in build/nowhere/at/all: train one with notebook 03"):
         models.load_controlnet("build/nowhere/at/all", base.unet)

@@ -110,15 +110,10 @@ def test_executed_notebooks_are_published_small_and_without_the_machine_s_paths(
     assert str(ROOT) not in (published / "01_one.ipynb").read_text()
     assert "in build" in (published / "01_one.ipynb").read_text()
     assert sorted(path.name for path in published.iterdir()) == ["01_one.ipynb", "02_two.ipynb"]
-    sizes = []
-    for limit in (0.7, 0.2):
-        monkeypatch.setattr(run_notebooks, "FIGURES_BYTES", limit * whole * 3 / 4)
-        run_notebooks.publish_notebook(place / "build/pocket/default/notebooks/01_one.ipynb", place / "small.ipynb")
-        (output,) = [o for c in nbformat.read(place / "small.ipynb", 4).cells for o in c.outputs if "data" in o][-1:]
-        sizes.append(((place / "small.ipynb").stat().st_size / whole, set(output.data) - {"text/plain"}))
-    assert sizes[0][0] < 0.75
-    assert sizes[1][0] < 0.25
-    assert sizes[1][1] == {"image/jpeg"}
+    monkeypatch.setattr(run_notebooks, "FIGURES_BYTES", 0.2 * whole * 3 / 4)
+    run_notebooks.publish_notebook(place / "build/pocket/default/notebooks/01_one.ipynb", place / "small.ipynb")
+    assert (place / "small.ipynb").stat().st_size < 0.25 * whole
+    assert "image/jpeg" in (place / "small.ipynb").read_text()
 
 
 @pytest.mark.parametrize(
