@@ -35,20 +35,9 @@ def colorize(*arguments):
 def config(tmp_path_factory):
     """The pocket profile at 32 px in a folder of its own, a few steps and one seed, no shipped weights."""
     folder = tmp_path_factory.mktemp("work")
-    return get_config(
-        "pocket",
-        build=str(folder / "build"),
-        reports=str(folder / "reports"),
-        resolution=32,
-        initial_controlnet="",
-        train_steps=6,
-        train_batch_size=4,
-        checkpoint_every=3,
-        log_every=1,
-        num_inference_steps=2,
-        n_seeds=2,
-        n_images=3,
-    )
+    fields = {"resolution": 32, "initial_controlnet": "", "train_steps": 6, "train_batch_size": 4, "checkpoint_every": 3,
+              "log_every": 1, "num_inference_steps": 2, "n_seeds": 2, "n_images": 3}  # fmt: skip
+    return get_config("pocket", build=str(folder / "build"), reports=str(folder / "reports"), **fields)
 
 
 @pytest.fixture(scope="session")

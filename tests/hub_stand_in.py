@@ -31,6 +31,10 @@ class Hub(http.server.ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
+class Missing(Exception):
+    """What is asked for isn't there; its text is the Hub's code."""
+
+
 class Routes(http.server.BaseHTTPRequestHandler):
     """One method a kind of request; what isn't known is a 404."""
 
@@ -57,13 +61,21 @@ class Routes(http.server.BaseHTTPRequestHandler):
         self.server.seen.append(f"{self.command} {path}")
         for pattern, method in ROUTES:
             if match := re.fullmatch(pattern, f"{self.command} {path}"):
-                return method(self, body, *match.groups())
+                try:
+                    return method(self, body, *match.groups())
+                except Missing as error:
+                    return self.missing(error.args[0])
         return self.missing("EntryNotFound")
 
     do_GET = do_HEAD = do_POST = do_PUT = handle_any
 
-    def files(self, kind, name):
-        return self.server.repos.get((kind or "models", name))
+    def files(self, kind, name, revision=None):
+        """The files of a repository; Missing with the Hub's code if it or the revision is missing."""
+        if (kind, name) not in self.server.repos:
+            raise Missing("RepoNotFound")
+        if revision not in (None, "main") and revision != self.sha(kind, name):
+            raise Missing("RevisionNotFound")
+        return self.server.repos[kind, name]
 
     def sha(self, kind, name):
         if name in self.server.pinned:
@@ -86,29 +98,23 @@ class Routes(http.server.BaseHTTPRequestHandler):
         return self.answer({"url": f"{self.server.url}/{name}", "name": name, "id": name})
 
     def info(self, body, kind, name, revision=None):
-        files = self.files(kind, name)
-        if files is None:
-            return self.missing("RepoNotFound")
-        if revision not in (None, "main", self.sha(kind, name)):
-            return self.missing("RevisionNotFound")
+        files = self.files(kind, name, revision)
         facts = {"id": name, "_id": "1", "sha": self.sha(kind, name), "private": (kind, name) in self.server.private,
                  "disabled": False, "gated": False, "tags": [], "downloads": 0, "likes": 0}  # fmt: skip
-        return self.answer(facts | {"siblings": [{"rfilename": path, "size": len(files[path])} for path in files]})
+        self.answer(facts | {"siblings": [{"rfilename": path, "size": len(files[path])} for path in files]})
 
     def tree(self, body, kind, name, revision, folder=""):
         files, folder = self.files(kind, name), (folder or "").strip("/")
-        if files is None:
-            return self.missing("RepoNotFound")
         inside = [path for path in files if path.startswith(f"{folder}/" if folder else "")]
         if folder and not inside:
-            return self.missing("EntryNotFound")
+            raise Missing("EntryNotFound")
         parents = {"/".join(path.split("/")[:n]) for path in inside for n in range(1, path.count("/") + 1)}
         entries = [{"type": "directory", "path": path, "oid": "d" * 40, "size": 0} for path in parents]
-        return self.answer(entries + describe_files(files, inside))
+        self.answer(entries + describe_files(files, inside))
 
     def paths_info(self, body, kind, name, revision):
         asked = json.loads(body)["paths"] if body.startswith(b"{") else []
-        self.answer(describe_files(self.files(kind, name) or {}, asked))
+        self.answer(describe_files(self.files(kind, name), asked))
 
     def preupload(self, body, kind, name, revision):
         files = [{"path": file["path"], "shouldIgnore": False} for file in json.loads(body)["files"]]
@@ -146,20 +152,16 @@ class Routes(http.server.BaseHTTPRequestHandler):
 
     def resolve(self, body, kind, name, revision, path):
         kind = (kind or "models/").strip("/")
-        files = self.files(kind, name)
-        if files is None:
-            return self.missing("RepoNotFound")
-        if revision not in ("main", self.sha(kind, name)):
-            return self.missing("RevisionNotFound")
+        files = self.files(kind, name, revision)
         if path not in files:
-            return self.missing("EntryNotFound")
+            raise Missing("EntryNotFound")
         content, status = files[path], 200
         headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": self.sha(kind, name)}
         if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
             first, last = int(wanted[1]), int(wanted[2] or len(content) - 1)
             headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
             content, status = content[first : last + 1], 206
-        return self.answer(content, status, Accept_Ranges="bytes", Content_Type="application/octet-stream", **headers)
+        self.answer(content, status, Accept_Ranges="bytes", Content_Type="application/octet-stream", **headers)
 
     def log_message(self, *_):
         pass

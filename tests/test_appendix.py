@@ -1,4 +1,4 @@
-"""The appendix notebooks: their form, a small training of each, and input that stops them before any training."""
+"""The appendix notebooks: their form, and a small training of each."""
 
 import json
 import re
@@ -8,8 +8,6 @@ import pandas as pd
 import papermill
 import pytest
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel, UNet2DModel
-from papermill.exceptions import PapermillExecutionError
-from PIL import Image
 
 from lib import ROOT
 from lib.annotator import ColorHint
@@ -49,16 +47,12 @@ def test_form(path):
     assert all(re.search(rf"\b{name}\b", source) for name in parameters)
 
 
-def test_controlnet_and_annotator_are_trained_and_measured_again(tmp_path):
+def test_controlnet_and_annotator_are_trained_and_measured(tmp_path):
     execute("A2_controlnet", tmp_path, target=str(tmp_path / "model"))
     controlnet = ControlNetModel.from_pretrained(tmp_path / "model/controlnet", use_safetensors=True)
     hint = ColorHint.from_pretrained(tmp_path / "model/annotator", use_safetensors=True)
     assert controlnet.config.conditioning_channels == 1 + hint.config.channels + 3
-    goals = pd.read_csv(tmp_path / "model/goals.csv").set_index("measure")["mean"]
-    again = {"hours": 0, "steps": 0, "resume": str(tmp_path / "model"), "build": str(tmp_path / "again")}
-    execute("A2_controlnet", tmp_path, target=str(tmp_path / "model"), **again)
-    measured = pd.read_csv(tmp_path / "model/goals.csv").set_index("measure")["mean"]
-    assert measured["detailed - gray"] == pytest.approx(goals["detailed - gray"], abs=2)  # other steps and guidance
+    assert "detailed - gray" in set(pd.read_csv(tmp_path / "model/goals.csv")["measure"])
 
 
 def test_autoencoder_and_bases_are_trained_and_written(tmp_path):
@@ -85,27 +79,3 @@ def test_systems_without_a_prompt_are_trained_and_written(tmp_path):
     assert list(curve["step"]) == [0, 1, 2]
     assert list(stages["best step"]) == [curve["step"][curve[system].argmin()] for system in SYSTEMS]
     assert stages["error over gray, validation"].between(0.3, 5).all()
-    again = {"hours": 0, "steps": 0, "resume": str(model), "build": str(tmp_path / "again")}
-    execute("A4_baselines", tmp_path, target=str(tmp_path / "copy"), **again)
-    measured = pd.read_csv(tmp_path / "copy/stages.csv")
-    pd.testing.assert_series_equal(measured.iloc[:, -1], stages.iloc[:, -1])
-
-
-def write_photo(folder, captions):
-    """A folder with one training photo and its table."""
-    Image.new("RGB", (40, 40), "red").save(folder / "a.png")
-    row = {"file": "a.png", "set": "own", "split": "train", "captions": json.dumps(captions), "labels": "[]"}
-    pd.DataFrame([row]).to_csv(folder / "photos.csv", index=False)
-
-
-@pytest.mark.parametrize(("name", "problem"), [("A1_base", "no table"), *((name, "empty caption") for name in NAMES)])
-def test_bad_photos_stop_the_notebook_before_training(name, problem, tmp_path):
-    (tmp_path / "photos").mkdir()
-    if problem == "empty caption":
-        write_photo(tmp_path / "photos", ["a red square", " . "])
-    expected = {"no table": "no table .*photos.csv: name a folder", "empty caption": "row 'a.png' has an empty caption"}
-    with pytest.raises(PapermillExecutionError, match=expected[problem]) as stop:
-        execute(name, tmp_path, photos=str(tmp_path / "photos"))
-    assert stop.value.ename == "ValueError"
-    assert "\n" not in stop.value.evalue
-    assert not list(tmp_path.rglob("checkpoints"))

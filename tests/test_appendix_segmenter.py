@@ -42,10 +42,8 @@ def write_packages(folder):
     weights, generator = {}, torch.Generator().manual_seed(0)
     for name, value in PhraseSegmenter().state_dict().items():
         if re.match(r"(stem|blocks|head)\b.*weight", name):
-            kernel, ones = (
-                torch.randn(value.shape, generator=generator) / value[0].numel() ** 0.5,
-                torch.ones(len(value)),
-            )
+            kernel = torch.randn(value.shape, generator=generator) / value[0].numel() ** 0.5
+            ones = torch.ones(len(value))
             statistics = {"kernel": kernel, "gain": 2 * ones, "bias": 0 * ones, "mean": 0 * ones, "var": ones - 1e-3}
             weights |= {f"{name} {kind}": tensor for kind, tensor in statistics.items()}
     weights["_fc.weight"] = torch.randn(5, 1280, generator=generator)

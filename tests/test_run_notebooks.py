@@ -91,12 +91,6 @@ def test_reports_go_to_what_git_tracks_and_to_where_notebooks_in_jupyterlab_read
     assert (place / "build/reports/pocket/one.txt").read_text() == "hello"
 
 
-def test_only_some_notebooks_keep_the_other_reports(place, started):
-    run_notebooks.run(arguments(place))
-    run_notebooks.run(arguments(place, "--only", "02", "-p", "greeting", "again"))
-    assert texts(place / "reports/pocket") == {"one.txt": "hello", "two.txt": "again"}
-
-
 FIGURE = """import matplotlib.pyplot as plt, numpy as np
 assert 'inline' in plt.get_backend()
 from lib import ROOT
@@ -116,15 +110,10 @@ def test_executed_notebooks_are_published_small_and_without_the_machine_s_paths(
     assert str(ROOT) not in (published / "01_one.ipynb").read_text()
     assert "in build" in (published / "01_one.ipynb").read_text()
     assert sorted(path.name for path in published.iterdir()) == ["01_one.ipynb", "02_two.ipynb"]
-    sizes = []
-    for limit in (0.7, 0.2):
-        monkeypatch.setattr(run_notebooks, "FIGURES_BYTES", limit * whole * 3 / 4)
-        run_notebooks.publish_notebook(place / "build/pocket/default/notebooks/01_one.ipynb", place / "small.ipynb")
-        (output,) = [o for c in nbformat.read(place / "small.ipynb", 4).cells for o in c.outputs if "data" in o][-1:]
-        sizes.append(((place / "small.ipynb").stat().st_size / whole, set(output.data) - {"text/plain"}))
-    assert sizes[0][0] < 0.75
-    assert sizes[1][0] < 0.25
-    assert sizes[1][1] == {"image/jpeg"}
+    monkeypatch.setattr(run_notebooks, "FIGURES_BYTES", 0.2 * whole * 3 / 4)
+    run_notebooks.publish_notebook(place / "build/pocket/default/notebooks/01_one.ipynb", place / "small.ipynb")
+    assert (place / "small.ipynb").stat().st_size < 0.25 * whole
+    assert "image/jpeg" in (place / "small.ipynb").read_text()
 
 
 @pytest.mark.parametrize(
@@ -134,7 +123,6 @@ def test_executed_notebooks_are_published_small_and_without_the_machine_s_paths(
         (["--profile", "phone"], "unknown profile 'phone': did you mean pocket, l4"),
         (["-p", "n_images", "few"], "'n_images' takes a valid integer.*, not 'few'"),
         (["--only", "09"], "unknown notebook '09': did you mean 0"),
-        (["-p", "words", "no list"], "parameter 'words' takes list, not 'no list'"),
         (["-p", "words", "[a"], "parameter 'words' can't be read as YAML .*: correct it"),
     ],
 )
@@ -153,33 +141,14 @@ def test_fields_reach_the_notebooks_in_their_own_type(place):
     assert config.values(*given) == given | {"initial_controlnet": None, "train_categories": ("animals", "people")}
 
 
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("raise ValueError('no colour here: add some')", "ValueError: no colour here: add some"),
-        ("numbers = [1]\nassert len(numbers) == 2", r"AssertionError: assert len\(numbers\) == 2"),
-    ],
-)
-def test_a_failed_notebook_leaves_old_reports_and_its_executed_copy(place, source, message):
+def test_a_failed_notebook_leaves_old_reports_and_its_executed_copy(place):
     write_text("old", place / "reports/pocket/one.txt")
-    notebook(place / "02_two.ipynb", source)
-    with pytest.raises(RuntimeError, match=f"^02_two: {message} .executed copy: .*02_two.ipynb"):
+    notebook(place / "02_two.ipynb", "numbers = [1]\nassert len(numbers) == 2")
+    message = r"^02_two: AssertionError: assert len\(numbers\) == 2 .executed copy: .*02_two.ipynb"
+    with pytest.raises(RuntimeError, match=message):
         run_notebooks.run(arguments(place))
     assert texts(place / "reports/pocket") == {"one.txt": "old"}
-    assert message.split(":")[0] in (place / "build/pocket/default/notebooks/02_two.ipynb").read_text()
-
-
-def test_reports_folder_that_cannot_be_written(place):
-    (place / "reports").write_text("a file in the way")
-    with pytest.raises(ValueError, match="can't write .*reports"):
-        run_notebooks.run(arguments(place))
-
-
-def test_the_command_exits_with_one_line():
-    command = [sys.executable, "-m", "lib.headless.run_notebooks", "-p", "n_imgs", "3"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 1
-    assert re.fullmatch("error: unknown parameter 'n_imgs'.*", result.stderr.strip())
+    assert "AssertionError" in (place / "build/pocket/default/notebooks/02_two.ipynb").read_text()
 
 
 def test_a_build_folder_in_use_is_refused(place, started):
@@ -206,13 +175,11 @@ def test_a_failure_keeps_the_reports_of_the_notebooks_that_passed_for_the_next_c
 
 def test_a_full_disk_while_publishing_changes_no_report(place, started, monkeypatch):
     run_notebooks.run(arguments(place))
-    copy, done = cache.shutil.copy2, []
+    copy = cache.shutil.copy2
 
     def full(source, target, **options):
-        if str(place / "reports") in str(target):
-            done.append(target)
-            if len(done) == 2:
-                raise OSError(28, "No space left on device", str(target))
+        if str(place / "reports") in str(target) and source.endswith("two.txt"):
+            raise OSError(28, "No space left on device", str(target))
         return copy(source, target, **options)
 
     monkeypatch.setattr(cache.shutil, "copy2", full)
@@ -279,8 +246,6 @@ def test_a_restart_passes_over_finished_runs(place, started, capsys):
     notebook(place / "02_two.ipynb", REPORT.format(name="two") + "\n")
     assert starts(*TWO_RUNS) == 4  # a notebook has changed
     assert starts("-p", "run", "study_1") == 2  # asked for by name
-    assert starts(*TWO_RUNS, "--only", "02") == 2
-    assert starts(*TWO_RUNS) == 0
     assert starts(*TWO_RUNS, "--only", "02", "-p", "train_seed", "1") == 2
     assert starts(*TWO_RUNS) == 4  # half of the reports were of other settings
 

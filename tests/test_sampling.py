@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from lib import dataset, sampling
-from lib.color import restore_lightness, srgb_to_lab, to_float
 
 
 def test_a_picture_does_not_depend_on_its_batch(pipeline, triples, config):
@@ -45,16 +44,21 @@ def test_guidance_on_a_share_of_the_steps(pipeline, triples, config):
     assert min(np.abs(by_share[0.5][0] - by_share[share][0]).max() for share in (0.0, 1.0)) > 0.01
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_that_is_said_once(config, capsys):
-    sizes = []
+def stand_in(sizes, limit):
+    """A pipeline that returns the photos, notes the sizes of its batches and has memory for `limit` pictures."""
 
     def pipeline(image, **_):
         sizes.append(len(image))
-        if len(image) > 3:
+        if len(image) > limit:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
         return SimpleNamespace(images=np.stack(image))
 
-    pipeline.annotator, settings = lambda images, prompts: list(images), config.replace(sample_batch_size=6)
+    pipeline.annotator = lambda images, prompts: list(images)
+    return pipeline
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_that_is_said_once(config, capsys):
+    pipeline, settings = stand_in(sizes := [], 3), config.replace(sample_batch_size=6)
     images = [np.full((1, 1, 3), index) for index in range(10)]
     outputs = sampling.sample(pipeline, images, ["red"] * 10, range(10), settings)
     assert sizes == [6, 3, 3, 3, 1]
@@ -62,29 +66,16 @@ def test_a_batch_that_does_not_fit_is_halved_and_that_is_said_once(config, capsy
     assert capsys.readouterr().out.splitlines() == ["6 pictures at once do not fit in memory: sampling 3 at once"]
     sampling.sample(pipeline, images[:6], ["red"] * 6, range(6), settings)
     assert sizes[5:] == [3, 3]  # remembered
+    with pytest.raises(ValueError, match="not even one picture fits in memory"):
+        sampling.sample(stand_in([], 0), images[:1], ["red"], [0], settings)
 
 
 def test_all_batches_have_one_shape_if_told(config):
-    sizes = []
-
-    def pipeline(image, **_):
-        sizes.append(len(image))
-        return SimpleNamespace(images=np.stack(image))
-
-    pipeline.annotator, settings = lambda images, prompts: list(images), config.replace(sample_batch_size=4)
+    pipeline, settings = stand_in(sizes := [], 4), config.replace(sample_batch_size=4)
     jobs = [(np.full((1, 1, 3), index), "red", index) for index in range(6)]
     batches = list(sampling.sample_batches(pipeline, jobs, lambda image: image, settings, full=4))
     assert sizes == [4, 4]
     assert [picture[0, 0, 0] for _, pictures in batches for picture in pictures] == list(range(6))
-
-
-def test_not_one_picture_fits(config):
-    def pipeline(**_):
-        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
-
-    pipeline.annotator = lambda images, prompts: list(images)
-    with pytest.raises(ValueError, match="not even one picture fits in memory"):
-        sampling.sample(pipeline, [None], ["red"], [0], config)
 
 
 @pytest.mark.parametrize(
@@ -111,12 +102,13 @@ def test_each_prompt_s_own_best_setting_is_compared():
 
     table = sampling.try_sampling(colorize, gray, [(1, 1.0), (2, 1.0)])
     vague, detailed = table["vague"].min(), table["detailed"].min()
+    assert (table["chroma_ratio"] == 1).all()  # only lightness is wrong
     assert list(table["vague"].argsort()) == [0, 1]
     assert list(table["detailed"].argsort()) == [1, 0]
     assert list(table["own_best"]) == pytest.approx([detailed - vague] * 2, abs=0.002)
 
 
-def test_sampling_is_chosen_once_for_a_controlnet_and_a_grid(pipeline, triples, own_run, monkeypatch):
+def test_sampling_is_chosen_once_for_a_controlnet_and_a_grid(pipeline, own_run, monkeypatch):
     config = own_run.replace(steps_to_try=(1, 2), guidance_to_try=(1.0, 3.0))
     dataset.build_dataset(config)
     loaded = []
@@ -131,12 +123,6 @@ def test_sampling_is_chosen_once_for_a_controlnet_and_a_grid(pipeline, triples, 
     assert [tuple(row) for row in table[["steps", "guidance"]].to_numpy()] == [(1, 1), (1, 3), (2, 1), (2, 3)]
     best, chosen = sampling.pick_sampling(table), sampling.with_chosen_sampling(config)
     assert (chosen.num_inference_steps, chosen.guidance_scale) == (best["steps"], best["guidance"])
-    rows = dataset.pick_across_categories(triples["validation"], 3)
-    gray, seeds = rows["conditioning_image"], [sampling.seed_of(name, 0) for name in rows["image_id"]]
-    outputs = sampling.sample(pipeline, gray, rows["detailed_caption"], seeds, chosen)
-    pictures = (*map(restore_lightness, gray, outputs), *map(to_float, rows["image"]))
-    chroma = [np.hypot(*srgb_to_lab(picture)[..., 1:].T).mean() for picture in pictures]
-    assert best["chroma_ratio"] == pytest.approx(np.mean(chroma[:3]) / np.mean(chroma[3:]), abs=0.006)
     (config.controlnet_dir / "diffusion_pytorch_model.safetensors").write_bytes(b"others")
     for other in (config, config.replace(guidance_to_try=(1.0,))):
         with pytest.raises(ValueError, match="run notebook 04_colorize_photos first"):

@@ -4,6 +4,7 @@ import io
 import json
 from contextlib import redirect_stdout
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -153,17 +154,11 @@ def test_flowers_of_a_folder(tmp_path):
     assert manifest["split"].value_counts().to_dict() == {"train": 30, "validation": 5, "test": 5}
 
 
-@pytest.mark.parametrize(
-    ("folder", "message"),
-    [
-        ("no/flowers", "no/flowers has no folder for each kind: correct it"),
-        ("", "can't be downloaded .no credentials.: set KAGGLE_API"),
-    ],
-)
-def test_flowers_that_are_not_there(tmp_path, monkeypatch, folder, message):
-    def refuse(_):
-        raise OSError("no credentials")
-
-    monkeypatch.setattr("kagglehub.dataset_download", refuse)
-    with pytest.raises(ValueError, match=message):
-        sources.prepare(flowers_config(tmp_path, folder))
+def test_flowers_that_are_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr("kagglehub.dataset_download", Mock(side_effect=OSError("no credentials")))
+    for folder, message in {
+        "no/flowers": "no/flowers has no folder for each kind: correct it",
+        "": "can't be downloaded .no credentials.: set KAGGLE_API",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            sources.prepare(flowers_config(tmp_path, folder))

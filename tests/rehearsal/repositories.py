@@ -10,17 +10,7 @@ import torch
 import transformers
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoTokenizer,
-    BlipConfig,
-    BlipForConditionalGeneration,
-    CLIPConfig,
-    CLIPModel,
-    CLIPSegConfig,
-    CLIPSegForImageSegmentation,
-    CLIPTextConfig,
-    CLIPTextModel,
-)
+from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -75,11 +65,8 @@ def write_clip_tokenizer(folder, padding=END):
 def write_stable_diffusion(folder, width, text, unet, scheduler, index, decoys, padding=END):
     """Writes a Stable Diffusion of text width `width`, and beside its weights the copies that must be left alone."""
     size = {"vocab_size": write_clip_tokenizer(folder / "tokenizer", padding), "hidden_size": width}
-    tokens = {
-        "bos_token_id": 0,
-        "eos_token_id": 2,
-        "pad_token_id": 1,
-    }  # as the original says, whatever its tokenizer has
+    # as the original says, whatever its tokenizer has
+    tokens = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
     text = CLIPTextConfig(**size, **text, **tokens, intermediate_size=2 * width, num_attention_heads=4)
     parts = {"text_encoder": CLIPTextModel(text), "scheduler": PNDMScheduler(**SCHEDULER, **scheduler)}
     parts["unet"] = UNet2DConditionModel(**UNET, **unet, cross_attention_dim=width)
@@ -124,7 +111,8 @@ def write_clip(folder):
     text = {**SMALL, "vocab_size": write_clip_tokenizer(folder), "max_position_embeddings": 77, "eos_token_id": 2}
     vision = {**SMALL, "image_size": 224, "patch_size": 16}
     positions = {"text_model.embeddings.position_ids": 77, "vision_model.embeddings.position_ids": 197}
-    write_bin(CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)), positions, folder)
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
+    write_bin(transformers.CLIPModel(config), positions, folder)
     preprocessor = {"feature_extractor_type": "CLIPFeatureExtractor", "crop_size": 224, "size": 224}
     write_json({**preprocessor, **IMAGE_STATISTICS}, folder / "preprocessor_config.json")
 
@@ -134,8 +122,8 @@ def write_clipseg(folder):
     text = {**SMALL, "vocab_size": write_clip_tokenizer(folder), "max_position_embeddings": 77, "eos_token_id": 2}
     parts = {"text_config": text, "vision_config": {**SMALL, "image_size": 224, "patch_size": 16}}
     decoder = {"extract_layers": [0, 1], "reduce_dim": 16, "decoder_num_attention_heads": 2}
-    config = CLIPSegConfig(**parts, **decoder, projection_dim=16, decoder_intermediate_size=32)
-    CLIPSegForImageSegmentation(config).save_pretrained(folder)
+    config = transformers.CLIPSegConfig(**parts, **decoder, projection_dim=16, decoder_intermediate_size=32)
+    transformers.CLIPSegForImageSegmentation(config).save_pretrained(folder)
 
 
 def write_blip(folder):
@@ -144,8 +132,9 @@ def write_blip(folder):
     tokenizer.save_pretrained(folder)
     text = {**SMALL, "vocab_size": len(tokenizer), "encoder_hidden_size": 32, "bos_token_id": 101, "sep_token_id": 102,
             "pad_token_id": 0, "eos_token_id": 102, "is_decoder": True}  # fmt: skip
-    config = BlipConfig(text_config=text, vision_config={**SMALL, "image_size": 384, "patch_size": 16})
-    write_bin(BlipForConditionalGeneration(config), {"text_decoder.bert.embeddings.position_ids": 512}, folder)
+    config = transformers.BlipConfig(text_config=text, vision_config={**SMALL, "image_size": 384, "patch_size": 16})
+    positions = {"text_decoder.bert.embeddings.position_ids": 512}
+    write_bin(transformers.BlipForConditionalGeneration(config), positions, folder)
     preprocessor = {"image_processor_type": "BlipImageProcessor", "processor_class": "BlipProcessor"}
     size = {"size": {"height": 384, "width": 384}}
     write_json({**preprocessor, **size, **IMAGE_STATISTICS}, folder / "preprocessor_config.json")
