@@ -11,6 +11,7 @@ from scipy import stats
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.multitest import multipletests
 
+from lib.captions import find_places
 from lib.metrics import COLUMNS, METRICS
 from lib.prompts import CONDITIONS, EXPLORATORY, FAMILIES, SECONDARY
 
@@ -78,6 +79,13 @@ def differences(metrics: pd.DataFrame, metric: str | list[str], first: str, seco
     prompts = ours.groupby(["prompt_condition", "image_id"])["prompt"].agg(set)
     same = [name for name in values.index if prompts.get((first, name), 0) == prompts.get((second, name))]
     return values.drop(same).dropna(how="all")
+
+
+def differences_with_colors(metrics: pd.DataFrame, first: str, least: int = 2) -> pd.Series:
+    """Returns `differences` to the vague prompt in `METRIC`, of photos whose prompt names at least so many colours."""
+    values, own = differences(metrics, METRIC, first, "vague"), metrics[metrics["prompt_condition"] == first]
+    prompts = own.drop_duplicates("image_id").set_index("image_id")["prompt"]
+    return values[[len(find_places(prompts[name])) >= least for name in values.index]]
 
 
 def fit_mean(values, subjects=None):
