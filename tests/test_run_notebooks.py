@@ -178,7 +178,7 @@ def test_a_full_disk_while_publishing_changes_no_report(place, started, monkeypa
     copy = cache.shutil.copy2
 
     def full(source, target, **options):
-        if str(place / "reports") in str(target) and source.endswith("two.txt"):
+        if str(place / "reports") in str(target) and source.name == "two.txt":
             raise OSError(28, "No space left on device", str(target))
         return copy(source, target, **options)
 
