@@ -203,4 +203,3 @@ def test_photos_whose_prompt_names_at_least_two_colours():
                         {"prompt": text, "prompt_condition": "detailed", "ciede2000": 9.0 - number})]  # fmt: skip
     values = stats.differences_with_colors(pd.DataFrame(rows), "detailed")
     assert dict(values) == {"two": -2, "three": -3}
-    assert len(stats.differences_with_colors(pd.DataFrame(rows), "detailed", least=1)) == 3
