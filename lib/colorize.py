@@ -88,6 +88,10 @@ def colorize_test_photos(config: Config, own_conditions: dict | None = None) -> 
     rows = load_test_photos(config)
     prompts = write_prompts(rows) | read_auto_captions(config, rows["image_id"])
     prompts |= {name: list(map(write, rows)) for name, write in (own_conditions or {}).items()}
+    for name in own_conditions or {}:
+        for image_id, text in zip(rows["image_id"], prompts[name], strict=True):
+            if not isinstance(text, str):
+                raise ValueError(f"own_conditions[{name!r}] gives {text!r} for photo {image_id}: return a text")
     plans = plan_test_photos(rows, prompts, config)
     colorize_rows(load_pipeline(config), rows, plans, config)
 
