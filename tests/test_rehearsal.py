@@ -29,9 +29,7 @@ except RuntimeError as error:
 
 def test_norms_are_float32_under_autocast_alone_as_on_a_gpu():
     folder = Path(__file__).parent / "rehearsal/as_cuda"
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
-    result = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False
-    )
+    env, command = {**os.environ, "PYTHONPATH": str(folder)}, [sys.executable, "-c", SCRIPT]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == ["({'bfloat16'}, True)", "({'float32'}, True)", "True", "refused"]
