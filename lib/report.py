@@ -21,9 +21,8 @@ from lib.sampling import with_chosen_sampling
 from lib.stats import MARGIN, METRIC, verdict
 
 MAIN_CONTRASTS = (  # of the report's table and notebook 06; all others are in effects.csv
-    *(("detailed", "vague"), ("detailed", "gray"), ("vague", "gray")),
-    *(("detailed", "object"), ("gray_caption", "vague")),
-)
+    ("detailed", "vague"), ("detailed", "gray"), ("vague", "gray"), ("detailed", "object"), ("gray_caption", "vague"),
+)  # fmt: skip
 RUN_SETTINGS = ("run", "base", "start", "photos", "epochs", "rate", "batch", "prompts", "dropout", "other", "seed")
 RUN_CONTRASTS = (("detailed", "vague"), ("vague", "gray"), ("detailed", "gray"))
 FORMATS = {  # {column: format of its numbers}
@@ -115,16 +114,24 @@ def write_report(config: Config, metrics: pd.DataFrame, effects: pd.DataFrame) -
     study = ROOT / "reports/confirmatory"  # of the shipped model, on photos that nobody had looked at
     run = study / "run.json"
     studied = run.exists() and json.loads(run.read_text())["profile"] == config.profile
-    values = dict(config=config, provenance=provenance(config), margin=MARGIN, answer=answer(effects), answers=ANSWERS)
-    values |= dict(unseen=next(pd.read_csv(study / "effects.csv").itertuples()) if studied else None)
-    values |= dict(study_page=os.path.relpath(home.parent / "confirmatory/report.md", folder))
-    values |= dict(photos=ours["image_id"].nunique(), subjects=ours["subject"].nunique())
-    values |= dict(main=main_effects(effects)[["contrast", "n", "estimate", "p_holm", "verdict"]])
-    values |= dict(wrong_hue=wrong.groupby(level=0).mean())
-    values |= dict(findings=findings.read_text("utf-8").strip() if findings.exists() else "")
-    values |= dict(runs_page=os.path.relpath(home / "runs.md", folder) if (home / "runs.md").exists() else "")
-    tables = sorted(path.name for path in folder.glob("*.csv"))
-    write_text(render("report", **values, tables=tables), folder / "report.md")
+    text = render(
+        "report",
+        config=config,
+        provenance=provenance(config),
+        margin=MARGIN,
+        answer=answer(effects),
+        answers=ANSWERS,
+        unseen=next(pd.read_csv(study / "effects.csv").itertuples()) if studied else None,
+        study_page=os.path.relpath(home.parent / "confirmatory/report.md", folder),
+        photos=ours["image_id"].nunique(),
+        subjects=ours["subject"].nunique(),
+        main=main_effects(effects)[["contrast", "n", "estimate", "p_holm", "verdict"]],
+        wrong_hue=wrong.groupby(level=0).mean(),
+        findings=findings.read_text("utf-8").strip() if findings.exists() else "",
+        runs_page=os.path.relpath(home / "runs.md", folder) if (home / "runs.md").exists() else "",
+        tables=sorted(path.name for path in folder.glob("*.csv")),
+    )
+    write_text(text, folder / "report.md")
 
 
 def publish(config: Config, metrics: pd.DataFrame) -> str:

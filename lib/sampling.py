@@ -21,10 +21,9 @@ from lib.prompts import COMPARED, prompts_under
 VERSION = 1  # of the rule that chooses steps and guidance
 DATA_FIELDS = ("source", "photos", "test_source")
 MODEL_FIELDS = (
-    *("base_model", "base_revision", "text_encoder", "max_tokens"),
-    *("controlnet", "controlnet_revision", "controlnet_conditioning_scale"),
-    *("annotator", "mixed_precision", "resolution"),
-)
+    "base_model", "base_revision", "text_encoder", "max_tokens", "controlnet", "controlnet_revision",
+    "controlnet_conditioning_scale", "annotator", "mixed_precision", "resolution",
+)  # fmt: skip
 N_VALIDATION, CHROMA_RATIO = 24, (0.8, 1.3)  # photos that sampling is chosen on, and how colourful it must be
 
 

@@ -101,9 +101,13 @@ def interval(values, subjects=None) -> tuple[float, float, float]:
     """Returns the mean of values and its 95 % interval; NaN if there is none."""
     if not len(values):
         return (np.nan,) * 3
-    fit = fit_mean(values, subjects)
+    return float(np.mean(values)), *bounds(fit_mean(values, subjects))
+
+
+def bounds(fit) -> tuple[float, float]:
+    """Returns the ends of the 95 % interval of `fit_mean`'s fit; NaN if there is none."""
     low, high = fit.conf_int()[0] if fit else (np.nan, np.nan)
-    return float(np.mean(values)), float(low), float(high)
+    return float(low), float(high)
 
 
 def named_ends(name: str, ends: tuple) -> dict:
@@ -117,8 +121,8 @@ def contrast(difference: pd.Series, metric: str, subjects=None) -> dict:
     `low`, `high`: 95 % interval of the mean; `p_equal`: p of the two one-sided tests (Schuirmann 1987) that the mean
     lies within plus or minus `MARGIN`, in CIEDE2000; `improved`: share of photos on which the first is better.
     """
-    fit, p_equal = fit_mean(difference, subjects), np.nan
-    mean, low, high = interval(difference, subjects)
+    fit, p_equal, mean = fit_mean(difference, subjects), np.nan, float(np.mean(difference))
+    low, high = bounds(fit)
     if fit and metric == METRIC:
         error, freedom = fit.bse[0], fit.df_resid_inference
         above, below = (mean + MARGIN) / error, (mean - MARGIN) / error
