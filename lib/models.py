@@ -77,8 +77,7 @@ def load_text_encoder(package: str, max_tokens: int, base_folder: Path | None = 
 def load_base(config: Config, **loaded) -> DiffusionPipeline:
     """The frozen text-to-image pipeline of a configuration, of the class that its `model_index.json` names.
 
-    Parts that are `loaded` already, by name, are taken as they are. Raises a ValueError that names mirrors if the base
-    can't be loaded.
+    Parts that are `loaded` already, by name, are taken as they are. Raises a ValueError if the base can't be loaded.
     """
     local = resolve(config.base_model)
     dtype = torch.bfloat16 if config.mixed_precision == "bf16" and has_bf16() else torch.float32
@@ -91,11 +90,7 @@ def load_base(config: Config, **loaded) -> DiffusionPipeline:
         pipeline = DiffusionPipeline.from_pretrained(source, **options, **no_checker, **loaded)
     except (OSError, ValueError) as error:
         remedy = "check base_model and base_revision"
-        if config.base_mirrors:
-            fields = f"-p run {config.run} -p base_revision '' -p base_model"
-            remedy += f"; mirrors to try with {fields}: {', '.join(config.base_mirrors)}"
-        reason = _root_cause(error)
-        raise ValueError(f"base model {config.base_model!r} can't be loaded ({reason}): {remedy}") from None
+        raise ValueError(f"base model {config.base_model!r} can't be loaded ({_root_cause(error)}): {remedy}") from None
     for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
         part.requires_grad_(False).eval()
     pipeline.set_progress_bar_config(disable=True)

@@ -23,8 +23,7 @@ from lib.stats import MARGIN, METRIC, verdict
 MAIN_CONTRASTS = (  # of the report's table and notebook 06; all others are in effects.csv
     ("detailed", "vague"), ("detailed", "gray"), ("vague", "gray"), ("detailed", "object"), ("gray_caption", "vague"),
 )  # fmt: skip
-RUN_SETTINGS = ("run", "base", "start", "photos", "epochs", "rate", "batch", "prompts", "dropout", "other", "seed")
-RUN_CONTRASTS = (("detailed", "vague"), ("vague", "gray"), ("detailed", "gray"))
+RUN_CONTRASTS = ("detailed - vague", "vague - gray", "detailed - gray")
 FORMATS = {  # {column: format of its numbers}
     name: form
     for form, names in {
@@ -174,24 +173,22 @@ def main_effects(effects: pd.DataFrame) -> pd.DataFrame:
 
 
 def update_runs(config: Config, measures: dict) -> pd.DataFrame:
-    """Writes a run's settings and measures to the profile's `runs.csv`, and `runs.md`; rows of other runs stay.
+    """Writes a run's row, its settings and measures, to the profile's `runs.csv` and `runs.md`; other rows stay.
 
     Returns the rows of runs on the same photos, with equal number and mean error `gray`, in the order of `RUNS`.
     """
-    settings = describe_run(config)
-    row = {name: settings.get(name, "") for name in RUN_SETTINGS} | measures
-    path, table = config.reports_home / "runs.csv", pd.DataFrame([row])
+    path, table = config.reports_home / "runs.csv", pd.DataFrame([describe_run(config) | measures])
     if path.exists():
-        kept = pd.read_csv(path, keep_default_na=False, na_values="", dtype={"run": str}).fillna({"other": ""})
-        table = pd.concat([kept[kept["run"] != row["run"]], table])
+        kept = pd.read_csv(path, dtype={"run": str})
+        table = pd.concat([kept[kept["run"] != config.run], table])
     known = [*RUNS[config.profile], *sorted(table["run"])]
     table = table.sort_values("run", key=lambda runs: runs.map(known.index), ignore_index=True)
     write_table(table, path)
-    table = table[(table["n"] == row["n"]) & (table["gray"] - row["gray"]).abs().lt(1e-3)]
-    shown = table[["run", "base", "photos", "epochs", "rate", "prompts", "vague", "detailed"]].copy()
-    for name in (f"{first} - {second}" for first, second in RUN_CONTRASTS):
+    table = table[(table["n"] == measures["n"]) & (table["gray"] - measures["gray"]).abs().lt(1e-3)]
+    shown = table[["run", "base_model", "train_epochs", "learning_rate", "prompt_policy", "vague", "detailed"]].copy()
+    for name in RUN_CONTRASTS:
         shown[name] = [with_interval(*ends) for ends in table[[name, f"{name}_low", f"{name}_high"]].to_numpy()]
-    values = {"profile": config.profile, "photos": row["n"], "gray": row["gray"]}
+    values = {"profile": config.profile, "photos": measures["n"], "gray": measures["gray"]}
     text = render("runs", **values, table=shown.assign(chroma_ratio=table["chroma_ratio"]))
     write_text(text, path.with_name("runs.md"))
     return table

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,7 @@ from lib.dataset import draw_prompts, load_dataset_dict, pick_across_categories,
 from lib.figures import save_sheet
 from lib.sampling import sample
 
-VERSION = 1  # of the files in a latent cache
+VERSION = 2  # of the files in a latent cache
 TIMESTEPS, VALIDATION_TIMESTEPS = 1000, (100, 300, 500, 700, 900)  # of every base's scheduler
 SETTINGS = (  # that a resumed run must share
     "base_model", "initial_controlnet", "train_batch_size", "learning_rate", "lr_scheduler", "lr_warmup_steps",
@@ -53,7 +53,7 @@ class LatentCache:
     latents_mean: np.ndarray  # (N, C, h, w) float16, scaled
     latents_std: np.ndarray  # the same
     gray: np.ndarray  # (N, H, W) uint8
-    prompt_index: np.ndarray  # (N,) into `embeddings`
+    prompt_index: np.ndarray  # (N,) int64, into `embeddings`
     embeddings: np.ndarray  # (prompts, tokens, width) float16; row 0 is the empty prompt
     key: dict  # what they were made from
     maps: np.ndarray | None = None  # of the annotator: (N, K, h, w) float16
@@ -66,7 +66,7 @@ class LatentCache:
         """Newly sampled latents (B, C, h, w), embeddings (B, T, D), conditioning images (B, channels, H, W)."""
         mean, std = (torch.from_numpy(array[rows]).float() for array in (self.latents_mean, self.latents_std))
         latents = mean + std * torch.randn(mean.shape, generator=generator)
-        prompts = torch.from_numpy(self.prompt_index[rows].astype(np.int64))
+        prompts = torch.from_numpy(self.prompt_index[rows])
         prompts[torch.rand(len(rows), generator=generator) < prompt_dropout] = 0
         embeddings = torch.from_numpy(self.embeddings[prompts.numpy()]).float()
         gray = torch.from_numpy(self.gray[rows]).float().div(255)[:, None]
@@ -90,27 +90,25 @@ def build_cache(dataset: Dataset, prompts: list[str], pipeline: DiffusionPipelin
         maps = {"maps": pipeline.annotator.maps(gray[:, None].float() / 255).half()} if pipeline.annotator.key else {}
         return {**arrays, "gray": gray, **maps}
 
-    def write_latents(place):
-        _write_arrays(encode_photos, dataset, place, 16, desc="latents")
-
-    def write_prompts(place):
-        np.save(place / "prompt_index.npy", prompt_index[1:].astype(np.int32))
-        encode = lambda texts: {"embeddings": models.encode_prompts(texts, pipeline).half()}  # noqa: E731
-        _write_arrays(encode, unique.tolist(), place, 64, desc="prompts")
+    def encode_texts(texts):
+        return {"embeddings": models.encode_prompts(texts, pipeline).half()}
 
     photos = {"dataset": dataset._fingerprint, "vae": models.hash_of_weights(vae), "annotator": pipeline.annotator.key}
     photos |= {"version": VERSION, "scaling_factor": vae.config.scaling_factor}
     texts = {"prompts": cache.hash_of(list(prompts)), "text_encoder": models.hash_of_weights(pipeline.text_encoder)}
     texts |= {"version": VERSION, "max_tokens": pipeline.tokenizer.model_max_length}
-    arrays = {}
-    for name, key, write in (("latents", photos, write_latents), ("prompts", texts, write_prompts)):
-        place = cache.cached(folder / f"{name}-{cache.hash_of([key])}", key, write)
+    arrays = {"prompt_index": prompt_index[1:]}
+    for name, key, *work in (
+        ("latents", photos, encode_photos, dataset, 16), ("prompts", texts, encode_texts, unique.tolist(), 64),
+    ):  # fmt: skip
+        place = folder / f"{name}-{cache.hash_of([key])}"
+        cache.cached(place, key, partial(_write_arrays, *work, desc=name))
         arrays |= {path.stem: np.load(path, mmap_mode="r") for path in place.glob("*.npy")}
     return LatentCache(**arrays, key=photos | texts, hint=pipeline.annotator.hint)
 
 
 @torch.no_grad()
-def _write_arrays(encode, rows, folder, batch_size, desc):
+def _write_arrays(encode, rows, batch_size, folder, desc):
     """Writes what `encode(batch of rows)` returns, {name: tensor}, to a memory-mapped file a name."""
     files = {}
     for start in cache.progress(range(0, len(rows), batch_size), desc=desc):
@@ -312,8 +310,8 @@ def train(model, loss_of_step, config: Config, mixed_precision: str, folder: Pat
         raise ValueError(f"{folder} is at step {first}, past train_steps {last}: raise it or change `run`")
     losses, rows, begun = [], read_losses(folder, first), time.time()
     earlier = float(rows[-1]["seconds"]) if rows else 0.0
-    options = {"initial": first, "total": last, "desc": "training", "unit": "step"}
-    with held_sigterm() as sigterm, cache.progress(range(first, last), **options) as bar:
+    bar = cache.progress(range(first, last), initial=first, total=last, desc="training", unit="step")
+    with held_sigterm() as sigterm, bar:
         for step in bar:
             try:
                 losses.append(make_step(wrapped, loss_of_step, step, accelerator, state, config, mixed_precision))
@@ -336,9 +334,8 @@ def train(model, loss_of_step, config: Config, mixed_precision: str, folder: Pat
             losses, seconds = [], time.time() - begun
             row = {"step": done, "loss": values[-1], "lr": state["schedule"].get_last_lr()[0]}
             rows.append(row | {"seconds": round(earlier + seconds, 1)})
-            speed = f"{(done - first) * config.train_batch_size / seconds:.1f}"
-            memory = {"GB": f"{torch.cuda.max_memory_reserved() / 1e9:.1f}"} if torch.cuda.is_available() else {}
-            bar.set_postfix({"loss": f"{values[-1]:.4f}", "samples/s": speed, **memory}, refresh=False)
+            speed = (done - first) * config.train_batch_size / seconds
+            bar.set_postfix({"loss": values[-1], "samples/s": speed}, refresh=False)
             if accelerator.is_main_process:
                 cache.write_table(pd.DataFrame(rows), folder / "losses.csv")
                 if checkpoint_due or stop:

@@ -105,8 +105,8 @@ def test_a_notebook_begins_only_where_it_can_run(monkeypatch):
 def measures_of_run(gain, gray=12.0, n=10):
     """Measures of a run whose error under the detailed prompt is below the vague one's by `gain`."""
     row = {"n": n, "gray": gray, "vague": 9.0, "detailed": 9.0 - gain, "chroma_ratio": 0.75}
-    for first, second in report.RUN_CONTRASTS:
-        row |= stats.named_ends(f"{first} - {second}", (-gain, -gain - 0.5, -gain + 0.5))
+    for name in report.RUN_CONTRASTS:
+        row |= stats.named_ends(name, (-gain, -gain - 0.5, -gain + 0.5))
     return row
 
 
@@ -126,7 +126,7 @@ def test_each_run_writes_its_own_row_and_keeps_the_others(tmp_path):
     assert "(left gray: 12.0" in page
     cells = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()]
     study = next(line for line in cells if line[1:2] == ["study_3"])
-    assert study[5:10] == ["1e-05", "generic", "9.00", "7.00", "-2.00 [-2.50, -1.50]"]
+    assert study[4:9] == ["1e-05", "generic", "9.00", "7.00", "-2.00 [-2.50, -1.50]"]
     assert list(update("study_3", 2.0, 13.0)["run"]) == ["study_3"]  # on other photos: beside no other run,
     assert list(update("study_1", 1.0)["run"]) == ["study_1", "1", "mine"]  # and whose rows stay
     assert len(pd.read_csv(tmp_path / "pocket/runs.csv")) == 4
