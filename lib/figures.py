@@ -34,8 +34,9 @@ def save(figure, config, name: str):
 
 def draw_sheet(rows, row_titles=(), column_titles=(), cell=1.5):
     """Draws rows of pictures, arrays in [0, 1] or PIL images, `cell` inches wide, with titles at the left and above."""
-    columns = max(len(row) for row in rows)
-    figure, axes = plt.subplots(len(rows), columns, figsize=(cell * columns, cell * len(rows)), squeeze=False)
+    columns, (height, width) = max(len(row) for row in rows), np.shape(rows[0][0])[:2]
+    size = (cell * columns, cell * len(rows) * height / width)
+    figure, axes = plt.subplots(len(rows), columns, figsize=size, squeeze=False)
     figure.subplots_adjust(wspace=0.03, hspace=0.03)
     for row, row_axes in zip(rows, axes, strict=True):
         for axis in row_axes:
