@@ -51,10 +51,10 @@ confirmatory: .venv/installed  ## the study of unseen photos: PHOTOS=FOLDER; wit
 	  -p photos "$(PHOTOS)" -p out "$(OUT)" $(ARGS)
 
 lint: .venv/installed  ## check the style of code and notebooks, and that notebooks keep no outputs
-	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb notebooks/appendix/*.ipynb
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m ruff format --check --line-length 95 notebooks/0*.ipynb && $(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb notebooks/appendix/*.ipynb
 
 format: .venv/installed  ## put code and notebooks in style, and strip outputs
-	@$(PY) -m ruff check --fix . ; $(PY) -m ruff format . && $(PY) -m nbstripout --keep-id notebooks/*.ipynb notebooks/appendix/*.ipynb
+	@$(PY) -m ruff check --fix . ; $(PY) -m ruff format . && $(PY) -m ruff format --line-length 95 notebooks/0*.ipynb && $(PY) -m nbstripout --keep-id notebooks/*.ipynb notebooks/appendix/*.ipynb
 
 pocket-model: .venv/installed  ## train lib/pocket_model again, as notebooks/appendix shows: PHOTOS=FOLDER
 	@mkdir -p build/appendix && for name in A1_base A2_controlnet A4_baselines; do \

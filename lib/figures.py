@@ -32,10 +32,11 @@ def save(figure, config, name: str):
     save_figure(figure, config.reports_dir / f"{name}.png")
 
 
-def draw_sheet(rows, row_titles=(), column_titles=(), cell=1.35):
+def draw_sheet(rows, row_titles=(), column_titles=(), cell=1.5):
     """Draws rows of pictures, arrays in [0, 1] or PIL images, `cell` inches wide, with titles at the left and above."""
-    columns = max(len(row) for row in rows)
-    figure, axes = plt.subplots(len(rows), columns, figsize=(cell * columns, cell * len(rows)), squeeze=False)
+    columns, (height, width) = max(len(row) for row in rows), np.shape(rows[0][0])[:2]
+    size = (cell * columns, cell * len(rows) * height / width)
+    figure, axes = plt.subplots(len(rows), columns, figsize=size, squeeze=False)
     figure.subplots_adjust(wspace=0.03, hspace=0.03)
     for row, row_axes in zip(rows, axes, strict=True):
         for axis in row_axes:
@@ -92,12 +93,12 @@ def forest(table, xlabel: str, title: str = ""):
     return figure
 
 
-def draw_losses(losses, window=10):
-    """Draws the training loss by step: every logged value, and its running median."""
-    figure, axis = plt.subplots(figsize=(7, 2.6))
+def draw_losses(losses, window=10, axis=None):
+    """Draws the training loss by step, on an axis if given: every logged value, and its running median."""
+    axis = axis or plt.subplots(figsize=(7, 2.6))[1]
     axis.plot(losses["step"], losses["loss"], ".", color="#b0b0b0", label="logged")
     smooth = losses["loss"].rolling(window, min_periods=1, center=True).median()
     axis.plot(losses["step"], smooth, color=BLUE, label=f"median of {window}")
     axis.set(xlabel="step", ylabel="loss")
     axis.legend()
-    return figure
+    return axis.figure

@@ -1,6 +1,7 @@
 """The six notebooks: their form, and all of them under nbval on a small preparation."""
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from traitlets.config.loader import PyFileConfigLoader
 
 from lib import ROOT
 from lib.config import get_config
+from lib.headless.run_notebooks import publish_notebook
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 SMALL = {"n_images": 8, "n_images_other": 6, "n_images_all_seeds": 4, "n_seeds": 2, "num_inference_steps": 3, "train_steps": 4,
@@ -50,13 +52,32 @@ def test_form(path):
     assert "assert " in code[-1].source
     source = "\n".join(cell.source for cell in code)
     assert not re.search(r"^\s*(class |try:|%|!)", source, re.M)
-    if path.stem[:2] in ("04", "05", "06"):
+    assert max(map(len, source.splitlines())) <= 95  # what GitHub shows without scrolling
+    if path.stem[:2] in ("03", "04", "05", "06"):
         assert len(imported_modules(source)) <= 6
     parameters = papermill.inspect_notebook(str(path))
     assert {"profile_name", "overrides"} <= set(parameters)
     for name, facts in parameters.items():
         assert facts["inferred_type_name"] != "None"
         assert len(re.findall(rf"\b{name}\b", source)) > 1  # it is used
+
+
+def saved_figures(source):
+    """The names of the figures that a source saves."""
+    return re.findall(r'figures\.save\(.+, config, "(\w+)"\)', source)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_shipped_picture_is_above_each_cell_that_draws_one_and_not_in_executed_copies(path, tmp_path):
+    cells = nbformat.read(path, 4).cells
+    for before, cell in zip(cells, cells[1:], strict=False):
+        drawn = saved_figures(cell.source) if cell.cell_type == "code" else []
+        assert all(f"](../reports/pocket/{name}.png)" in before.source for name in drawn)
+    pictures = [re.search(r"\((.+?)\)", cell.source)[1] for cell in cells if cell.source.startswith("![")]
+    assert pictures
+    assert all((path.parent / name).exists() for name in pictures)
+    publish_notebook(path, tmp_path / path.name)
+    assert not any("![" in cell.source for cell in nbformat.read(tmp_path / path.name, 4).cells)
 
 
 @pytest.mark.filterwarnings("ignore:Overriding existing pre_save_hook")
@@ -81,18 +102,20 @@ def test_saving_in_jupyterlab_changes_no_file_that_git_tracks_and_keeps_outputs_
 
 
 def test_all_run_in_order_under_nbval(tmp_path):
-    """Each notebook, prepared small, in order with fresh kernels."""
+    """Each notebook, prepared small, in order with fresh kernels, in the C locale and a path that is not ASCII."""
+    (tmp_path := tmp_path / "Übung").mkdir()
     folders = {"build": str(tmp_path / "build"), "reports": str(tmp_path / "reports")}
     for path in NOTEBOOKS:
         prepared = tmp_path / path.name
         papermill.execute_notebook(path, prepared, {"overrides": {**SMALL, **folders}}, prepare_only=True)
     command = [sys.executable, "-m", "pytest", "-x", "--nbval-lax", "-q", "-p", "no:cacheprovider", str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    options = {"cwd": tmp_path, "env": os.environ | {"LC_ALL": "C"}}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     assert result.returncode == 0, result.stdout[-6000:]
     reports = get_config("pocket", **folders).reports_dir
     pictures = {path.name for path in reports.glob("*.png")}
     sources = "".join(path.read_text().replace('\\"', '"') for path in NOTEBOOKS)
-    saved = {f"{name}.png" for name in re.findall(r'figures\.save\(figure, config, "(\w+)"\)', sources)}
+    saved = {f"{name}.png" for name in saved_figures(sources)}
     assert len(saved) > 8
     assert saved <= pictures
     text = (reports / "report.md").read_text()

@@ -119,6 +119,7 @@ def publish_notebook(source: Path, target: Path) -> None:
     notebook = nbformat.read(source, 4)
     for key in ("papermill", "widgets"):
         notebook.metadata.pop(key, None)
+    notebook.cells = [cell for cell in notebook.cells if not cell.source.startswith("![")]  # pictures of another run
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell in code:
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
