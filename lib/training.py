@@ -260,7 +260,7 @@ def measure_checkpoint(pipeline: DiffusionPipeline, rows: Dataset, config: Confi
     gray, prompts, images = (list(rows[name]) for name in ("conditioning_image", "prompt", "image"))
     outputs = sample(pipeline, gray, prompts, [0] * len(gray), config)
     restored = list(map(restore_lightness, gray, outputs))
-    sheet = {"gray": gray, "output": outputs, "lightness restored": restored, "photo": images}
+    sheet = {"gray": gray, "output": outputs, "restored": restored, "photo": images}
     save_sheet([pictures[:6] for pictures in sheet.values()], path, row_titles=list(sheet))
     pairs = [(luminance(output), luminance(to_float(image))) for output, image in zip(outputs, gray, strict=True)]
     ssim = float(np.mean([structural_similarity(*pair, data_range=100) for pair in pairs]))
