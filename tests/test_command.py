@@ -291,20 +291,16 @@ def test_what_a_format_can_not_hold_and_a_folder_without_permission_are_said_bef
     assert f"clear.color.png can't be written (no permission in {tmp_path})" in capsys.readouterr().err
 
 
-def run_apart(*arguments, **options):
-    """Run the command in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
-    return subprocess.run([sys.executable, "-m", "tests.gray_model", *map(str, arguments)], env=environment, **options)
-
-
 def test_names_that_the_output_can_not_show_are_escaped_and_a_closed_pipe_ends_quietly(tmp_path):
     for name in ("\u4e09.png", "b.png", os.fsdecode(b"caf\xe9.png")):
         gray_photo(tmp_path / name)
-    result = run_apart(tmp_path, capture_output=True, text=True)
+    command = [sys.executable, "-m", "tests.gray_model", str(tmp_path), "--overwrite"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (result.returncode, "\\u4e09.color.png" in result.stdout) == (0, True)
     reader, writer = os.pipe()
     os.close(reader)
-    result = run_apart(tmp_path, "--overwrite", stdout=writer, stderr=subprocess.PIPE, text=True)
+    result = subprocess.run(command, env=environment, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert result.returncode == 0
     assert "Broken" not in result.stderr

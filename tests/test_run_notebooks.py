@@ -37,9 +37,7 @@ def place(tmp_path, monkeypatch):
     """Two notebooks in place of the six, and folders of their own."""
     for name, value in run_notebooks.KERNEL.items():
         monkeypatch.setenv(name, value)  # which other tests don't inherit
-    paths = [
-        notebook(tmp_path / f"0{k}_{name}.ipynb", REPORT.format(name=name)) for k, name in ((1, "one"), (2, "two"))
-    ]
+    paths = [notebook(tmp_path / f"{name}.ipynb", REPORT.format(name=name[3:])) for name in ("01_one", "02_two")]
     monkeypatch.setattr(run_notebooks, "NOTEBOOKS", paths)
     return tmp_path
 
