@@ -27,13 +27,14 @@ def failing(error):
 
 
 @pytest.fixture
-def gpu(monkeypatch):
+def gpu(monkeypatch, tmp_path):
     """A machine with an L4 and 400 GB of disk, on which every download succeeds."""
     properties = lambda _: SimpleNamespace(name="NVIDIA L4", total_memory=24e9)  # noqa: E731
     stand_ins = {"init": lambda: None, "is_available": lambda: True, "get_device_properties": properties}
     for name, value in stand_ins.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=400e9))
+    monkeypatch.setattr(check_machine, "resolve", lambda _: tmp_path / "build")
     for name in ("find_flowers", "load_captioner", "load_segmenter", "load_clip", "make_metrics"):
         monkeypatch.setattr(check_machine, name, lambda *_: None)
     monkeypatch.setattr(check_machine, "time_training", lambda _: (10.0, 17.2))
@@ -46,8 +47,7 @@ def test_a_machine_that_fits(gpu, capsys):
     for text in (
         "GPU: NVIDIA L4, 24 GB, CUDA ",
         "400 GB free at ",
-        "downloads: Salesforce/blip-image-captioning-base, CIDAS/clipseg-rd64-refined, openai/clip",
-        "flowers",
+        "downloads: CIDAS/clipseg-rd64-refined, flowers, Salesforce/blip-image-captioning-base, openai/clip",
         "stable-diffusion-v1-5: 10.0 samples/s, peak 17.2 GB at 8",
         "hours at 23 TFLOP/s",  # 10 samples a second
         "study_3: training",
@@ -109,12 +109,6 @@ def test_pictures_are_counted():
     assert bound == 100 * 25 + 2 * 200
     few = get_config("l4", **fields, n_seeds=1, prompt_conditions="vague,detailed,empty")
     assert check_machine.count_pictures(few)[0] == 2 * 650 + 200
-
-
-@pytest.mark.parametrize(("steps", "guidance", "passes"), [(20, 7.5, 30), (5, 7.5, 8), (20, 1.0, 20)])
-def test_guidance_doubles_its_share_of_the_steps(steps, guidance, passes):
-    tflop = check_machine.sampling(get_config("l4", guidance_share=0.5), 10, steps, guidance)
-    assert tflop == pytest.approx(10 * (passes * check_machine.STEP + check_machine.DECODE))
 
 
 def test_the_forecast_counts_each_part_once_and_fits_the_disk():

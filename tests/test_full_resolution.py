@@ -81,33 +81,3 @@ def test_the_network_sees_the_whole_photo_in_its_shape(height, width):
     assert small[1] / small[0] == pytest.approx(width / height, rel=0.15)
     if max(height, width) <= 2 * min(height, width):
         assert small[0] * small[1] == pytest.approx(128**2, rel=0.2)
-
-
-def bordered(border, inside=128, width=20):
-    """A gray ramp within paper or a frame of one shade, with some grain."""
-    pixels = np.full((200, 260), border, np.float64)
-    ramp = np.linspace(inside - 60, inside + 60, 260 - 2 * width)
-    pixels[width:-width, width:-width] = ramp
-    return (pixels + RNG.normal(0, 2, pixels.shape)).clip(0, 255).round().astype(np.uint8)
-
-
-@pytest.mark.parametrize("border", [250, 235, 5])
-def test_paper_and_frames_stay_neutral_and_the_photo_does_not(border):
-    pixels = bordered(border)
-    fine, ab = lightness(pixels), np.full((48, 64, 2), 25.0)
-    weights = np.ones((1, *fine.shape), np.float32)
-    functions = full_resolution.color_functions(network_view(pixels), [ab], fine, weights)
-    picture = full_resolution.paint(fine, functions)
-    chroma = np.hypot(*np.moveaxis(srgb_to_lab(to_float(picture))[..., 1:], -1, 0))
-    outside = np.ones(pixels.shape, bool)
-    outside[16:-16, 16:-16] = False
-    assert chroma[outside].max() < 2
-    assert chroma[26:-26, 26:-26].min() > 15
-
-
-def test_only_what_frames_a_photo_is_a_border():
-    """A white sky along the top, a gray mat, and a white object that touches no edge keep their colours."""
-    sky, inner = bordered(128), bordered(128)
-    sky[:60], inner[60:120, 90:150] = 250, 250
-    for pixels in (sky, inner, bordered(128, 60)):
-        assert not full_resolution.find_border(lightness(pixels)).any()

@@ -118,12 +118,12 @@ def test_what_goes_wrong_is_said_and_the_history_stays(panel, tmp_path, monkeypa
     colorize(panel)
     (tmp_path / "file").write_text("in the way")
     panel.folder = tmp_path / "file"
-    assert "file" not in colorize(panel, "a red wall")  # shown, not saved
-    assert panel.message.startswith("not saved: ")
+    colorize(panel, "a red wall")
+    assert "File exists" in panel.message
     monkeypatch.setattr(Colorizer, "__call__", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory")))
     colorize(panel, "a blue wall")
-    assert panel.message == "not colorized: out of memory"
-    assert len(panel.history) == 2
+    assert panel.message == "out of memory"
+    assert len(panel.history) == 1
 
 
 def test_each_colour_only_on_its_object_is_an_option_and_said_in_the_caption(panel, monkeypatch):

@@ -66,6 +66,13 @@ def test_exif_that_no_jpeg_holds_and_words_in_xmp_are_left_out_with_a_note(tmp_p
         assert open_photo(tmp_path / name).notes == ["has a title, comment or keywords: they are left out"]
 
 
+def test_what_is_left_out_of_colour_photos_and_animations_is_noted(tmp_path):
+    frames = [Image.new("L", (60, 40), value) for value in (90, 160)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    assert open_photo(tmp_path / "moving.gif").notes == ["has 2 frames: only the first is used"]
+    assert open_photo(Image.new("RGB", (60, 40), "red")).notes == ["is a colour photo: its colour was discarded"]
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_the_gamma_of_a_png_is_applied(tmp_path, dtype):
     light = np.linspace(0.02, 1, 64)[None].repeat(48, axis=0)

@@ -37,17 +37,6 @@ def test_captioner_adds_two_conditions_and_keeps_its_captions(networks, config, 
     assert captioner.write_captions(config.replace(captioner="")) is None
 
 
-def test_captions_lose_that_the_photo_is_black_and_white_and_the_raw_text_stays(config, triples, monkeypatch):
-    config = config.replace(captioner="a captioner", captioner_revision="says this")
-    gray = list(dataset.pick_across_categories(triples["test"], 3)["conditioning_image"])
-    monkeypatch.setattr(captioner, "load_captioner", lambda _: (None, None))
-    words = {True: "a black and white photo of a dog", False: "a dog"}
-    monkeypatch.setattr(captioner, "caption", lambda images, *_: [words[images[0] == gray[0]]] * 3)
-    table = captioner.write_captions(config)
-    assert list(table["gray_caption"]) == list(table["auto_caption"]) == ["a dog"] * 3
-    assert list(table["gray_caption_raw"]) == ["a black and white photo of a dog"] * 3
-
-
 @pytest.mark.parametrize(
     ("raw", "text"),
     [

@@ -3,7 +3,6 @@
 import io
 import json
 from contextlib import redirect_stdout
-from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -118,24 +117,6 @@ def test_a_file_that_is_not_the_published_one(served, monkeypatch):
     with pytest.raises(ValueError, match=r"is not the published one \(MD5\): run it again"):
         sources.prepare(config)
     assert not list(resolve(config.downloads).glob("*.zip"))
-
-
-def test_a_server_that_is_gone_keeps_what_came(served, tmp_path):
-    config, server = served
-    server.shutdown()
-    server.server_close()
-    (tmp_path / "downloads").mkdir()
-    (tmp_path / "downloads/val2017.zip.part").write_bytes(b"half")
-    with pytest.raises(ValueError, match="can't be downloaded .* run it again, it continues there"):
-        sources.prepare(config)
-    assert (tmp_path / "downloads/val2017.zip.part").read_bytes() == b"half"
-
-
-def test_a_disk_too_small_is_said_before_downloading(served, monkeypatch, tmp_path):
-    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=3_000_000))
-    with pytest.raises(ValueError, match="0 GB free at .*, 1 GB needed: free some, or pass another -p photos"):
-        sources.prepare(served[0])
-    assert not (tmp_path / "downloads").exists()
 
 
 def flowers_config(tmp_path, folder):

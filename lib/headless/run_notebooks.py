@@ -6,14 +6,10 @@ import re
 import shutil
 import signal
 import sys
-import threading
 import time
 from base64 import b64decode, b64encode
-from contextlib import contextmanager
-from datetime import datetime
 from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryFile
 from types import SimpleNamespace
 
 import nbformat
@@ -21,136 +17,89 @@ import papermill
 import psutil
 import yaml
 from filelock import FileLock, Timeout
-from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 
 from lib import ROOT, cache
-from lib.cache import exit_with_one_line, explained, one_line
 from lib.config import FIELDS, Config, add_field_option, configs_to_run, get_config, require_known
 from lib.l4 import hub, set_metrics
 from lib.models import require_precision
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 PUBLISHED = "reports"  # where reports go that git tracks
-FIGURES_BYTES = 1.5e6  # of a published notebook
-ENCODINGS = (("png", {}), ("jpeg", {"quality": 85}), ("jpeg", {"quality": 60}), ("jpeg", {"quality": 30}))
-PROGRESS = {  # of tqdm in kernels: a plain line a minute of what takes longer than a minute
-    "TQDM_BAR_FORMAT": "{desc}: {n_fmt} of {total_fmt}, {rate_fmt}{postfix}, {remaining} left",
-    **{"TQDM_DELAY": "60", "TQDM_MININTERVAL": "60", "TQDM_MINITERS": "1"},
-}
-stopping = threading.Event()  # set by SIGTERM
+FIGURES_BYTES = 1.5e6  # of a published notebook, at most
+# Environment of the kernels: tqdm prints a line a minute of what takes longer than a minute.
+KERNEL = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "TQDM_DELAY": "60", "TQDM_MININTERVAL": "60", "TQDM_MINITERS": "1"}
+KERNEL["TQDM_BAR_FORMAT"] = "{desc}: {n_fmt} of {total_fmt}, {rate_fmt}{postfix}, {remaining} left"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line: profile, pairs of parameter and text, and which notebooks to run."""
+    """Reads the command line: profile, pairs of parameter and text, and which notebooks to run."""
     parser = argparse.ArgumentParser(prog="python -m lib.headless.run_notebooks", description=__doc__)
     parser.add_argument("--profile", default="pocket", help="a profile's name (default: pocket)")
+    numbers = [path.stem[:2] for path in NOTEBOOKS]
+    parser.add_argument("--only", nargs="+", choices=numbers, default=[], help="notebooks to run, e.g. --only 05 06")
     add_field_option(parser, "a notebook's parameter or any field of the configuration, e.g. -p n_images 12")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NN", help="only these notebooks, e.g. --only 05 06")
     return parser.parse_args(arguments)
 
 
 def split_parameters(profile: str, given: dict[str, str], notebooks: list[Path]) -> tuple[dict, dict]:
-    """Checks parameters before anything runs: ({notebook: its own parameters}, {field: value}).
-
-    Raises:
-        ValueError: if a name is neither a parameter of a notebook nor a field, or a value has the wrong type.
-    """
-    inspected = {path: papermill.inspect_notebook(str(path)) for path in notebooks}
-    kinds = {name: info["inferred_type_name"] for parameters in inspected.values() for name, info in parameters.items()}
-    kinds = {name: kind for name, kind in kinds.items() if name not in ("profile_name", "overrides", "run")}
-    require_known("parameter", given, (*kinds, *FIELDS))
-    values = {name: text for name, text in given.items() if name in kinds}
+    """Returns {notebook parameter: value} and {field: value}; raises ValueError if a name or a value is wrong."""
+    inspected = [parameter for path in notebooks for parameter in papermill.inspect_notebook(str(path)).values()]
+    kinds = {parameter["name"]: parameter["inferred_type_name"] for parameter in inspected}
+    require_known("parameter", given, sorted({*kinds, *FIELDS} - {"profile_name", "overrides"}))
+    fields = {name: text for name, text in given.items() if name in FIELDS}
+    values = {name: text for name, text in given.items() if name not in FIELDS}
     for name, text in values.items():
-        if kinds[name] != "str":
-            with explained(f"parameter {name!r} can't be read as YAML", "correct it", yaml.YAMLError):
-                values[name] = yaml.safe_load(text)
-            if type(values[name]).__name__ != kinds[name]:
-                raise ValueError(f"parameter {name!r} takes {kinds[name]}, not {text!r}")
-    fields = {name: text for name, text in given.items() if name not in kinds}
-    overrides = get_config(profile, **fields).model_dump(mode="json", include=set(fields))
-    return {path: {name: values[name] for name in values if name in inspected[path]} for path in notebooks}, overrides
-
-
-@contextmanager
-def locked(config: Config):
-    """Holds a build folder until the block or the process ends; raises a ValueError if another process holds it."""
-    path, home = config.build_dir / ".lock", config.reports_home
-    with explained("can't write", "free it, or pass -p reports FOLDER or -p build FOLDER", OSError):
-        for folder in (path.parent, home.parent):
-            folder.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=home if home.exists() else home.parent).close()  # better refused now than after hours
-    try:
-        with FileLock(path, blocking=False):
-            yield
-    except Timeout:
-        raise ValueError(f"{path.parent} is in use by another process: wait, or pass -p build FOLDER") from None
+        values[name] = text if kinds[name] == "str" else yaml.safe_load(text)
+        if type(values[name]).__name__ != kinds[name]:
+            raise ValueError(f"parameter {name!r} takes {kinds[name]}, not {text!r}")
+    return values, get_config(profile, **fields).model_dump(mode="json", include=set(fields))
 
 
 def run_notebook(path: Path, output: Path, parameters: dict) -> None:
     """Executes one notebook; the executed copy stays at `output`. Raises a RuntimeError of one line if a cell fails."""
-
-    def print_lines(text):
-        for line in filter(None, map(str.strip, text.splitlines())):
-            print(f"{path.stem} {datetime.now():%H:%M:%S} {line}")
-
-    options = {"cwd": str(path.parent), "kernel_name": "python3", "progress_bar": False}
-    options["stderr_file"] = SimpleNamespace(write=print_lines, flush=sys.stdout.flush)
+    progress = SimpleNamespace(write=lambda text: text.strip() and print(text.strip()), flush=sys.stdout.flush)
+    options = {"cwd": str(path.parent), "kernel_name": "python3", "progress_bar": False, "stderr_file": progress}
     options["extra_arguments"] = ["--IPKernelApp.log_level=50"]  # no word of its sockets and of what interrupts it
+    parameters = {name: parameters[name] for name in papermill.inspect_notebook(str(path)) if name in parameters}
     os.environ.pop("MPLBACKEND", None)  # with another backend than its own, a kernel shows no charts
-    os.environ.update(PROGRESS)
-    started = time.time()
-    print(f"{path.stem} started {datetime.now():%H:%M:%S}", flush=True)
+    os.environ.update(KERNEL)
+    print(f"{path.stem} started {time.strftime('%H:%M:%S')}", flush=True)
     try:
         papermill.execute_notebook(str(path), str(output), parameters, **options)
-    except DeadKernelError:
-        raise RuntimeError(f"{path.stem}: its kernel was stopped, or had too little memory: run it again") from None
     except PapermillExecutionError as error:
-        trace = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(error.traceback))
-        failed_line = re.findall(r"^-+> *\d+ (.*)$", trace, re.M)
-        reason = ((error.evalue or "").splitlines()[:1] or failed_line[-1:] or ["no message"])[0]
-        raise RuntimeError(f"{path.stem}: {error.ename}: {reason} (executed copy: {output})") from None
-    print(f"{path.stem} passed after {time.time() - started:.0f} s", flush=True)
+        raise RuntimeError(f"{path.stem} [{error.exec_count}]: {error.ename}: {error.evalue} (see {output})") from None
 
 
 def publish_notebook(source: Path, target: Path) -> None:
-    """Writes an executed notebook without progress and this machine's paths; figures take at most `FIGURES_BYTES`."""
+    """Copies an executed notebook, small: without progress, this machine's paths, and pictures of other reports."""
     notebook = nbformat.read(source, 4)
     for key in ("papermill", "widgets"):
         notebook.metadata.pop(key, None)
-    notebook.cells = [cell for cell in notebook.cells if not cell.source.startswith("![")]  # pictures of another run
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    for cell in code:
+    notebook.cells = [cell for cell in notebook.cells if not cell.source.startswith("![")]
+    for cell in (code := [cell for cell in notebook.cells if cell.cell_type == "code"]):
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     figures = [output.data for cell in code for output in cell.outputs if "image/png" in output.get("data", {})]
-    pictures = [Image.open(BytesIO(b64decode(data["image/png"]))).convert("RGB") for data in figures]
-    for kind, options in ENCODINGS:  # from the best to the smallest
-        if sum(len(data.get("image/png") or data["image/jpeg"]) for data in figures) * 3 / 4 <= FIGURES_BYTES:
-            break
-        for data, picture in zip(figures, pictures, strict=True):
-            (picture.quantize() if kind == "png" else picture).save(file := BytesIO(), kind, optimize=True, **options)
-            data.pop("image/png", None)
-            data[f"image/{kind}"] = b64encode(file.getvalue()).decode()
+    for data in figures:
+        if len(data["image/png"]) * 3 / 4 > FIGURES_BYTES / len(figures):
+            picture = Image.open(BytesIO(b64decode(data.pop("image/png"))))
+            picture.convert("RGB").save(file := BytesIO(), "jpeg", quality=85)
+            data["image/jpeg"] = b64encode(file.getvalue()).decode()
     cache.write_text(nbformat.writes(notebook).replace(f"{ROOT}/", "").replace(str(ROOT), "."), target)
 
 
 def run_notebooks(config: Config, notebooks: list[Path], parameters: dict, overrides: dict) -> None:
-    """The notebooks of one run; what they wrote goes to the reports when all have passed, and is kept until then."""
+    """Runs notebooks on a copy of the reports, which replaces them when all have passed, and is kept until then."""
     home, unfinished, folder = config.reports_home, config.run_dir / "unfinished_reports", config.run_dir / "notebooks"
     if notebooks == NOTEBOOKS:
         shutil.rmtree(unfinished, ignore_errors=True)  # what a failed notebook wrote; the others write again
     draft = unfinished / home.name
     folder.mkdir(parents=True, exist_ok=True)
     cache.copy_newer(home, draft)
-    shared = {"profile_name": config.profile, "overrides": overrides | {"run": config.run, "reports": str(unfinished)}}
-    for number, path in enumerate(notebooks):
-        try:
-            run_notebook(path, folder / path.name, {**shared, **parameters[path]})
-        except RuntimeError:
-            rest = " ".join(path.stem[:2] for path in notebooks[number:])
-            print(f"what passed is kept; to go on from here: -p run {config.run} --only {rest}", flush=True)
-            raise
+    overrides = overrides | {"run": config.run, "reports": str(unfinished)}
+    for path in notebooks:
+        run_notebook(path, folder / path.name, {**parameters, "profile_name": config.profile, "overrides": overrides})
         if config.run == config.own_run:
             publish_notebook(folder / path.name, draft / "notebooks" / path.name)
     cache.copy_newer(draft, home)
@@ -159,19 +108,11 @@ def run_notebooks(config: Config, notebooks: list[Path], parameters: dict, overr
         cache.copy_newer(home, get_config(config.profile).reports_home)
 
 
-def run(arguments: list[str] | None = None) -> None:
-    """The notebooks in order, for one run of the profile after another; a run that fails doesn't stop the others.
-
-    Of several runs, those that finished with the same settings and notebooks are skipped.
-
-    Raises:
-        ValueError: before anything runs, if a parameter, precision, token, package or folder can't be used.
-        RuntimeError: at the end, if runs failed; names them.
-    """
+@cache.exit_with_one_line(RuntimeError, yaml.YAMLError)
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the notebooks for each run; of several, finished ones are skipped, and one that fails stops no other."""
     options, failed = parse_arguments(arguments), []
-    known = {path.stem[:2]: path for path in NOTEBOOKS}
-    require_known("notebook", options.only, known)
-    notebooks = [path for number, path in known.items() if not options.only or number in options.only]
+    notebooks = [path for path in NOTEBOOKS if not options.only or path.stem[:2] in options.only]
     given = {"reports": PUBLISHED, **dict(options.overrides)}
     parameters, overrides = split_parameters(options.profile, given, notebooks)
     configs = configs_to_run(options.profile, **overrides)
@@ -180,13 +121,13 @@ def run(arguments: list[str] | None = None) -> None:
         set_metrics.require_packages(config)
     if plan := hub.describe_plan(configs[0]):
         print(plan, flush=True)
-    with locked(configs[0]):
+    in_use = cache.explained("another process uses this build folder", "wait, or pass -p build FOLDER", Timeout)
+    with in_use, FileLock(configs[0].build_dir / ".lock", blocking=False):
         for config in configs:
-            folder, several = config.run_dir / "notebooks", len(configs) > 1
-            key = {"config": config.model_dump(mode="json", exclude={"runs"}), "notebooks": cache.hash_of(NOTEBOOKS)}
-            key["parameters"] = {path.name: values for path, values in parameters.items() if values}
+            folder, settings = config.run_dir / "notebooks", config.model_dump(mode="json", exclude={"runs"})
+            key = {"config": settings, "notebooks": cache.hash_of(NOTEBOOKS), "parameters": parameters}
             finished = cache.is_current(folder, key)
-            if several and finished and not options.only:
+            if finished and len(configs) > 1 and not options.only:
                 print(f"run {config.run}: finished with these settings; again: -p run {config.run}", flush=True)
                 continue
             if not finished:
@@ -195,32 +136,23 @@ def run(arguments: list[str] | None = None) -> None:
             try:
                 run_notebooks(config, notebooks, parameters, overrides)
             except (RuntimeError, ValueError, OSError) as error:
-                if not several or stopping.is_set():
-                    raise
-                failed.append(f"run {config.run} failed: {one_line(error, None)}")
-                print(failed[-1], flush=True)
+                failed.append(f"run {config.run} failed: {cache.one_line(error, None)}")
                 continue
             if notebooks == NOTEBOOKS:
                 cache.mark_current(folder, key)
             print(f"charts and tables: {config.reports_dir}; notebooks: {folder}", flush=True)
     if failed:
-        raise RuntimeError(f"{len(failed)} of {len(configs)} runs failed: {'; '.join(failed)}")
+        raise RuntimeError("; ".join(failed))
 
 
-def pass_on_sigterm(*_) -> None:
+def stop(*_) -> None:
     """Stops the kernels and waits for them: a training saves a checkpoint, and would be lost without its parent."""
-    stopping.set()
-    for child in psutil.Process().children(recursive=True):
+    for child in (children := psutil.Process().children(recursive=True)):
         child.terminate()
-
-
-def main() -> None:
-    """The command: exit 0 when every notebook passed, 1 with one line otherwise."""
-    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
-    signal.signal(signal.SIGTERM, pass_on_sigterm)
-    with exit_with_one_line(RuntimeError):
-        run()
+    psutil.wait_procs(children)
+    sys.exit("stopped: the same command goes on from the last checkpoint")
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, stop)
     main()

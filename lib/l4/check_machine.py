@@ -3,6 +3,7 @@
 import argparse
 import gc
 import math
+import shutil
 import sys
 from functools import cache, partial
 from pathlib import Path
@@ -28,7 +29,6 @@ from lib.report import markdown_table
 from lib.training import build_cache, read_losses, train_controlnet, with_train_steps
 
 STEPS = 60  # of training, to time the second half: by then an L4 at 72 W has slowed down
-
 # TFLOP at 512 px: a photo encoded, a photo in a training step, a sampling step (guided: twice), a picture decoded.
 # By torch.utils.flop_counter on diffusers' SD 2.1-base and its ControlNet, November 2026; SD 1.5 takes 0.1 % less.
 ENCODE, TRAIN, STEP, DECODE = 1.117, 2.267, 1.088, 2.515
@@ -44,31 +44,34 @@ BOUND, REFERENCES = 25, 8  # pictures of an object with colours asked for; pictu
 
 def check_gpu(configs: list[Config]) -> str:
     """Name and memory of the GPU, as torch sees it."""
-    remedy = "take the image that notebooks/L4.md names, whose driver fits; if torch has no CUDA, remove .venv"
-    with explained("torch can't use a CUDA GPU", remedy, (RuntimeError, AssertionError)):
+    with explained("torch can't use a CUDA GPU", "take the image that notebooks/L4.md names, whose driver fits"):
         torch.cuda.init()
     gpu = torch.cuda.get_device_properties(0)
     return f"{gpu.name}, {gpu.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda}"
 
 
 def check_disk(configs: list[Config]) -> str:
-    """Room for everything where `build` is, less what is there."""
+    """The free space where `build` is; ValueError if what the study needs, less what is there, doesn't fit."""
     build = resolve(configs[0].build)
+    build.mkdir(parents=True, exist_ok=True)
     present = sum(path.stat().st_size for path in build.rglob("*") if path.is_file())
-    return coco.require_disk(build, forecast(configs)["GB"].sum() * 1e9 - present)
+    free, needed = shutil.disk_usage(build).free / 1e9, forecast(configs)["GB"].sum() - present / 1e9
+    space = f"{free:.0f} GB free at {build}, {needed:.0f} GB needed"
+    if free < needed:
+        raise ValueError(f"{space}: free some, or pass -p build FOLDER")
+    return space
 
 
 def check_downloads(configs: list[Config]) -> str:
     """Downloads flowers and networks (captioner, segmenter, metrics), and loads the networks."""
-    loads = {}
-    for config in configs:
-        if config.source == "flowers":
-            loads["flowers"] = partial(find_flowers, config)
-        if config.captioner:
-            loads[config.captioner] = partial(load_captioner, config)
-        loads[config.segmenter] = partial(load_segmenter, config.segmenter, config.segmenter_revision)
-        if config.set_metrics:
-            loads |= {config.clip: partial(load_clip, config), "Inception, AlexNet": partial(make_metrics, MIN_FOR_FID)}
+    config = configs[0]
+    loads = {config.segmenter: partial(load_segmenter, config.segmenter, config.segmenter_revision)}
+    if any(each.source == "flowers" for each in configs):
+        loads["flowers"] = partial(find_flowers, config)
+    if config.captioner:
+        loads[config.captioner] = partial(load_captioner, config)
+    if config.set_metrics:
+        loads |= {config.clip: partial(load_clip, config), "Inception, AlexNet": partial(make_metrics, MIN_FOR_FID)}
     for name, load in loads.items():
         with explained(f"{name} can't be loaded", "try again, or go without: -p captioner '' -p set_metrics false"):
             load()

@@ -1,12 +1,9 @@
 """COCO 2017: its download, and the rows of its manifest with captions, long descriptions and masks of large objects."""
 
-import io
 import json
 import os
-import shutil
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stdout
 from itertools import zip_longest
 from pathlib import Path
 from urllib.parse import urljoin
@@ -28,21 +25,14 @@ FILES = {  # name: path below `coco_url` or URL, bytes, MD5; as the servers give
     ANNOTATIONS: (f"annotations/{ANNOTATIONS}", 252_907_541, "f4bbac642086de4f52a3fdda2de5fa2c"),
     NARRATIVES: (f"https://storage.googleapis.com/localized-narratives/annotations/{NARRATIVES}", None, None),
 }
-PHOTO_BYTES, TEST_PHOTOS = 170_000, 5_000  # about what a photo takes; in val2017
+TEST_PHOTOS = 5_000  # in val2017
 NO_OBJECT = {"category": "other", "object": "", "mask": ""}
 SMALL = 0.01  # of the central square: an object that covers less counts as none
 
 
 def prepare_coco(config: Config, folder: Path) -> list[dict]:
-    """Downloads COCO 2017 and returns the rows of its manifest.
-
-    A seeded sample of train2017 is for training and validation; val2017 is the test.
-    """
+    """Downloads COCO 2017 and returns the rows of its manifest: val2017 is the test, the rest a sample of train2017."""
     downloads = resolve(config.downloads)
-    needed = sum(size or 0 for _, size, _ in FILES.values())
-    needed += (config.n_train + config.n_validation + TEST_PHOTOS) * PHOTO_BYTES
-    present = sum(path.stat().st_size for path in [*downloads.glob("*"), *folder.rglob("*.jpg")])
-    require_disk(downloads, needed - present)
     with ThreadPoolExecutor() as pool:
         urls = (urljoin(f"{config.coco_url}/", place) for place, _, _ in FILES.values())
         list(pool.map(lambda name, url: download(url, downloads / name, *FILES[name][1:]), FILES, urls))
@@ -52,22 +42,8 @@ def prepare_coco(config: Config, folder: Path) -> list[dict]:
     names = {row["file_name"] for row in rows}
     for part in captions:
         with zipfile.ZipFile(downloads / f"{part}.zip") as archive:
-            photos = [info for info in archive.infolist() if info.filename in names]
-            for info in progress(photos, desc=f"{part} photos"):
-                path = folder / info.filename
-                if not (path.exists() and path.stat().st_size == info.file_size):
-                    archive.extract(info, folder)
+            archive.extractall(folder, sorted(names & set(archive.namelist())))
     return rows
-
-
-def require_disk(folder: Path, needed: float) -> str:
-    """Describes the free space of a folder's disk; raises ValueError if the needed bytes don't fit."""
-    place = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(place).free
-    space = f"{free / 1e9:.0f} GB free at {place}, {needed / 1e9:.0f} GB needed"
-    if free < needed:
-        raise ValueError(f"{space}: free some, or pass another -p photos, -p downloads or -p build FOLDER")
-    return space
 
 
 def download(url: str, path: Path, size: int | None, md5: str | None) -> None:
@@ -107,15 +83,15 @@ def make_rows(captions: dict, objects: dict, narratives: dict, config: Config) -
 
 def load(name: str, downloads: Path) -> COCO:
     """One of the files in COCO's archive of annotations."""
-    with zipfile.ZipFile(downloads / ANNOTATIONS) as archive, redirect_stdout(io.StringIO()):  # COCO prints
+    with zipfile.ZipFile(downloads / ANNOTATIONS) as archive:
         return COCO(archive.extract(f"annotations/{name}.json", downloads))
 
 
 def read_captions(coco: COCO) -> dict[str, dict]:
     """{file name: captions} of the photos that have any.
 
-    `detailed_caption`: the one with most colour words, and of these the longest; `object_caption`: the same without
-    colour words; `writer_2` ...: those of the other people, in the same order, "" if there are fewer.
+    `detailed_caption` has most colour words, and of these is the longest; `object_caption` is the same without them;
+    `writer_2` ... are those of the other people, in the same order, "" if there are fewer.
     """
     captions = {}
     for image_id, image in coco.imgs.items():
@@ -139,10 +115,7 @@ def read_narratives(path: Path) -> dict[int, str]:
 
 
 def read_objects(coco: COCO, folder: Path) -> dict[str, dict]:
-    """{file name: the largest object}: its supercategory and, unless it is `SMALL`, its name and mask.
-
-    Only the photo's central square counts. Masks are written below the folder.
-    """
+    """{file name: largest object}: its supercategory and, unless `SMALL`, its name and mask (written to a file)."""
     objects = {}
     for image_id, annotations in coco.imgToAnns.items():
         image, largest = coco.imgs[image_id], max(annotations, key=lambda annotation: annotation["area"])

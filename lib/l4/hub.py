@@ -26,21 +26,9 @@ def describe_plan(config: Config) -> str:
     """Where something will be published and who will see it, "" if nothing will be; ValueError if it can't be."""
     if not config.hub_repo_id:
         return ""
-    if config.hub_repo_id.count("/") != 1:
-        raise ValueError(f"hub_repo_id {config.hub_repo_id!r} is no Hub id: it looks like name/repository")
     if not get_token():
         raise ValueError("hub_repo_id is set, but there is no Hub token: run `hf auth login`, or leave it empty")
-    visibility = "private" if config.hub_private else "public"
-    return f"publishes as {config.hub_repo_id}-...: new repositories will be {visibility}, others keep their visibility"
-
-
-def dataset_card(triples: DatasetDict, config: Config, notes: str = "") -> DatasetCard:
-    """The card in `data_cards` of the photos' source, with a section on these triples."""
-    card = DatasetCard.load(ROOT / "data_cards" / CARDS[config.source] / "README.md")
-    rows = pd.DataFrame({"split": list(triples), "rows": [len(split) for split in triples.values()]})
-    made = f"The photos' central squares at {config.resolution} px; training prompts: policy `{config.prompt_policy}`."
-    card.text += f"\n## The triples\n\n{made} {notes}\n\n{markdown_table(rows)}\n"
-    return card
+    return f"publishes as {config.hub_repo_id}-..., {'private' if config.hub_private else 'public'} if it is new there"
 
 
 def push_dataset(triples: DatasetDict, config: Config, notes: str = "") -> str:
@@ -54,10 +42,12 @@ def push_dataset(triples: DatasetDict, config: Config, notes: str = "") -> str:
 
     def push():
         DatasetDict({**triples, "train": train}).push_to_hub(repo, private=config.hub_private)
-        card, own = DatasetCard.load(repo), dataset_card(triples, config, notes)  # the first lists the splits' files
+        card = DatasetCard.load(repo)  # which lists the splits and their files
+        own = DatasetCard.load(ROOT / "data_cards" / CARDS[config.source] / "README.md")
         for name in ("license", "tags", "task_categories"):
             setattr(card.data, name, getattr(own.data, name))
-        card.text = own.text
+        made = f"The photos' central squares at {config.resolution} px; training prompts: policy `{policy}`. {notes}"
+        card.text = f"{own.text}\n## The triples\n\n{made}\n"
         card.push_to_hub(repo)
 
     return publish(repo, "dataset", push)

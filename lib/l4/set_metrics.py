@@ -24,8 +24,7 @@ def require_packages(config: Config) -> None:
     """Raises a ValueError if the set metrics are asked for and their packages are missing."""
     missing = [name for name in NEEDED if config.set_metrics and importlib.util.find_spec(name) is None]
     if missing:
-        remedy = "pip install -r requirements-l4.txt, or pass -p set_metrics false"
-        raise ValueError(f"set_metrics needs {' and '.join(missing)}: {remedy}")
+        raise ValueError(f"set_metrics needs {' and '.join(missing)}: pip install -r requirements-l4.txt")
 
 
 def load_clip(config: Config):
@@ -62,11 +61,10 @@ def make_metrics(n: int, inception: int | torch.nn.Module = 2048) -> dict:
 
 
 def measure_sets(rows, images: pd.DataFrame, read_picture, config: Config, batch_size: int = 32) -> pd.DataFrame:
-    """Measures the pictures of seed 0, after lightness is restored, at 256 px: a row for each prompt condition.
+    """Measures the pictures of seed 0, lightness restored, at 256 px: a row of `SET_METRICS` for each prompt condition.
 
-    Its columns are `prompt_condition`, `n` (photos that all conditions have) and `SET_METRICS`; `fid` is NaN below
-    `MIN_FOR_FID`. Under every condition the CLIP score is that of the photo's detailed caption. `rows` are those of the
-    data set, `images` is the listing of notebook 04, and `read_picture(name)` reads a file of its column `after`.
+    `images` is the listing of notebook 04; `read_picture(name)` reads a file of its column `after`. `n`: the photos
+    that all conditions have; `fid` is NaN below `MIN_FOR_FID`; `clip_score` is always that of the detailed caption.
     """
     first = side_by_side(images.query("seed == 0"), ["prompt_condition"])
     clip, table = load_clip(config), []
@@ -87,6 +85,6 @@ def measure_sets(rows, images: pd.DataFrame, read_picture, config: Config, batch
                 metric.update(ours, real=False)
         values = {name: metric.compute() for name, metric in metrics.items()}
         values |= {"kid": values["kid"][0], "clip_score": torch.cat(scores).mean()}
-        row = {"prompt_condition": condition, "n": len(group)}
-        table.append(row | {name: float(value) for name, value in values.items()})
+        values = {name: float(value) for name, value in values.items()}
+        table.append(values | {"prompt_condition": condition, "n": len(group)})
     return pd.DataFrame(table, columns=["prompt_condition", "n", *SET_METRICS])

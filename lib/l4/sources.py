@@ -35,8 +35,7 @@ def prepare(config: Config) -> None:
 
 def prepare_flowers(config: Config, folder: Path) -> list[dict]:
     """Copies Kaggle's flowers and returns the rows of their manifest: 5 % of each kind for validation, 5 % for test."""
-    source = find_flowers(config)
-    files = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    files = sorted(path for path in find_flowers(config).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     unique = {(path.parent.name, hash_of_file(path)): path for path in files}  # some archives hold all twice
     rows, rng = [], np.random.default_rng(config.dataset_seed)
     for kind in sorted({kind for kind, _ in unique}):

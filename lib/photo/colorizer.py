@@ -5,28 +5,18 @@ import operator
 from functools import cached_property
 from pathlib import Path
 
+import cv2
 import numpy as np
 
-from lib import ROOT
+from lib import ROOT, regions
 from lib.captions import looks_english
 from lib.color import gray_from_luminance, srgb_to_lab, to_pil
 from lib.config import Config, get_config
 from lib.models import load_pipeline
 from lib.photo import BIND
 from lib.photo.formats import ColorPicture, Photo, open_photo
-from lib.photo.full_resolution import color_functions, network_size, paint, reduce_lightness, refine
+from lib.photo.full_resolution import guided_functions, network_size, paint, reduce_lightness, refine
 from lib.prompts import VAGUE_PROMPT
-from lib.regions import (
-    FIND_PX,
-    WORKING_PX,
-    find_masks,
-    load_segmenter,
-    reduced_size,
-    regions_of,
-    share_out,
-    to_regions,
-    weigh,
-)
 from lib.sampling import sample
 
 SAMPLING = ("num_inference_steps", "guidance_scale", "controlnet_conditioning_scale")
@@ -34,9 +24,6 @@ SAMPLING = ("num_inference_steps", "guidance_scale", "controlnet_conditioning_sc
 
 class Colorizer:
     """Colorizes photos with one model, which is loaded once.
-
-        colorizer = Colorizer("pocket")
-        colorizer("photo.jpg", "a red tram in a gray street").save("photo.color.png")
 
     Args:
         profile: "pocket" (CPU), "l4" (GPU), or a `Config`, whose run's ControlNet is then taken.
@@ -51,14 +38,13 @@ class Colorizer:
     def __init__(self, profile: str | Config = "pocket", controlnet: str | Path | None = None, **fields):
         config = profile
         if isinstance(profile, str):
-            saved = Path(controlnet or "").parent / "config.json"
-            if controlnet and Path(controlnet).is_dir() and saved.is_file():
-                trained = json.loads(saved.read_text(encoding="utf-8"))
-                names = [name for name in ("run", "base_model", "base_revision") if name in trained]
-                fields = {name: trained[name] for name in names} | fields
+            if controlnet and Path(controlnet).is_dir():
+                controlnet = Path(controlnet).resolve()
+                if (saved := controlnet.with_name("config.json")).is_file():
+                    trained = json.loads(saved.read_text(encoding="utf-8"))
+                    fields = {name: trained[name] for name in ("run", "base_model", "base_revision")} | fields
             config = get_config(profile, **fields)
-            source = Path(controlnet).resolve() if controlnet and Path(controlnet).is_dir() else controlnet
-            source = source or config.controlnet or config.initial_controlnet or config.controlnet_dir
+            source = controlnet or config.controlnet or config.initial_controlnet or config.controlnet_dir
             config = config.replace(controlnet=str(source), torch_compile=False)
         self.config, self.pipeline = config, load_pipeline(config)
 
@@ -84,53 +70,54 @@ class Colorizer:
         config = self.config.replace(**sampling)
         photo = photo if isinstance(photo, Photo) else open_photo(photo)
         shape = photo.plane.shape
-        colors = to_regions(colors, shape)
+        colors = regions.to_regions(colors, shape)
         names = {region.place for region in colors if isinstance(region.place, str)}
-        bound = [region for region in regions_of(prompt) if region.place not in names] if bind else []
+        bound = [region for region in regions.regions_of(prompt) if region.place not in names] if bind else []
         multiple = self.pipeline.vae_scale_factor * 2 ** (len(self.pipeline.unet.config.block_out_channels) - 1)
         plane = reduce_lightness(photo.plane, network_size(*shape, config.resolution, multiple))
-        fine = reduce_lightness(photo.plane, reduced_size(shape, WORKING_PX))
-        regions, weights, notes = self.place([*bound, *colors], fine, photo.plane)
+        fine = reduce_lightness(photo.plane, regions.reduced_size(shape, regions.WORKING_PX))
+        placed, weights, notes = self.place([*bound, *colors], fine, photo.plane)
         gray = to_pil(gray_from_luminance(plane))
         # the prompt's picture alone, so that it is the same with and without regions
         outputs = sample(self.pipeline, [gray], [prompt], [seed], config)
-        phrases, count = [region.phrase for region in regions], len(regions)
+        phrases, count = [region.phrase for region in placed], len(placed)
         outputs += sample(self.pipeline, [gray] * count, phrases, [seed] * count, config)
         layers = [float(saturation) * srgb_to_lab(output)[..., 1:] for output in outputs]
-        pixels = paint(photo.plane, color_functions(plane, layers, fine, weights))
+        functions = [cv2.resize(guided_functions(plane, ab), fine.shape[::-1]) for ab in layers]
+        pixels = paint(photo.plane, regions.compose(functions, weights))
         made = {"photo": photo.path.name} if photo.path else {}
         made |= {"prompt": prompt, "colors": ", ".join(region.name for region in colors)}
-        made["bind"] = ", ".join(f"{region.color} {region.place}" for region in bound if region in regions)
+        made["bind"] = ", ".join(f"{region.color} {region.place}" for region in bound if region in placed)
         made |= {"seed": seed, "saturation": saturation, **config.values(*SAMPLING), "profile": config.profile}
         for name, source in (("base", config.base_model), ("controlnet", config.controlnet_source)):
             made[name] = str(source).removeprefix(f"{ROOT.resolve()}/")  # nothing of the machine
         return ColorPicture(pixels, photo, made, notes)
 
-    def place(self, regions: list, fine: np.ndarray, plane: np.ndarray) -> tuple[list, np.ndarray, list]:
+    def place(self, wanted: list, fine: np.ndarray, plane: np.ndarray) -> tuple[list, np.ndarray, list]:
         """Returns the regions that are found, the weights (1 + regions, h, w) of the rest and of them, and notes.
 
         `fine`: the photo's L* (h, w) at the size of the weights; `plane`: at its own size. Names share places by how
         sure the segmenter is; boxes and masks go over them, the later over the earlier.
         """
-        if not regions:
+        if not wanted:
             return [], np.ones((1, *fine.shape), np.float32), []
-        coarse = reduce_lightness(plane, reduced_size(plane.shape, FIND_PX))
-        regions = sorted(regions, key=lambda region: not isinstance(region.place, str))
-        masks = refine(find_masks(regions, coarse, lambda: self.segmenter), coarse, fine)
+        coarse = reduce_lightness(plane, regions.reduced_size(plane.shape, regions.FIND_PX))
+        wanted = sorted(wanted, key=lambda region: not isinstance(region.place, str))
+        masks = refine(regions.find_masks(wanted, coarse, lambda: self.segmenter), coarse, fine)
         found = masks.max(axis=(1, 2)) > 0
-        notes = [f"not found in the photo: {region.name}" for region, ok in zip(regions, found, strict=True) if not ok]
-        regions, masks = [region for region, ok in zip(regions, found, strict=True) if ok], masks[found]
-        n_names = sum(isinstance(region.place, str) for region in regions)
+        notes = [f"not found in the photo: {region.name}" for region, ok in zip(wanted, found, strict=True) if not ok]
+        placed, masks = [region for region, ok in zip(wanted, found, strict=True) if ok], masks[found]
+        n_names = sum(isinstance(region.place, str) for region in placed)
         if ((masks[n_names:] > 0.5).sum(axis=0) > 1).any():  # a pixel belongs to two
             notes.append("regions overlap: the later one wins")
-        over = weigh(masks[n_names:])
-        shares = share_out(masks[:n_names], self.segmenter.threshold if n_names else 1)
-        return regions, np.concatenate([shares * over[0], over[1:]]), notes
+        over = regions.weigh(masks[n_names:])
+        shares = regions.share_out(masks[:n_names], self.segmenter.threshold if n_names else 1)
+        return placed, np.concatenate([shares * over[0], over[1:]]), notes
 
     @cached_property
     def segmenter(self):
         """Finds objects by name; loaded when the first is to be found."""
-        return load_segmenter(self.config.segmenter, self.config.segmenter_revision)
+        return regions.load_segmenter(self.config.segmenter, self.config.segmenter_revision)
 
     def prompt_notes(self, prompt: str) -> list[str]:
         """Returns notes on a prompt: that it isn't English, and which words the text encoder doesn't read."""

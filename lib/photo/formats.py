@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 from PIL.ExifTags import IFD, Base
+from pillow_heif import register_heif_opener
 
 from lib.cache import PICTURE_FORMATS, new_file, one_line, printable
 
@@ -20,18 +21,13 @@ FORMATS = (*PICTURE_FORMATS, "JPEG2000")  # none that can hold a program, as Pos
 EXPORT = "export it as JPEG, PNG, or TIFF with 8 or 16 bits"
 MAX_MEGAPIXELS, MIN_SIDE, MAX_ASPECT = 250, 16, 50
 MAX_EXIF = 65_000  # bytes; a JPEG holds no more
-FILE_TAGS = {  # of EXIF, not kept: how the old file holds its pixels, XMP, IPTC, profile, and where it was taken
-    254, 256, 257, 258, 259, 262, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 330, 338, 339,
-    700, 33723, 34377, 34675, IFD.GPSInfo,
-}  # fmt: skip
+# Tags of EXIF that are not kept: how the old file holds its pixels, XMP, IPTC, profile, and where it was taken
+FILE_TAGS = {254, *range(256, 260), 262, 273, 274, *range(277, 280), 284, 317, 320, *range(322, 326), 330, 338, 339}
+FILE_TAGS |= {700, 33723, 34377, 34675, IFD.GPSInfo}
 UPRIGHT = dict(zip(range(2, 9), (Image.Transpose(way) for way in (0, 3, 1, 5, 4, 6, 2)), strict=True))  # by orientation
-EXPECT = (
-    "The pocket model is small (12 million parameters): expect tints more than exact colours, and no repair of "
-    "scratches or noise. The l4 profile uses Stable Diffusion and needs a GPU."
-)
+EXPECT = "The pocket model is small: expect tints more than exact colours, and no repair of scratches or noise."
 MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # px, of a picture
-LOSSY = {"quality": 95, "subsampling": "4:4:4"}  # colour edges stay as sharp as the others
-OPTIONS = {"PNG": {"compress_level": 1}, "JPEG": LOSSY, "WEBP": LOSSY, "AVIF": LOSSY}
+SAVING = {"quality": 95, "subsampling": "4:4:4", "compress_level": 1}  # each format takes its own of these
 MAX_TEXT = 10_000  # characters of how a picture was made; a JPEG holds 64 kB
 PACKET = (  # XMP, which JPEG, PNG, WebP, TIFF and AVIF hold
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -39,6 +35,7 @@ PACKET = (  # XMP, which JPEG, PNG, WebP, TIFF and AVIF hold
     '<rdf:li xml:lang="x-default">{}</rdf:li></rdf:Alt></dc:description></rdf:Description></rdf:RDF></x:xmpmeta>'
 )
 Image.MAX_IMAGE_PIXELS = MAX_MEGAPIXELS * 10**6 // 2  # PIL refuses what is twice as large
+register_heif_opener()
 
 
 @dataclass
@@ -53,10 +50,6 @@ class Photo:
     path: Path | None = None
 
 
-class UnfitError(ValueError):
-    """Says what is wrong with a photo."""
-
-
 def open_photo(source) -> Photo:
     """Reads the first frame of a photo; raises ValueError if it is damaged, too small, large, narrow, or holds NaN.
 
@@ -67,7 +60,7 @@ def open_photo(source) -> Photo:
     name = printable(str(path)) if path else "image"
     try:
         if path and not path.is_file():
-            raise UnfitError("is no regular file" if os.path.lexists(path) else "no such file")
+            raise ValueError("is no regular file" if os.path.lexists(path) else "no such file")
         if isinstance(source, np.ndarray):
             source = Image.fromarray(source)
         if isinstance(source, Image.Image):
@@ -75,32 +68,26 @@ def open_photo(source) -> Photo:
         file = path.open("rb") if path else nullcontext(BytesIO(source) if isinstance(source, bytes) else source)
         with file as stream, warnings.catch_warnings(action="ignore"):  # of damaged EXIF, and of sizes allowed here
             return replace(read_file(stream), path=path)
-    except UnfitError as error:
-        raise ValueError(f"{name}: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{name}: {one_line(error)}") from None
     except Image.DecompressionBombError:
         raise ValueError(f"{name}: larger than {MAX_MEGAPIXELS} megapixels: reduce it first") from None
-    except MemoryError:
-        raise
     except Exception as error:  # readers of damaged files raise anything
         reason = getattr(error, "strerror", None) or one_line(error, None)
         raise ValueError(f"{name}: can't be read ({reason}): replace it or allow reading it") from None
 
 
 def read_file(file) -> Photo:
-    """Returns a binary file as a `Photo`; raises UnfitError if it is no picture of a supported format."""
+    """Returns a binary file as a `Photo`; raises ValueError if it is no picture of a supported format."""
     head = file.read(80)
     file.seek(0)
     is_tiff = head[:4] in (b"II*\0", b"MM\0*")
     is_heic = head[4:8] == b"ftyp" and b"avif" not in head
-    if is_heic:
-        from pillow_heif import register_heif_opener
-
-        register_heif_opener()
     try:
         with Image.open(file, formats=("HEIF",) if is_heic else FORMATS) as image:
             tags = dict(image.tag_v2) if is_tiff else {}
             if 50706 in tags or (tags.get(254) == 1 and 330 in tags) or (is_tiff and head[8:10] == b"CR"):
-                raise UnfitError(f"is a raw photo (DNG, NEF, ...), of which only a thumbnail can be read: {EXPORT}")
+                raise ValueError(f"is a raw photo (DNG, NEF, ...), of which only a thumbnail can be read: {EXPORT}")
             deep_colors = tags.get(277, 1) > 1 and max(tags.get(258, (1,))) > 8
             if not (deep_colors and tags.get(284) == 2 and tags.get(259) == 1):
                 return to_photo(image)
@@ -111,25 +98,25 @@ def read_file(file) -> Photo:
             return to_photo(image, Image.fromarray((planes / 257).round().astype(np.uint8)))
     except Image.UnidentifiedImageError:
         unknown = "this kind of TIFF" if is_tiff else "is no picture, or its format"
-        raise UnfitError(f"{unknown} is not supported: {EXPORT}" if head else "is empty: replace it") from None
+        raise ValueError(f"{unknown} is not supported: {EXPORT}" if head else "is empty: replace it") from None
 
 
 def to_photo(image: Image.Image, planes: Image.Image | None = None) -> Photo:
     """Returns the first frame of a PIL image as a `Photo`; `planes`: the image that has its pixels, if not itself."""
     size, (short, long) = "{}x{}".format(*image.size), sorted(image.size)
     if short < MIN_SIDE:
-        raise UnfitError(f"{size} is too small: both sides need {MIN_SIDE} px or more")
+        raise ValueError(f"{size} is too small: both sides need {MIN_SIDE} px or more")
     if long > MAX_ASPECT * short:
-        raise UnfitError(f"{size} is too narrow: cut it into parts of at most 1:{MAX_ASPECT}")
+        raise ValueError(f"{size} is too narrow: cut it into parts of at most 1:{MAX_ASPECT}")
     notes, alpha, tags = [], None, dict(getattr(image, "tag_v2", {}))
     if (frames := getattr(image, "n_frames", 1)) > 1:
         notes.append(f"has {frames} frames: only the first is used")
     image.load()
     exif, orientation = read_exif(image, notes)
     info = dict(image.info)
-    has_words = b"<dc:" in (info.get("xmp") or b"") or 33723 in tags or 0x0404 in info.get("photoshop", {})
-    png_words = {"Title", "Author", "Description", "Copyright", "Comment"} & set(getattr(image, "text", {}))
-    if has_words or info.get("comment") or png_words:
+    words = [info.get("comment"), b"<dc:" in (info.get("xmp") or b""), 0x0404 in info.get("photoshop", {})]
+    words += [33723 in tags, {"Title", "Author", "Description", "Copyright", "Comment"} & {*getattr(image, "text", {})}]
+    if any(words):
         notes.append("has a title, comment or keywords: they are left out")
     image = planes or image
     image = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
@@ -137,7 +124,7 @@ def to_photo(image: Image.Image, planes: Image.Image | None = None) -> Photo:
         pixels = np.asarray(image)
         if pixels.dtype != np.uint16:  # white is 1, 255, 65535, or the maximum if it is larger
             if not np.isfinite(pixels).all():
-                raise UnfitError("holds values that are no numbers (NaN or infinite): correct it first")
+                raise ValueError("holds values that are no numbers (NaN or infinite): correct it first")
             white = next((white for white in (1, 255, 65535) if pixels.max() <= white), pixels.max())
             pixels = (np.clip(pixels.astype(np.float64) / white, 0, 1) * 65535).round().astype(np.uint16)
         if icc := info.get("icc_profile"):
@@ -191,8 +178,7 @@ def read_exif(image: Image.Image, notes: list[str]) -> tuple[bytes, int]:
                 kept[tag] = exif[tag]
                 if tag == IFD.Exif:
                     details = {name: value for name, value in exif.get_ifd(tag).items() if name != IFD.Interop}
-                    sizes = {Base.ExifImageWidth: width, Base.ExifImageHeight: height}
-                    kept[tag] = details | (sizes if Base.ExifImageWidth in details else {})
+                    kept[tag] = details | {Base.ExifImageWidth: width, Base.ExifImageHeight: height}
                 content = kept.tobytes()
             except Exception:  # a mistyped value can't be read or written
                 kept.pop(tag, None)
@@ -250,12 +236,9 @@ class ColorPicture(Image.Image):
         known = check_target(target, self.size, self.mode == "RGBA") if is_path else "PNG"
         format = (format or known).upper()
         words = printable("; ".join(f"{name}: {value}" for name, value in self.made.items()))
-        packet = PACKET.format(html.escape(words[:MAX_TEXT]))
-        kept = {name: self.info[name] for name in ("exif", "dpi") if self.info[name]} | OPTIONS.get(format, {})
-        if format == "PNG":
-            kept["pnginfo"] = PngImagePlugin.PngInfo()
-            kept["pnginfo"].add_itxt("XML:com.adobe.xmp", packet)
-        else:
-            kept["xmp"] = packet.encode()
+        packet, png = PACKET.format(html.escape(words[:MAX_TEXT])), PngImagePlugin.PngInfo()
+        png.add_itxt("XML:com.adobe.xmp", packet)
+        kept = {name: self.info[name] for name in ("exif", "dpi") if self.info[name]}
+        kept |= {"xmp": packet.encode(), "pnginfo": png} | SAVING
         with new_file(target) if is_path else nullcontext(target) as place:
             super().save(place, format=format, **{**kept, **options})

@@ -4,13 +4,12 @@ The enlargement is a guided filter (He, Sun, Tang 2013; its fast form: He and Su
 are fitted as linear functions of L*. The functions are enlarged, not the colours, so colour edges follow the photo's.
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import cv2
 import numpy as np
 
 from lib.color import fit_gamut
-from lib.regions import compose
 
 STRIP = 64  # rows at a time, so that the work stays in the processor's cache
 
@@ -35,7 +34,7 @@ def guided_functions(plane: np.ndarray, ab: np.ndarray, radius: int = 2, epsilon
 
     `plane`: L* (h, w); `ab`: (h, w, 2); `epsilon`: variance of L* below which a window counts as flat.
     """
-    mean = lambda values: cv2.blur(values, (2 * radius + 1, 2 * radius + 1))  # noqa: E731
+    mean = partial(cv2.blur, ksize=(2 * radius + 1, 2 * radius + 1))
     plane, ab = plane.astype(np.float32), ab.astype(np.float32)
     center, spread = mean(plane), mean(plane * plane)
     variance = (spread - center**2)[..., None]
@@ -54,40 +53,10 @@ def refine(masks: np.ndarray, coarse: np.ndarray, plane: np.ndarray) -> np.ndarr
     return fine
 
 
-def color_functions(plane: np.ndarray, layers: list, fine: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Returns a* and b* as linear functions of L*, float32 (H, W, 4), zero where there is only paper.
-
-    `plane`: L* (h, w) that the network saw; `layers`: a*, b* that it gave, (n, h, w, 2); `fine`: finer L* of the photo
-    (H, W); `weights` (n, H, W): how much each layer counts where.
-    """
-    functions = [cv2.resize(guided_functions(plane, ab), fine.shape[::-1]) for ab in layers]
-    return compose(functions, weights) * (1 - find_border(fine))[..., None]
-
-
-def find_border(plane: np.ndarray) -> np.ndarray:
-    """Returns where L* (h, w) is paper or a frame, float32 in [0, 1]: near-white or near-black, and flat.
-
-    Only what is connected to the picture's edge counts, and only if it covers nine tenths of two opposite edges: a
-    white sky doesn't.
-    """
-    border = np.zeros(plane.shape, np.float32)
-    mean = cv2.blur(plane, (5, 5))
-    flat = cv2.blur(plane * plane, (5, 5)) - mean**2 < 9
-    outermost = np.concatenate([mean[0], mean[-1], mean[:, 0], mean[:, -1]])
-    for shades in (outermost[outermost > 85], outermost[outermost < 15]):
-        alike = flat & (np.abs(mean - np.median(shades)) < 6) if len(shades) else np.zeros(plane.shape, bool)
-        _, parts = cv2.connectedComponents(alike.astype(np.uint8), connectivity=4)
-        edges = [parts[0], parts[-1], parts[:, 0], parts[:, -1]]
-        covered = [(edge > 0).mean() > 0.9 for edge in edges]
-        if all(covered[:2]) or all(covered[2:]):
-            border[(parts > 0) & np.isin(parts, np.concatenate(edges))] = 1
-    return cv2.blur(border, (3, 3))
-
-
 def paint(plane: np.ndarray, functions: np.ndarray) -> np.ndarray:
     """Returns L* (H, W) in colour, uint8 sRGB (H, W, 3); what sRGB can't show loses chroma, not L* or hue.
 
-    `functions`: a* and b* as linear functions of L*, float32 (h, w, 4), as from `color_functions`.
+    `functions`: a* and b* as linear functions of L*, float32 (h, w, 4), as from `guided_functions`.
     """
     (height, width), (h, w) = plane.shape, functions.shape[:2]
     picture = np.empty((height, width, 3), np.uint8)

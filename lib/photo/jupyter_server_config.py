@@ -1,7 +1,6 @@
 """How `make lab` runs JupyterLab: uploads of photos, and notebooks that git sees no change in when they are run."""
 
 import os
-import warnings
 from pathlib import Path
 
 import nbformat
@@ -22,6 +21,5 @@ def set_outputs_aside(model, path, **_):
 
 os.environ.pop("MPLBACKEND", None)  # with another backend than its own, a kernel shows no charts
 c = get_config()  # noqa: F821
-warnings.filterwarnings("ignore", "Overriding existing pre_save_hook")  # Jupyter reads this file more than once
 c.FileContentsManager.pre_save_hook = set_outputs_aside
 c.ServerApp.tornado_settings = {"websocket_max_message_size": 512 * 2**20}  # of an upload; Jupyter's own limit is 10 MB

@@ -27,10 +27,6 @@ NAMES = [*WORDS, *(f"{shade} {word}" for word in WORDS for shade in ("dark", "pa
 COLORS = {name: XKCD_COLORS[f"xkcd:{name}"] for name in NAMES if f"xkcd:{name}" in XKCD_COLORS}  # {name: "#rrggbb"}
 
 
-class Cancelled(Exception):
-    """Ends the work on a picture."""
-
-
 class Panel(anywidget.AnyWidget):
     """The panel of a `Colorizer`; a `folder` takes the pictures, at full size, and the photos that are uploaded.
 
@@ -50,6 +46,7 @@ class Panel(anywidget.AnyWidget):
         super().__init__()
         self.colorizer, self.folder, self.results, self.opened = colorizer, Path(folder), {}, None
         self.stopped, self.worker = Event(), Thread()
+        self.cancel = self.stopped.set  # ends the work on a picture before the network's next layer
         self.descriptions = {Path(path).name: texts for path, texts in photos.items()}
         uploads = sorted((self.folder / "uploads").glob("[!.]*"), key=lambda path: path.stat().st_mtime, reverse=True)
         self.paths = {path.name: path for path in [*map(Path, photos), *uploads]}
@@ -68,7 +65,7 @@ class Panel(anywidget.AnyWidget):
         """Shows a photo, and returns whether it can be read; one that can't is said and dropped from the list."""
         try:
             self.opened = opened = open_photo(self.paths[name])
-        except (ValueError, MemoryError) as error:
+        except ValueError as error:
             del self.paths[name]
             self.names, self.message = list(self.paths), f"dropped: {error}"
             self.send({"action": "chosen"})  # the browser's list shows the photo of before
@@ -84,12 +81,9 @@ class Panel(anywidget.AnyWidget):
     def upload(self, name: str, content: bytes) -> None:
         """Keeps an uploaded photo under a name that is free, puts it first in the list, and shows it."""
         open_photo(content)  # a broken one is not kept
-        folder = self.folder / "uploads"
-        path = next(
-            (path for path in self.paths.values() if path.parent == folder and path.read_bytes() == content), None
-        )
-        if not path:
-            path = free_name(folder / Path(name.replace("\\", "/")).name, self.paths)
+        path = self.folder / "uploads" / Path(name.replace("\\", "/")).name
+        if not (path.exists() and path.read_bytes() == content):
+            path = free_name(path, self.paths)
             write_bytes(content, path)
         self.paths = {path.name: path, **self.paths}
         self.choose(path.name)
@@ -105,16 +99,12 @@ class Panel(anywidget.AnyWidget):
         self.worker = Thread(target=self.work, args=(self.photo["name"], self.opened, settings))
         self.worker.start()
 
-    def cancel(self) -> None:
-        """Ends the work on a picture before the next layer."""
-        self.stopped.set()
-
     def work(self, name: str, opened: Photo, settings: dict) -> None:
         """Makes a picture, saves it, and puts it first in the photo's history."""
 
         def follow(module, _):
             if self.stopped.is_set():
-                raise Cancelled
+                raise InterruptedError("cancelled")
             if module is self.colorizer.pipeline.unet:
                 self.progress = [self.progress[0] + 1, self.progress[1]]
 
@@ -127,20 +117,15 @@ class Panel(anywidget.AnyWidget):
             if settings["bind"]:
                 mode = f"each colour only on its object: {picture.made['bind'] or 'no object found'}"
             caption = [mode, *self.colorizer.prompt_notes(prompt), *picture.notes]
-            result = {"settings": settings, "after": to_url(picture.convert("RGB")), "caption": caption}
-            try:
-                target = free_name(self.folder / f"{opened.path.stem}.color.png")
-                picture.save(target)
-                result["file"], self.message = target.name, f"saved: {target}"
-            except OSError as error:
-                self.message = f"not saved: {error.filename or target} ({error.strerror})"
+            target = free_name(self.folder / f"{opened.path.stem}.color.png")
+            picture.save(target)
+            self.message, after = f"saved: {target}", to_url(picture.convert("RGB"))
+            result = {"settings": settings, "after": after, "caption": caption, "file": target.name}
             self.results[name] = [result, *self.results[name]]
             if self.photo["name"] == name:
                 self.history, self.shown = self.results[name], 0
-        except Cancelled:
-            self.message = "cancelled"
         except Exception as error:  # a thread's errors are seen nowhere else
-            self.message = f"not colorized: {one_line(error, None)}"
+            self.message = one_line(error, None)
         finally:
             hook.remove()
             self.progress = [0, 0]

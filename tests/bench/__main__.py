@@ -51,20 +51,8 @@ def run_command(path: Path) -> tuple[float, float]:
     return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
-def bench_photos() -> list[dict]:
-    """Returns a row for each of `SIZES`."""
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name, size in SIZES.items():
-            path = Path(folder) / f"{name}.png"
-            Image.fromarray(gray_photo(*size)).save(path)
-            seconds, megabytes = zip(*(run_command(path) for _ in range(REPEATS)), strict=True)
-            rows.append({"name": name, **spread(seconds), "peak_mb": round(statistics.median(megabytes))})
-    return rows
-
-
-def bench_training(config: Config, n_photos: int = 32) -> list[dict]:
-    """Returns the row of a training step."""
+def time_training(config: Config, n_photos: int = 32) -> np.ndarray:
+    """Returns the CPU seconds of some training steps."""
     photo = Image.fromarray(gray_photo(config.resolution, config.resolution))
     rows = [{"image": photo.convert("RGB"), "conditioning_image": photo}] * n_photos
     base = load_base(config)
@@ -82,7 +70,7 @@ def bench_training(config: Config, n_photos: int = 32) -> list[dict]:
             optimizer.step()
             optimizer.zero_grad()
             stamps.append(time.process_time())
-    return [{"name": "train_step", **spread(np.diff(stamps))}]
+    return np.diff(stamps)
 
 
 def spread(seconds) -> dict:
@@ -92,7 +80,13 @@ def spread(seconds) -> dict:
 
 def main() -> None:
     """Measures everything, and writes and prints the table."""
-    table = pd.DataFrame([*bench_training(get_config("pocket", train_batch_size=8)), *bench_photos()])
+    rows = [{"name": "train_step", **spread(time_training(get_config("pocket", train_batch_size=8)))}]
+    with tempfile.TemporaryDirectory() as folder:
+        for name, size in SIZES.items():
+            Image.fromarray(gray_photo(*size)).save(path := Path(folder) / f"{name}.png")
+            seconds, megabytes = zip(*(run_command(path) for _ in range(REPEATS)), strict=True)
+            rows.append({"name": name, **spread(seconds), "peak_mb": round(statistics.median(megabytes))})
+    table = pd.DataFrame(rows)
     write_table(table.round(3), ROOT / "reports/benchmark.csv")
     print(markdown_table(table.round(3)))
 

@@ -31,7 +31,6 @@ FIELDS = {  # of the profile, so that the study takes minutes
     "set_metrics": "false",  # its networks need torchvision
 }  # fmt: skip
 N_VAL2017, N_FLOWERS = 12, 60
-LIMIT = 1800  # seconds that one command may take
 
 
 @contextmanager
@@ -49,7 +48,6 @@ class StandIns:
     """The stand-ins in a folder, their servers, and the fields and environment that lead commands to them."""
 
     def __init__(self, folder):
-        self.folder = folder
         archives = photos.write_coco(folder / "coco", FIELDS["n_train"] + FIELDS["n_validation"], N_VAL2017)
         (folder / "archives.json").write_text(json.dumps(archives))
         photos.write_flowers(folder / "flowers", N_FLOWERS)
@@ -84,7 +82,7 @@ class Place:
 
     def python(self, *arguments, kill_when=None):
         """Runs Python to its end, or kills it and its children as soon as `kill_when()` is true; ValueError if it fails."""
-        log, started = self.folder / "output.log", time.time()
+        log = self.folder / "output.log"
         with log.open("w") as output:
             process = psutil.Popen([sys.executable, *arguments], cwd=ROOT, env=self.environment, stdout=output,
                                    stderr=subprocess.STDOUT)  # fmt: skip
@@ -92,8 +90,8 @@ class Place:
             while process.poll() is None:
                 if kill_when and kill_when():
                     return
-                if self.stopped.wait(0.02) or time.time() - started > LIMIT:
-                    raise ValueError("stopped" if self.stopped.is_set() else f"took longer than {LIMIT} s")
+                if self.stopped.wait(0.02):
+                    raise ValueError("stopped")
         finally:
             kill_tree(process)
         last_line = (log.read_text().strip().splitlines() or ["no output"])[-1]
@@ -110,8 +108,7 @@ def pinned_revisions(configs):
     """The commits at which profiles want what they load from the Hub: {id: commit}."""
     names = {"base_model": "base_revision", "controlnet": "controlnet_revision",
              "captioner": "captioner_revision", "clip": "clip_revision", "segmenter": "segmenter_revision"}  # fmt: skip
-    values = [config.values(*names, *names.values()) for config in configs]
-    pairs = [(value[name], value[names[name]]) for value in values for name in names]
+    pairs = [(getattr(config, name), getattr(config, names[name])) for config in configs for name in names]
     return {name: revision for name, revision in pairs if revision}
 
 
@@ -121,13 +118,6 @@ def kill_tree(process):
         for each in [process, *process.children(recursive=True)]:
             each.kill()
         process.wait()
-
-
-def check_downloads(stand_ins, place):
-    """Downloads were broken off and went on where they stood, and the photos that can't be used were left out."""
-    assert stand_ins.coco.resumed >= {"zips/train2017.zip", "zips/val2017.zip"}, f"resumed: {stand_ins.coco.resumed}"
-    left_out = pd.read_csv(place.config(RUNS[-1]).photos_dir / "left_out.csv")["reason"].value_counts().to_dict()
-    assert left_out == {"gray": 3, "broken": 1, "missing": 1}, f"left out: {left_out}"
 
 
 def check_hub(stand_ins, place):
@@ -150,8 +140,6 @@ def check_reports(place):
     needed += [place.config(RUNS[-1]).reports_home / name for name in ("runs.csv", "runs.md", "runs.png")]
     missing = [str(path) for path in needed if not path.exists()]
     assert not missing, f"not written: {missing}"
-    photos_of_runs = dict(pd.read_csv(needed[len(RUNS)]).set_index("run")["photos"])
-    assert photos_of_runs == {"study_1": "flowers", "study_3": "coco"}, photos_of_runs
     tables = [pd.read_csv(place.config(run).reports_dir / "metrics.csv", dtype={"image_id": str}) for run in RUNS]
     assert set(tables[0]["image_id"]) == set(tables[1]["image_id"]), "the runs colorize different test photos"
 
@@ -173,11 +161,10 @@ def check_pictures(whole, resumed):
             same_bytes(whole.run_dir / files[0], resumed.run_dir / files[1])
 
 
-def make_study(stand_ins, place):
+def make_study(place):
     """The whole study, undisturbed."""
     with stage(f"notebooks 01 to 06 of {' and '.join(RUNS)}"):
         place.notebooks("-p", "runs", ",".join(RUNS))
-        check_downloads(stand_ins, place)
         check_reports(place)
 
 
@@ -202,7 +189,7 @@ def rehearse(folder):
         stand_ins, stopped = StandIns(folder), threading.Event()
     here, elsewhere = (Place(folder / name, stand_ins, stopped) for name in ("colors", "elsewhere"))
     with ThreadPoolExecutor(2) as pool:
-        parts = [pool.submit(make_study, stand_ins, here), pool.submit(make_study_with_kills, elsewhere)]
+        parts = [pool.submit(make_study, here), pool.submit(make_study_with_kills, elsewhere)]
         try:
             for part in as_completed(parts):
                 part.result()

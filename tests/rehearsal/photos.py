@@ -10,14 +10,11 @@ import zipfile
 from PIL import Image
 
 from lib import ROOT
+from lib.l4 import coco
 
 POCKET_PHOTOS = ROOT / "data_cards/pocket_photos"
-FILES = {  # as in lib.l4.coco: name, and path on the server
-    "train2017.zip": "zips/train2017.zip",
-    "val2017.zip": "zips/val2017.zip",
-    "annotations_trainval2017.zip": "annotations/annotations_trainval2017.zip",
-    "coco_val_captions.jsonl": "annotations/coco_val_captions.jsonl",
-}
+# Where the server has them, by name
+FILES = {name: place.partition("localized-narratives/")[2] or place for name, (place, *_) in coco.FILES.items()}
 COCO_SIZES = [(640, 480), (640, 427), (480, 640), (640, 640), (500, 375), (333, 500), (640, 211), (120, 160)]
 FLOWER_SIZES = [(320, 240), (240, 320), (500, 333), (180, 240)]
 FLAWS = {  # of the photo with this number in its part
