@@ -42,11 +42,10 @@ OTHER_LANGUAGES = re.compile("|".join(WORDS["other_languages"].values()))
 
 
 class Phrase(NamedTuple):
-    """A noun phrase in lower case: `object` "trees", `colors` "dark green", `text` "tall dark green trees"."""
+    """An object and its colours in lower case: "trees", "dark green"."""
 
     object: str
     colors: str
-    text: str
 
 
 def hue_distance(first, second):
@@ -68,10 +67,10 @@ def tag_words(caption: str) -> tuple[list[re.Match], str]:
             tags += _tag(found[0].lower(), found.lastgroup, tokens, tags)
             tokens.append(found)
 
-    def tag_idle(modifier):  # "all over", "a dark street"
-        return "P" if re.fullmatch(LISTS["degree"], tokens[modifier.start()][0], re.I) else "N"
-
-    return tokens, re.sub(r"M(?!M*(?:AM*)?[CO])", tag_idle, tags)
+    degree = re.compile(LISTS["degree"], re.I)  # modifiers of no colour: "all over", "a dark street"
+    return tokens, re.sub(
+        r"M(?!M*(?:AM*)?[CO])", lambda m: "P" if degree.fullmatch(tokens[m.start()][0]) else "N", tags
+    )
 
 
 def _tag(word, kind, tokens, tags):
@@ -160,9 +159,9 @@ def put_words(caption: str, places: Iterable[tuple], texts: Iterable[str]) -> st
 
 
 def phrases_of(prompt: str) -> list[Phrase]:
-    """Returns the noun phrases of a prompt that name an object and its colour, in order.
+    """Returns the objects of a prompt that have a colour, in order: "tall green trees", "the sky is blue".
 
-    "the sky is blue" counts as "blue sky". Left out are colours without a noun or object ("in red", "a blue tint").
+    Left out are colours without a noun or object ("in red", "a blue tint").
     """
     tokens, tags, groups = find_groups(prompt)
 
@@ -170,20 +169,17 @@ def phrases_of(prompt: str) -> list[Phrase]:
         return prompt[tokens[first].start() : tokens[last - 1].end()].lower()
 
     phrases = []
-    for group_first, group_last, has_noun in groups:
-        before, colors = tags[:group_first], text(group_first, group_last)
+    for first, last, has_noun in groups:
         if has_noun:
-            noun = HEAD.match(tags, group_last)
+            noun = HEAD.match(tags, last)
         else:  # the subject: "a bus that is red", or a clause that begins with it
+            before = tags[:first]
             noun = re.search("(N+)RB$", before) or re.search("(?:^|[,.])D?(N+)B$|[BF].*AD(N+)B$", before)
-        if not noun or "N" not in noun[0] or "AD" in tags[group_first:group_last]:
-            continue
-        first, last = noun.span(noun.lastindex or 0)
-        if NO_OBJECT.match(text(first, last)):
-            continue
-        name = text(first + (tokens[first][0].lower() in WORDS["suffixes"]), last)
-        start = re.search("(?<![CO])D?[NE]*$|$", before).start()
-        phrases.append(Phrase(name, colors, text(start, last) if has_noun else f"{colors} {name}"))
+        if noun and "N" in noun[0] and "AD" not in tags[first:last]:
+            start, end = noun.span(noun.lastindex or 0)
+            if not NO_OBJECT.match(text(start, end)):
+                start += tokens[start][0].lower() in WORDS["suffixes"]
+                phrases.append(Phrase(text(start, end), text(first, last)))
     return phrases
 
 
