@@ -26,8 +26,7 @@ from lib.prompts import COMPARED
 from lib.regions import compose, find_masks, load_segmenter, regions_of, share_out
 
 SYSTEMS, FOLDER = ("classification", "gan"), ROOT / "lib/baselines_model"
-GRID, AB_SCALE = 10, 110.0  # step of the a*b* bins; what the GAN's outputs in [-1, 1] are multiplied by
-TEMPERATURE = 0.38  # of the annealed mean
+AB_SCALE, TEMPERATURE = 110.0, 0.38  # of the GAN's outputs in [-1, 1]; of the annealed mean
 MEAN_OF = 2_000  # training photos, at most, whose mean colour is taken
 
 
@@ -47,7 +46,7 @@ def look(network: UNet2DModel, planes: torch.Tensor) -> torch.Tensor:
 @lru_cache
 def bins() -> torch.Tensor:
     """Returns the a*b* bins that sRGB holds at some L*, (Q, 2): a grid of step 10."""
-    axis = np.arange(-110, 111, GRID)
+    axis = np.arange(-110, 111, 10)
     lab = np.stack(np.meshgrid(np.arange(5, 100, 5), axis, axis, indexing="ij"), axis=-1)
     return torch.tensor(lab[0, in_gamut(lab).any(axis=0), 1:], dtype=torch.float32)
 

@@ -1,8 +1,8 @@
-"""Captions: which of their words are colours, the phrases that name an object and its colour, and rewritten captions.
+"""Captions: which of their words are colours, which objects have a colour, and captions with other colours.
 
-Every word gets a one-letter tag (see `words.toml`; unknown words are nouns), and regular expressions over the tags find
-the colours: those that a noun follows ("a red and white bus") or that stand alone ("the bus is red"), but no nouns ("an
-orange") and kinds ("ice cream", "brown bear"). Words before a colour such as "pale" and "very dark" belong to it.
+Every word gets a one-letter tag (see `words.toml`; unknown words are nouns). Regular expressions over the tags find the
+colours, before a noun ("a red and white bus") or alone ("the bus is red"), but no nouns ("an orange") and kinds ("ice
+cream", "brown bear"). Words before a colour such as "pale" and "very dark" belong to it.
 """
 
 import re
@@ -38,7 +38,6 @@ GROUP = re.compile(rf"{UNIT.pattern}(?:(?:,?A|,|(?<=C)AD+){UNIT.pattern})*")  # 
 NO_OBJECT = re.compile(rf"(?:{LISTS['partial']})\b|(?:.* )?(?:{LISTS['no_objects']})$")
 HEAD = re.compile(r"[EVL]*N(?:E*N)*|[EL]+(?=M*[CO])")  # the rest of a noun phrase: "striped cat", "stone wall"
 VOWEL = re.compile(r"(?!uni(?!n)|us[ae]|eu|onc?e\b)[aeiou]|hour|honest|heir", re.I)
-OTHER_LANGUAGES = re.compile("|".join(WORDS["other_languages"].values()))
 
 
 class Phrase(NamedTuple):
@@ -83,8 +82,7 @@ def _tag(word, kind, tokens, tags):
     if VERBS.fullmatch(word):
         agrees = re.search("[NO]$", tags) and bool(PLURAL.fullmatch(tokens[-1][0].lower())) != word.endswith("s")
         return "F" if agrees or re.search("[BIL][MCOA]*[CO]A?$", tags) else "N"
-    known = KNOWN.fullmatch(word)
-    return known.lastgroup if known else "N"
+    return known.lastgroup if (known := KNOWN.fullmatch(word)) else "N"
 
 
 def find_groups(caption: str) -> tuple[list[re.Match], str, list[tuple[int, int, bool]]]:
@@ -199,11 +197,10 @@ def rotate_color_words(caption: str, degrees: float) -> str:
     """Renames the colours of a caption as a rotation of all hues by an angle changes them; neutral words stay."""
 
     def rename(match):
-        word = match[0]
-        if word not in HUES_OF_WORDS:
-            return word
-        new = min(HUES, key=lambda name: hue_distance(HUES[name], HUES_OF_WORDS[word] + degrees))
-        return {"brown": f"dark {new}", "beige": f"pale {new}", "cream": f"pale {new}"}.get(word, new)
+        if (hue := HUES_OF_WORDS.get(match[0])) is None:
+            return match[0]
+        new = min(HUES, key=lambda name: hue_distance(HUES[name], hue + degrees))
+        return {"brown": f"dark {new}", "beige": f"pale {new}", "cream": f"pale {new}"}.get(match[0], new)
 
     places, colors = _colors_in(caption)
     return put_words(caption, places, [COLOR_PATTERN.sub(rename, text) for text in colors])
@@ -217,7 +214,6 @@ def change_color_words(caption: str, rng: np.random.Generator) -> str:
     the next of them. Returns the one of up to 100 draws with the fewest unchanged places and repetitions.
     """
     places, colors = _colors_in(caption)
-    groups = [group for *_, group in places]
 
     def hues_of(text):
         return {word: HUES_OF_WORDS[word] for word in COLOR_PATTERN.findall(text) if word in HUES_OF_WORDS}
@@ -237,7 +233,8 @@ def change_color_words(caption: str, rng: np.random.Generator) -> str:
     def count_flaws(drawn):
         hues = [(hues_of(old).values(), hues_of(new).values()) for old, new in zip(colors, drawn, strict=True)]
         same = sum(not (old or new) or any(hue_distance(a, b) < 60 for a in new for b in old) for old, new in hues)
-        words = [(group, word) for group, new in zip(groups, drawn, strict=True) for word in COLOR_PATTERN.findall(new)]
+        new_words = ((group, COLOR_PATTERN.findall(new)) for (*_, group), new in zip(places, drawn, strict=True))
+        words = [(group, word) for group, found in new_words for word in found]
         return same + sum(first == second for first, second in pairwise(words))
 
     best = draw()
@@ -266,10 +263,3 @@ def permute_colors(caption: str, rng: np.random.Generator) -> str:
     draws = [rng.permutation(len(texts)) for _ in range(20)]
     order = min(draws, key=lambda draw: sum(texts[k].lower() == texts[n].lower() for n, k in enumerate(draw)))
     return put_words(caption, places, [texts[k] for k in order])
-
-
-def looks_english(prompt: str) -> bool:
-    """Returns False if most words that tell a language don't tell English, the one that `pocket` reads."""
-    words = re.findall(r"[^\W\d_]+", prompt.lower())
-    other = sum(bool(OTHER_LANGUAGES.fullmatch(word)) or max(word) > "\u024f" for word in words)
-    return other <= sum(bool(KNOWN.fullmatch(word) or COLOR_PATTERN.fullmatch(word)) for word in words)

@@ -106,8 +106,18 @@ def colorize_rows(pipeline, rows, plans: dict[str, pd.DataFrame], config: Config
     """
     state, run_dir = process_state(), config.run_dir
     named = zip(rows["image_id"], rows["conditioning_image"], strict=True)
-    grays = {image_id: gray.convert("L") for image_id, gray in named}
-    tables = name_pictures(pipeline, plans, grays, config)
+    grays, tables = {image_id: gray.convert("L") for image_id, gray in named}, {}
+    networks = (pipeline.unet, pipeline.controlnet, pipeline.vae, pipeline.text_encoder)
+    weights = [*map(hash_of_weights, networks), pipeline.annotator.key]
+    folder = f"pictures/{hash_of([*weights, config.values(*MODEL_FIELDS), config.num_inference_steps])}"
+    guidance = [config.guidance_scale, guided_steps(config)]
+    hashes = {image_id: hash_of([gray.convert("RGB").tobytes()]) for image_id, gray in grays.items()}
+    for name, plan in plans.items():
+        jobs = zip(plan["image_id"], plan["prompt"], map(seed_of, plan["image_id"], plan["seed"]), strict=True)
+        keys = [(image_id, hash_of([*guidance, hashes[image_id], *job])) for image_id, *job in jobs]
+        stems = [f"{folder}/{image_id}.{key}" for image_id, key in keys]
+        before, after = ([f"{stem}.{kind}.png" for stem in stems] for kind in ("before", "after"))
+        tables[name] = plan.assign(before=before, after=after)
     pictures = pd.concat(tables.values()).drop_duplicates("after")
     existing = {path.relative_to(run_dir).as_posix() for path in run_dir.glob("pictures/*/*")}
     state.wait_for_everyone()  # nobody writes before everybody has looked
@@ -129,27 +139,11 @@ def colorize_rows(pipeline, rows, plans: dict[str, pd.DataFrame], config: Config
             for name, table in tables.items():
                 table.to_csv(partial / f"{name}.csv", index=False)
             mark_current(partial, _key(config))
-        for folder in set(run_dir.glob("pictures/*")) - {(run_dir / name).parent for name in pictures["after"]}:
-            shutil.rmtree(folder)
+        for other in set(run_dir.glob("pictures/*")) - {run_dir / folder}:
+            shutil.rmtree(other)
         for partial in run_dir.glob("pictures/*/*.part"):  # of a killed process
             partial.unlink()
     state.wait_for_everyone()
-    return tables
-
-
-def name_pictures(pipeline, plans, grays, config):
-    """Returns the plans with the columns `before` and `after`: file names that change with all that makes a picture."""
-    networks = (pipeline.unet, pipeline.controlnet, pipeline.vae, pipeline.text_encoder)
-    weights = [*map(hash_of_weights, networks), pipeline.annotator.key]
-    common = hash_of([*weights, config.values(*MODEL_FIELDS), config.num_inference_steps])
-    guidance = [config.guidance_scale, guided_steps(config)]
-    hashes, tables = {name: hash_of([gray.convert("RGB").tobytes()]) for name, gray in grays.items()}, {}
-    for folder, plan in plans.items():
-        jobs = zip(plan["image_id"], plan["prompt"], map(seed_of, plan["image_id"], plan["seed"]), strict=True)
-        keys = [(image_id, hash_of([*guidance, hashes[image_id], *job])) for image_id, *job in jobs]
-        stems = [f"pictures/{common}/{image_id}.{key}" for image_id, key in keys]
-        before, after = ([f"{stem}.{state}.png" for stem in stems] for state in ("before", "after"))
-        tables[folder] = plan.assign(before=before, after=after)
     return tables
 
 

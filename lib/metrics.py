@@ -1,7 +1,4 @@
-"""How far a colorized photo is from the true one: a row of numbers for each picture file.
-
-Pictures are float sRGB (H, W, 3) in [0, 1]; CIELAB images have L* in [0, 100].
-"""
+"""How far a colorized photo is from the true one; pictures are float sRGB (H, W, 3) in [0, 1]."""
 
 from collections.abc import Callable
 

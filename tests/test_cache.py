@@ -43,7 +43,7 @@ def test_an_error_leaves_the_old_file_or_folder(tmp_path, error, new, name):
 def test_a_folder_replaces_the_old_one_and_what_a_killed_process_left(tmp_path):
     cache.write_text("old", tmp_path / "folder/old.txt")
     for name in ("folder", "folder2"):
-        (cache._beside(tmp_path / name, "0123456789abcdef") / "below").mkdir(parents=True)
+        (tmp_path / f".{name}.0123456789abcdef.part/below").mkdir(parents=True)
     with cache.new_folder(tmp_path / "folder") as partial:
         (partial / "new.txt").write_text("new")
         assert (tmp_path / "folder/old.txt").exists()

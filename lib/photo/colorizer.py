@@ -2,33 +2,26 @@
 
 import json
 import operator
+import re
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from lib import ROOT
-from lib.captions import looks_english
+from lib.captions import COLOR_PATTERN, KNOWN, WORDS
 from lib.color import gray_from_luminance, srgb_to_lab, to_pil
 from lib.config import Config, get_config
 from lib.models import load_pipeline
 from lib.photo import BIND
 from lib.photo.formats import ColorPicture, Photo, open_photo
 from lib.photo.full_resolution import color_functions, network_size, paint, reduce_lightness, refine
+from lib.photo.places import FIND_PX, WORKING_PX, mask_of, reduced_size, to_regions, weigh
 from lib.prompts import VAGUE_PROMPT
-from lib.regions import (
-    FIND_PX,
-    WORKING_PX,
-    find_masks,
-    load_segmenter,
-    reduced_size,
-    regions_of,
-    share_out,
-    to_regions,
-    weigh,
-)
+from lib.regions import find_masks, load_segmenter, regions_of, share_out
 from lib.sampling import sample
 
+OTHER_LANGUAGES = re.compile("|".join(WORDS["other_languages"].values()))
 SAMPLING = ("num_inference_steps", "guidance_scale", "controlnet_conditioning_scale")
 
 
@@ -115,8 +108,10 @@ class Colorizer:
         if not regions:
             return [], np.ones((1, *fine.shape), np.float32), []
         coarse = reduce_lightness(plane, reduced_size(plane.shape, FIND_PX))
-        regions = sorted(regions, key=lambda region: not isinstance(region.place, str))
-        masks = refine(find_masks(regions, coarse, lambda: self.segmenter), coarse, fine)
+        named = [region for region in regions if isinstance(region.place, str)]
+        placed = [region for region in regions if not isinstance(region.place, str)]
+        masks = [*find_masks(named, coarse, lambda: self.segmenter), *(mask_of(r.place, coarse) for r in placed)]
+        regions, masks = [*named, *placed], refine(masks, coarse, fine)
         found = masks.max(axis=(1, 2)) > 0
         notes = [f"not found in the photo: {region.name}" for region, ok in zip(regions, found, strict=True) if not ok]
         regions, masks = [region for region, ok in zip(regions, found, strict=True) if ok], masks[found]
@@ -140,3 +135,10 @@ class Colorizer:
         if len(ids) > longest:
             notes.append(f"the prompt is too long, not read is: {tokenizer.decode(ids[longest - 1 : -1])}")
         return notes
+
+
+def looks_english(prompt: str) -> bool:
+    """Returns False if most words that tell a language don't tell English, the one that `pocket` reads."""
+    words = re.findall(r"[^\W\d_]+", prompt.lower())
+    other = sum(bool(OTHER_LANGUAGES.fullmatch(word)) or max(word) > "\u024f" for word in words)
+    return other <= sum(bool(KNOWN.fullmatch(word) or COLOR_PATTERN.fullmatch(word)) for word in words)

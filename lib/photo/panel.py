@@ -18,8 +18,8 @@ from lib.photo import BIND
 from lib.photo.colorizer import SAMPLING, Colorizer
 from lib.photo.formats import EXPECT, Photo, open_photo
 from lib.photo.full_resolution import reduce_lightness
+from lib.photo.places import reduced_size
 from lib.prompts import VAGUE_PROMPT
-from lib.regions import reduced_size
 
 SHOWN = 640  # px, the longer side of a picture on the screen, at most
 WORDS = ("red", "orange", "yellow", "green", "turquoise", "blue", "purple", "pink", "brown", "beige", "white", "gray")
