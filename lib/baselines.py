@@ -89,7 +89,7 @@ def write_pictures(config: Config, rows, peers: str = "") -> pd.DataFrame:
     phrases = read_images(config, "phrases").set_index(["image_id", "prompt"])["after"]
     training = training_rows(load_dataset_dict(config), config.train_categories)
     training = training.shuffle(0).take(MEAN_OF) if len(training) > MEAN_OF else training
-    means = [srgb_to_lab(to_float(image))[..., 1:].mean(axis=(0, 1)) for image in training["image"]]
+    mean_ab = np.mean([srgb_to_lab(to_float(image))[..., 1:].mean(axis=(0, 1)) for image in training["image"]], axis=0)
     round_trips = autoencoder_round_trip(load_base(config), rows["image"])
     networks = {system: load_baseline(system) for system in SYSTEMS}
     segment = load_segmenter(config.segmenter, config.segmenter_revision)
@@ -107,8 +107,8 @@ def write_pictures(config: Config, rows, peers: str = "") -> pd.DataFrame:
     for row, round_trip in zip(rows, round_trips, strict=True):
         image_id, gray = row["image_id"], row["conditioning_image"]
         plane, true_ab = luminance(to_float(gray)), srgb_to_lab(to_float(row["image"]))[..., 1:]
-        colors = {"gray": (0, 0), "mean_color": np.mean(means, axis=0), "true_mean_color": true_ab.mean(axis=(0, 1))}
-        colors |= {"half_chroma": true_ab / 2}
+        colors = {"gray": (0, 0), "mean_color": mean_ab, "true_mean_color": true_ab.mean(axis=(0, 1))}
+        colors["half_chroma"] = true_ab / 2
         colors |= {name: predict(name, network, [gray])[0] for name, network in networks.items()}
         for name, ab in colors.items():
             write(name, with_ab(plane, ab))

@@ -74,15 +74,10 @@ def mark_current(folder: Path, key: dict) -> None:
     write_text(json.dumps(key, indent=1), folder / "key.json")
 
 
-def write_bytes(content: bytes, path: str | Path) -> None:
-    """Writes a file atomically; makes the folder."""
-    with new_file(path) as partial:
-        partial.write_bytes(content)
-
-
 def write_text(text: str, path: str | Path) -> None:
     """Writes a text file in UTF-8 atomically; makes the folder."""
-    write_bytes(text.encode(), path)
+    with new_file(path) as partial:
+        partial.write_bytes(text.encode())
 
 
 def write_table(table, path: str | Path) -> None:

@@ -66,10 +66,8 @@ def tag_words(caption: str) -> tuple[list[re.Match], str]:
             tags += _tag(found[0].lower(), found.lastgroup, tokens, tags)
             tokens.append(found)
 
-    degree = re.compile(LISTS["degree"], re.I)  # modifiers of no colour: "all over", "a dark street"
-    return tokens, re.sub(
-        r"M(?!M*(?:AM*)?[CO])", lambda m: "P" if degree.fullmatch(tokens[m.start()][0]) else "N", tags
-    )
+    degree, idle = re.compile(LISTS["degree"], re.I), r"M(?!M*(?:AM*)?[CO])"  # of no colour: "all over", "a dark bus"
+    return tokens, re.sub(idle, lambda m: "P" if degree.fullmatch(tokens[m.start()][0]) else "N", tags)
 
 
 def _tag(word, kind, tokens, tags):
@@ -233,8 +231,7 @@ def change_color_words(caption: str, rng: np.random.Generator) -> str:
     def count_flaws(drawn):
         hues = [(hues_of(old).values(), hues_of(new).values()) for old, new in zip(colors, drawn, strict=True)]
         same = sum(not (old or new) or any(hue_distance(a, b) < 60 for a in new for b in old) for old, new in hues)
-        new_words = ((group, COLOR_PATTERN.findall(new)) for (*_, group), new in zip(places, drawn, strict=True))
-        words = [(group, word) for group, found in new_words for word in found]
+        words = [(k, word) for (*_, k), new in zip(places, drawn, strict=True) for word in COLOR_PATTERN.findall(new)]
         return same + sum(first == second for first, second in pairwise(words))
 
     best = draw()

@@ -5,7 +5,6 @@ colour, and laid over the rest by a soft mask. Objects are found by name: on `po
 CLIPSeg.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -43,11 +42,6 @@ class Region:
         """The prompt of the region's picture: the object and all around it have this colour; the rest is cut away."""
         name = self.place if isinstance(self.place, str) else "thing"  # as the shipped weights were measured
         return f"{self.color} {name}, {self.color} background"
-
-    @property
-    def name(self) -> str:
-        """The region in a message."""
-        return f"{self.color!r} in {'its mask' if isinstance(self.place, np.ndarray) else self.place}"
 
 
 def regions_of(prompt: str) -> list[Region]:
@@ -144,8 +138,7 @@ class TextReader:
     @torch.no_grad()
     def __call__(self, phrases: list[str]) -> torch.Tensor:
         """Vectors (P, width) of P phrases, without their articles and colours."""
-        names = [bare_name(phrase) for phrase in phrases]
-        tokens = self.tokenizer(names, padding=True, truncation=True, return_tensors="pt")
+        tokens = self.tokenizer(list(map(bare_name, phrases)), padding=True, truncation=True, return_tensors="pt")
         mask = tokens["attention_mask"][..., None]
         vectors = self.encoder(**tokens).last_hidden_state
         return F.normalize((vectors * mask).sum(1) / mask.sum(1), dim=1)
@@ -161,7 +154,7 @@ def load_segmenter(source: str, revision: str | None = None) -> Callable:
     folder = resolve(source)
     config = folder / "config.json"
     with explained(f"segmenter {source!r} can't be loaded", "check segmenter and segmenter_revision"):
-        if config.is_file() and json.loads(config.read_text()).get("_class_name") == PhraseSegmenter.__name__:
+        if config.is_file() and PhraseSegmenter.__name__ in config.read_text():
             network = PhraseSegmenter.from_pretrained(folder).float().eval().to(pick_device())
             read = TextReader(network.config.text_encoder, network.config.max_tokens)
             predict, threshold = partial(_predict, network, read), network.config.threshold

@@ -16,7 +16,7 @@ from lib.models import load_pipeline
 from lib.photo import BIND
 from lib.photo.formats import ColorPicture, Photo, open_photo
 from lib.photo.full_resolution import color_functions, network_size, paint, reduce_lightness, refine
-from lib.photo.places import FIND_PX, WORKING_PX, mask_of, reduced_size, to_regions, weigh
+from lib.photo.places import FIND_PX, WORKING_PX, describe, mask_of, reduced_size, to_regions, weigh
 from lib.prompts import VAGUE_PROMPT
 from lib.regions import find_masks, load_segmenter, regions_of, share_out
 from lib.sampling import sample
@@ -92,7 +92,7 @@ class Colorizer:
         layers = [float(saturation) * srgb_to_lab(output)[..., 1:] for output in outputs]
         pixels = paint(photo.plane, color_functions(plane, layers, fine, weights))
         made = {"photo": photo.path.name} if photo.path else {}
-        made |= {"prompt": prompt, "colors": ", ".join(region.name for region in colors)}
+        made |= {"prompt": prompt, "colors": ", ".join(map(describe, colors))}
         made["bind"] = ", ".join(f"{region.color} {region.place}" for region in bound if region in regions)
         made |= {"seed": seed, "saturation": saturation, **config.values(*SAMPLING), "profile": config.profile}
         for name, source in (("base", config.base_model), ("controlnet", config.controlnet_source)):
@@ -112,9 +112,9 @@ class Colorizer:
         placed = [region for region in regions if not isinstance(region.place, str)]
         masks = [*find_masks(named, coarse, lambda: self.segmenter), *(mask_of(r.place, coarse) for r in placed)]
         regions, masks = [*named, *placed], refine(masks, coarse, fine)
-        found = masks.max(axis=(1, 2)) > 0
-        notes = [f"not found in the photo: {region.name}" for region, ok in zip(regions, found, strict=True) if not ok]
-        regions, masks = [region for region, ok in zip(regions, found, strict=True) if ok], masks[found]
+        found = masks.any(axis=(1, 2))
+        notes = [f"not found in the photo: {describe(regions[index])}" for index in np.flatnonzero(~found)]
+        regions, masks = [regions[index] for index in np.flatnonzero(found)], masks[found]
         n_names = sum(isinstance(region.place, str) for region in regions)
         if ((masks[n_names:] > 0.5).sum(axis=0) > 1).any():  # a pixel belongs to two
             notes.append("regions overlap: the later one wins")

@@ -12,7 +12,7 @@ import traitlets
 from matplotlib.colors import XKCD_COLORS
 from PIL import Image
 
-from lib.cache import one_line, write_bytes
+from lib.cache import new_file, one_line
 from lib.color import gray_from_luminance, to_pil
 from lib.photo import BIND
 from lib.photo.colorizer import SAMPLING, Colorizer
@@ -90,7 +90,8 @@ class Panel(anywidget.AnyWidget):
         )
         if not path:
             path = free_name(folder / Path(name.replace("\\", "/")).name, self.paths)
-            write_bytes(content, path)
+            with new_file(path) as partial:
+                partial.write_bytes(content)
         self.paths = {path.name: path, **self.paths}
         self.choose(path.name)
 

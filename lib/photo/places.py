@@ -29,9 +29,14 @@ def to_regions(colors: dict | Sequence[tuple], shape: tuple[int, int]) -> list[R
             valid = place.shape == shape and place.min() >= 0 and 0 < place.max() <= 1
         if not (valid and isinstance(color, str) and color.strip()):
             rule = "it needs a name, a box (left, top, right, bottom from 0 to 1) or a mask of the photo, and a colour"
-            raise ValueError(f"region {Region(place, color).name}: {rule}")
+            raise ValueError(f"region {describe(Region(place, color))}: {rule}")
         regions.append(Region(place, color.strip()))
     return regions
+
+
+def describe(region: Region) -> str:
+    """Returns the region in words: "'red' in tram"."""
+    return f"{region.color!r} in {'its mask' if isinstance(region.place, np.ndarray) else region.place}"
 
 
 def reduced_size(shape: tuple[int, int], longest: int) -> tuple[int, int]:
