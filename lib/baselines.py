@@ -26,8 +26,7 @@ from lib.prompts import COMPARED
 from lib.regions import compose, find_masks, load_segmenter, regions_of, share_out
 
 SYSTEMS, FOLDER = ("classification", "gan"), ROOT / "lib/baselines_model"
-GRID, AB_SCALE = 10, 110.0  # step of the a*b* bins; what the GAN's outputs in [-1, 1] are multiplied by
-TEMPERATURE = 0.38  # of the annealed mean
+AB_SCALE, TEMPERATURE = 110.0, 0.38  # of the GAN's outputs in [-1, 1]; of the annealed mean
 MEAN_OF = 2_000  # training photos, at most, whose mean colour is taken
 
 
@@ -47,10 +46,9 @@ def look(network: UNet2DModel, planes: torch.Tensor) -> torch.Tensor:
 @lru_cache
 def bins() -> torch.Tensor:
     """Returns the a*b* bins that sRGB holds at some L*, (Q, 2): a grid of step 10."""
-    axis = np.arange(-110, 111, GRID)
-    ab = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
-    lab = np.concatenate([np.tile(np.arange(5, 100, 5)[:, None, None], (1, len(ab), 1)), np.tile(ab, (19, 1, 1))], -1)
-    return torch.tensor(ab[in_gamut(lab).any(axis=0)], dtype=torch.float32)
+    axis = np.arange(-110, 111, 10)
+    lab = np.stack(np.meshgrid(np.arange(5, 100, 5), axis, axis, indexing="ij"), axis=-1)
+    return torch.tensor(lab[0, in_gamut(lab).any(axis=0), 1:], dtype=torch.float32)
 
 
 def annealed_mean(scores: torch.Tensor) -> torch.Tensor:
@@ -79,19 +77,19 @@ def write_pictures(config: Config, rows, peers: str = "") -> pd.DataFrame:
     """Writes the pictures of all systems beside the model for data-set rows; returns what `measure_pictures` takes.
 
     - `gray`; `mean_color`: the mean a*b* of the training photos; `true_mean_color`: of the photo itself; `half_chroma`:
-      its a*b* halved; `autoencoder`: the true photo through the autoencoder, before and after lightness is restored
-    - `classification`, `gan`: `SYSTEMS`
+      its a*b* halved; `autoencoder`: the true photo through the autoencoder; `SYSTEMS`
     - `mean_color_transfer`: the vague prompt's picture, shifted to the mean colour of the detailed prompt's
     - `regions`: the detailed prompt's picture, with each phrase's colour kept to the place that the segmenter finds
-    - other colorizers' pictures of any size, before and after lightness is restored: `peers` has a folder for each, and
-      in it `IMAGE_ID.png`
+    - other colorizers' pictures of any size: `peers` has a folder for each, and in it `IMAGE_ID.png`
+
+    The autoencoder's and the peers' pictures are written before and after lightness is restored.
     """
     run_dir, table = config.run_dir, []
     images = read_images(config).query("seed == 0").set_index(["prompt_condition", "image_id"])
     phrases = read_images(config, "phrases").set_index(["image_id", "prompt"])["after"]
     training = training_rows(load_dataset_dict(config), config.train_categories)
-    training = training.shuffle(0).select(range(MEAN_OF))["image"] if len(training) > MEAN_OF else training["image"]
-    training_ab = np.mean([srgb_to_lab(to_float(image))[..., 1:].mean(axis=(0, 1)) for image in training], axis=0)
+    training = training.shuffle(0).take(MEAN_OF) if len(training) > MEAN_OF else training
+    mean_ab = np.mean([srgb_to_lab(to_float(image))[..., 1:].mean(axis=(0, 1)) for image in training["image"]], axis=0)
     round_trips = autoencoder_round_trip(load_base(config), rows["image"])
     networks = {system: load_baseline(system) for system in SYSTEMS}
     segment = load_segmenter(config.segmenter, config.segmenter_revision)
@@ -100,8 +98,8 @@ def write_pictures(config: Config, rows, peers: str = "") -> pd.DataFrame:
         file = run_dir / "systems" / system / f"{image_id}{'' if restored else '.before'}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         to_pil(picture).save(file, compress_level=1)
-        facts = {"prompt_condition": condition, "prompt": images["prompt"][condition, image_id] if condition else ""}
-        table.append({"image_id": image_id, "system": system, **facts, "seed": 0, "restored": restored, "file": file})
+        prompt = images["prompt"][condition, image_id] if condition else ""
+        table.append((image_id, system, condition, prompt, 0, restored, file))
 
     def read_ab(name):
         return srgb_to_lab(read_image(run_dir, name))[..., 1:]
@@ -109,15 +107,14 @@ def write_pictures(config: Config, rows, peers: str = "") -> pd.DataFrame:
     for row, round_trip in zip(rows, round_trips, strict=True):
         image_id, gray = row["image_id"], row["conditioning_image"]
         plane, true_ab = luminance(to_float(gray)), srgb_to_lab(to_float(row["image"]))[..., 1:]
-        planes = {"gray": (0, 0), "mean_color": training_ab, "true_mean_color": true_ab.mean(axis=(0, 1))}
-        planes |= {"half_chroma": true_ab / 2}
-        planes |= {name: predict(name, network, [gray])[0] for name, network in networks.items()}
-        for name, ab in planes.items():
+        colors = {"gray": (0, 0), "mean_color": mean_ab, "true_mean_color": true_ab.mean(axis=(0, 1))}
+        colors["half_chroma"] = true_ab / 2
+        colors |= {name: predict(name, network, [gray])[0] for name, network in networks.items()}
+        for name, ab in colors.items():
             write(name, with_ab(plane, ab))
         pictures = {"autoencoder": round_trip}
         for path in sorted(resolve(peers).glob(f"*/{image_id}.png")) if peers else []:
-            picture = open_picture(path).convert("RGB").resize(gray.size, Image.Resampling.LANCZOS)
-            pictures[path.parent.name] = to_float(picture)
+            pictures[path.parent.name] = to_float(open_picture(path).convert("RGB").resize(gray.size, Image.LANCZOS))
         for name, picture in pictures.items():
             write(name, picture, restored=False)
             write(name, restore_lightness(gray, picture))
@@ -129,4 +126,4 @@ def write_pictures(config: Config, rows, peers: str = "") -> pd.DataFrame:
             weights = share_out(find_masks(regions, plane, lambda: segment), segment.threshold)
             layers = [detailed, *(read_ab(phrases[image_id, region.phrase]) for region in regions)]
             write("regions", with_ab(plane, compose(layers, weights)), condition="detailed")
-    return pd.DataFrame(table)
+    return pd.DataFrame(table, columns=["image_id", "system", "prompt_condition", "prompt", "seed", "restored", "file"])

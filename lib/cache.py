@@ -7,30 +7,26 @@ import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from multiprocessing import parent_process
 from pathlib import Path
 
 from PIL import Image
+from tqdm import auto, std
 
 PICTURE_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP", "AVIF")
 
 
 @contextmanager
-def new_file(path: str | Path, sync: bool = False) -> Iterator[Path]:
-    """An empty file to write instead of `path`: it becomes `path` when the block ends well, and is removed otherwise.
+def new_file(path: str | Path) -> Iterator[Path]:
+    """A path to write to instead of `path`: it becomes `path` if the block succeeds, and is removed otherwise.
 
-    It lies in the same folder, which is made, under a name that nobody can foresee and plant a link at. `sync`: the
-    content is on the disk before the name; else a machine that stops may keep the name and lose the content.
+    It lies in the same folder, which is made, under a name that nobody can foresee and plant a link at.
     """
-    partial = _beside(Path(path), secrets.token_hex(8))
+    partial = Path(path).with_name(f".{Path(path).name[:50]}.{secrets.token_hex(8)}.part")
     partial.parent.mkdir(parents=True, exist_ok=True)
     try:
-        partial.touch(exist_ok=False)
         yield partial
-        if sync:
-            with partial.open("r+b") as file:
-                os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -38,13 +34,14 @@ def new_file(path: str | Path, sync: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
-    """An empty folder to fill instead of `path`: it replaces `path` when the block ends well, and is removed otherwise.
+    """An empty folder to fill instead of `path`: it replaces `path` if the block succeeds, and is removed otherwise.
 
     What a killed process left of an earlier one is removed first, so only one process may fill it at a time.
     """
-    partial = _beside(Path(path), secrets.token_hex(8))
-    for left in partial.parent.glob(_beside(Path(path), "[0-9a-f]" * 16).name):
+    path, name = Path(path), f".{Path(path).name[:50]}.{{}}.part"
+    for left in path.parent.glob(name.format("[0-9a-f]" * 16)):
         shutil.rmtree(left, ignore_errors=True)
+    partial = path.with_name(name.format(secrets.token_hex(8)))
     partial.mkdir(parents=True)
     try:
         yield partial
@@ -54,16 +51,10 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _beside(path, token):
-    """A hidden name in a path's folder, short enough for a file system whatever the path's own name is."""
-    return path.with_name(f".{path.name[:50]}.{token}.part")
-
-
 def cached(folder: Path, key: dict, make: Callable[[Path], None]) -> Path:
-    """The folder, which `make(new folder)` fills unless its `key.json` equals the key already.
+    """Returns the folder, which `make(new folder)` fills unless its `key.json` equals the key already.
 
-    `key` is what the files are made from, in values of JSON: fields of the configuration, hashes of input files, a
-    version number of the module that makes them.
+    `key`: what the files are made from, as JSON: fields of the configuration, hashes of input files, version numbers.
     """
     if not is_current(folder, key):
         with new_folder(folder) as partial:
@@ -73,7 +64,7 @@ def cached(folder: Path, key: dict, make: Callable[[Path], None]) -> Path:
 
 
 def is_current(folder: Path, key: dict) -> bool:
-    """Whether the folder was made from what the key says."""
+    """Tells whether the folder was made from what the key says."""
     path = folder / "key.json"
     return path.exists() and path.read_text() == json.dumps(key, indent=1)
 
@@ -83,31 +74,15 @@ def mark_current(folder: Path, key: dict) -> None:
     write_text(json.dumps(key, indent=1), folder / "key.json")
 
 
-def write_bytes(content: bytes, path: str | Path) -> None:
-    """Writes a file atomically; makes the folder."""
-    with new_file(path) as partial:
-        partial.write_bytes(content)
-
-
 def write_text(text: str, path: str | Path) -> None:
     """Writes a text file in UTF-8 atomically; makes the folder."""
-    write_bytes(text.encode(), path)
+    with new_file(path) as partial:
+        partial.write_bytes(text.encode())
 
 
 def write_table(table, path: str | Path) -> None:
     """Writes a pandas table as CSV atomically; makes the folder."""
     write_text(table.to_csv(index=False), path)
-
-
-def copy_newer(source: Path, target: Path) -> None:
-    """Copies the files that a folder lacks or has older; all get temporary names first: a full disk changes none."""
-    with ExitStack() as copies:
-        for path in sorted(source.rglob("*")):
-            there = target / path.relative_to(source)
-            if not path.is_file() or path.suffix == ".part":  # of another build that is publishing
-                continue
-            if not there.exists() or there.stat().st_mtime_ns < path.stat().st_mtime_ns:
-                shutil.copy2(path, copies.enter_context(new_file(there)))
 
 
 def open_picture(path) -> Image.Image:
@@ -116,10 +91,9 @@ def open_picture(path) -> Image.Image:
 
 
 def hash_of(values: Iterable) -> str:
-    """A short text that changes with any of several values.
+    """Returns a short text that changes with any of several values.
 
-    A value is a text, a number, a list or mapping of them, bytes, an array (with its shape and type), or the Path of a
-    file (its name and content); another is a TypeError.
+    A value is a text, a number, a list or mapping of them, bytes, an array, or the Path of a file (name and content).
     """
     hashed = hashlib.blake2b(digest_size=8)
     for value in values:
@@ -147,12 +121,10 @@ def is_plain_name(name: str) -> bool:
 
 
 def progress(iterable=None, total=None, initial=0, disable=False, **options):
-    """A bar of tqdm: a widget in JupyterLab, a line elsewhere; none if nothing is left to do.
+    """Returns a bar of tqdm: a widget in JupyterLab, a line elsewhere; none if nothing is left to do.
 
     Processes that a notebook has forked, which can't reach its widgets, and headless notebooks have lines, too.
     """
-    from tqdm import auto, std  # an import that most commands can do without
-
     total = len(iterable) if total is None and iterable is not None else total
     bar = std.tqdm if parent_process() or "TQDM_BAR_FORMAT" in os.environ else auto.tqdm
     return bar(iterable, total=total, initial=initial, disable=disable or total == initial, **options)
@@ -160,7 +132,7 @@ def progress(iterable=None, total=None, initial=0, disable=False, **options):
 
 @contextmanager
 def explained(problem, remedy, errors=Exception):
-    """Turns an error of the block into a ValueError of one line: the problem, the error's own text, and what to do."""
+    """Turns an error of the block into a ValueError of one line: the problem, the error's own text, and the remedy."""
     try:
         yield
     except errors as error:
@@ -182,5 +154,5 @@ def one_line(error: Exception, limit: int | None = 200) -> str:
 
 
 def printable(text: str) -> str:
-    """A text with escapes in place of characters that would move a terminal's cursor or are no Unicode."""
+    """Returns a text with escapes in place of control characters and what is no Unicode."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

@@ -1,8 +1,8 @@
-"""Captions: which of their words are colours, the phrases that name an object and its colour, and rewritten captions.
+"""Captions: which of their words are colours, which objects have a colour, and captions with other colours.
 
-Every word gets a one-letter tag (see `words.toml`; unknown words are nouns), and regular expressions over the tags find
-the colours: those that a noun follows ("a red and white bus") or that stand alone ("the bus is red"), but no nouns ("an
-orange") and kinds ("ice cream", "brown bear"). Words before a colour such as "pale" and "very dark" belong to it.
+Every word gets a one-letter tag (see `words.toml`; unknown words are nouns). Regular expressions over the tags find the
+colours, before a noun ("a red and white bus") or alone ("the bus is red"), but no nouns ("an orange") and kinds ("ice
+cream", "brown bear"). Words before a colour such as "pale" and "very dark" belong to it.
 """
 
 import re
@@ -38,15 +38,13 @@ GROUP = re.compile(rf"{UNIT.pattern}(?:(?:,?A|,|(?<=C)AD+){UNIT.pattern})*")  # 
 NO_OBJECT = re.compile(rf"(?:{LISTS['partial']})\b|(?:.* )?(?:{LISTS['no_objects']})$")
 HEAD = re.compile(r"[EVL]*N(?:E*N)*|[EL]+(?=M*[CO])")  # the rest of a noun phrase: "striped cat", "stone wall"
 VOWEL = re.compile(r"(?!uni(?!n)|us[ae]|eu|onc?e\b)[aeiou]|hour|honest|heir", re.I)
-OTHER_LANGUAGES = re.compile("|".join(WORDS["other_languages"].values()))
 
 
 class Phrase(NamedTuple):
-    """A noun phrase in lower case: `object` "trees", `colors` "dark green", `text` "tall dark green trees"."""
+    """An object and its colours in lower case: "trees", "dark green"."""
 
     object: str
     colors: str
-    text: str
 
 
 def hue_distance(first, second):
@@ -68,10 +66,8 @@ def tag_words(caption: str) -> tuple[list[re.Match], str]:
             tags += _tag(found[0].lower(), found.lastgroup, tokens, tags)
             tokens.append(found)
 
-    def tag_idle(modifier):  # "all over", "a dark street"
-        return "P" if re.fullmatch(LISTS["degree"], tokens[modifier.start()][0], re.I) else "N"
-
-    return tokens, re.sub(r"M(?!M*(?:AM*)?[CO])", tag_idle, tags)
+    degree, idle = re.compile(LISTS["degree"], re.I), r"M(?!M*(?:AM*)?[CO])"  # of no colour: "all over", "a dark bus"
+    return tokens, re.sub(idle, lambda m: "P" if degree.fullmatch(tokens[m.start()][0]) else "N", tags)
 
 
 def _tag(word, kind, tokens, tags):
@@ -84,8 +80,7 @@ def _tag(word, kind, tokens, tags):
     if VERBS.fullmatch(word):
         agrees = re.search("[NO]$", tags) and bool(PLURAL.fullmatch(tokens[-1][0].lower())) != word.endswith("s")
         return "F" if agrees or re.search("[BIL][MCOA]*[CO]A?$", tags) else "N"
-    known = KNOWN.fullmatch(word)
-    return known.lastgroup if known else "N"
+    return known.lastgroup if (known := KNOWN.fullmatch(word)) else "N"
 
 
 def find_groups(caption: str) -> tuple[list[re.Match], str, list[tuple[int, int, bool]]]:
@@ -160,9 +155,9 @@ def put_words(caption: str, places: Iterable[tuple], texts: Iterable[str]) -> st
 
 
 def phrases_of(prompt: str) -> list[Phrase]:
-    """Returns the noun phrases of a prompt that name an object and its colour, in order.
+    """Returns the objects of a prompt that have a colour, in order: "tall green trees", "the sky is blue".
 
-    "the sky is blue" counts as "blue sky". Left out are colours without a noun or object ("in red", "a blue tint").
+    Left out are colours without a noun or object ("in red", "a blue tint").
     """
     tokens, tags, groups = find_groups(prompt)
 
@@ -170,20 +165,17 @@ def phrases_of(prompt: str) -> list[Phrase]:
         return prompt[tokens[first].start() : tokens[last - 1].end()].lower()
 
     phrases = []
-    for group_first, group_last, has_noun in groups:
-        before, colors = tags[:group_first], text(group_first, group_last)
+    for first, last, has_noun in groups:
         if has_noun:
-            noun = HEAD.match(tags, group_last)
+            noun = HEAD.match(tags, last)
         else:  # the subject: "a bus that is red", or a clause that begins with it
+            before = tags[:first]
             noun = re.search("(N+)RB$", before) or re.search("(?:^|[,.])D?(N+)B$|[BF].*AD(N+)B$", before)
-        if not noun or "N" not in noun[0] or "AD" in tags[group_first:group_last]:
-            continue
-        first, last = noun.span(noun.lastindex or 0)
-        if NO_OBJECT.match(text(first, last)):
-            continue
-        name = text(first + (tokens[first][0].lower() in WORDS["suffixes"]), last)
-        start = re.search("(?<![CO])D?[NE]*$|$", before).start()
-        phrases.append(Phrase(name, colors, text(start, last) if has_noun else f"{colors} {name}"))
+        if noun and "N" in noun[0] and "AD" not in tags[first:last]:
+            start, end = noun.span(noun.lastindex or 0)
+            if not NO_OBJECT.match(text(start, end)):
+                start += tokens[start][0].lower() in WORDS["suffixes"]
+                phrases.append(Phrase(text(start, end), text(first, last)))
     return phrases
 
 
@@ -203,11 +195,10 @@ def rotate_color_words(caption: str, degrees: float) -> str:
     """Renames the colours of a caption as a rotation of all hues by an angle changes them; neutral words stay."""
 
     def rename(match):
-        word = match[0]
-        if word not in HUES_OF_WORDS:
-            return word
-        new = min(HUES, key=lambda name: hue_distance(HUES[name], HUES_OF_WORDS[word] + degrees))
-        return {"brown": f"dark {new}", "beige": f"pale {new}", "cream": f"pale {new}"}.get(word, new)
+        if (hue := HUES_OF_WORDS.get(match[0])) is None:
+            return match[0]
+        new = min(HUES, key=lambda name: hue_distance(HUES[name], hue + degrees))
+        return {"brown": f"dark {new}", "beige": f"pale {new}", "cream": f"pale {new}"}.get(match[0], new)
 
     places, colors = _colors_in(caption)
     return put_words(caption, places, [COLOR_PATTERN.sub(rename, text) for text in colors])
@@ -221,7 +212,6 @@ def change_color_words(caption: str, rng: np.random.Generator) -> str:
     the next of them. Returns the one of up to 100 draws with the fewest unchanged places and repetitions.
     """
     places, colors = _colors_in(caption)
-    groups = [group for *_, group in places]
 
     def hues_of(text):
         return {word: HUES_OF_WORDS[word] for word in COLOR_PATTERN.findall(text) if word in HUES_OF_WORDS}
@@ -241,7 +231,7 @@ def change_color_words(caption: str, rng: np.random.Generator) -> str:
     def count_flaws(drawn):
         hues = [(hues_of(old).values(), hues_of(new).values()) for old, new in zip(colors, drawn, strict=True)]
         same = sum(not (old or new) or any(hue_distance(a, b) < 60 for a in new for b in old) for old, new in hues)
-        words = [(group, word) for group, new in zip(groups, drawn, strict=True) for word in COLOR_PATTERN.findall(new)]
+        words = [(k, word) for (*_, k), new in zip(places, drawn, strict=True) for word in COLOR_PATTERN.findall(new)]
         return same + sum(first == second for first, second in pairwise(words))
 
     best = draw()
@@ -270,10 +260,3 @@ def permute_colors(caption: str, rng: np.random.Generator) -> str:
     draws = [rng.permutation(len(texts)) for _ in range(20)]
     order = min(draws, key=lambda draw: sum(texts[k].lower() == texts[n].lower() for n, k in enumerate(draw)))
     return put_words(caption, places, [texts[k] for k in order])
-
-
-def looks_english(prompt: str) -> bool:
-    """Returns False if most words that tell a language don't tell English, the one that `pocket` reads."""
-    words = re.findall(r"[^\W\d_]+", prompt.lower())
-    other = sum(bool(OTHER_LANGUAGES.fullmatch(word)) or max(word) > "\u024f" for word in words)
-    return other <= sum(bool(KNOWN.fullmatch(word) or COLOR_PATTERN.fullmatch(word)) for word in words)

@@ -1,7 +1,6 @@
 """sRGB and CIELAB (D65, 2 degree observer), all in float.
 
-Images are arrays of shape (H, W, 3) in [0, 1] sRGB; `lab` has L* in [0, 100] and a*, b* in about [-128, 127];
-a `plane` is L* alone, (H, W).
+Images are sRGB (H, W, 3) in [0, 1]; `lab` has L* in [0, 100] and a*, b* in about [-128, 127]; `plane` is L*, (H, W).
 """
 
 import numpy as np

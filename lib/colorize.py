@@ -4,18 +4,17 @@ import math
 import shutil
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from lib.cache import explained, hash_of, new_file, new_folder, progress
+from lib.cache import explained, hash_of, is_current, mark_current, new_file, new_folder, progress
 from lib.captions import article_of
 from lib.color import luminance, restore_lightness, to_float, to_pil
-from lib.config import Config, check_config, save_config
-from lib.dataset import load_dataset_dict, pick_across_categories, read_auto_captions
+from lib.config import Config, check_config
+from lib.dataset import load_dataset_dict, pick_across_categories
 from lib.metrics import SAME_HUE, hue_and_chroma, name_color
 from lib.models import hash_of_weights, load_pipeline, process_state
 from lib.prompts import COMPARED, TARGETS, VAGUE_PROMPT, allowed_words, write_prompts
@@ -45,7 +44,7 @@ def plan_pictures(photos: pd.DataFrame, prompts: dict, n_seeds=1, n_other=None, 
 
 
 def plan_test_photos(rows, prompts: dict, config: Config) -> dict[str, pd.DataFrame]:
-    """Returns what a run makes of data-set rows and their prompts by condition: plans by the name of a folder.
+    """Returns the plans of a run for data-set rows and their prompts by condition.
 
     `images`: under all conditions, or those of `prompt_conditions`; `binding`: cases of the first `n_binding` photos
     of an object; `phrases`: each region of the detailed captions, all in its colour. Raises ValueError if
@@ -86,28 +85,39 @@ def colorize_test_photos(config: Config, own_conditions: dict | None = None) -> 
     """
     process_state()  # gives each process its GPU
     rows = load_test_photos(config)
-    prompts = write_prompts(rows) | read_auto_captions(config, rows["image_id"])
-    prompts |= {name: list(map(write, rows)) for name, write in (own_conditions or {}).items()}
-    for name in own_conditions or {}:
-        for image_id, text in zip(rows["image_id"], prompts[name], strict=True):
-            if not isinstance(text, str):
-                raise ValueError(f"own_conditions[{name!r}] gives {text!r} for photo {image_id}: return a text")
-    plans = plan_test_photos(rows, prompts, config)
-    colorize_rows(load_pipeline(config), rows, plans, config)
+    prompts = write_prompts(rows)
+    if config.captioner:
+        from lib.l4.captioner import read_auto_captions  # which `pocket` doesn't need
+
+        prompts |= read_auto_captions(config, rows["image_id"])
+    for name, write in (own_conditions or {}).items():
+        prompts[name] = [write(row) for row in rows]
+        if not all(isinstance(text, str) for text in prompts[name]):
+            raise ValueError(f"own_conditions[{name!r}] gives {prompts[name]!r:.200}: return a text for every photo")
+    colorize_rows(load_pipeline(config), rows, plan_test_photos(rows, prompts, config), config)
 
 
 def colorize_rows(pipeline, rows, plans: dict[str, pd.DataFrame], config: Config) -> dict[str, pd.DataFrame]:
-    """Colorizes data-set rows as plans say, {folder: a table of `PLAN_COLUMNS`}; equal pictures are made once.
+    """Colorizes data-set rows as plans say, {name: a table of `PLAN_COLUMNS`}; equal pictures are made once.
 
-    8-bit PNGs before and after lightness is restored go to the run's `pictures`, under names that change with what
-    they are made from, so existing ones stay. Then pictures of other weights, sizes or steps are removed. Processes of
-    accelerate's launchers share the work. Returns the listings, `images.csv` in each folder: the plan with the names
-    `before` and `after`.
+    PNGs before and after lightness is restored go to `pictures`, under names that change with what they are made from,
+    so existing ones stay; those of other weights, sizes or steps are removed. Processes of accelerate's launchers share
+    the work. Returns the listings, also written to `images`: the plans with the file names `before` and `after`.
     """
     state, run_dir = process_state(), config.run_dir
-    position = {image_id: index for index, image_id in enumerate(rows["image_id"])}
-    gray_of = lru_cache(2 * config.sample_batch_size)(lambda name: rows[position[name]]["conditioning_image"])
-    tables = name_pictures(pipeline, plans, gray_of, config)
+    named = zip(rows["image_id"], rows["conditioning_image"], strict=True)
+    grays, tables = {image_id: gray.convert("L") for image_id, gray in named}, {}
+    networks = (pipeline.unet, pipeline.controlnet, pipeline.vae, pipeline.text_encoder)
+    weights = [*map(hash_of_weights, networks), pipeline.annotator.key]
+    folder = f"pictures/{hash_of([*weights, config.values(*MODEL_FIELDS), config.num_inference_steps])}"
+    guidance = [config.guidance_scale, guided_steps(config)]
+    hashes = {image_id: hash_of([gray.convert("RGB").tobytes()]) for image_id, gray in grays.items()}
+    for name, plan in plans.items():
+        jobs = zip(plan["image_id"], plan["prompt"], map(seed_of, plan["image_id"], plan["seed"]), strict=True)
+        keys = [(image_id, hash_of([*guidance, hashes[image_id], *job])) for image_id, *job in jobs]
+        stems = [f"{folder}/{image_id}.{key}" for image_id, key in keys]
+        before, after = ([f"{stem}.{kind}.png" for stem in stems] for kind in ("before", "after"))
+        tables[name] = plan.assign(before=before, after=after)
     pictures = pd.concat(tables.values()).drop_duplicates("after")
     existing = {path.relative_to(run_dir).as_posix() for path in run_dir.glob("pictures/*/*")}
     state.wait_for_everyone()  # nobody writes before everybody has looked
@@ -118,44 +128,23 @@ def colorize_rows(pipeline, rows, plans: dict[str, pd.DataFrame], config: Config
     bar = progress(total=len(jobs), desc="colorizing", unit="picture")
     with bar, ThreadPoolExecutor(max(config.workers, 1)) as threads:  # numpy and PNG release Python's lock
         writing = ()  # while the next batch is sampled
-        for batch, outputs in sample_batches(pipeline, jobs, gray_of, config, full):
+        for batch, outputs in sample_batches(pipeline, jobs, grays.get, config, full):
             bar.update(len(list(writing)))  # waits for the batch before, and raises what went wrong in it
             targets = [(run_dir / picture.before, run_dir / picture.after) for picture in share[batch]]
-            writing = threads.map(write_pictures, [gray_of(image_id) for image_id, *_ in jobs[batch]], outputs, targets)
+            writing = threads.map(write_pictures, [grays[image_id] for image_id, *_ in jobs[batch]], outputs, targets)
         bar.update(len(list(writing)))
     state.wait_for_everyone()
     if state.is_main_process:
-        for name, table in tables.items():
-            with new_folder(run_dir / name) as partial:
-                save_config(config, partial)
-                (partial / "controlnet.txt").write_text(hash_of_controlnet(config))
-                table.to_csv(partial / "images.csv", index=False)
-        for folder in set(run_dir.glob("pictures/*")) - {(run_dir / name).parent for name in pictures["after"]}:
-            shutil.rmtree(folder)
+        with new_folder(run_dir / "images") as partial:
+            for name, table in tables.items():
+                table.to_csv(partial / f"{name}.csv", index=False)
+            mark_current(partial, _key(config))
+        for other in set(run_dir.glob("pictures/*")) - {run_dir / folder}:
+            shutil.rmtree(other)
         for partial in run_dir.glob("pictures/*/*.part"):  # of a killed process
             partial.unlink()
     state.wait_for_everyone()
     return tables
-
-
-def name_pictures(pipeline, plans, gray_of, config):
-    """Returns the plans with the columns `before` and `after`: file names that change with all that makes a picture."""
-    networks = (pipeline.unet, pipeline.controlnet, pipeline.vae, pipeline.text_encoder)
-    weights = [*map(hash_of_weights, networks), pipeline.annotator.key]
-    common = hash_of([*weights, config.values(*MODEL_FIELDS), config.num_inference_steps])
-    guidance = [config.guidance_scale, guided_steps(config)]
-    photos = pd.concat(plans.values())["image_id"].unique()
-    grays = {name: hash_of([gray_of(name).convert("RGB").tobytes()]) for name in photos}
-    named = {}
-    for folder, plan in plans.items():
-        names = [
-            f"pictures/{common}/{row.image_id}."
-            + hash_of([*guidance, grays[row.image_id], row.prompt, seed_of(row.image_id, row.seed)])
-            for row in plan.itertuples()
-        ]
-        before, after = ([f"{name}.{state}.png" for name in names] for state in ("before", "after"))
-        named[folder] = plan.assign(before=before, after=after)
-    return named
 
 
 def write_pictures(gray, output, targets):
@@ -167,14 +156,18 @@ def write_pictures(gray, output, targets):
 
 def read_images(config: Config, name: str = "images") -> pd.DataFrame:
     """Returns a listing of `colorize_rows`; raises ValueError if there is none, or of other settings or weights."""
-    folder, notebook = config.run_dir / name, "04_colorize_photos"
-    if not (folder / "images.csv").exists():
+    folder, notebook = config.run_dir / "images", "04_colorize_photos"
+    if not (folder / "key.json").exists():
         raise ValueError(f"no colorized photos in {folder}: run notebook {notebook} first")
-    check_config(config, folder / "config.json", PICTURE_FIELDS, notebook)
-    if (folder / "controlnet.txt").read_text() != hash_of_controlnet(config):
+    check_config(config, folder / "key.json", PICTURE_FIELDS, notebook)
+    if not is_current(folder, _key(config)):
         source = config.controlnet_source
         raise ValueError(f"{folder} was made with another ControlNet than {source}: run notebook {notebook} again")
-    return pd.read_csv(folder / "images.csv", keep_default_na=False, dtype={"image_id": str})
+    return pd.read_csv(folder / f"{name}.csv", keep_default_na=False, dtype={"image_id": str})
+
+
+def _key(config):
+    return {**config.values(*PICTURE_FIELDS), "weights": hash_of_controlnet(config)}
 
 
 def read_image(run_dir: Path, name: str) -> np.ndarray:

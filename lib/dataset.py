@@ -11,13 +11,13 @@ from datasets.exceptions import DatasetGenerationError
 from PIL import Image as PILImage
 from PIL import ImageOps
 
-from lib.cache import cached, explained, hash_of, is_plain_name, open_picture, progress
+from lib.cache import cached, explained, hash_of, is_plain_name, open_picture
 from lib.color import make_conditioning_image
 from lib.config import Config, check_config, require_known, resolve
 from lib.prompts import CAPTIONS, WRITERS, draw_training_prompt
 
 VERSION = 2  # of the files of a data set
-disable_progress_bars()  # of `datasets`; ours say what is being done
+disable_progress_bars()
 SPLITS = ("train", "validation", "test")
 MANIFEST_COLUMNS = ("file_name", "image_id", "split", "subject", "category", *CAPTIONS)
 OPTIONAL_TEXTS = ("object", "object_box", "background", "narrative", *WRITERS)  # box: "left top right bottom"
@@ -26,7 +26,6 @@ TEXT_COLUMNS = ("image_id", "subject", "category", *CAPTIONS, *OPTIONAL_TEXTS)
 FEATURES = Features(prompt=Value("string"), image=Image(), conditioning_image=Image(mode="RGB"))  # kept as "L"
 ROW_FEATURES = Features({**FEATURES, **{name: Value("string") for name in TEXT_COLUMNS}, "mask": Image()})
 DATASET_FIELDS = ("source", "photos", "resolution", "image_format", "dataset_seed")
-AUTO_CAPTIONS, AUTO_LEVELS = "auto_captions.csv", {"gray_caption": "conditioning_image", "auto_caption": "image"}
 
 
 def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
@@ -70,8 +69,7 @@ def read_manifest(photos: str | Path) -> pd.DataFrame:
 
 def open_photo(path: Path, mode: str = "RGB") -> PILImage.Image:
     """Returns a photo turned as its EXIF says; raises ValueError if it can't be read."""
-    errors = (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError)
-    with explained(f"{path} can't be read", "replace it or remove its row", errors), open_picture(path) as file:
+    with explained(f"{path} can't be read", "replace it or remove its row"), open_picture(path) as file:
         return ImageOps.exif_transpose(file).convert(mode)
 
 
@@ -98,19 +96,11 @@ def build_dataset(config: Config) -> DatasetDict:
     fingerprints = {split: hash_of([fields, rows[rows["split"] == split].to_dict("records")]) for split in SPLITS}
 
     def write(folder):
-        dataset = DatasetDict()
+        dataset, options = DatasetDict(), {"num_proc": config.workers or None, "cache_dir": str(folder / "cache")}
         for split, fingerprint in fingerprints.items():
-            records = manifest[manifest["split"] == split].to_dict("records")
-            with progress(total=len(records), desc=f"{split} photos", disable=config.workers > 0) as bar:
-                done = None if config.workers else bar.update  # other processes can't reach the bar
-                dataset[split] = Dataset.from_generator(
-                    _make_rows,
-                    features=ROW_FEATURES,
-                    gen_kwargs={"records": records, "config": config, "folder": folder, "done": done},
-                    num_proc=config.workers or None,
-                    cache_dir=str(folder / "cache"),
-                    fingerprint=fingerprint,
-                )
+            inputs = {"records": manifest[manifest["split"] == split].to_dict("records")}
+            options |= {"gen_kwargs": {**inputs, "config": config, "folder": folder}, "fingerprint": fingerprint}
+            dataset[split] = Dataset.from_generator(_make_rows, ROW_FEATURES, **options)
         dataset.save_to_disk(str(folder))
         shutil.rmtree(folder / "cache")
 
@@ -121,7 +111,7 @@ def build_dataset(config: Config) -> DatasetDict:
     return load_from_disk(str(config.dataset_dir))
 
 
-def _make_rows(records, config, folder, done):
+def _make_rows(records, config, folder):
     """The rows of the data set, photo by photo; their pictures are files below `folder`, and bytes in the row."""
     for record in records:
         photo, name, mask = open_photo(record["path"]), f"{record['split']}/{record['image_id']}", None
@@ -142,8 +132,6 @@ def _make_rows(records, config, folder, done):
         row |= {column: record[column] for column in TEXT_COLUMNS} | {"prompt": record["detailed_caption"]}
         if record["split"] == "train":
             row["prompt"] = draw_training_prompt(record, config.prompt_policy, config.dataset_seed)
-        if done:
-            done()
         yield row | {"mask": mask if mask and mask.getbbox() else None}
 
 
@@ -170,22 +158,6 @@ def load_dataset_dict(config: Config) -> DatasetDict:
     if config.test_source:
         triples["test"] = load_dataset_dict(config.for_test_photos)["test"]
     return triples
-
-
-def read_auto_captions(config: Config, image_ids: Sequence[str]) -> dict[str, list[str]]:
-    """Returns {condition: captions of test photos} by the profile's captioner, if any; ValueError if one is missing."""
-    if not config.captioner:
-        return {}
-    path = config.for_test_photos.dataset_dir / AUTO_CAPTIONS
-    writer = [config.captioner, config.captioner_revision or ""]
-    try:
-        table = pd.read_csv(path, keep_default_na=False, dtype=str)
-        own = table[(table[["captioner", "captioner_revision"]] == writer).all(axis=1)]
-        own = own.set_index("image_id").loc[list(image_ids)]
-    except (OSError, KeyError):
-        remedy = "run notebook 01_build_dataset again"
-        raise ValueError(f"{path} lacks captions by {' at '.join(writer)}: {remedy}") from None
-    return {condition: list(own[condition]) for condition in AUTO_LEVELS}
 
 
 def pick_across_categories(split: Dataset, n: int | None) -> Dataset:

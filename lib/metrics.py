@@ -1,7 +1,4 @@
-"""How far a colorized photo is from the true one: a row of numbers for each picture file.
-
-Pictures are float sRGB (H, W, 3) in [0, 1]; CIELAB images have L* in [0, 100].
-"""
+"""How far a colorized photo is from the true one; pictures are float sRGB (H, W, 3) in [0, 1]."""
 
 from collections.abc import Callable
 
@@ -31,22 +28,11 @@ METRICS = {
     "chroma": "mean chroma C*ab",
     "true_chroma": "that of the true photo",
 }
-COLUMNS = {
-    "image_id": "the photo",
-    "subject": "what it shows: photos of one subject count as alike",
-    "category": "its kind",
-    "system": "controlnet (the model), or another way to colorize",
-    "prompt_condition": "of the model's prompt; empty for systems without a prompt",
-    "prompt": "the prompt",
-    "seed": "of the noise",
-    "restored": "whether the picture has the photo's own lightness",
-    **METRICS,
-}
+# Of a picture, where `system` is "controlnet" for the model, and `restored` tells if it has the photo's own lightness.
+COLUMNS = ("image_id", "subject", "category", "system", "prompt_condition", "prompt", "seed", "restored", *METRICS)
 REFERENCES = ("gray", "mean_color", "true_mean_color", "half_chroma", "autoencoder")  # systems that need no ControlNet
 SAME_HUE = {"brown": "orange"}  # they differ in lightness and chroma, not in hue
-HUE_NEEDS_CHROMA = 10  # C*ab below which a hue says little
-VISIBLE_CHROMA = 2  # C*ab below which a pixel looks gray
-HUE_TOLERANCE = np.radians(60)
+HUE_NEEDS_CHROMA, VISIBLE_CHROMA = 10, 2  # C*ab below which a hue says little, and a pixel looks gray
 
 
 def psnr(truth: np.ndarray, output: np.ndarray) -> float:
@@ -80,7 +66,7 @@ def hue_error_share(truth_lab: np.ndarray, output_lab: np.ndarray) -> float:
     An output paler than `VISIBLE_CHROMA` has no hue and counts as off: gray pictures have 1, random hues 2/3.
     """
     truth, output = (lab[..., 1] + 1j * lab[..., 2] for lab in (truth_lab, output_lab))
-    off = (np.abs(np.angle(output * truth.conj())) > HUE_TOLERANCE) | (np.abs(output) < VISIBLE_CHROMA)
+    off = (np.abs(np.angle(output * truth.conj())) > np.radians(60)) | (np.abs(output) < VISIBLE_CHROMA)
     colored = np.abs(truth) > HUE_NEEDS_CHROMA
     return float(off[colored].mean()) if colored.any() else float("nan")
 
@@ -117,14 +103,13 @@ def measure_pictures(rows, pictures: pd.DataFrame, own: dict[str, Callable] | No
 
     `rows`: data-set rows. `pictures`: a row a picture: `file`, its path; `image_id`, and further columns of `COLUMNS`.
     """
-    files = dict(list(pictures.groupby("image_id")["file"]))
     rows = [{name: row[name] for name in ("image_id", "subject", "category", "image")} for row in rows]
-    rows = [row for row in rows if row["image_id"] in files]
-    jobs = (delayed(_measure_photo)(to_float(row["image"]), files[row["image_id"]], own) for row in rows)
+    files = pictures.groupby("image_id")["file"]
+    jobs = (delayed(_measure_photo)(to_float(row["image"]), files.get_group(row["image_id"]), own) for row in rows)
     measured = Parallel(n_jobs=workers, return_as="generator")(jobs)
     measured = pd.concat(progress(measured, total=len(rows), desc="measuring photos", leave=False))
     photos = pd.DataFrame(rows).set_index("image_id")[["subject", "category"]]
-    table = pictures.assign(**{name: pictures["image_id"].map(photos[name]) for name in photos}).join(measured)
+    table = pictures.drop(columns="category", errors="ignore").join(photos, on="image_id").join(measured)
     return table[[*COLUMNS, *(own or {})]]
 
 

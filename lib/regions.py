@@ -1,15 +1,14 @@
 """Regions: each object takes the colour of its own words, and its neighbours don't.
 
 All pictures of a photo have its L* and differ in a*b* alone, so a region is cut out of a picture that is all in its
-colour, and laid over the rest by a soft mask. Objects are found by name: on `pocket` by a network of our own, on `l4`
-by CLIPSeg.
+colour, and laid over the rest by a soft mask. Objects are found by name: on `pocket` by `PhraseSegmenter`, on `l4` by
+CLIPSeg.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-import cv2
 import numpy as np
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -24,10 +23,7 @@ from lib.color import gray_from_luminance, to_pil
 from lib.config import resolve
 from lib.models import load_text_encoder, pick_device
 
-MAX_REGIONS = 16
-FIND_PX, WORKING_PX = 256, 512  # longer side of the photo in which objects are found, and of the masks that are kept
 SMALLEST = 0.002  # share of the picture that an object takes at least
-CLIPSEG_SIZE, CLIPSEG_THRESHOLD = 352, 0.4  # px, square: what CLIPSeg was trained at; not measured here
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +31,7 @@ class Region:
     """A colour and its place in a photo.
 
     `place`: an object's name, which a segmenter finds; a box (left, top, right, bottom) in fractions of the photo's
-    sides, in which the object is found; or a mask (H, W) of the photo's size, bool, uint8, or float in [0, 1].
+    sides, in which the object is found; or a mask (H, W) of the photo's size, float32 in [0, 1].
     """
 
     place: str | tuple | np.ndarray
@@ -47,95 +43,23 @@ class Region:
         name = self.place if isinstance(self.place, str) else "thing"  # as the shipped weights were measured
         return f"{self.color} {name}, {self.color} background"
 
-    @property
-    def name(self) -> str:
-        """The region in a message."""
-        return f"{self.color!r} in {'its mask' if isinstance(self.place, np.ndarray) else self.place}"
-
-
-def to_regions(colors: dict | Sequence[tuple], shape: tuple[int, int] | None = None) -> list[Region]:
-    """Returns the regions of {object: colour}, or of (place, colour) pairs; masks have the photo's `shape` (H, W)."""
-    pairs, regions = list(colors.items() if isinstance(colors, dict) else colors), []
-    if len(pairs) > MAX_REGIONS:
-        raise ValueError(f"{len(pairs)} regions are too many: name at most {MAX_REGIONS}")
-    for place, color in pairs:
-        if not isinstance(color, str) or not color.strip():
-            raise ValueError(f"region {place!r:.60}: {color!r:.60} is no colour in words, such as 'dark red'")
-        if isinstance(place, str):
-            place = place.strip()
-            if not place:
-                raise ValueError(f"region of colour {color!r}: names no object: name one, such as 'tram'")
-        elif np.ndim(place) == 1:
-            place = tuple(map(float, place))
-            if len(place) != 4 or not (0 <= place[0] < place[2] <= 1 and 0 <= place[1] < place[3] <= 1):
-                rule = "is outside the photo or has no area: give left, top, right, bottom as fractions from 0 to 1"
-                raise ValueError(f"region of colour {color!r}: the box {place} {rule}")
-        else:
-            mask, size = np.asarray(place), shape or np.shape(place)
-            small, scale = reduced_size(size), 255 if mask.dtype == np.uint8 else 1
-            if mask.shape not in (tuple(size), small) or not (mask.min() >= 0 and 0 < mask.max() <= scale):
-                rule = f"should be {size[1]} x {size[0]} numbers from 0 to 1 (255 in 8 bits), and mark a place"
-                raise ValueError(f"region of colour {color!r}: its mask ({mask.dtype}, {mask.shape[::-1]}) {rule}")
-            place = cv2.resize(mask.astype(np.float32) / scale, small[::-1], interpolation=cv2.INTER_AREA)
-        regions.append(Region(place, color.strip()))
-    return regions
-
-
-def reduced_size(shape: tuple[int, int], longest: int = WORKING_PX) -> tuple[int, int]:
-    """Returns the size (h, w) of a photo (H, W) whose longer side is reduced to at most `longest` px."""
-    scale = min(1, longest / max(shape))
-    return tuple(max(1, round(side * scale)) for side in shape)
-
 
 def regions_of(prompt: str) -> list[Region]:
-    """Returns a region for each object that a prompt gives a colour, at most `MAX_REGIONS`."""
-    return [Region(phrase.object, phrase.colors) for phrase in phrases_of(prompt)[:MAX_REGIONS]]
+    """Returns a region for each object that a prompt gives a colour."""
+    return [Region(phrase.object, phrase.colors) for phrase in phrases_of(prompt)]
 
 
 def find_masks(regions: Sequence[Region], plane: np.ndarray, segmenter: Callable) -> np.ndarray:
-    """Returns soft masks (regions, h, w) in [0, 1], float32, on a photo's L* (h, w); zeros for a name that isn't found.
+    """Returns soft masks (regions, h, w) in [0, 1] of regions with names, on L* (h, w); zeros for what isn't found.
 
-    Those of names are for `share_out`, the others for `weigh`. `segmenter` loads a segmenter, if there are names.
+    `segmenter` loads a segmenter, if there are regions.
     """
     masks = np.zeros((len(regions), *plane.shape), np.float32)
-    if named := [index for index, region in enumerate(regions) if isinstance(region.place, str)]:
+    if regions:
         segment = segmenter()
-        scores = segment(plane, [regions[index].place for index in named])
-        masks[named] = [mask * ((mask > segment.threshold).mean() > SMALLEST) for mask in scores]
-    for mask, region in zip(masks, regions, strict=True):
-        if isinstance(region.place, tuple):
-            mask[:] = find_in_box(plane, region.place)
-        elif not isinstance(region.place, str):
-            mask[:] = cv2.resize(region.place, plane.shape[::-1], interpolation=cv2.INTER_AREA)
+        scores = segment(plane, [region.place for region in regions])
+        masks[:] = [mask * ((mask > segment.threshold).mean() > SMALLEST) for mask in scores]
     return masks
-
-
-def find_in_box(plane: np.ndarray, box: tuple) -> np.ndarray:
-    """Returns a soft mask of the object in a box on L* (h, w), 0 outside the box: GrabCut (Rother et al. 2004).
-
-    Its layers are L*, local mean and local roughness. If hardly anything differs from the rest, all of the box counts.
-    """
-    sides = np.array(box) * ([plane.shape[1], plane.shape[0]] * 2)
-    left, top, right, bottom = (int(side) for side in (*np.floor(sides[:2]), *np.ceil(sides[2:])))
-    inside = np.s_[top:bottom, left:right]
-    gray = (plane * 2.55).astype(np.uint8)
-    rough = cv2.GaussianBlur(np.abs(cv2.Laplacian(gray, cv2.CV_32F)), (0, 0), 3)
-    layers = cv2.merge([gray, cv2.GaussianBlur(gray, (0, 0), 3), cv2.convertScaleAbs(rough, alpha=3)])
-    labels = np.full(plane.shape, cv2.GC_BGD, np.uint8)
-    labels[inside] = cv2.GC_PR_FGD
-    if (labels == cv2.GC_BGD).mean() > 0.02:
-        cv2.setRNGSeed(0)
-        cv2.grabCut(layers, labels, None, None, None, 5, cv2.GC_INIT_WITH_MASK)
-    mask, found = np.zeros(plane.shape, np.float32), (labels == cv2.GC_PR_FGD).astype(np.float32)
-    mask[inside] = 1
-    return cv2.blur(found, (3, 3)) * mask if found[inside].mean() > 0.1 else mask
-
-
-def weigh(masks: np.ndarray) -> np.ndarray:
-    """Returns weights (1 + n, h, w) of the rest and of masks (n, h, w), which sum to 1; the later mask wins."""
-    uncovered = [np.ones((1, *masks.shape[1:]), np.float32), 1 - masks[::-1]]
-    uncovered = np.cumprod(np.concatenate(uncovered), axis=0, dtype=np.float32)[::-1]  # by the masks from each one on
-    return np.concatenate([uncovered[:1], masks * uncovered[1:]])
 
 
 def share_out(scores: np.ndarray, threshold: float) -> np.ndarray:
@@ -214,8 +138,7 @@ class TextReader:
     @torch.no_grad()
     def __call__(self, phrases: list[str]) -> torch.Tensor:
         """Vectors (P, width) of P phrases, without their articles and colours."""
-        names = [bare_name(phrase) for phrase in phrases]
-        tokens = self.tokenizer(names, padding=True, truncation=True, return_tensors="pt")
+        tokens = self.tokenizer(list(map(bare_name, phrases)), padding=True, truncation=True, return_tensors="pt")
         mask = tokens["attention_mask"][..., None]
         vectors = self.encoder(**tokens).last_hidden_state
         return F.normalize((vectors * mask).sum(1) / mask.sum(1), dim=1)
@@ -231,55 +154,30 @@ def load_segmenter(source: str, revision: str | None = None) -> Callable:
     folder = resolve(source)
     config = folder / "config.json"
     with explained(f"segmenter {source!r} can't be loaded", "check segmenter and segmenter_revision"):
-        if config.is_file() and json.loads(config.read_text()).get("_class_name") == PhraseSegmenter.__name__:
-            predict, threshold = _load_own(folder)
+        if config.is_file() and PhraseSegmenter.__name__ in config.read_text():
+            network = PhraseSegmenter.from_pretrained(folder).float().eval().to(pick_device())
+            read = TextReader(network.config.text_encoder, network.config.max_tokens)
+            predict, threshold = partial(_predict, network, read), network.config.threshold
         else:
-            predict, threshold = _load_clipseg(str(folder) if folder.is_dir() else source, revision)
+            from lib.l4.clipseg import load_clipseg  # slow to import
+
+            predict, threshold = load_clipseg(str(folder) if folder.is_dir() else source, revision)
 
     @torch.no_grad()
     def segment(photo, phrases):
         if not isinstance(photo, Image.Image):
             photo = to_pil(gray_from_luminance(np.asarray(photo, np.float32)))
-        size = photo.size[::-1]
-        if not phrases:
-            return np.zeros((0, *size), np.float32)
         logits = predict(photo.convert("L"), list(phrases)).float()
-        return F.interpolate(logits[None], size, mode="bilinear")[0].sigmoid().cpu().numpy()
+        return F.interpolate(logits[None], photo.size[::-1], mode="bilinear")[0].sigmoid().cpu().numpy()
 
     segment.threshold = threshold
     return segment
 
 
-def _load_own(folder):
-    """A function of a gray PIL picture and phrases, and its threshold: logits (phrases, h, w) at the network's size."""
-    network = PhraseSegmenter.from_pretrained(folder).float().eval().to(pick_device())
-    config, read = network.config, TextReader(network.config.text_encoder, network.config.max_tokens)
-
-    def predict(gray, phrases):
-        scale = config.short_side / min(gray.size)
-        size = [max(32, round(side * scale / 32) * 32) for side in gray.size]  # as often as the encoder halves it
-        pixels = np.asarray(gray.resize(size, Image.BOX if scale < 1 else Image.BILINEAR), np.float32) / 255
-        photo = torch.from_numpy(pixels)[None, None]
-        return network(photo.to(network.device), read(phrases)[None].to(network.device))[0]
-
-    return predict, config.threshold
-
-
-def _load_clipseg(source, revision):
-    """The same by CLIPSeg (Lüddecke & Ecker 2022); its logits are (phrases, 352, 352)."""
-    from transformers import AutoTokenizer, CLIPSegForImageSegmentation  # slow to import
-    from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-
-    network = CLIPSegForImageSegmentation.from_pretrained(source, revision=revision).float().eval().to(pick_device())
-    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
-
-    def predict(gray, phrases):
-        square = gray.convert("RGB").resize((CLIPSEG_SIZE, CLIPSEG_SIZE), Image.BICUBIC)
-        pixels = (torch.from_numpy(np.asarray(square, np.float32) / 255).permute(2, 0, 1) - mean) / std
-        text = tokenizer(phrases, padding=True, truncation=True, max_length=77, return_tensors="pt")
-        inputs = {name: text[name].to(network.device) for name in ("input_ids", "attention_mask")}
-        logits = network(**inputs, pixel_values=pixels.expand(len(phrases), -1, -1, -1).to(network.device)).logits
-        return logits.reshape(len(phrases), *logits.shape[-2:])
-
-    return predict, CLIPSEG_THRESHOLD
+def _predict(network, read, gray, phrases):
+    """Logits (phrases, h, w) of a gray PIL picture, at the size that the network was trained for."""
+    scale = network.config.short_side / min(gray.size)
+    size = [max(32, round(side * scale / 32) * 32) for side in gray.size]  # as often as the encoder halves it
+    pixels = np.asarray(gray.resize(size, Image.BOX if scale < 1 else Image.BILINEAR), np.float32) / 255
+    photo = torch.from_numpy(pixels)[None, None]
+    return network(photo.to(network.device), read(phrases)[None].to(network.device))[0]

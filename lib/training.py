@@ -428,14 +428,14 @@ def averaged_weights(state: dict) -> Iterator[None]:
 
 
 def save_checkpoint(folder: Path, step: int, state: dict, settings: dict, config: Config) -> None:
-    """Writes step, settings and state dicts to `checkpoints/<step>.pt`, atomically and synced, and removes older ones.
+    """Writes step, settings and state dicts to `checkpoints/<step>.pt`, atomically, and removes older ones.
 
     The newest `keep_checkpoints` stay; after the last step only the newest.
     """
     for left in folder.glob("checkpoints/*.part"):  # of a process that was killed
         left.unlink()
     saved = {name: value.state_dict() for name, value in state.items()}
-    with cache.new_file(folder / f"checkpoints/{step:07d}.pt", sync=True) as partial:
+    with cache.new_file(folder / f"checkpoints/{step:07d}.pt") as partial:
         torch.save({"step": step, "settings": settings, **saved}, partial)
     keep = 1 if step == config.train_steps else config.keep_checkpoints
     for path in sorted(folder.glob("checkpoints/*.pt"))[:-keep]:

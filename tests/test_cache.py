@@ -43,7 +43,7 @@ def test_an_error_leaves_the_old_file_or_folder(tmp_path, error, new, name):
 def test_a_folder_replaces_the_old_one_and_what_a_killed_process_left(tmp_path):
     cache.write_text("old", tmp_path / "folder/old.txt")
     for name in ("folder", "folder2"):
-        (cache._beside(tmp_path / name, "0123456789abcdef") / "below").mkdir(parents=True)
+        (tmp_path / f".{name}.0123456789abcdef.part/below").mkdir(parents=True)
     with cache.new_folder(tmp_path / "folder") as partial:
         (partial / "new.txt").write_text("new")
         assert (tmp_path / "folder/old.txt").exists()
@@ -75,17 +75,13 @@ def test_a_hash_changes_with_every_fact(tmp_path):
     facts += [[tmp_path / name] for name in ("one/a.txt", "two/a.txt", "one/b.txt")]
     hashes = [cache.hash_of(fact) for fact in facts]
     assert len(set(hashes)) == len(facts)
-    assert hashes == [cache.hash_of(iter(fact)) for fact in facts]
     assert cache.hash_of([grid.reshape(2, 3).T]) == cache.hash_of([grid.reshape(2, 3).T.copy()])
-    with pytest.raises(TypeError):
-        cache.hash_of([object()])
-    cache.write_bytes(b"abc", tmp_path / "abc")
+    (tmp_path / "abc").write_bytes(b"abc")
     assert cache.hash_of_file(tmp_path / "abc", "md5") == "900150983cd24fb0d6963f7d28e17f72"  # of RFC 1321
 
 
 def test_a_bar_shows_what_is_left_to_do(capsys):
     assert list(cache.progress([1, 2], desc="photos")) == [1, 2]
     assert "photos: 100%" in capsys.readouterr().err
-    for bar in (cache.progress([]), cache.progress(total=0), cache.progress(range(6, 6), total=6, initial=6)):
-        bar.close()
+    cache.progress(range(6, 6), total=6, initial=6).close()
     assert capsys.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""Captions: which words are colours, phrases that name an object and its colour, rewritten captions, languages."""
+"""Captions: which words are colours, which objects have a colour, rewritten captions."""
 
 import re
 from collections import Counter
@@ -7,13 +7,12 @@ import pandas as pd
 import pytest
 from numpy.random import default_rng
 
-from lib import ROOT, captions, prompts
+from lib import ROOT, captions
 from lib.captions import COLOR_PATTERN, HUES, HUES_OF_WORDS, find_places
 from lib.dataset import read_manifest
 
 PATTERNS = pd.read_csv(ROOT / "tests/data/caption_patterns.csv", keep_default_na=False)  # own sentences, COCO's manner
-MANIFEST = read_manifest("data_cards/pocket_photos")
-CAPTIONS = list(MANIFEST["detailed_caption"])
+CAPTIONS = list(read_manifest("data_cards/pocket_photos")["detailed_caption"])
 CUP = "a dark blue gray cup, red and white flowers on a golden brown table"
 
 
@@ -34,9 +33,6 @@ def test_phrases_of_prompts():
     wrong = found != cases["phrases"]
     assert list(found[wrong]) == list(cases["phrases"][wrong])
     assert (cases["phrases"] == "").sum() >= 11  # left out rather than guessed
-    named = sum(len(captions.phrases_of(caption)) for caption in CAPTIONS)
-    groups = sum(len(captions.find_groups(caption)[2]) for caption in CAPTIONS)
-    assert 0.95 * groups < named <= groups
 
 
 def test_no_sentence_is_too_odd():
@@ -46,8 +42,7 @@ def test_no_sentence_is_too_odd():
         text = " ".join(rng.choice(words, length))
         assert captions.without_color_words(text) or not text.strip()
         for phrase in captions.phrases_of(text):
-            assert phrase.object in phrase.text
-            assert phrase.colors in phrase.text
+            assert phrase.object in text.lower()
             assert COLOR_PATTERN.search(phrase.colors)
         changed = captions.change_color_words(text, rng)
         assert len(COLOR_PATTERN.findall(changed)) == len(COLOR_PATTERN.findall(text))
@@ -124,14 +119,3 @@ def test_permuted_colors_are_the_same_in_other_places():
         old, new = ([words[start:end] for start, end, _ in find_places(words)] for words in (caption, text))
         moved += sum(a != b for a, b in zip(old, new, strict=False)) / len(old)
     assert moved / len(CAPTIONS) > 0.8
-
-
-def test_other_languages_are_told_from_english():
-    others = ["Ein roter Bus fährt vor einem alten Haus vorbei", "ein Hund im Schnee", "maison bleue",
-              "Une femme en robe rouge marche sur la plage", "Красный автобус едет по улице",
-              "一辆红色的公共汽车停在街上", "Un coche rojo en la calle junto a una casa blanca",
-              "una casa rossa davanti al mare"]  # fmt: skip
-    assert [text for text in others if captions.looks_english(text)] == []
-    texts = [text for column in prompts.CAPTIONS for text in MANIFEST[column]] + list(PATTERNS["caption"])
-    texts += ["", "tram", "Notre Dame de Paris", "a cafe in La Paz", "an old église, a naïve crème brûlée", "42"]
-    assert [text for text in texts if not captions.looks_english(text)] == []

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lib.dataset import read_manifest
 from lib.photo import Colorizer
+from lib.photo.colorizer import looks_english
+from lib.prompts import CAPTIONS
 from tests.conftest import colorize, read_made
 
 
@@ -84,3 +87,14 @@ def test_settings_reach_the_network(photos):
             quick(photos / "photo.png", "a red wall", **options)
     with pytest.raises(ValueError, match="steps"):
         Colorizer("pocket", steps=2)
+
+
+def test_other_languages_are_told_from_english():
+    others = ["Ein roter Bus fährt vor einem alten Haus vorbei", "ein Hund im Schnee", "maison bleue",
+              "Une femme en robe rouge marche sur la plage", "Красный автобус едет по улице",
+              "一辆红色的公共汽车停在街上", "Un coche rojo en la calle junto a una casa blanca",
+              "una casa rossa davanti al mare"]  # fmt: skip
+    assert [text for text in others if looks_english(text)] == []
+    texts = [text for column in CAPTIONS for text in read_manifest("data_cards/pocket_photos")[column]]
+    texts += ["", "tram", "Notre Dame de Paris", "a cafe in La Paz", "an old église, a naïve crème brûlée", "42"]
+    assert [text for text in texts if not looks_english(text)] == []

@@ -19,7 +19,6 @@ from lib.config import get_config, resolve
 from lib.prompts import GENERIC_PROMPTS
 
 PHOTOS = resolve("data_cards/pocket_photos")
-CARD = (PHOTOS / "README.md").read_text()
 MANIFEST = dataset.read_manifest("data_cards/pocket_photos")
 
 
@@ -66,14 +65,6 @@ def test_captions_and_backgrounds_have_the_color_words_that_they_should():
     rows = MANIFEST[MANIFEST["background"] != ""]
     assert rows["background"].str.fullmatch(r"[a-z]+( [a-z]+)?").all()
     assert ((rows["mask"] != "") & (rows["background"] != rows["object"])).all()
-
-
-def test_the_card_counts_photos_and_licences():
-    for category, rows in MANIFEST.groupby("category"):
-        per_split = (str((rows["split"] == split).sum()) for split in dataset.SPLITS)
-        assert f"| {category} | {' | '.join(per_split)} | {len(rows)} |" in CARD
-    for licence, n in MANIFEST["licence"].value_counts().items():
-        assert f"| {licence} | {n} |" in CARD or f"| {licence} (version not named by the package) | {n} |" in CARD
 
 
 def test_masks_show_the_whole_object_and_something_else():
@@ -170,8 +161,6 @@ def test_a_run_may_train_on_some_kinds_of_photos():
     triples = {"train": datasets.Dataset.from_dict({"category": ["animals", "people", "animals"]})}
     assert list(dataset.training_rows(triples, ("animals",))["category"]) == ["animals", "animals"]
     assert len(dataset.training_rows(triples, None)) == 3
-    with pytest.raises(ValueError, match="unknown category 'fish': did you mean "):
-        dataset.training_rows(triples, ("fish",))
 
 
 @pytest.mark.parametrize("column", ["path", "mask_path"])

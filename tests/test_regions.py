@@ -1,7 +1,5 @@
 """Regions: what can be one, which wins, that colour stays in its place; and segmenting by name."""
 
-import re
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,7 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 from lib import ROOT, models, regions
 from lib.color import srgb_to_lab, to_float
 from lib.config import get_config
-from lib.photo import Colorizer
+from lib.photo import Colorizer, places
 from tests.conftest import colorize, read_made
 
 MODEL = Colorizer("pocket")
@@ -50,10 +48,10 @@ def ab_of(picture):
 def test_weights_add_up_and_the_later_mask_wins_and_names_share_by_their_scores():
     masks = np.random.default_rng(0).uniform(0, 1, (3, 5, 7)).astype(np.float32)
     masks[1, 2], masks[2, 2], masks[2, 3] = 1, 0, 1
-    for weights in (regions.weigh(masks), regions.share_out(masks, 1)):
+    for weights in (places.weigh(masks), regions.share_out(masks, 1)):
         assert np.abs(weights.sum(axis=0) - 1).max() < 1e-6
         assert weights.min() >= 0
-    weights = regions.weigh(masks)
+    weights = places.weigh(masks)
     assert (weights[2, 2] == 1).all()
     assert (weights[3, 3] == 1).all()
     layers = np.arange(4.0)[:, None, None, None] * np.ones((4, 5, 7, 2))
@@ -64,21 +62,16 @@ def test_weights_add_up_and_the_later_mask_wins_and_names_share_by_their_scores(
 
 
 @pytest.mark.parametrize(
-    ("colors", "message"),
+    ("place", "color"),
     [
-        ([("tram", None)], "is no colour in words"),
-        ([(" ", "red")], "names no object"),
-        ([((0, 0, 1.2, 1), "red")], "the box (0.0, 0.0, 1.2, 1.0) is outside the photo or has no area"),
-        ([((0, 0, float("nan"), 1), "red")], "has no area"),
-        ([((0, 0, 1), "red")], "has no area"),
-        *[([(mask, "red")], f"its mask ({mask.dtype}, {mask.shape[::-1]}) should be 96 x 64 numbers from 0 to 1")
-          for mask in (*(np.full(SIZE[::-1], value) for value in (0, np.nan, 7.0)), np.ones((5, 5)), np.ones((5, 5, 3)))],
-        ({str(n): "red" for n in range(17)}, "17 regions are too many: name at most 16"),
+        *[("tram", None), ("tram", " "), (" ", "red"), ((0, 0, 1.2, 1), "red"), ((0, 0, float("nan"), 1), "red")],
+        *[((0, 0, 1), "red"), (np.ones((5, 5)), "red"), (np.ones((5, 5, 3)), "red")],
+        *((np.full(SIZE[::-1], value), "red") for value in (0, np.nan, 7.0)),
     ],
-)  # fmt: skip
-def test_what_can_not_be_a_region_is_named_in_a_line(photo, colors, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        regions.to_regions(colors, SIZE[::-1])
+)
+def test_what_can_not_be_a_region_is_refused(place, color):
+    with pytest.raises(ValueError, match="^region .* in .*: it needs a name, a box"):
+        places.to_regions([(place, color)], SIZE[::-1])
 
 
 def test_a_box_changes_nothing_outside_itself(photo):
@@ -93,10 +86,10 @@ def test_an_object_in_a_box_is_told_from_what_surrounds_it():
     y, x = np.mgrid[:120, :160]
     disc = (y - 60) ** 2 + (x - 80) ** 2 < 30**2
     plane = np.where(disc, 70.0, 30.0) + np.random.default_rng(0).normal(0, 1, disc.shape)
-    mask = regions.find_in_box(plane.astype(np.float32), (0.25, 0.15, 0.75, 0.85))
+    mask = places.find_in_box(plane.astype(np.float32), (0.25, 0.15, 0.75, 0.85))
     assert mask[disc].mean() > 0.9
     assert mask[~disc].mean() < 0.05
-    flat = regions.find_in_box(np.full((40, 40), 50, np.float32), (0.25, 0.25, 0.75, 0.75))
+    flat = places.find_in_box(np.full((40, 40), 50, np.float32), (0.25, 0.25, 0.75, 0.75))
     assert (flat[10:30, 10:30] == 1).all()
     assert flat.sum() == 400
 
@@ -162,7 +155,6 @@ def test_masks_have_the_photo_s_size_and_are_independent(segment, size):
     assert 0 <= masks.min() < masks.max() <= 1
     np.testing.assert_allclose(segment(plane, ["sky"])[0], masks[1], atol=1e-5)
     assert np.abs(masks[0] - masks[1]).max() > 1e-4
-    assert segment(plane, []).shape == (0, *size)
     gray = Image.fromarray(np.full((32, 48), 119, np.uint8))  # L* 50.03
     np.testing.assert_allclose(segment(gray, ["sky"]), segment(np.full((32, 48), 50.03), ["sky"]), atol=2e-3)
 

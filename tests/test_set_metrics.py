@@ -25,9 +25,9 @@ def test_captioner_adds_two_conditions_and_keeps_its_captions(networks, config, 
     config = config.replace(captioner=networks["captioner"])
     rows = dataset.pick_across_categories(triples["test"], 3)
     with pytest.raises(ValueError, match="auto_captions.csv lacks captions by .*: run notebook 01_build_dataset again"):
-        dataset.read_auto_captions(config, rows["image_id"])
+        captioner.read_auto_captions(config, rows["image_id"])
     captioner.write_captions(config)
-    read = dataset.read_auto_captions(config, rows["image_id"])
+    read = captioner.read_auto_captions(config, rows["image_id"])
     assert set(read) == {"gray_caption", "auto_caption"}
     assert all(len(texts) == 3 and all(isinstance(text, str) for text in texts) for texts in read.values())
     monkeypatch.setattr(captioner, "caption", None)  # kept captions need no network

@@ -2,12 +2,12 @@
 
 import argparse
 import os
-import re
 import shutil
 import signal
 import sys
 import time
 from base64 import b64decode, b64encode
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -89,6 +89,15 @@ def publish_notebook(source: Path, target: Path) -> None:
     cache.write_text(nbformat.writes(notebook).replace(f"{ROOT}/", "").replace(str(ROOT), "."), target)
 
 
+def copy_newer(source: Path, target: Path) -> None:
+    """Copies the files that a folder lacks or has older; renames them once all are copied: a full disk changes none."""
+    with ExitStack() as copies:
+        for path in (path for path in sorted(source.rglob("*")) if path.is_file() and path.suffix != ".part"):
+            copy = target / path.relative_to(source)
+            if not copy.exists() or copy.stat().st_mtime_ns < path.stat().st_mtime_ns:
+                shutil.copy2(path, copies.enter_context(cache.new_file(copy)))
+
+
 def run_notebooks(config: Config, notebooks: list[Path], parameters: dict, overrides: dict) -> None:
     """Runs notebooks on a copy of the reports, which replaces them when all have passed, and is kept until then."""
     home, unfinished, folder = config.reports_home, config.run_dir / "unfinished_reports", config.run_dir / "notebooks"
@@ -96,16 +105,16 @@ def run_notebooks(config: Config, notebooks: list[Path], parameters: dict, overr
         shutil.rmtree(unfinished, ignore_errors=True)  # what a failed notebook wrote; the others write again
     draft = unfinished / home.name
     folder.mkdir(parents=True, exist_ok=True)
-    cache.copy_newer(home, draft)
+    copy_newer(home, draft)
     overrides = overrides | {"run": config.run, "reports": str(unfinished)}
     for path in notebooks:
         run_notebook(path, folder / path.name, {**parameters, "profile_name": config.profile, "overrides": overrides})
         if config.run == config.own_run:
             publish_notebook(folder / path.name, draft / "notebooks" / path.name)
-    cache.copy_newer(draft, home)
+    copy_newer(draft, home)
     shutil.rmtree(unfinished)
     if config.reports == PUBLISHED:  # notebooks in JupyterLab read elsewhere, and can go on from there
-        cache.copy_newer(home, get_config(config.profile).reports_home)
+        copy_newer(home, get_config(config.profile).reports_home)
 
 
 @cache.exit_with_one_line(RuntimeError, yaml.YAMLError)

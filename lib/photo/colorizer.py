@@ -2,6 +2,7 @@
 
 import json
 import operator
+import re
 from functools import cached_property
 from pathlib import Path
 
@@ -9,16 +10,18 @@ import cv2
 import numpy as np
 
 from lib import ROOT, regions
-from lib.captions import looks_english
+from lib.captions import COLOR_PATTERN, KNOWN, WORDS
 from lib.color import gray_from_luminance, srgb_to_lab, to_pil
 from lib.config import Config, get_config
 from lib.models import load_pipeline
 from lib.photo import BIND
 from lib.photo.formats import ColorPicture, Photo, open_photo
 from lib.photo.full_resolution import guided_functions, network_size, paint, reduce_lightness, refine
+from lib.photo.places import FIND_PX, WORKING_PX, describe, mask_of, reduced_size, to_regions, weigh
 from lib.prompts import VAGUE_PROMPT
 from lib.sampling import sample
 
+OTHER_LANGUAGES = re.compile("|".join(WORDS["other_languages"].values()))
 SAMPLING = ("num_inference_steps", "guidance_scale", "controlnet_conditioning_scale")
 
 
@@ -70,12 +73,12 @@ class Colorizer:
         config = self.config.replace(**sampling)
         photo = photo if isinstance(photo, Photo) else open_photo(photo)
         shape = photo.plane.shape
-        colors = regions.to_regions(colors, shape)
+        colors = to_regions(colors, shape)
         names = {region.place for region in colors if isinstance(region.place, str)}
         bound = [region for region in regions.regions_of(prompt) if region.place not in names] if bind else []
         multiple = self.pipeline.vae_scale_factor * 2 ** (len(self.pipeline.unet.config.block_out_channels) - 1)
         plane = reduce_lightness(photo.plane, network_size(*shape, config.resolution, multiple))
-        fine = reduce_lightness(photo.plane, regions.reduced_size(shape, regions.WORKING_PX))
+        fine = reduce_lightness(photo.plane, reduced_size(shape, WORKING_PX))
         placed, weights, notes = self.place([*bound, *colors], fine, photo.plane)
         gray = to_pil(gray_from_luminance(plane))
         # the prompt's picture alone, so that it is the same with and without regions
@@ -86,7 +89,7 @@ class Colorizer:
         functions = [cv2.resize(guided_functions(plane, ab), fine.shape[::-1]) for ab in layers]
         pixels = paint(photo.plane, regions.compose(functions, weights))
         made = {"photo": photo.path.name} if photo.path else {}
-        made |= {"prompt": prompt, "colors": ", ".join(region.name for region in colors)}
+        made |= {"prompt": prompt, "colors": ", ".join(map(describe, colors))}
         made["bind"] = ", ".join(f"{region.color} {region.place}" for region in bound if region in placed)
         made |= {"seed": seed, "saturation": saturation, **config.values(*SAMPLING), "profile": config.profile}
         for name, source in (("base", config.base_model), ("controlnet", config.controlnet_source)):
@@ -101,16 +104,18 @@ class Colorizer:
         """
         if not wanted:
             return [], np.ones((1, *fine.shape), np.float32), []
-        coarse = reduce_lightness(plane, regions.reduced_size(plane.shape, regions.FIND_PX))
-        wanted = sorted(wanted, key=lambda region: not isinstance(region.place, str))
-        masks = refine(regions.find_masks(wanted, coarse, lambda: self.segmenter), coarse, fine)
-        found = masks.max(axis=(1, 2)) > 0
-        notes = [f"not found in the photo: {region.name}" for region, ok in zip(wanted, found, strict=True) if not ok]
-        placed, masks = [region for region, ok in zip(wanted, found, strict=True) if ok], masks[found]
+        coarse = reduce_lightness(plane, reduced_size(plane.shape, FIND_PX))
+        named = [region for region in wanted if isinstance(region.place, str)]
+        others = [region for region in wanted if not isinstance(region.place, str)]
+        masks = [*regions.find_masks(named, coarse, lambda: self.segmenter)]
+        masks = refine(masks + [mask_of(region.place, coarse) for region in others], coarse, fine)
+        found, wanted = masks.any(axis=(1, 2)), [*named, *others]
+        notes = [f"not found in the photo: {describe(wanted[index])}" for index in np.flatnonzero(~found)]
+        placed, masks = [wanted[index] for index in np.flatnonzero(found)], masks[found]
         n_names = sum(isinstance(region.place, str) for region in placed)
         if ((masks[n_names:] > 0.5).sum(axis=0) > 1).any():  # a pixel belongs to two
             notes.append("regions overlap: the later one wins")
-        over = regions.weigh(masks[n_names:])
+        over = weigh(masks[n_names:])
         shares = regions.share_out(masks[:n_names], self.segmenter.threshold if n_names else 1)
         return placed, np.concatenate([shares * over[0], over[1:]]), notes
 
@@ -127,3 +132,10 @@ class Colorizer:
         if len(ids) > longest:
             notes.append(f"the prompt is too long, not read is: {tokenizer.decode(ids[longest - 1 : -1])}")
         return notes
+
+
+def looks_english(prompt: str) -> bool:
+    """Returns False if most words that tell a language don't tell English, the one that `pocket` reads."""
+    words = re.findall(r"[^\W\d_]+", prompt.lower())
+    other = sum(bool(OTHER_LANGUAGES.fullmatch(word)) or max(word) > "\u024f" for word in words)
+    return other <= sum(bool(KNOWN.fullmatch(word) or COLOR_PATTERN.fullmatch(word)) for word in words)

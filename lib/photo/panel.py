@@ -12,14 +12,14 @@ import traitlets
 from matplotlib.colors import XKCD_COLORS
 from PIL import Image
 
-from lib.cache import one_line, write_bytes
+from lib.cache import new_file, one_line
 from lib.color import gray_from_luminance, to_pil
 from lib.photo import BIND
 from lib.photo.colorizer import SAMPLING, Colorizer
 from lib.photo.formats import EXPECT, Photo, open_photo
 from lib.photo.full_resolution import reduce_lightness
+from lib.photo.places import reduced_size
 from lib.prompts import VAGUE_PROMPT
-from lib.regions import reduced_size
 
 SHOWN = 640  # px, the longer side of a picture on the screen, at most
 WORDS = ("red", "orange", "yellow", "green", "turquoise", "blue", "purple", "pink", "brown", "beige", "white", "gray")
@@ -84,7 +84,8 @@ class Panel(anywidget.AnyWidget):
         path = self.folder / "uploads" / Path(name.replace("\\", "/")).name
         if not (path.exists() and path.read_bytes() == content):
             path = free_name(path, self.paths)
-            write_bytes(content, path)
+            with new_file(path) as partial:
+                partial.write_bytes(content)
         self.paths = {path.name: path, **self.paths}
         self.choose(path.name)
 

@@ -152,7 +152,7 @@ def same_bytes(first, second):
 def check_pictures(whole, resumed):
     """All pictures of a resumed run are those of the run that was never killed, to the bit."""
     for name in ("images", "binding"):
-        listings = [pd.read_csv(config.run_dir / name / "images.csv") for config in (whole, resumed)]
+        listings = [pd.read_csv(config.run_dir / f"images/{name}.csv") for config in (whole, resumed)]
         key = ["image_id", "prompt_condition", "seed", "prompt"]
         tables = [listing.set_index(key)[["before", "after"]] for listing in listings]
         assert len(tables[0]), f"no picture in {name}"
