@@ -189,11 +189,6 @@ def load_annotator(hint: str | None, encoder: str, encode: Callable | None = Non
         return GRAY_ALONE
     with explained(f"annotator {hint} can't be loaded", "check annotator and segmenter"):
         decoder = ColorHint.from_pretrained(resolve(hint), use_safetensors=True).float().eval()
-        return Annotator(load_encoder(encoder), decoder, encode)
-
-
-def load_encoder(segmenter: str) -> Encoder:
-    """Returns the encoder in the folder of a `PhraseSegmenter`, float32, on the CPU."""
-    weights, network = load_file(resolve(segmenter) / "diffusion_pytorch_model.safetensors"), Encoder().eval()
-    network.load_state_dict({name: weights[name].float() for name in network.state_dict()})
-    return network
+        weights, network = load_file(resolve(encoder) / "diffusion_pytorch_model.safetensors"), Encoder().eval()
+        network.load_state_dict({name: weights[name].float() for name in network.state_dict()})
+        return Annotator(network, decoder, encode)

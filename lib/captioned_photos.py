@@ -6,7 +6,7 @@
 
 import re
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from lib.cache import explained, open_picture
 from lib.config import resolve
-from lib.dataset import crop_square, open_photo, read_manifest, read_table
+from lib.dataset import open_photo, read_manifest, read_table
 
 COLUMNS = ("file", "set", "split", "captions", "labels")
 SPLITS = ("train", "validation")  # rows of other splits, such as a confirmatory test, are never opened
@@ -25,21 +25,26 @@ TEXTS = TypeAdapter(list[str])
 
 @dataclass
 class CaptionedPhoto:
-    """A photo to train on; its `mask` and the names of `object` and `background`, if it has them.
+    """A photo to train on.
 
-    `masks`: (name, file) of every object that has a mask. `stretched`: its true aspect ratio is unknown.
+    `masks`: (name, file) of every object that has a mask. `object`, `background`: their names in a shipped photo.
+    `stretched`: its true aspect ratio is unknown.
     """
 
     path: Path
     set: str
     split: str
     captions: list[str]
-    labels: list[str] = field(default_factory=list)
-    mask: Path | None = None
+    labels: list[str]
+    masks: list[tuple[str, Path]]
     object: str = ""
     background: str = ""
-    masks: list[tuple[str, Path]] = field(default_factory=list)
     stretched: bool = False
+
+    @property
+    def sentences(self) -> list[str]:
+        """The captions; its labels as one sentence if it has none."""
+        return self.captions or [", ".join(self.labels[:4])]
 
     def open(self) -> Image.Image:
         """Returns the photo in RGB, turned as its EXIF says; raises ValueError if it can't be read."""
@@ -54,25 +59,26 @@ class CaptionedPhoto:
         return masks
 
 
-def read_captioned_photos(folder: str = "", gigabytes: float = 0) -> list[CaptionedPhoto]:
-    """Returns the photos to train on: the shipped ones, and those of a folder with `photos.csv`, if one is given.
+def read_captioned_photos(folder: str = "", limit: int = 0, gigabytes: float = 0) -> tuple[list[CaptionedPhoto], ...]:
+    """Returns the training and the validation photos: the shipped ones, and those of a folder with `photos.csv`.
 
-    Raises ValueError if less disk space is free than `gigabytes`, or the folder's tables or photos are damaged.
+    `limit`: so many of each at most, 0: all. Raises ValueError if less disk space is free than `gigabytes`, or the
+    folder's tables or photos are damaged.
     """
     free = shutil.disk_usage(resolve(".")).free / 1e9
     if free < gigabytes:
         raise ValueError(f"{gigabytes:.0f} GB are needed on the disk of build/, {free:.0f} are free: make room")
-    return read_shipped() + (read_folder(Path(folder)) if folder else [])
+    photos = read_shipped() + (read_folder(Path(folder)) if folder else [])
+    return tuple([photo for photo in photos if photo.split == split][: limit or None] for split in SPLITS)
 
 
 def read_shipped(splits: tuple[str, ...] = SPLITS) -> list[CaptionedPhoto]:
     """Returns the photos of some splits that ship with the project."""
     photos = []
     for row in read_manifest("data_cards/pocket_photos").query("split in @splits").itertuples():
-        captions = [row.object_caption, row.detailed_caption]  # the colours of gray_caption are guesses
-        named = {"mask": row.mask_path, "object": row.object, "background": row.background}
-        named["masks"] = [(row.object, row.mask_path)] if row.mask_path else []
-        photos.append(CaptionedPhoto(row.path, "shipped", row.split, captions, **named))
+        texts = [row.object_caption, row.detailed_caption]  # the colours of gray_caption are guesses
+        masks = [(row.object, row.mask_path)] if row.mask_path else []
+        photos.append(CaptionedPhoto(row.path, "shipped", row.split, texts, [], masks, row.object, row.background))
     return photos
 
 
@@ -92,7 +98,7 @@ def read_folder(folder: Path) -> list[CaptionedPhoto]:
         captions = [re.sub(r"\s+", " ", re.sub(r"\s+([.,])", r"\1", text)).strip(' ."') for text in captions]
         if not all(captions):
             raise ValueError(f"{where} has an empty caption: remove it from the list")
-        photo = CaptionedPhoto(folder / row.file, row.set, row.split, captions, labels, masks=masks.get(row.file, []))
+        photo = CaptionedPhoto(folder / row.file, row.set, row.split, captions, labels, masks.get(row.file, []))
         width, height = photo.open().size
         photo.stretched = row.set == "flickr8k" and width == height
         photos.append(photo)
@@ -102,9 +108,9 @@ def read_folder(folder: Path) -> list[CaptionedPhoto]:
 
 
 def random_crop(
-    image: Image.Image, size: int, rng: np.random.Generator, mask: Image.Image | None = None, stretched: bool = False
+    image: Image.Image, size: int, rng: np.random.Generator, mask: np.ndarray | None = None, stretched: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns a random square of a photo, uint8 RGB (size, size, 3), and of its mask, in [0, 1], or None.
+    """Returns a random square of a photo, uint8 RGB (size, size, 3), and of its float mask (height, width) in [0, 1].
 
     The square covers 60 to 100 % of the shorter side's area and is mirrored half of the time. The aspect ratio varies
     by 8 %, and by 35 % if the photo is `stretched`.
@@ -119,12 +125,7 @@ def random_crop(
         square = picture.crop((x, y, x + width, y + height)).resize((size, size), Image.LANCZOS)
         return np.ascontiguousarray(np.asarray(square)[:, ::flip])
 
-    return cut(image), cut(mask).astype(np.float32) / 255 if mask else None
-
-
-def center_crop(image: Image.Image, size: int) -> np.ndarray:
-    """Returns the central square of a photo, uint8 RGB (size, size, 3)."""
-    return np.asarray(crop_square(image, size))
+    return cut(image), None if mask is None else cut(Image.fromarray(mask)).clip(0, 1)
 
 
 def degrade(gray: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -60,7 +60,8 @@ def write_packages(folder):
 
 def test_photos_come_with_the_masks_of_their_objects(tmp_path):
     write_photos(tmp_path)
-    photos = {photo.path.name: photo for photo in read_captioned_photos(str(tmp_path)) if photo.set == "own"}
+    photos = sum(read_captioned_photos(str(tmp_path)), [])
+    photos = {photo.path.name: photo for photo in photos if photo.set == "own"}
     assert set(photos) == {"train.png", "validation.png"}  # the test split is not opened
     masks = photos["train.png"].open_masks((20, 15))
     assert {name: mask.shape for name, mask in masks.items()} == {"bus": (15, 20)}
