@@ -27,7 +27,6 @@ diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
 
 TEXT_LAYERS = "text_layers.safetensors"  # in the folder of a base
-PATIENCE = timedelta(hours=12)  # how long processes wait for the one that makes the latents; NCCL's own is 10 minutes
 SHAPE = ("in_channels", "block_out_channels", "cross_attention_dim", "layers_per_block", "down_block_types")
 
 
@@ -38,7 +37,7 @@ def pick_device() -> torch.device:
 
 def process_state() -> PartialState:
     """Accelerate's view of the processes that share the work; the first call in a process gives it its device."""
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=12))  # others wait for the latents
 
 
 def has_bf16() -> bool:
@@ -49,28 +48,24 @@ def has_bf16() -> bool:
 def require_precision(mixed_precision: str) -> None:
     """Raises a ValueError for bf16 without a CUDA GPU, before hours are spent on a CPU."""
     if mixed_precision == "bf16" and not torch.cuda.is_available():
-        raise ValueError(
-            "mixed_precision bf16 needs a CUDA GPU, and torch finds none: run make check-gpu to see why, "
-            "or pass -p mixed_precision no to run on this CPU"
-        )
+        raise ValueError("mixed_precision bf16 needs a CUDA GPU: run make check-gpu, or pass -p mixed_precision no")
 
 
 def load_text_encoder(package: str, max_tokens: int, base_folder: Path | None = None) -> dict:
-    """Tokenizer and text encoder from the `model` folder of an installed package (a BERT in transformers' layout).
+    """Tokenizer and text encoder, a BERT whose token vectors take the place of CLIP's, from an installed package.
 
-    The encoder's token vectors take the place of CLIP's. The last layers of a sentence encoder spread a sentence's
-    meaning over all of its tokens, so a base may bring fewer layers of its own, in `text_layers.safetensors`.
+    A base may bring fewer layers of its own, since the last ones spread a sentence's meaning over all of its tokens.
     """
     folder = str(files(package) / "model")
-    tokenizer = AutoTokenizer.from_pretrained(folder, model_max_length=max_tokens)
     text_encoder = AutoModel.from_pretrained(folder)
     if base_folder and (layers := base_folder / TEXT_LAYERS).is_file():
-        weights = {name: value.float() for name, value in load_file(layers).items()}
+        weights = load_file(layers)
         count = len({name.split(".")[1] for name in weights})  # names start with "layer.N."
         text_encoder.encoder.layer = text_encoder.encoder.layer[:count]
         text_encoder.encoder.load_state_dict(weights)
         text_encoder.config.num_hidden_layers = count
     text_encoder.config.use_attention_mask = True  # read by the pipeline: do not attend to padding
+    tokenizer = AutoTokenizer.from_pretrained(folder, model_max_length=max_tokens)
     return {"tokenizer": tokenizer, "text_encoder": text_encoder}
 
 
@@ -79,15 +74,14 @@ def load_base(config: Config, **loaded) -> DiffusionPipeline:
 
     Parts that are `loaded` already, by name, are taken as they are. Raises a ValueError if the base can't be loaded.
     """
-    local = resolve(config.base_model)
-    dtype = torch.bfloat16 if config.mixed_precision == "bf16" and has_bf16() else torch.float32
+    local, options = resolve(config.base_model), {"revision": config.base_revision}
+    options["dtype"] = torch.bfloat16 if config.mixed_precision == "bf16" and has_bf16() else torch.float32
+    options |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     if config.text_encoder:
         loaded |= load_text_encoder(config.text_encoder, config.max_tokens, local)
-    no_checker = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     try:
-        source = str(local) if local.is_dir() else config.base_model
-        options = {"revision": config.base_revision, "dtype": dtype}
-        pipeline = DiffusionPipeline.from_pretrained(source, **options, **no_checker, **loaded)
+        source = local if local.is_dir() else config.base_model
+        pipeline = DiffusionPipeline.from_pretrained(source, **options, **loaded)
     except (OSError, ValueError) as error:
         remedy = "check base_model and base_revision"
         raise ValueError(f"base model {config.base_model!r} can't be loaded ({_root_cause(error)}): {remedy}") from None
@@ -128,11 +122,7 @@ def make_controlnet(
 def load_controlnet(
     source: str | Path, unet: UNet2DConditionModel, revision: str | None = None, channels: int | None = None
 ) -> ControlNetModel:
-    """A trained ControlNet from a folder, or from a Hub id and a commit there; weights come as safetensors only.
-
-    Raises:
-        ValueError: if there is none, or it is for another base or for conditioning images of other `channels`.
-    """
+    """A trained ControlNet from a folder or Hub id; a ValueError if it is for another UNet or has other `channels`."""
     folder = resolve(source)
     if not folder.is_dir() and str(source).count("/") != 1:
         raise ValueError(f"no ControlNet in {source}: train one with notebook 03, or add 03 to --only")
@@ -141,29 +131,25 @@ def load_controlnet(
         controlnet = ControlNetModel.from_pretrained(str(folder if folder.is_dir() else source), **options)
     wanted = {name: unet.config[name] for name in SHAPE} | ({"conditioning_channels": channels} if channels else {})
     for name, value in wanted.items():
-        ours, needed = json.dumps(controlnet.config[name]), json.dumps(value)  # tuples and lists are alike
-        if ours != needed:
-            kind = "base" if name in SHAPE else "annotator"
-            raise ValueError(f"ControlNet {source} is for another {kind}: {name} {ours}, not {needed}")
+        if json.dumps(controlnet.config[name]) != json.dumps(value):  # tuples and lists are alike
+            raise ValueError(f"ControlNet {source} is for another base or annotator: {name} is not {value}")
     return controlnet
 
 
 def add_controlnet(base: DiffusionPipeline, controlnet: ControlNetModel) -> DiffusionPipeline:
     """The colorizing pipeline: diffusers' ControlNet pipeline for the base's class, with the UniPC sampler.
 
-    Its `annotator` makes the conditioning images: the base's, or for a ControlNet of three channels the gray photo
-    alone. Raises a ValueError if the ControlNet takes conditioning images that the base's annotator doesn't make.
+    Its `annotator` is the base's, or shows a ControlNet of three channels the gray photo alone. Raises a ValueError if
+    the ControlNet takes other conditioning images.
     """
     channels = controlnet.config.conditioning_channels
     annotator = GRAY_ALONE if channels == GRAY_ALONE.channels else base.annotator
     if channels != annotator.channels:
-        problem = f"this ControlNet takes {channels} conditioning channels, the annotator makes {annotator.channels}"
-        raise ValueError(f"{problem}: set -p annotator")
-    controlnet = controlnet.to(base.device, base.unet.dtype).eval()
-    sampler = UniPCMultistepScheduler.from_config(base.scheduler.config)
-    with_controlnet = getattr(diffusers, type(base).__name__.replace("Pipeline", "ControlNetPipeline"))
-    parts = {"controlnet": controlnet, "scheduler": sampler}
-    pipeline = with_controlnet.from_pipe(base, **parts, dtype=base.unet.dtype)  # without it, all becomes float32
+        raise ValueError(f"the ControlNet takes {channels} channels, not {annotator.channels}: set -p annotator")
+    parts = {"controlnet": controlnet.to(base.device, base.unet.dtype).eval(), "dtype": base.unet.dtype}
+    parts["scheduler"] = UniPCMultistepScheduler.from_config(base.scheduler.config)
+    class_name = type(base).__name__.replace("Pipeline", "ControlNetPipeline")
+    pipeline = getattr(diffusers, class_name).from_pipe(base, **parts)  # without a dtype, all becomes float32
     pipeline.set_progress_bar_config(disable=True)
     pipeline.annotator = annotator
     pipeline.vae.enable_slicing()  # a tensor of 32 decoded pictures has 2^31 elements, where GPU kernels have failed
@@ -173,29 +159,25 @@ def add_controlnet(base: DiffusionPipeline, controlnet: ControlNetModel) -> Diff
 def load_pipeline(config: Config) -> DiffusionPipeline:
     """The colorizing pipeline of a profile's run, in the memory layout and compiled as it says."""
     base = load_base(config)
-    controlnet = load_controlnet(config.controlnet_source, base.unet, config.controlnet_revision)
-    pipeline = add_controlnet(base, controlnet)
+    pipeline = add_controlnet(base, load_controlnet(config.controlnet_source, base.unet, config.controlnet_revision))
     speed_up((pipeline.unet, pipeline.controlnet), config, pipeline.vae)
     return pipeline
 
 
 def speed_up(networks, config: Config, *not_compiled) -> None:
-    """Compiles networks and puts them in channels_last, as the configuration says.
-
-    If no compiler works, that is said and channels_last is left out too: without compiled norms it is slower.
-    """
-    if config.torch_compile:
-        try:
-            torch.compile(torch.nn.SiLU())(torch.ones(2, device=pick_device()))
-        except Exception as error:  # of torch, Triton or the C++ compiler
-            print(f"torch.compile does not work here ({_root_cause(error)}): going on without it")
-            return
-        torch._dynamo.config.suppress_errors = True  # what can't be compiled runs as it is, with a warning
-        for network in networks:
-            network.compile()
-    if config.channels_last:
-        for network in (*networks, *not_compiled):
-            network.to(memory_format=torch.channels_last)
+    """Compiles networks, and puts all in channels_last layout, if `torch_compile` is set and a compiler works."""
+    if not config.torch_compile:
+        return
+    try:
+        torch.compile(torch.nn.SiLU())(torch.ones(2, device=pick_device()))
+    except Exception as error:  # of torch, Triton or the C++ compiler
+        print(f"torch.compile does not work here ({_root_cause(error)}): going on without it")
+        return
+    torch._dynamo.config.suppress_errors = True  # what can't be compiled runs as it is, with a warning
+    for network in networks:
+        network.compile()
+    for network in (*networks, *not_compiled):  # slower without compiled norms
+        network.to(memory_format=torch.channels_last)
 
 
 def hash_of_weights(model: torch.nn.Module) -> str:

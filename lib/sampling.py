@@ -28,15 +28,15 @@ N_VALIDATION, CHROMA_RATIO = 24, (0.8, 1.3)  # photos that sampling is chosen on
 
 
 def seed_of(image_id: str, seed: int) -> int:
-    """Returns the generator's seed of a photo: other noise for every photo, the same for all its prompts."""
+    """Returns the seed of a photo's noise, which is the same for all prompts."""
     return zlib.crc32(f"{image_id}/{seed}".encode())
 
 
 def sample(pipeline, gray_images, prompts, seeds, config: Config) -> list[np.ndarray]:
     """Returns the pipeline's pictures, float sRGB (H, W, 3), one for each (gray PIL image, prompt, seed)."""
     jobs, outputs = list(zip(gray_images, prompts, seeds, strict=True)), []
-    few = len(jobs) <= config.sample_batch_size
-    with progress(desc="colorizing", total=len(jobs), unit="picture", leave=False, disable=few) as bar:
+    options = {"unit": "picture", "leave": False, "disable": len(jobs) <= config.sample_batch_size}
+    with progress(desc="colorizing", total=len(jobs), **options) as bar:
         for _, pictures in sample_batches(pipeline, jobs, lambda image: image, config):
             outputs += pictures
             bar.update(len(pictures))
@@ -45,19 +45,16 @@ def sample(pipeline, gray_images, prompts, seeds, config: Config) -> list[np.nda
 
 def guided_steps(config: Config) -> int:
     """Returns how many steps are guided: the first `guidance_share` of them, rounded up; none at a scale up to 1."""
-    steps = math.ceil(round(config.guidance_share * config.num_inference_steps, 6))
-    return steps if config.guidance_scale > 1 else 0
+    share = config.guidance_share if config.guidance_scale > 1 else 0
+    return math.ceil(round(share * config.num_inference_steps, 6))
 
 
 def sample_batches(pipeline, jobs, image_of: Callable, config: Config, full: int = 0):
     """Yields (slice of the jobs, their pictures) batch by batch; a job (image, prompt, seed) shows `image_of(image)`.
 
-    A batch that doesn't fit in memory is halved, and so are those after it, in later calls with the pipeline too.
-    Batches of fewer than `full` jobs are filled up with their last job: a picture's last digits depend on how many
-    others it is sampled with, but not on which.
-
-    Raises:
-        ValueError: if not even one picture fits in memory.
+    A batch that doesn't fit in memory is halved, and so are all later ones of the pipeline. If it has fewer than `full`
+    jobs, its last is repeated: a picture's last digits depend on how many others it is sampled with, not on which.
+    Raises a ValueError if not even one picture fits in memory.
     """
     size, start = min(config.sample_batch_size, getattr(pipeline, "batch_that_fits", math.inf)), 0
     while start < len(jobs):
@@ -70,14 +67,14 @@ def sample_batches(pipeline, jobs, image_of: Callable, config: Config, full: int
                 raise
             if len(filled) == 1:
                 raise ValueError("not even one picture fits in memory: lower resolution, or free some") from None
-            pictures, size = None, (len(filled) + 1) // 2
-            pipeline.batch_that_fits = size
-        if pictures is None:  # outside the except block, which keeps the failed batch alive
-            clear_device_cache(garbage_collection=True)
-            tqdm.write(f"{len(filled)} pictures at once do not fit in memory: sampling {size} at once")
-        else:
+            pictures = None
+        if pictures is not None:
             yield slice(start, start + len(batch)), list(pictures[: len(batch)])
             start += len(batch)
+        else:  # outside the except block, which keeps the failed batch alive
+            clear_device_cache(garbage_collection=True)
+            size = pipeline.batch_that_fits = (len(filled) + 1) // 2
+            tqdm.write(f"{len(filled)} pictures at once do not fit in memory: sampling {size} at once")
 
 
 def sample_batch(pipeline, jobs, image_of: Callable, config: Config) -> np.ndarray:
@@ -107,17 +104,8 @@ def sample_batch(pipeline, jobs, image_of: Callable, config: Config) -> np.ndarr
     ).images
 
 
-def grid(config: Config) -> list[tuple[int, float]]:
-    """Returns the (steps, guidance scale) to try; none if there is no choice."""
-    tried = list(product(config.steps_to_try, config.guidance_to_try))
-    return tried if len(tried) > 1 else []
-
-
 def choose_sampling(config: Config) -> None:
-    """Tries the `grid` on validation photos, once for a ControlNet; writes `sampling/tried.csv` to the run's folder.
-
-    Under accelerate's launchers the main process does it, and the others wait.
-    """
+    """Tries steps and guidance on validation photos, once for a ControlNet, in the main process; see `read_tried`."""
     from lib.dataset import load_dataset_dict, pick_across_categories  # slow to import, and colorizing needs none
 
     def make(folder):
@@ -129,20 +117,20 @@ def choose_sampling(config: Config) -> None:
             outputs = sample(pipeline, gray, prompts_under(condition, rows), seeds, config.replace(**sampling))
             return [srgb_to_lab(picture) for picture in map(restore_lightness, gray, outputs)]
 
-        write_table(try_sampling(colorize, truths, grid(config), rows["subject"]), folder / "tried.csv")
+        write_table(try_sampling(colorize, truths, trials, rows["subject"]), folder / "tried.csv")
 
-    state = process_state()
-    if state.is_main_process and grid(config):
-        cached(config.run_dir / "sampling", _key_of_choice(config), make)
+    state, (trials, folder, key) = process_state(), _choice(config)
+    if state.is_main_process and len(trials) > 1:
+        cached(folder, key, make)
     state.wait_for_everyone()
 
 
 def try_sampling(colorize: Callable, truths: list, trials: list[tuple[int, float]], subjects=None) -> pd.DataFrame:
     """Returns a row a trial, (steps, guidance scale): CIEDE2000 under the compared prompts, and the chroma ratio.
 
-    `over_vague`, `over_gray`: detailed less vague, and less the photos left gray, with 95 % intervals over subjects.
-    `own_best`: detailed less vague if each has the trial that is best for it, in every row.
-    `colorize(condition, num_inference_steps=..., guidance_scale=...)` returns pictures, in CIELAB as the `truths` are.
+    `over_vague`, `over_gray`: detailed - vague and detailed - gray, with 95 % intervals over subjects; `own_best`:
+    detailed - vague if each prompt has its own best trial. `truths` and what
+    `colorize(condition, num_inference_steps=..., guidance_scale=...)` returns are pictures in CIELAB.
     """
     from lib.metrics import chroma, ciede2000  # slow to import, and colorizing needs none
     from lib.stats import interval, named_ends
@@ -164,26 +152,21 @@ def try_sampling(colorize: Callable, truths: list, trials: list[tuple[int, float
 
 
 def pick_sampling(table: pd.DataFrame) -> pd.Series:
-    """Returns the row of `try_sampling` with the lowest mean error of both prompts and a ratio in `CHROMA_RATIO`.
+    """Returns the row of `try_sampling` with the lowest mean error of both prompts, for a fair comparison.
 
-    Choosing for the detailed prompt alone would favour the one that the study expects to win. If no chroma ratio is in
-    the range, the nearest count; of equal rows the one with fewer steps, then less guidance.
+    Only rows with the chroma ratio in `CHROMA_RATIO`, or nearest to it, count; of equal ones that with fewer steps.
     """
-    low, high = CHROMA_RATIO
-    away = np.maximum(low - table["chroma_ratio"], table["chroma_ratio"] - high).clip(lower=0)
+    away = (table["chroma_ratio"] - table["chroma_ratio"].clip(*CHROMA_RATIO)).abs()
     nearest = table.assign(error=table[list(COMPARED)].mean(axis=1))[away == away.min()]
     return table.loc[nearest.sort_values(["error", "steps", "guidance"]).index[0]]
 
 
 def read_tried(config: Config) -> pd.DataFrame | None:
-    """Returns the table that `choose_sampling` wrote; None if there is no choice.
-
-    Raises:
-        ValueError: if there is a choice, and it was not made for this ControlNet and grid.
-    """
-    if not grid(config):
+    """Returns the table that `choose_sampling` made for a run's ControlNet; None if there is no choice."""
+    trials, folder, key = _choice(config)
+    if len(trials) == 1:
         return None
-    if not is_current(folder := config.run_dir / "sampling", _key_of_choice(config)):
+    if not is_current(folder, key):
         raise ValueError(f"no steps and guidance chosen in {folder.parent}: run notebook 04_colorize_photos first")
     return pd.read_csv(folder / "tried.csv")
 
@@ -197,10 +180,13 @@ def with_chosen_sampling(config: Config) -> Config:
 
 
 def hash_of_controlnet(config: Config) -> str:
-    """Returns a text that changes with the files of the run's ControlNet; the same text for all that are on the Hub."""
+    """Returns a text that changes with the files of the run's ControlNet, if it is not on the Hub."""
     return hash_of(sorted(resolve(config.controlnet_source).glob("*.safetensors")))
 
 
-def _key_of_choice(config):
-    fields = config.values(*DATA_FIELDS, "guidance_share", *MODEL_FIELDS)
-    return fields | {"version": VERSION, "grid": grid(config), "weights": hash_of_controlnet(config)}
+def _choice(config):
+    """The pairs (steps, guidance scale) to choose from, and folder and key of their table."""
+    trials = list(product(config.steps_to_try, config.guidance_to_try))
+    key = config.values(*DATA_FIELDS, "guidance_share", *MODEL_FIELDS)
+    key |= {"version": VERSION, "grid": trials, "weights": hash_of_controlnet(config)}
+    return trials, config.run_dir / "sampling", key

@@ -1,13 +1,11 @@
 """Training on cached latents: the cache, the diffusion loss, and one resumable loop for every model of this repository.
 
-Every random draw of a step comes from (seed, step), so that a run resumed from a checkpoint draws what an
-uninterrupted one would have drawn.
+Every random draw of a step comes from (seed, step), so a resumed run draws what an uninterrupted one would have drawn.
 """
 
 import argparse
 import copy
 import math
-import os
 import secrets
 import signal
 import sys
@@ -16,14 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator, PartialState, utils
-from accelerate.utils.memory import should_reduce_batch_size
 from datasets import Dataset
 from diffusers import ControlNetModel, DDPMScheduler, DiffusionPipeline
 from diffusers.optimization import get_scheduler
@@ -40,9 +37,9 @@ from lib.sampling import sample
 
 VERSION = 2  # of the files in a latent cache
 TIMESTEPS, VALIDATION_TIMESTEPS = 1000, (100, 300, 500, 700, 900)  # of every base's scheduler
-SETTINGS = (  # that a resumed run must share
-    "base_model", "initial_controlnet", "train_batch_size", "learning_rate", "lr_scheduler", "lr_warmup_steps",
-    "prompt_dropout", "timestep_bias", "ema_decay", "mixed_precision", "train_seed",
+SETTINGS = (  # that a resumed run must share, beside weights and data
+    "train_batch_size", "learning_rate", "lr_scheduler", "lr_warmup_steps", "prompt_dropout", "timestep_bias",
+    "ema_decay", "mixed_precision", "train_seed",
 )  # fmt: skip
 
 
@@ -59,9 +56,6 @@ class LatentCache:
     maps: np.ndarray | None = None  # of the annotator: (N, K, h, w) float16
     hint: ColorHint | None = None  # the annotator's network that reads prompts
 
-    def __len__(self):
-        return len(self.latents_mean)
-
     def batch(self, rows, generator: torch.Generator, prompt_dropout: float = 0.0) -> tuple[torch.Tensor, ...]:
         """Newly sampled latents (B, C, h, w), embeddings (B, T, D), conditioning images (B, channels, H, W)."""
         mean, std = (torch.from_numpy(array[rows]).float() for array in (self.latents_mean, self.latents_std))
@@ -76,10 +70,7 @@ class LatentCache:
 
 
 def build_cache(dataset: Dataset, prompts: list[str], pipeline: DiffusionPipeline, folder: Path) -> LatentCache:
-    """Encodes the pictures of a data set (columns `image`, `conditioning_image`) and a prompt for each, once.
-
-    Latents and prompts have folders of their own, so that runs with the same photos and autoencoder share the latents.
-    """
+    """Encodes photos (columns `image`, `conditioning_image`) and a prompt for each, once: runs share the latents."""
     vae, (unique, prompt_index) = pipeline.vae, np.unique(["", *prompts], return_inverse=True)
 
     def encode_photos(rows):
@@ -97,37 +88,35 @@ def build_cache(dataset: Dataset, prompts: list[str], pipeline: DiffusionPipelin
     photos |= {"version": VERSION, "scaling_factor": vae.config.scaling_factor}
     texts = {"prompts": cache.hash_of(list(prompts)), "text_encoder": models.hash_of_weights(pipeline.text_encoder)}
     texts |= {"version": VERSION, "max_tokens": pipeline.tokenizer.model_max_length}
-    arrays = {"prompt_index": prompt_index[1:]}
-    for name, key, *work in (
-        ("latents", photos, encode_photos, dataset, 16), ("prompts", texts, encode_texts, unique.tolist(), 64),
-    ):  # fmt: skip
-        place = folder / f"{name}-{cache.hash_of([key])}"
-        cache.cached(place, key, partial(_write_arrays, *work, desc=name))
-        arrays |= {path.stem: np.load(path, mmap_mode="r") for path in place.glob("*.npy")}
-    return LatentCache(**arrays, key=photos | texts, hint=pipeline.annotator.hint)
+    latents = _encode_once(encode_photos, dataset, 16, folder / "latents", photos)
+    embeddings = _encode_once(encode_texts, unique.tolist(), 64, folder / "prompts", texts)
+    key, hint = photos | texts, pipeline.annotator.hint
+    return LatentCache(**latents, **embeddings, prompt_index=prompt_index[1:], key=key, hint=hint)
 
 
-@torch.no_grad()
-def _write_arrays(encode, rows, batch_size, folder, desc):
-    """Writes what `encode(batch of rows)` returns, {name: tensor}, to a memory-mapped file a name."""
-    files = {}
-    for start in cache.progress(range(0, len(rows), batch_size), desc=desc):
-        for name, tensor in encode(rows[start : start + batch_size]).items():
-            values, path = tensor.cpu().numpy(), folder / f"{name}.npy"
-            if name not in files:
-                files[name] = np.lib.format.open_memmap(path, "w+", values.dtype, (len(rows), *values.shape[1:]))
-                if hasattr(os, "posix_fallocate"):  # not on macOS; else a full disk would crash the process hours later
-                    with path.open("r+b") as file:
-                        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-            files[name][start : start + len(values)] = values
+def _encode_once(encode, rows, batch_size, place, key):
+    """Memory-mapped arrays of what `encode(batch of rows)` returns, {name: tensor}, made if no folder has them yet."""
+
+    @torch.no_grad()
+    def write(folder):
+        for start in cache.progress(range(0, len(rows), batch_size), desc=place.name):
+            for name, tensor in encode(rows[start : start + batch_size]).items():
+                values = tensor.cpu().numpy()
+                header = {"descr": values.dtype.str, "fortran_order": False, "shape": (len(rows), *values.shape[1:])}
+                with (folder / f"{name}.npy").open("ab") as file:
+                    if start == 0:
+                        np.lib.format.write_array_header_1_0(file, header)
+                    file.write(values.tobytes())
+
+    folder = cache.cached(place.with_name(f"{place.name}-{cache.hash_of([key])}"), key, write)
+    return {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
 
 
 def batch_rows(n: int, batch_size: int, step: int, seed: int) -> np.ndarray:
     """The rows of one step: every epoch is a new permutation of all n rows, fixed by the seed."""
     epochs = range(step * batch_size // n, ((step + 1) * batch_size - 1) // n + 1)
     rows = np.concatenate([np.random.default_rng((seed, epoch)).permutation(n) for epoch in epochs])
-    offset = step * batch_size % n
-    return np.sort(rows[offset : offset + batch_size])
+    return np.sort(rows[step * batch_size % n :][:batch_size])
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -141,7 +130,7 @@ def make_batches(latents: LatentCache, config: Config) -> Callable[[int], list[t
     @lru_cache(1)  # for the shares of a step
     def batch_of(step):
         generator = step_generator(config.train_seed, step)
-        rows = batch_rows(len(latents), config.train_batch_size, step, config.train_seed)
+        rows = batch_rows(len(latents.gray), config.train_batch_size, step, config.train_seed)
         batch = latents.batch(rows, generator, config.prompt_dropout)
         batch = [*batch, *draw_noise(batch[0], generator, config.timestep_bias)]
         return [tensor.contiguous().pin_memory() if torch.cuda.is_available() else tensor for tensor in batch]
@@ -170,10 +159,9 @@ def diffusion_loss(unet, noise_scheduler: DDPMScheduler, batch, controlnet=None)
 
 
 def train_run(config: Config, loss: Callable = diffusion_loss) -> None:
-    """Notebook 03's training: takes base and data set from their places, saves the ControlNet to the run's folder.
+    """Trains a run's ControlNet, unless it uses a finished one, and writes `config.json`, the resolved configuration.
 
-    Under accelerate's launchers every process calls this; they share the batch and one of them writes. A run that uses
-    a finished ControlNet trains nothing. `config.json`, the resolved configuration, is written last.
+    Under accelerate's launchers every process calls this; they share each batch, and the main process writes.
     """
     models.require_precision(config.mixed_precision)
     state = models.process_state()
@@ -185,8 +173,7 @@ def train_run(config: Config, loss: Callable = diffusion_loss) -> None:
         with state.main_process_first():
             latents = build_cache(rows, draw_prompts(rows, config), base, config.build_dir / "cache")
         base.vae = base.text_encoder = None  # training needs neither; checkpoints load them again
-        watched = pick_across_categories(triples["validation"], 8)
-        train_controlnet(base, latents, config, config.run_dir, watched, loss)
+        train_controlnet(base, latents, config, config.run_dir, pick_across_categories(triples["validation"], 8), loss)
     if state.is_main_process:
         save_config(config, config.run_dir)
 
@@ -214,22 +201,19 @@ def train_controlnet(
 ) -> ControlNetModel:
     """Trains a ControlNet for a frozen base on a latent cache; saves it to `folder/controlnet` and returns it.
 
-    `loss` is what `diffusion_loss` is: a function of UNet, noise scheduler, batch and ControlNet. At every checkpoint
-    the rows of `watched` are colorized into `folder/samples`; if `base` has no autoencoder left, by another base.
+    `loss` takes the arguments of `diffusion_loss`. At every checkpoint the rows of `watched` are colorized into
+    `folder/samples`, with the autoencoder of a newly loaded base if this one has none left.
     """
     torch.manual_seed(config.train_seed)  # for the new layers of a ControlNet that starts from the UNet
     if config.initial_controlnet:
         controlnet = models.load_controlnet(config.initial_controlnet, base.unet, channels=base.annotator.channels)
     else:
         controlnet = models.make_controlnet(base.unet, base.vae_scale_factor, base.annotator.channels)
-    settings = {"base": models.hash_of_weights(base.unet), "initial": models.hash_of_weights(controlnet)}
-    settings |= config.values(*SETTINGS) | latents.key
+    weights = {"base": models.hash_of_weights(base.unet), "initial": models.hash_of_weights(controlnet)}
+    settings = {name: str(value) for name, value in (weights | config.values(*SETTINGS) | latents.key).items()}
     if not config.lr_scheduler.startswith("constant"):
-        settings["train_steps"] = config.train_steps
+        settings["train_steps"] = str(config.train_steps)
     noise_scheduler, batch_of = DDPMScheduler.from_config(base.scheduler.config), make_batches(latents, config)
-    if config.gradient_checkpointing:
-        base.unet.enable_gradient_checkpointing()
-        controlnet.enable_gradient_checkpointing()
     models.speed_up((base.unet, controlnet), config)
 
     def loss_of_step(model, step, part):
@@ -237,11 +221,9 @@ def train_controlnet(
         return loss(base.unet, noise_scheduler, batch, model)
 
     def on_checkpoint(model, step):
-        whole = base if base.vae else models.load_base(config, unet=base.unet)
-        pipeline = models.add_controlnet(whole, copy.deepcopy(model))  # since the pipeline takes the base's dtype
+        pipeline = models.add_controlnet(base if base.vae else models.load_base(config, unet=base.unet), model)
         return measure_checkpoint(pipeline, watched, config, folder / f"samples/{step:07d}.png")
 
-    settings = {name: str(value) for name, value in settings.items()}
     controlnet = controlnet.to(base.device)
     controlnet = train(controlnet, loss_of_step, config, config.mixed_precision, folder, settings, on_checkpoint)
     if models.process_state().is_main_process:
@@ -251,16 +233,14 @@ def train_controlnet(
 
 @torch.no_grad()
 def measure_checkpoint(pipeline: DiffusionPipeline, rows: Dataset, config: Config, path: Path) -> dict[str, float]:
-    """Colorizes data-set rows with seed 0 into a sheet of gray, output, restored and true pictures, and measures them.
+    """Draws a sheet of data-set rows, colorized with seed 0, and measures them.
 
-    Returns:
-        `lightness_ssim`: the mean SSIM of the outputs' L* with the photos', before it is restored: whether shapes are
-        kept. `validation_loss`: the diffusion loss at fixed timesteps and noise, so that checkpoints can be compared.
+    Returns `lightness_ssim`, the mean SSIM of outputs and photos in L* before it is restored (are shapes kept?), and
+    `validation_loss`, the diffusion loss at fixed timesteps and noise.
     """
     gray, prompts, images = (list(rows[name]) for name in ("conditioning_image", "prompt", "image"))
     outputs = sample(pipeline, gray, prompts, [0] * len(gray), config)
-    restored = list(map(restore_lightness, gray, outputs))
-    sheet = {"gray": gray, "output": outputs, "restored": restored, "photo": images}
+    sheet = {"gray": gray, "output": outputs, "restored": list(map(restore_lightness, gray, outputs)), "photo": images}
     save_sheet([pictures[:6] for pictures in sheet.values()], path, row_titles=list(sheet))
     pairs = [(luminance(output), luminance(to_float(image))) for output, image in zip(outputs, gray, strict=True)]
     ssim = float(np.mean([structural_similarity(*pair, data_range=100) for pair in pairs]))
@@ -269,13 +249,12 @@ def measure_checkpoint(pipeline: DiffusionPipeline, rows: Dataset, config: Confi
     pixels = pipeline.image_processor.preprocess(images).to(vae.device, vae.dtype)
     latents = vae.encode(pixels).latent_dist.mean.float() * vae.config.scaling_factor
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
-    batch = (latents, models.encode_prompts(prompts, pipeline).float(), pipeline.annotator(gray, prompts), noise)
+    batch = latents, models.encode_prompts(prompts, pipeline).float(), pipeline.annotator(gray, prompts), noise
     batch = [tensor.to(unet.device) for tensor in batch]
-    scheduler, losses = DDPMScheduler.from_config(pipeline.scheduler.config), []
+    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
     with torch.autocast(unet.device.type, torch.bfloat16, enabled=unet.dtype == torch.bfloat16):
-        for timestep in VALIDATION_TIMESTEPS:
-            timesteps = torch.full((len(noise),), timestep, device=unet.device)
-            losses.append(diffusion_loss(unet, scheduler, (*batch, timesteps), pipeline.controlnet))
+        times = (torch.full((len(gray),), timestep, device=unet.device) for timestep in VALIDATION_TIMESTEPS)
+        losses = [diffusion_loss(unet, scheduler, (*batch, timesteps), pipeline.controlnet) for timesteps in times]
     return {"lightness_ssim": ssim, "validation_loss": float(torch.stack(losses).mean())}
 
 
@@ -294,32 +273,30 @@ def train(model, loss_of_step, config: Config, mixed_precision: str, folder: Pat
 
     Args:
         model: any torch module; returned with its final (averaged) weights.
-        loss_of_step: `part` is the slice of the step's batch for this process and this one of the
-            `gradient_accumulation_steps`: however the batch is divided, its gradient is the same.
-        mixed_precision: "bf16" for autocast.
+        loss_of_step: `part` is a slice of the step's batch, whose gradient doesn't depend on how it is divided among
+            processes and `gradient_accumulation_steps`.
         settings: what a checkpoint must have been made with to be resumed.
-        on_checkpoint: called with (model, step) at each checkpoint, with the averaged weights if EMA is on; returns
-            {name: number} for `losses.csv`, or None.
+        on_checkpoint: takes a copy of the model with its (averaged) weights and the step, and returns {name: number}
+            for `losses.csv` or None.
 
     Raises:
         ValueError: if the loss is not finite, or a batch does not fit in memory; neither reaches a checkpoint.
     """
     accelerator, wrapped, state = prepare_training(model.train().requires_grad_(True), config, folder)
-    first, last = load_checkpoint(folder, state, settings), config.train_steps
+    first, last, path = load_checkpoint(folder, state, settings), config.train_steps, folder / "losses.csv"
     if first > last:
         raise ValueError(f"{folder} is at step {first}, past train_steps {last}: raise it or change `run`")
-    losses, rows, begun = [], read_losses(folder, first), time.time()
-    earlier = float(rows[-1]["seconds"]) if rows else 0.0
+    if 0 < first == last and accelerator.is_main_process:
+        print(f"{folder} has all {last} steps, so nothing is trained: another name for `run` trains again")
+    table = pd.read_csv(path, float_precision="round_trip") if path.exists() else pd.DataFrame({"step": []})
+    losses, rows = [], table[table["step"] <= first].to_dict("records")
+    begun = time.time() - (rows[-1]["seconds"] if rows else 0)
     bar = cache.progress(range(first, last), initial=first, total=last, desc="training", unit="step")
     with held_sigterm() as sigterm, bar:
         for step in bar:
-            try:
+            remedy = "raise gradient_accumulation_steps or lower train_batch_size"
+            with cache.explained("this batch does not fit in memory", remedy, torch.OutOfMemoryError):
                 losses.append(make_step(wrapped, loss_of_step, step, accelerator, state, config, mixed_precision))
-            except RuntimeError as error:
-                if not should_reduce_batch_size(error):
-                    raise
-                advice = "raise gradient_accumulation_steps, set gradient_checkpointing, or lower train_batch_size"
-                raise ValueError(f"this batch does not fit in memory: {advice}") from None
             done, stop = step + 1, sigterm.is_set()
             checkpoint_due = done == last or done % config.checkpoint_every == 0
             log_due = checkpoint_due or done % config.log_every == 0
@@ -329,21 +306,21 @@ def train(model, loss_of_step, config: Config, mixed_precision: str, folder: Pat
                 continue
             values = accelerator.reduce(torch.stack(losses), "mean").tolist()  # read now: the host waits for it
             if not np.isfinite(values).all():
-                good = f"last good checkpoint: {max(folder.glob('checkpoints/*.pt'), default='none yet')}"
-                raise ValueError(f"loss is not finite at step {done}: lower learning_rate; {good}")
-            losses, seconds = [], time.time() - begun
-            row = {"step": done, "loss": values[-1], "lr": state["schedule"].get_last_lr()[0]}
-            rows.append(row | {"seconds": round(earlier + seconds, 1)})
-            speed = (done - first) * config.train_batch_size / seconds
-            bar.set_postfix({"loss": values[-1], "samples/s": speed}, refresh=False)
+                raise ValueError(f"loss is not finite at step {done}: lower learning_rate (checkpoints are from before)")
+            losses, rate, seconds = [], state["schedule"].get_last_lr()[0], round(time.time() - begun, 1)
+            rows.append({"step": done, "loss": values[-1], "lr": rate, "seconds": seconds})
+            bar.set_postfix({"loss": values[-1]}, refresh=False)
             if accelerator.is_main_process:
-                cache.write_table(pd.DataFrame(rows), folder / "losses.csv")
+                cache.write_table(pd.DataFrame(rows), path)
                 if checkpoint_due or stop:
                     save_checkpoint(folder, done, state, settings, config)
                 if checkpoint_due and not stop and on_checkpoint:
-                    with averaged_weights(state):
-                        rows[-1] |= on_checkpoint(model, done) or {}
-                    cache.write_table(pd.DataFrame(rows), folder / "losses.csv")
+                    snapshot = copy.deepcopy(model).eval()
+                    if "ema" in state:
+                        state["ema"].copy_to(snapshot.parameters())
+                    with torch.no_grad():
+                        rows[-1] |= on_checkpoint(snapshot, done) or {}
+                    cache.write_table(pd.DataFrame(rows), path)
                 accelerator.log(rows[-1], step=done)
             if checkpoint_due or stop:
                 accelerator.wait_for_everyone()
@@ -355,26 +332,19 @@ def train(model, loss_of_step, config: Config, mixed_precision: str, folder: Pat
 
 
 def prepare_training(model, config: Config, folder: Path) -> tuple:
-    """The accelerator, the model as it runs it, and what a checkpoint holds: model, optimizer, schedule, EMA if on.
-
-    bfloat16 needs no scaling of gradients: `torch.autocast` around the loss is enough. Accelerate's own mixed precision
-    would patch the model's forward, and a copy of a patched model can't colorize on a bfloat16 base. Processes exchange
-    gradients in bfloat16 if GPUs compute in it. Raises a ValueError if they can't share a batch evenly.
-    """
+    """The accelerator, the model as it runs it, and what a checkpoint holds: model, optimizer, schedule, EMA if on."""
     models.process_state()
-    hook = "bf16" if config.mixed_precision == "bf16" and torch.cuda.is_available() else "no"
+    hook = "bf16" if config.mixed_precision == "bf16" and torch.cuda.is_available() else "no"  # what processes exchange
     exchange = utils.DistributedDataParallelKwargs(comm_hook=utils.DDPCommunicationHookType(hook))
     options = {"cpu": not torch.cuda.is_available(), "kwargs_handlers": [exchange], "project_dir": folder}
-    trackers = ["tensorboard"] if utils.is_tensorboard_available() else []
-    accelerator = Accelerator(mixed_precision="no", log_with=trackers, **options)
+    options["log_with"] = "tensorboard" if utils.is_tensorboard_available() else None
+    accelerator = Accelerator(mixed_precision="no", **options)  # it would patch the model, which could not be copied
     accelerator.init_trackers("tensorboard")
     shares = accelerator.num_processes * config.gradient_accumulation_steps
     if config.train_batch_size % shares:
-        said = f"{accelerator.num_processes} processes times gradient_accumulation_steps: change one"
-        raise ValueError(f"train_batch_size {config.train_batch_size} can't be divided by {said}")
+        raise ValueError(f"train_batch_size must be a multiple of {shares}, processes x gradient_accumulation_steps")
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=1e-2, fused=True)
-    steps = {"num_warmup_steps": config.lr_warmup_steps, "num_training_steps": config.train_steps}
-    schedule = get_scheduler(config.lr_scheduler, optimizer, **steps)
+    schedule = get_scheduler(config.lr_scheduler, optimizer, None, config.lr_warmup_steps, config.train_steps)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     ema = {"ema": EMAModel(model.parameters(), decay=config.ema_decay)} if config.ema_decay else {}
     return accelerator, wrapped, {"model": model, "optimizer": optimizer, "schedule": schedule, **ema}
@@ -413,66 +383,34 @@ def held_sigterm() -> Iterator[threading.Event]:
             signal.raise_signal(signal.SIGTERM)
 
 
-@contextmanager
-def averaged_weights(state: dict) -> Iterator[None]:
-    """Puts the averaged weights, if EMA is on, into the model while the block runs; the model is in evaluation mode."""
-    model, ema = state["model"].eval(), state.get("ema")
-    if ema:
-        ema.store(model.parameters())
-        ema.copy_to(model.parameters())
-    with torch.no_grad():
-        yield
-    if ema:
-        ema.restore(model.parameters())
-    model.train()
-
-
 def save_checkpoint(folder: Path, step: int, state: dict, settings: dict, config: Config) -> None:
-    """Writes step, settings and state dicts to `checkpoints/<step>.pt`, atomically, and removes older ones.
-
-    The newest `keep_checkpoints` stay; after the last step only the newest.
-    """
+    """Writes `checkpoints/<step>.pt` atomically; of older ones the newest stays until the last step."""
     for left in folder.glob("checkpoints/*.part"):  # of a process that was killed
         left.unlink()
     saved = {name: value.state_dict() for name, value in state.items()}
     with cache.new_file(folder / f"checkpoints/{step:07d}.pt") as partial:
         torch.save({"step": step, "settings": settings, **saved}, partial)
-    keep = 1 if step == config.train_steps else config.keep_checkpoints
-    for path in sorted(folder.glob("checkpoints/*.pt"))[:-keep]:
+    for path in sorted(folder.glob("checkpoints/*.pt"))[: -1 if step == config.train_steps else -2]:
         path.unlink()
 
 
 def load_checkpoint(folder: Path, state: dict, settings: dict) -> int:
-    """Loads the newest readable checkpoint into the state and returns its step; 0 without any.
-
-    A damaged one is reported and the one before it taken.
-
-    Raises:
-        ValueError: if it is of another model or has other settings, or all are damaged; says what to remove.
-    """
+    """Loads the newest undamaged checkpoint into the state and returns its step, or 0; refuses other settings."""
     for path in sorted(folder.glob("checkpoints/*.pt"), reverse=True):
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # of pickle, zip or torch
             print(f"{path} is damaged ({cache.one_line(error)}): taking the one before", file=sys.stderr)
             continue
-        with cache.explained(f"{path} does not fit this run", "remove it, or name another run with `run`"):
-            for key, value in settings.items():
-                if saved["settings"].get(key) != value:
-                    raise ValueError(f"{key} was {saved['settings'].get(key)}, is {value}")
-            for name, value in state.items():
-                value.load_state_dict(saved[name])
+        for key, value in settings.items():
+            if (other := saved["settings"].get(key)) != value:
+                raise ValueError(f"{path} does not fit this run ({key} was {other}, is {value}): remove it or set run")
+        for name, value in state.items():
+            value.load_state_dict(saved[name])
         return saved["step"]
     if any(folder.glob("checkpoints/*.pt")):
         raise ValueError(f"{folder}/checkpoints holds only damaged files: remove them to start again")
     return 0
-
-
-def read_losses(folder: Path, last_step: int) -> list[dict[str, str]]:
-    """The rows of `losses.csv` up to a step, as text."""
-    path = folder / "losses.csv"
-    rows = pd.read_csv(path, dtype=str).to_dict("records") if path.exists() else []
-    return [row for row in rows if int(row["step"]) <= last_step]
 
 
 def main() -> None:

@@ -71,5 +71,5 @@ def pipeline(base):
 def own_run(config, pipeline, tmp_path):
     """The profile in a folder of its own, whose run has saved the pipeline's ControlNet."""
     config = config.replace(build=str(tmp_path / "build"))
-    pipeline.controlnet.save_pretrained(config.controlnet_dir)
+    pipeline.controlnet.save_pretrained(config.run_dir / "controlnet")
     return config

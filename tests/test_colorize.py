@@ -129,7 +129,7 @@ def test_pictures_of_other_settings_or_weights_are_refused(pipeline, triples, ow
     (config.run_dir / table["before"][0]).write_bytes(b"")
     with pytest.raises(ValueError, match="is missing or damaged .*: remove it and run notebook 04 again"):
         colorize.read_image(config.run_dir, table["before"][0])
-    weights = config.controlnet_dir / "diffusion_pytorch_model.safetensors"
+    weights = config.run_dir / "controlnet/diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(ValueError, match="made with another ControlNet than .*: run notebook 04_colorize_photos again"):
         colorize.read_images(config)
@@ -227,7 +227,7 @@ def test_two_processes_share_the_pictures(tmp_path):
     fields = {"resolution": 32, "n_images": 3, "n_seeds": 1}
     one, two = (get_config("pocket", build=str(tmp_path / name), **fields) for name in ("one", "two"))
     dataset.build_dataset(one)
-    shutil.copytree(ROOT / "lib/pocket_model/controlnet", one.controlnet_dir)
+    shutil.copytree(ROOT / "lib/pocket_model/controlnet", one.run_dir / "controlnet")
     shutil.copytree(one.build, two.build)
     colorize.colorize_test_photos(one, {"short": lambda record: record["detailed_caption"].split(",")[0]})
     prompts = colorize.read_images(one).pivot(index="image_id", columns="prompt_condition", values="prompt")

@@ -31,7 +31,7 @@ assert again["test"][0]["image"].size == (64, 64)
 assert again["test"][0]["prompt"] == triples["test"][0]["prompt"]
 base = models.load_base(config)
 controlnet = models.load_controlnet("lib/pocket_model/controlnet", base.unet)
-controlnet.save_pretrained(config.controlnet_dir)
+controlnet.save_pretrained(config.run_dir / "controlnet")
 row = dict(system="controlnet", prompt_condition="detailed", restored=True, psnr=23.4, ssim=0.9,
            ciede2000=9.9, chroma_ratio=0.8)
 save_config(config.replace(train_steps=4), config.run_dir)

@@ -55,14 +55,14 @@ def test_a_controlnet_that_does_not_fit_is_refused(base, pipeline, tmp_path):
     with pytest.raises(ValueError, match="no ControlNet in build/nowhere/at/all: train one with notebook 03"):
         models.load_controlnet("build/nowhere/at/all", base.unet)
     pipeline.controlnet.save_pretrained(tmp_path / "own")
-    with pytest.raises(ValueError, match="is for another annotator: conditioning_channels"):
+    with pytest.raises(ValueError, match="is for another base or annotator: conditioning_channels"):
         models.load_controlnet(tmp_path / "own", base.unet, channels=5)
     other = ControlNetModel(
         block_out_channels=(32, 64), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), norm_num_groups=8,
         cross_attention_dim=16, conditioning_embedding_out_channels=(16, 32), attention_head_dim=4,
     )  # fmt: skip
     other.save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match="for another base: block_out_channels"):
+    with pytest.raises(ValueError, match="is for another base or annotator: block_out_channels"):
         models.load_controlnet(tmp_path / "other", base.unet)
 
 
@@ -84,12 +84,15 @@ def test_without_a_compiler_networks_stay_as_they_are(monkeypatch, capsys):
     assert not network.weight.is_contiguous(memory_format=torch.channels_last)
     assert network._compiled_call_impl is None
     assert "does not work here (RuntimeError: Failed to find a working C++ compiler)" in capsys.readouterr().out
-    models.speed_up([network], get_config("l4", torch_compile=False))
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+    models.speed_up([network], get_config("l4"))
+    assert network._compiled_call_impl is not None
     assert network.weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_memory_layout_comes_from_the_profile_and_the_prediction_type_from_the_base():
-    fields = {"controlnet": POCKET.initial_controlnet, "channels_last": True}
+def test_memory_layout_comes_from_the_profile_and_the_prediction_type_from_the_base(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+    fields = {"controlnet": POCKET.initial_controlnet, "torch_compile": True}
     pipeline = models.load_pipeline(get_config("pocket", **fields))
     assert type(pipeline) is StableDiffusionControlNetPipeline
     assert pipeline.vae.use_slicing

@@ -123,7 +123,7 @@ def test_sampling_is_chosen_once_for_a_controlnet_and_a_grid(pipeline, own_run, 
     assert [tuple(row) for row in table[["steps", "guidance"]].to_numpy()] == [(1, 1), (1, 3), (2, 1), (2, 3)]
     best, chosen = sampling.pick_sampling(table), sampling.with_chosen_sampling(config)
     assert (chosen.num_inference_steps, chosen.guidance_scale) == (best["steps"], best["guidance"])
-    (config.controlnet_dir / "diffusion_pytorch_model.safetensors").write_bytes(b"others")
+    (config.run_dir / "controlnet/diffusion_pytorch_model.safetensors").write_bytes(b"others")
     for other in (config, config.replace(guidance_to_try=(1.0,))):
         with pytest.raises(ValueError, match="run notebook 04_colorize_photos first"):
             sampling.with_chosen_sampling(other)

@@ -26,7 +26,7 @@ from lib.models import load_base
 from lib.prompts import CONDITIONS
 from lib.regions import load_segmenter
 from lib.report import markdown_table
-from lib.training import build_cache, read_losses, train_controlnet, with_train_steps
+from lib.training import build_cache, train_controlnet, with_train_steps
 
 STEPS = 60  # of training, to time the second half: by then an L4 at 72 W has slowed down
 # TFLOP at 512 px: a photo encoded, a photo in a training step, a sampling step (guided: twice), a picture decoded.
@@ -104,7 +104,7 @@ def time_training(config: Config) -> tuple[float, float]:
         latents = build_cache(rows, rows["prompt"], base, folder)
         base.vae = base.text_encoder = None
         train_controlnet(base, latents, short, folder, rows)
-        half, end = (float(row["seconds"]) for row in read_losses(folder, STEPS))
+        half, end = pd.read_csv(folder / "losses.csv")["seconds"]
     return n * STEPS / 2 / (end - half), torch.cuda.max_memory_reserved() / 1e9
 
 

@@ -69,13 +69,13 @@ def push_controlnet(config: Config, summary: pd.DataFrame, n: int) -> str:
     if config.controlnet:
         return f"not published: {config.controlnet} was not trained by this run"
     repo = f"{config.hub_repo_id}-{config.run}" if config.hub_repo_id else "ID"
-    model_card(config, repo, summary, n).save(config.controlnet_dir / "README.md")
+    model_card(config, repo, summary, n).save(config.run_dir / "controlnet/README.md")
     if not config.hub_repo_id:
         return NOT_ASKED
 
     def push():
         create_repo(repo, private=config.hub_private, exist_ok=True)
-        upload_folder(repo_id=repo, folder_path=config.controlnet_dir)
+        upload_folder(repo_id=repo, folder_path=config.run_dir / "controlnet")
 
     return publish(repo, "model", push)
 

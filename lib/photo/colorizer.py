@@ -47,7 +47,7 @@ class Colorizer:
                     trained = json.loads(saved.read_text(encoding="utf-8"))
                     fields = {name: trained[name] for name in ("run", "base_model", "base_revision")} | fields
             config = get_config(profile, **fields)
-            source = controlnet or config.controlnet or config.initial_controlnet or config.controlnet_dir
+            source = controlnet or config.controlnet or config.initial_controlnet or config.run_dir / "controlnet"
             config = config.replace(controlnet=str(source), torch_compile=False)
         self.config, self.pipeline = config, load_pipeline(config)
 

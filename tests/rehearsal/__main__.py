@@ -200,7 +200,7 @@ def rehearse(folder):
     whole, resumed = (place.config(RUNS[-1]) for place in (here, elsewhere))
     with stage("the same weights, pictures and measurements after the kills"):
         weights = "diffusion_pytorch_model.safetensors"
-        same_bytes(whole.controlnet_dir / weights, resumed.controlnet_dir / weights)
+        same_bytes(whole.run_dir / "controlnet" / weights, resumed.run_dir / "controlnet" / weights)
         check_pictures(whole, resumed)
         same_bytes(whole.reports_dir / "metrics.csv", resumed.reports_dir / "metrics.csv")
 
