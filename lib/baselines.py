@@ -76,13 +76,8 @@ def load_baseline(system: str, folder: Path = FOLDER) -> UNet2DModel:
 def write_pictures(config: Config, rows, peers: str = "") -> pd.DataFrame:
     """Writes the pictures of all systems beside the model for data-set rows; returns what `measure_pictures` takes.
 
-    - `gray`; `mean_color`: the mean a*b* of the training photos; `true_mean_color`: of the photo itself; `half_chroma`:
-      its a*b* halved; `autoencoder`: the true photo through the autoencoder; `SYSTEMS`
-    - `mean_color_transfer`: the vague prompt's picture, shifted to the mean colour of the detailed prompt's
-    - `regions`: the detailed prompt's picture, with each phrase's colour kept to the place that the segmenter finds
-    - other colorizers' pictures of any size: `peers` has a folder for each, and in it `IMAGE_ID.png`
-
-    The autoencoder's and the peers' pictures are written before and after lightness is restored.
+    Notebook 05 says what the systems are. `peers` has a folder for each other colorizer, and in it `IMAGE_ID.png` of
+    any size. Peers' and the autoencoder's pictures are written before and after lightness is restored.
     """
     run_dir, table = config.run_dir, []
     images = read_images(config).query("seed == 0").set_index(["prompt_condition", "image_id"])
@@ -94,36 +89,33 @@ def write_pictures(config: Config, rows, peers: str = "") -> pd.DataFrame:
     networks = {system: load_baseline(system) for system in SYSTEMS}
     segment = load_segmenter(config.segmenter, config.segmenter_revision)
 
-    def write(system, picture, restored=True, condition=""):
-        file = run_dir / "systems" / system / f"{image_id}{'' if restored else '.before'}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        to_pil(picture).save(file, compress_level=1)
-        prompt = images["prompt"][condition, image_id] if condition else ""
-        table.append((image_id, system, condition, prompt, 0, restored, file))
-
     def read_ab(name):
         return srgb_to_lab(read_image(run_dir, name))[..., 1:]
 
     for row, round_trip in zip(rows, round_trips, strict=True):
         image_id, gray = row["image_id"], row["conditioning_image"]
         plane, true_ab = luminance(to_float(gray)), srgb_to_lab(to_float(row["image"]))[..., 1:]
+        prompts = {condition: images["prompt"][condition, image_id] for condition in COMPARED}
+        vague, detailed = (read_ab(images["after"][condition, image_id]) for condition in COMPARED)
         colors = {"gray": (0, 0), "mean_color": mean_ab, "true_mean_color": true_ab.mean(axis=(0, 1))}
         colors["half_chroma"] = true_ab / 2
         colors |= {name: predict(name, network, [gray])[0] for name, network in networks.items()}
-        for name, ab in colors.items():
-            write(name, with_ab(plane, ab))
-        pictures = {"autoencoder": round_trip}
+        pictures = {(name, "", True): with_ab(plane, ab) for name, ab in colors.items()}
+        outputs = {"autoencoder": round_trip}
         for path in sorted(resolve(peers).glob(f"*/{image_id}.png")) if peers else []:
-            pictures[path.parent.name] = to_float(open_picture(path).convert("RGB").resize(gray.size, Image.LANCZOS))
-        for name, picture in pictures.items():
-            write(name, picture, restored=False)
-            write(name, restore_lightness(gray, picture))
-        vague, detailed = (read_ab(images["after"][condition, image_id]) for condition in COMPARED)
+            outputs[path.parent.name] = to_float(open_picture(path).convert("RGB").resize(gray.size, Image.LANCZOS))
+        for name, output in outputs.items():
+            pictures |= {(name, "", False): output, (name, "", True): restore_lightness(gray, output)}
         transferred = vague + detailed.mean(axis=(0, 1)) - vague.mean(axis=(0, 1))
-        write("mean_color_transfer", with_ab(plane, transferred), condition="vague")
-        regions = regions_of(images["prompt"]["detailed", image_id])
+        pictures["mean_color_transfer", "vague", True] = with_ab(plane, transferred)
+        regions = regions_of(prompts["detailed"])
         if all((image_id, region.phrase) in phrases.index for region in regions):
             weights = share_out(find_masks(regions, plane, lambda: segment), segment.threshold)
             layers = [detailed, *(read_ab(phrases[image_id, region.phrase]) for region in regions)]
-            write("regions", with_ab(plane, compose(layers, weights)), condition="detailed")
+            pictures["regions", "detailed", True] = with_ab(plane, compose(layers, weights))
+        for (system, condition, restored), picture in pictures.items():
+            file = run_dir / "systems" / system / f"{image_id}{'' if restored else '.before'}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            to_pil(picture).save(file, compress_level=1)
+            table.append((image_id, system, condition, prompts.get(condition, ""), 0, restored, file))
     return pd.DataFrame(table, columns=["image_id", "system", "prompt_condition", "prompt", "seed", "restored", "file"])

@@ -185,23 +185,10 @@ def bare_name(phrase: str) -> str:
     return " ".join(re.sub(r"\b(?:an?|the|some)\b", " ", plain).split())
 
 
-def _colors_in(caption):
-    """The places of colours, and their texts without shades that belong to one word ("lime" in "lime green")."""
+def colors_in(caption: str) -> tuple[list[tuple[int, int, int]], list[str]]:
+    """Returns `find_places`, and the texts there without shades that belong to one word ("lime" in "lime green")."""
     places = find_places(caption)
     return places, [re.sub(f"(?:{LISTS['shades']})[ -]", "", caption[start:end].lower()) for start, end, _ in places]
-
-
-def rotate_color_words(caption: str, degrees: float) -> str:
-    """Renames the colours of a caption as a rotation of all hues by an angle changes them; neutral words stay."""
-
-    def rename(match):
-        if (hue := HUES_OF_WORDS.get(match[0])) is None:
-            return match[0]
-        new = min(HUES, key=lambda name: hue_distance(HUES[name], hue + degrees))
-        return {"brown": f"dark {new}", "beige": f"pale {new}", "cream": f"pale {new}"}.get(match[0], new)
-
-    places, colors = _colors_in(caption)
-    return put_words(caption, places, [COLOR_PATTERN.sub(rename, text) for text in colors])
 
 
 def change_color_words(caption: str, rng: np.random.Generator) -> str:
@@ -211,7 +198,7 @@ def change_color_words(caption: str, rng: np.random.Generator) -> str:
     colours then trade places with their modifiers ("dark gray blue"); a neutral word in the place of another becomes
     the next of them. Returns the one of up to 100 draws with the fewest unchanged places and repetitions.
     """
-    places, colors = _colors_in(caption)
+    places, colors = colors_in(caption)
 
     def hues_of(text):
         return {word: HUES_OF_WORDS[word] for word in COLOR_PATTERN.findall(text) if word in HUES_OF_WORDS}

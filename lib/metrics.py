@@ -14,20 +14,10 @@ from lib.captions import hue_distance
 from lib.color import srgb_to_lab, to_float
 from lib.prompts import OBJECT_COLORS, TARGETS
 
-METRICS = {
-    "psnr": "peak signal-to-noise ratio of sRGB, dB",
-    "ssim": "structural similarity, mean over the sRGB channels",
-    "ssim_luma": "structural similarity of L*",
-    "ciede2000": "mean colour difference CIEDE2000 (Sharma, Wu, Dalal 2005)",
-    "ab_error": "mean distance in a*b*",
-    "mean_error": "distance of the mean a*b* from the photo's: the tint",
-    "deviation_error": "root mean squared distance of the deviations from the mean a*b*: the places",
-    "hue_error_share": "share of coloured pixels (true chroma over 10) whose hue is missing or over 60 degrees off",
-    "colorfulness": "colourfulness (Hasler and Suesstrunk 2003)",
-    "true_colorfulness": "that of the true photo",
-    "chroma": "mean chroma C*ab",
-    "true_chroma": "that of the true photo",
-}
+METRICS = (  # in the order of `measure`; notebook 05 defines them
+    "psnr", "ssim", "ssim_luma", "ciede2000", "ab_error", "mean_error", "deviation_error", "hue_error_share",
+    "colorfulness", "true_colorfulness", "chroma", "true_chroma",
+)  # fmt: skip
 # Of a picture, where `system` is "controlnet" for the model, and `restored` tells if it has the photo's own lightness.
 COLUMNS = ("image_id", "subject", "category", "system", "prompt_condition", "prompt", "seed", "restored", *METRICS)
 REFERENCES = ("gray", "mean_color", "true_mean_color", "half_chroma", "autoencoder")  # systems that need no ControlNet
@@ -48,7 +38,7 @@ def ssim(truth: np.ndarray, output: np.ndarray) -> float:
 
 
 def colorfulness(image: np.ndarray) -> float:
-    """Returns sqrt(s_rg^2 + s_yb^2) + 0.3 sqrt(m_rg^2 + m_yb^2) of signed opponent channels on the 0-255 scale."""
+    """Returns Hasler and Suesstrunk's (2003) colourfulness, from signed opponent channels on the 0-255 scale."""
     red, green, blue = np.moveaxis(image.astype(np.float64) * 255, -1, 0)
     red_green, yellow_blue = red - green, (red + green) / 2 - blue
     spread = np.hypot(red_green.std(), yellow_blue.std())
@@ -72,7 +62,10 @@ def hue_error_share(truth_lab: np.ndarray, output_lab: np.ndarray) -> float:
 
 
 def ab_errors(truth_lab: np.ndarray, output_lab: np.ndarray) -> tuple[float, float, float]:
-    """Returns `ab_error`, `mean_error` and `deviation_error`; the squares of the last two add up to the mean square."""
+    """Returns the mean distance in a*b*, that of the mean a*b* (the tint), and that of deviations from the mean.
+
+    The last is a root mean square, so the squares of the last two add up to the mean squared distance.
+    """
     off = output_lab[..., 1:] - truth_lab[..., 1:]
     mean = off.mean(axis=(0, 1))
     spread = np.sqrt(((off - mean) ** 2).sum(axis=-1).mean())
@@ -80,7 +73,7 @@ def ab_errors(truth_lab: np.ndarray, output_lab: np.ndarray) -> tuple[float, flo
 
 
 def ciede2000(labs: list[np.ndarray], truths: list[np.ndarray]) -> list[float]:
-    """Returns the mean CIEDE2000 of CIELAB images from the true ones, image by image."""
+    """Returns the mean CIEDE2000 (Sharma, Wu, Dalal 2005) of CIELAB images from the true ones, image by image."""
     return [float(deltaE_ciede2000(truth, lab).mean()) for truth, lab in zip(truths, labs, strict=True)]
 
 
@@ -103,9 +96,13 @@ def measure_pictures(rows, pictures: pd.DataFrame, own: dict[str, Callable] | No
 
     `rows`: data-set rows. `pictures`: a row a picture: `file`, its path; `image_id`, and further columns of `COLUMNS`.
     """
+
+    def measure_photo(truth, files):
+        return pd.DataFrame([measure(truth, to_float(Image.open(file)), own) for file in files], index=files.index)
+
     rows = [{name: row[name] for name in ("image_id", "subject", "category", "image")} for row in rows]
     files = pictures.groupby("image_id")["file"]
-    jobs = (delayed(_measure_photo)(to_float(row["image"]), files.get_group(row["image_id"]), own) for row in rows)
+    jobs = (delayed(measure_photo)(to_float(row["image"]), files.get_group(row["image_id"])) for row in rows)
     measured = Parallel(n_jobs=workers, return_as="generator")(jobs)
     measured = pd.concat(progress(measured, total=len(rows), desc="measuring photos", leave=False))
     photos = pd.DataFrame(rows).set_index("image_id")[["subject", "category"]]
@@ -113,14 +110,8 @@ def measure_pictures(rows, pictures: pd.DataFrame, own: dict[str, Callable] | No
     return table[[*COLUMNS, *(own or {})]]
 
 
-def _measure_photo(truth, files, own):
-    return pd.DataFrame([measure(truth, to_float(Image.open(file)), own) for file in files], index=files.index)
-
-
 def measure_sets(config, rows, images: pd.DataFrame) -> pd.DataFrame:
-    """Returns FID, KID, LPIPS and CLIP score by prompt condition; an empty table if the profile asks for none."""
-    if not config.set_metrics:
-        return pd.DataFrame()
+    """Returns FID, KID, LPIPS and CLIP score by prompt condition."""
     from lib.l4 import set_metrics  # needs packages that only l4 installs
 
     return set_metrics.measure_sets(rows, images, lambda name: to_float(Image.open(config.run_dir / name)), config)

@@ -60,9 +60,7 @@ CONDITIONS = {
     "mismatched": Condition(_mismatched, "Does any long prompt help?"),
     "colors_only": Condition(_edited(lambda caption, _: colors_only(caption)), "Do colour words alone help?"),
     "permuted_colors": Condition(_edited(permute_colors), "Do the caption's colours help at the wrong objects?"),
-    "keep_1_colors": Condition(
-        _edited(keep_colors, 1), "Does the caption help with one of its colours, drawn at random?"
-    ),
+    "keep_1_colors": Condition(_edited(keep_colors, 1), "Does the caption help with one colour, drawn at random?"),
     "keep_2_colors": Condition(_edited(keep_colors, 2), "Does it with two?"),
     "keep_4_colors": Condition(_edited(keep_colors, 4), "Does it with four?"),
     **{name: Condition(_column(name), "Does another writer's caption help?") for name in WRITERS},

@@ -17,32 +17,30 @@ from lib import ROOT, figures, stats
 from lib.cache import write_table, write_text
 from lib.config import RUNS, Config, describe_run, get_config
 from lib.models import require_precision
+from lib.prompts import COMPARED
 from lib.sampling import with_chosen_sampling
 from lib.stats import MARGIN, METRIC, verdict
 
 MAIN_CONTRASTS = (  # of the report's table and notebook 06; all others are in effects.csv
     ("detailed", "vague"), ("detailed", "gray"), ("vague", "gray"), ("detailed", "object"), ("gray_caption", "vague"),
 )  # fmt: skip
-RUN_CONTRASTS = ("detailed - vague", "vague - gray", "detailed - gray")
-FORMATS = {  # {column: format of its numbers}
-    name: form
-    for form, names in {
-        ".2f": "psnr, ciede2000, ab_error, mean_error, deviation_error, chroma_ratio, vague, detailed, gray",
-        ".1f": "colorfulness, colorfulness_difference, true_chroma, clip_score, fid",
-        ".3f": "ssim, ssim_luma",
-        ".4f": "kid, lpips",
-        "+.2f": "mean, low, high, median, over_vague, over_gray, detailed - vague, vague - gray, detailed - gray",
-        ".2g": "p, p_holm, p_equal",
-        ".0%": "improved, hue_error_share",
-        ".0f": "steps, df",
-        ".0e": "learning_rate",
-        "g": "train_epochs",
-    }.items()
-    for name in names.split(", ")
+COLUMNS_BY_FORMAT = {  # {format: the columns whose numbers are written so}
+    ".2f": "psnr, ciede2000, ab_error, mean_error, deviation_error, chroma_ratio, vague, detailed, gray",
+    ".1f": "colorfulness, colorfulness_difference, true_chroma, clip_score, fid",
+    ".3f": "ssim, ssim_luma",
+    ".4f": "kid, lpips",
+    "+.2f": "mean, low, high, median, over_vague, over_gray, detailed - vague, vague - gray, detailed - gray",
+    ".2g": "p, p_holm, p_equal",
+    ".0%": "improved, hue_error_share",
+    ".0f": "steps, df",
+    ".0e": "learning_rate",
+    "g": "train_epochs",
 }
+FORMATS = {name: form for form, names in COLUMNS_BY_FORMAT.items() for name in names.split(", ")}
+ANSWERS = {"better": "Yes", "worse": "No, the reverse", "equivalent": "No", "inconclusive": "It can't be told"}
 LAYOUT = dict(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
 TEMPLATES = Environment(loader=PackageLoader("lib"), **LAYOUT)
-ANSWERS = {"better": "Yes", "worse": "No, the reverse", "equivalent": "No", "inconclusive": "It can't be told"}
+TEMPLATES.globals |= {"answers": ANSWERS, "margin": MARGIN}
 
 
 def begin(profile_name: str, run: str, overrides: dict, sampling_is_chosen: bool = True) -> Config:
@@ -56,16 +54,12 @@ def begin(profile_name: str, run: str, overrides: dict, sampling_is_chosen: bool
 def provenance(config: Config) -> dict:
     """Returns versions, device and revision that a result rests on; raises ValueError for an unusable precision."""
     require_precision(config.mixed_precision)
-    packages = ("torch", "diffusers", "transformers", "datasets", "scikit-image")
+    facts = {"profile": config.profile, "python": platform.python_version()}
+    facts |= {name: version(name) for name in ("torch", "diffusers", "transformers", "datasets", "scikit-image")}
+    facts |= {"lib": version("prompted-colorization")}
+    facts |= {"device": "cuda" if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"}
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return {
-        "profile": config.profile,
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-        "lib": version("prompted-colorization"),
-        "device": "cuda" if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores",
-        "commit": commit.stdout.strip() or "unknown",
-    }
+    return facts | {"commit": commit.stdout.strip() or "unknown"}
 
 
 def save_table(table: pd.DataFrame, config: Config, name: str) -> Path:
@@ -108,24 +102,18 @@ def render(template: str, **values) -> str:
 def write_report(config: Config, metrics: pd.DataFrame, effects: pd.DataFrame) -> None:
     """Writes `report.md`, one page, from `metrics.csv` and `effects.csv`; a person writes its `findings.md`."""
     folder, home = config.reports_dir, config.reports_home
-    ours, findings = metrics[metrics["system"] == "controlnet"], folder / "findings.md"
-    wrong = ours[ours["restored"]].groupby(["prompt_condition", "image_id"])["hue_error_share"].mean()
-    study = ROOT / "reports/confirmatory"  # of the shipped model, on photos that nobody had looked at
-    run = study / "run.json"
+    findings, study = folder / "findings.md", ROOT / "reports/confirmatory"
+    run = study / "run.json"  # of the model that was studied on photos that nobody had looked at
     studied = run.exists() and json.loads(run.read_text())["profile"] == config.profile
     text = render(
         "report",
         config=config,
         provenance=provenance(config),
-        margin=MARGIN,
-        answer=answer(effects),
-        answers=ANSWERS,
+        subjects=stats.subjects_of(metrics),
+        effects=in_words(effects, MAIN_CONTRASTS),
         unseen=next(pd.read_csv(study / "effects.csv").itertuples()) if studied else None,
         study_page=os.path.relpath(home.parent / "confirmatory/report.md", folder),
-        photos=ours["image_id"].nunique(),
-        subjects=ours["subject"].nunique(),
-        main=main_effects(effects)[["contrast", "n", "estimate", "p_holm", "verdict"]],
-        wrong_hue=wrong.groupby(level=0).mean(),
+        hue_off={name: stats.by_photo(metrics, "hue_error_share", name).mean() for name in COMPARED},
         findings=findings.read_text("utf-8").strip() if findings.exists() else "",
         runs_page=os.path.relpath(home / "runs.md", folder) if (home / "runs.md").exists() else "",
         tables=sorted(path.name for path in folder.glob("*.csv")),
@@ -145,50 +133,24 @@ def with_interval(mean: float, low: float, high: float, form: str = "+.2f") -> s
     return f"{mean:{form}}" + (f" [{low:{form}}, {high:{form}}]" if low == low else "")
 
 
-def answer(effects: pd.DataFrame) -> str:
-    """Returns the answer to the primary question on the run's own photos, as its interval allows to say."""
-    row = next(in_words(effects).query("first == 'detailed' and second == 'vague'").itertuples(), None)
-    if row is None or row.low != row.low:
-        return "**Too few photos to tell**, or no difference between them."
-    return (
-        f"On these {row.n} development photos: {ANSWERS[row.verdict].lower()}. Detailed prompts change CIEDE2000 by "
-        f"**{row.mean:+.2f}** against vague ones (95 % interval {row.low:+.2f} to {row.high:+.2f}, p {row.p_holm:.2g}; "
-        f"lower is better). Verdict: {row.verdict}. The error of {row.improved:.0%} of the photos falls; "
-        f"the median photo changes by {row.median:+.2f}."
-    )
-
-
-def in_words(effects: pd.DataFrame) -> pd.DataFrame:
-    """Returns the effects in CIEDE2000 with `contrast`, `verdict` and `estimate` (mean and interval) as text."""
-    effects = effects[effects["metric"] == METRIC]
-    estimates = [with_interval(row.mean, row.low, row.high) for row in effects.itertuples()]
-    verdicts = [verdict(row) for row in effects.itertuples()]
-    return effects.assign(contrast=effects["first"] + " - " + effects["second"], verdict=verdicts, estimate=estimates)
-
-
-def main_effects(effects: pd.DataFrame) -> pd.DataFrame:
-    """Returns the rows of `in_words` for `MAIN_CONTRASTS`, those that were measured."""
-    rows = in_words(effects).set_index(["first", "second"], drop=False)
-    return rows.loc[[pair for pair in MAIN_CONTRASTS if pair in rows.index]]
+def in_words(effects: pd.DataFrame, pairs=None) -> pd.DataFrame:
+    """Returns effects in CIEDE2000 with `contrast`, `verdict` and `estimate` as text; of `pairs`, those measured."""
+    effects = effects[effects["metric"] == METRIC].set_index(["first", "second"], drop=False)
+    rows = effects.loc[[pair for pair in pairs or effects.index if pair in effects.index]]
+    estimates = [with_interval(row.mean, row.low, row.high) for row in rows.itertuples()]
+    verdicts = [verdict(row) for row in rows.itertuples()]
+    return rows.assign(contrast=rows["first"] + " - " + rows["second"], verdict=verdicts, estimate=estimates)
 
 
 def update_runs(config: Config, measures: dict) -> pd.DataFrame:
-    """Writes a run's row, its settings and measures, to the profile's `runs.csv` and `runs.md`; other rows stay.
+    """Writes a run's row, its settings and measures, to the profile's `runs.csv`; other rows stay.
 
     Returns the rows of runs on the same photos, with equal number and mean error `gray`, in the order of `RUNS`.
     """
     path, table = config.reports_home / "runs.csv", pd.DataFrame([describe_run(config) | measures])
     if path.exists():
-        kept = pd.read_csv(path, dtype={"run": str})
-        table = pd.concat([kept[kept["run"] != config.run], table])
+        table = pd.concat([pd.read_csv(path, dtype={"run": str}).query("run != @config.run"), table])
     known = [*RUNS[config.profile], *sorted(table["run"])]
     table = table.sort_values("run", key=lambda runs: runs.map(known.index), ignore_index=True)
     write_table(table, path)
-    table = table[(table["n"] == measures["n"]) & (table["gray"] - measures["gray"]).abs().lt(1e-3)]
-    shown = table[["run", "base_model", "train_epochs", "learning_rate", "prompt_policy", "vague", "detailed"]].copy()
-    for name in RUN_CONTRASTS:
-        shown[name] = [with_interval(*ends) for ends in table[[name, f"{name}_low", f"{name}_high"]].to_numpy()]
-    values = {"profile": config.profile, "photos": measures["n"], "gray": measures["gray"]}
-    text = render("runs", **values, table=shown.assign(chroma_ratio=table["chroma_ratio"]))
-    write_text(text, path.with_name("runs.md"))
-    return table
+    return table[(table["n"] == measures["n"]) & (table["gray"] - measures["gray"]).abs().lt(1e-3)]

@@ -11,7 +11,6 @@ from scipy import stats
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.multitest import multipletests
 
-from lib.captions import find_places
 from lib.metrics import COLUMNS, METRICS
 from lib.prompts import CONDITIONS, EXPLORATORY, FAMILIES, SECONDARY
 
@@ -21,8 +20,8 @@ METRIC, MARGIN = "ciede2000", 1.0  # what verdicts are about, and which differen
 EFFECT_COLUMNS = ("family", "first", "second", "metric", "n", "mean", "low", "high", "p", "p_holm", "p_equal")
 EFFECT_COLUMNS += ("median", "improved")
 
-_AGAINST_VAGUE = {(name, "vague"): (c.family, c.question) for name, c in CONDITIONS.items() if c.question}
-_OTHERS = {
+_PAIRS = {
+    **{(name, "vague"): (c.family, c.question) for name, c in CONDITIONS.items() if c.question},
     ("detailed", "object"): (SECONDARY, "What do the colour words add to a description?"),
     ("detailed", "gray"): (SECONDARY, "Is a detailed prompt better than no colour?"),
     ("vague", "gray"): (SECONDARY, "Is the vague prompt better than no colour?"),
@@ -40,7 +39,7 @@ _OTHERS = {
     ("detailed", "keep_4_colors"): (EXPLORATORY, "What do more than four colours add?"),
 }
 # {(first, second): (family within which p is corrected, what first - second answers)}, family by family
-QUESTIONS = dict(sorted((_AGAINST_VAGUE | _OTHERS).items(), key=lambda item: FAMILIES.index(item[1][0])))
+QUESTIONS = dict(sorted(_PAIRS.items(), key=lambda item: FAMILIES.index(item[1][0])))
 
 
 def read_metrics(path) -> pd.DataFrame:
@@ -66,10 +65,7 @@ def subjects_of(metrics: pd.DataFrame) -> pd.Series:
 def by_photo(metrics: pd.DataFrame, metric: str | list[str], name: str):
     """Returns a metric, or several, by image_id, of a name's pictures with restored lightness; seeds are averaged."""
     names = metrics["prompt_condition"].where(metrics["system"] == "controlnet", metrics["system"])
-    rows = metrics[(names == name) & metrics["restored"]]
-    if rows.empty:
-        raise ValueError(f"no rows for {name!r}: known are {', '.join(names.unique())}")
-    return rows.groupby("image_id")[metric].mean()
+    return metrics[(names == name) & metrics["restored"]].groupby("image_id")[metric].mean()
 
 
 def differences(metrics: pd.DataFrame, metric: str | list[str], first: str, second: str):
@@ -79,13 +75,6 @@ def differences(metrics: pd.DataFrame, metric: str | list[str], first: str, seco
     prompts = ours.groupby(["prompt_condition", "image_id"])["prompt"].agg(set)
     same = [name for name in values.index if prompts.get((first, name), 0) == prompts.get((second, name))]
     return values.drop(same).dropna(how="all")
-
-
-def differences_with_colors(metrics: pd.DataFrame, first: str, least: int = 2) -> pd.Series:
-    """Returns `differences` to the vague prompt in `METRIC`, of photos whose prompt names at least so many colours."""
-    values, own = differences(metrics, METRIC, first, "vague"), metrics[metrics["prompt_condition"] == first]
-    prompts = own.drop_duplicates("image_id").set_index("image_id")["prompt"]
-    return values[[len(find_places(prompts[name])) >= least for name in values.index]]
 
 
 def fit_mean(values, subjects=None):
@@ -101,13 +90,9 @@ def interval(values, subjects=None) -> tuple[float, float, float]:
     """Returns the mean of values and its 95 % interval; NaN if there is none."""
     if not len(values):
         return (np.nan,) * 3
-    return float(np.mean(values)), *bounds(fit_mean(values, subjects))
-
-
-def bounds(fit) -> tuple[float, float]:
-    """Returns the ends of the 95 % interval of `fit_mean`'s fit; NaN if there is none."""
+    fit = fit_mean(values, subjects)
     low, high = fit.conf_int()[0] if fit else (np.nan, np.nan)
-    return float(low), float(high)
+    return float(np.mean(values)), float(low), float(high)
 
 
 def named_ends(name: str, ends: tuple) -> dict:
@@ -118,21 +103,16 @@ def named_ends(name: str, ends: tuple) -> dict:
 def contrast(difference: pd.Series, metric: str, subjects=None) -> dict:
     """Returns the effect in differences by photo.
 
-    `low`, `high`: 95 % interval of the mean; `p_equal`: p of the two one-sided tests (Schuirmann 1987) that the mean
-    lies within plus or minus `MARGIN`, in CIEDE2000; `improved`: share of photos on which the first is better.
+    `low`, `high`: 95 % interval of the mean; `p_equal`: the larger p of two one-sided tests (Schuirmann 1987) that the
+    mean lies within plus or minus `MARGIN`, in CIEDE2000; `improved`: share of photos on which the first is better.
     """
-    fit, p_equal, mean = fit_mean(difference, subjects), np.nan, float(np.mean(difference))
-    low, high = bounds(fit)
+    fit, (mean, low, high) = fit_mean(difference, subjects), interval(difference, subjects)
+    effect = dict(metric=metric, n=len(difference), mean=mean, low=low, high=high)
+    effect |= dict(p=float(fit.pvalues[0]) if fit else 1.0, p_equal=np.nan)
     if fit and metric == METRIC:
-        error, freedom = fit.bse[0], fit.df_resid_inference
-        above, below = (mean + MARGIN) / error, (mean - MARGIN) / error
-        p_equal = float(max(stats.t.sf(above, freedom), stats.t.cdf(below, freedom)))
+        effect["p_equal"] = float(stats.t.cdf((abs(mean) - MARGIN) / fit.bse[0], fit.df_resid_inference))
     better = difference > 0 if metric in HIGHER_IS_BETTER else difference < 0
-    return {
-        **{"metric": metric, "n": len(difference), "mean": mean, "low": low, "high": high},
-        **{"p": float(fit.pvalues[0]) if fit else 1.0, "p_equal": p_equal},
-        **{"median": float(np.median(difference)), "improved": float(better.mean())},
-    }
+    return effect | dict(median=float(np.median(difference)), improved=float(better.mean()))
 
 
 def contrasts(metrics: pd.DataFrame, pairs=None) -> pd.DataFrame:

@@ -31,11 +31,13 @@ def effects(low, high, p_holm=0.01, p_equal=0.5):
     ],
 )
 def test_the_answer_follows_the_rule(given, short, word):
-    text = report.answer(effects(*given))
+    rows = report.in_words(effects(*given), report.MAIN_CONTRASTS)
+    assert list(rows["verdict"]) == [word] * 2
+    text = report.render("answer", effects=rows)
     for part in (f"9 development photos: {short}. ", f"**{sum(given[:2]) / 2:+.2f}** against", f"Verdict: {word}."):
         assert part in text
-    assert list(report.main_effects(effects(*given))["verdict"]) == [word] * 2
-    assert "Too few photos" in report.answer(effects(np.nan, np.nan, np.nan))
+    few = report.in_words(effects(np.nan, np.nan, np.nan))
+    assert "Too few photos" in report.render("answer", effects=few)
 
 
 def test_tables_in_notebooks_lead_to_the_rest(tmp_path, monkeypatch):
@@ -102,19 +104,12 @@ def test_a_notebook_begins_only_where_it_can_run(monkeypatch):
         report.begin("l4", "never", {"mixed_precision": "no"})
 
 
-def measures_of_run(gain, gray=12.0, n=10):
-    """Measures of a run whose error under the detailed prompt is below the vague one's by `gain`."""
-    row = {"n": n, "gray": gray, "vague": 9.0, "detailed": 9.0 - gain, "chroma_ratio": 0.75}
-    for name in report.RUN_CONTRASTS:
-        row |= stats.named_ends(name, (-gain, -gain - 0.5, -gain + 0.5))
-    return row
-
-
 def test_each_run_writes_its_own_row_and_keeps_the_others(tmp_path):
-    def update(run, *options):
+    def update(run, gain, gray=12.0):
         config = get_config("pocket", run=run, build=str(tmp_path), reports=str(tmp_path), learning_rate=1e-5)
         save_config(config, config.run_dir)
-        return report.update_runs(config, measures_of_run(*options))
+        measures = {"n": 10, "gray": gray, "vague": 9.0, "detailed": 9.0 - gain, "detailed - vague": -gain}
+        return report.update_runs(config, measures)
 
     for run in ("mine", "study_3", "1", "study_1"):
         table = update(run, 1.0)
@@ -122,11 +117,10 @@ def test_each_run_writes_its_own_row_and_keeps_the_others(tmp_path):
     again = update("study_3", 2.0)
     assert list(again["run"]) == list(table["run"])
     assert list(again["detailed - vague"]) == [-1, -2, -1, -1]
-    page = (tmp_path / "pocket/runs.md").read_text()
-    assert "(left gray: 12.0" in page
-    cells = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()]
-    study = next(line for line in cells if line[1:2] == ["study_3"])
-    assert study[4:9] == ["1e-05", "generic", "9.00", "7.00", "-2.00 [-2.50, -1.50]"]
+    page = report.render("runs", profile="pocket", photos=10, gray=12.0, table=again).splitlines()
+    assert "(left gray: 12.00)" in "".join(page)
+    study = next(line.split() for line in page if line.startswith("| study_3 "))
+    assert {"1e-05", "generic", "9.00", "7.00", "-2.00"} < set(study)
     assert list(update("study_3", 2.0, 13.0)["run"]) == ["study_3"]  # on other photos: beside no other run,
     assert list(update("study_1", 1.0)["run"]) == ["study_1", "1", "mine"]  # and whose rows stay
     assert len(pd.read_csv(tmp_path / "pocket/runs.csv")) == 4

@@ -188,18 +188,3 @@ def test_a_ratio_of_means_has_its_interval():
     assert low < mean == 0.5 < high
     assert stats.ratio_interval(below, above[::-1], photos // 20) == pytest.approx((0.5, 0.5, 0.5))  # equal subjects
     assert np.isnan(stats.ratio_interval(0 * below, above, photos)).all()
-
-
-def test_photos_whose_prompt_names_at_least_two_colours():
-    texts = {
-        "none": "a dog",
-        "one": "a red dog",
-        "two": "a red dog on green grass",
-        "three": "a red, blue and green kite",
-    }
-    rows = [{"image_id": name, "subject": name, "system": "controlnet", "restored": True, "seed": 0, **own}
-            for number, (name, text) in enumerate(texts.items())
-            for own in ({"prompt": "vague", "prompt_condition": "vague", "ciede2000": 9.0},
-                        {"prompt": text, "prompt_condition": "detailed", "ciede2000": 9.0 - number})]  # fmt: skip
-    values = stats.differences_with_colors(pd.DataFrame(rows), "detailed")
-    assert dict(values) == {"two": -2, "three": -3}
