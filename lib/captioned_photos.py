@@ -25,21 +25,17 @@ TEXTS = TypeAdapter(list[str])
 
 @dataclass
 class CaptionedPhoto:
-    """A photo to train on.
-
-    `masks`: (name, file) of every object that has a mask. `object`, `background`: their names in a shipped photo.
-    `stretched`: its true aspect ratio is unknown.
-    """
+    """A photo to train on."""
 
     path: Path
     set: str
     split: str
     captions: list[str]
     labels: list[str]
-    masks: list[tuple[str, Path]]
-    object: str = ""
+    masks: list[tuple[str, Path]]  # (name, file) of every object that has one
+    object: str = ""  # its name in a shipped photo
     background: str = ""
-    stretched: bool = False
+    stretched: bool = False  # the true aspect ratio is unknown
 
     @property
     def sentences(self) -> list[str]:

@@ -11,9 +11,9 @@ from datasets.exceptions import DatasetGenerationError
 from PIL import Image as PILImage
 from PIL import ImageOps
 
-from lib.cache import cached, explained, hash_of, is_plain_name, open_picture
+from lib.cache import cached, explained, hash_of, is_plain_name, open_picture, require_current
 from lib.color import make_conditioning_image
-from lib.config import Config, check_config, require_known, resolve
+from lib.config import Config, require_known, resolve
 from lib.prompts import CAPTIONS, WRITERS, draw_training_prompt
 
 VERSION = 2  # of the files of a data set
@@ -151,9 +151,7 @@ def draw_prompts(rows: Dataset, config: Config) -> list[str]:
 
 def load_dataset_dict(config: Config) -> DatasetDict:
     """Returns the data set of notebook 01, with the test photos of `test_source`; ValueError if it isn't current."""
-    if not (config.dataset_dir / "key.json").exists():
-        raise ValueError(f"no data set in {config.dataset_dir}: run notebook 01_build_dataset first")
-    check_config(config, config.dataset_dir / "key.json", DATASET_FIELDS, "01_build_dataset")
+    require_current(config.dataset_dir, {"version": VERSION, **config.values(*DATASET_FIELDS)}, "01_build_dataset")
     triples = load_from_disk(str(config.dataset_dir))
     if config.test_source:
         triples["test"] = load_dataset_dict(config.for_test_photos)["test"]

@@ -18,7 +18,6 @@ from lib.photo import BIND
 from lib.photo.colorizer import SAMPLING, Colorizer
 from lib.photo.formats import EXPECT, Photo, open_photo
 from lib.photo.full_resolution import reduce_lightness
-from lib.photo.places import reduced_size
 from lib.prompts import VAGUE_PROMPT
 
 SHOWN = 640  # px, the longer side of a picture on the screen, at most
@@ -70,8 +69,8 @@ class Panel(anywidget.AnyWidget):
             self.names, self.message = list(self.paths), f"dropped: {error}"
             self.send({"action": "chosen"})  # the browser's list shows the photo of before
             return False
-        (height, width), small = opened.plane.shape, reduced_size(opened.plane.shape, SHOWN)
-        before = to_url(to_pil(gray_from_luminance(reduce_lightness(opened.plane, small))))
+        height, width = opened.plane.shape
+        before = to_url(to_pil(gray_from_luminance(reduce_lightness(opened.plane, SHOWN))))
         with self.hold_sync():
             self.names, self.history, self.shown = list(self.paths), self.results.setdefault(name, []), 0
             self.photo = {"name": name, "before": before, "descriptions": list(self.descriptions.get(name, []))}
