@@ -89,7 +89,7 @@ def colorize_test_photos(config: Config, own_conditions: dict | None = None) -> 
     if config.captioner:
         from lib.l4.captioner import read_auto_captions  # which `pocket` doesn't need
 
-        prompts |= read_auto_captions(config, rows["image_id"])
+        prompts |= read_auto_captions(config)
     for name, write in (own_conditions or {}).items():
         prompts[name] = [write(row) for row in rows]
         if not all(isinstance(text, str) for text in prompts[name]):
