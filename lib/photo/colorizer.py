@@ -1,10 +1,8 @@
 """`Colorizer`: a photo of any size in colour, by a network that sees a reduced copy of it."""
 
 import json
-import math
 import operator
 import re
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -16,11 +14,9 @@ from lib.captions import COLOR_PATTERN, KNOWN, WORDS
 from lib.color import gray_from_luminance, srgb_to_lab, to_pil
 from lib.config import Config, get_config
 from lib.models import load_pipeline
-from lib.photo import BIND
 from lib.photo.formats import ColorPicture, Photo, open_photo
 from lib.photo.full_resolution import find_border, guided_functions, network_size, paint, reduce_lightness, refine
 from lib.prompts import VAGUE_PROMPT
-from lib.regions import Region
 from lib.sampling import sample
 
 FIND_PX, WORKING_PX = 256, 512  # longer side of the photo in which objects are found, and of the masks that are kept
@@ -54,7 +50,7 @@ class Colorizer:
             config = config.replace(controlnet=str(source), torch_compile=False)
         self.config, self.pipeline = config, load_pipeline(config)
 
-    def __call__(self, photo, prompt=VAGUE_PROMPT, seed=0, saturation=1.0, colors=(), bind=BIND, **sampling):
+    def __call__(self, photo, prompt=VAGUE_PROMPT, seed=0, saturation=1.0, colors=(), bind=False, **sampling):
         """Returns the photo in colour, a `ColorPicture`: a PIL image at the photo's own size.
 
         Args:
@@ -97,7 +93,7 @@ class Colorizer:
         made["controlnet"] = str(config.controlnet_source).removeprefix(f"{ROOT}/")  # nothing of the machine
         return ColorPicture(pixels, photo, made, notes)
 
-    def place(self, wanted: list[Region], plane: np.ndarray, fine: np.ndarray) -> tuple[list, np.ndarray, list]:
+    def place(self, wanted: list[regions.Region], plane: np.ndarray, fine: np.ndarray) -> tuple[list, np.ndarray, list]:
         """Returns the regions that are found, the weights (1 + regions, h, w) of the rest and of them, and notes.
 
         `plane`: the photo's L* (H, W); `fine`: the same at the size of the weights. Names share places by how sure the
@@ -113,8 +109,6 @@ class Colorizer:
             weights = np.concatenate([weights * (1 - mask), mask[None]])
         found, wanted = masks.any(axis=(1, 2)), [*named, *others]
         notes = [f"not found in the photo: {wanted[index]}" for index in np.flatnonzero(~found)]
-        if (masks[len(named) :] > 0.5).sum(axis=0).max() > 1:  # a pixel belongs to two
-            notes.append("regions overlap: the later one wins")
         return [wanted[index] for index in np.flatnonzero(found)], weights[np.append(True, found)], notes
 
     @cached_property
@@ -139,7 +133,7 @@ def looks_english(prompt: str) -> bool:
     return other <= sum(bool(KNOWN.fullmatch(word) or COLOR_PATTERN.fullmatch(word)) for word in words)
 
 
-def to_regions(colors: dict | Sequence[tuple], shape: tuple[int, int]) -> list[Region]:
+def to_regions(colors: dict | list[tuple], shape: tuple[int, int]) -> list[regions.Region]:
     """Returns the regions of {object: colour}, or of (place, colour) pairs, in a photo of this shape (H, W).
 
     Raises ValueError if a place is not in the photo or marks nothing, or a colour is no text.
@@ -157,8 +151,8 @@ def to_regions(colors: dict | Sequence[tuple], shape: tuple[int, int]) -> list[R
             valid = place.shape == shape and place.min() >= 0 and 0 < place.max() <= 1
         if not (valid and isinstance(color, str) and color.strip()):
             rule = "it needs a name, a box (left, top, right, bottom from 0 to 1) or a mask of the photo, and a colour"
-            raise ValueError(f"region {Region(place, color)}: {rule}")
-        named.append(Region(place, color.strip()))
+            raise ValueError(f"region {regions.Region(place, color)}: {rule}")
+        named.append(regions.Region(place, color.strip()))
     return named
 
 
@@ -172,7 +166,7 @@ def mask_of(place: tuple | np.ndarray, plane: np.ndarray) -> np.ndarray:
         return cv2.resize(place, plane.shape[::-1], interpolation=cv2.INTER_AREA)
     height, width = plane.shape
     left, top, right, bottom = np.array(place) * (width, height, width, height)
-    inside = np.s_[int(top) : math.ceil(bottom), int(left) : math.ceil(right)]
+    inside = np.s_[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))]
     gray = (plane * 2.55).astype(np.uint8)
     rough = cv2.GaussianBlur(np.abs(cv2.Laplacian(gray, cv2.CV_32F)), (0, 0), 3)
     layers = cv2.merge([gray, cv2.GaussianBlur(gray, (0, 0), 3), cv2.convertScaleAbs(rough, alpha=3)])

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from lib import photo
 from lib.cache import exit_with_one_line, explained, one_line, printable
-from lib.config import PROFILES, get_config
+from lib.config import PROFILES
 from lib.photo.formats import EXPECT, MAX_MEGAPIXELS, SUFFIXES, check_target, open_photo
 from lib.prompts import VAGUE_PROMPT
 
@@ -34,9 +34,8 @@ Photos may have up to {MAX_MEGAPIXELS} megapixels. Exit status: 0 all done, 1 so
 def split_color(context, parameter, values):
     """Returns [(object, colour)] of the values of --color."""
     pairs = [tuple(part.strip() for part in value.rpartition(":")[::2]) for value in values]
-    for value, pair in zip(values, pairs, strict=True):
-        if not all(pair):
-            raise click.BadParameter(f'{value!r} is not of the form "tram: dark red"')
+    if not all(map(all, pairs)):
+        raise click.BadParameter(f'{", ".join(map(repr, values))} is not of the form "tram: dark red"')
     return pairs
 
 
@@ -44,7 +43,7 @@ def split_color(context, parameter, values):
 @click.argument("photos", nargs=-1, required=True, metavar="PHOTO_OR_FOLDER...")
 @click.option("--prompt", help='What is in the photo, with its colours: "a red bus, blue sky".')
 @click.option("--color", "colors", multiple=True, callback=split_color, metavar='"OBJECT: COLOR"', help=COLOR_HELP)
-@click.option("--bind/--no-bind", default=photo.BIND, help="Keep each colour of the prompt to its object.")
+@click.option("--bind/--no-bind", default=False, help="Keep each colour of the prompt to its object.")
 @click.option("--output", type=click.Path(path_type=Path), help="A folder, or one .png, .jpg or .webp file.")
 @click.option("--format", type=click.Choice(list(ENDINGS)), help="Of the pictures; png (the default) loses nothing.")
 @click.option("--recursive", is_flag=True, help="Take the photos of subfolders, too.")
@@ -59,13 +58,11 @@ def main(**options):
     """Colorize grayscale photos with a sentence, at their own size."""
     sys.stdout.reconfigure(errors="backslashreplace")  # names that its code page doesn't have
     options = SimpleNamespace(**options)
-    fields = dict(options.fields)
-    get_config(options.profile, **fields)  # raises ValueError for a wrong field before the model is loaded
     jobs, errors = plan(options)
     for error in errors:
         say(f"error: {error}")
     if jobs:
-        colorizer = photo.Colorizer(options.profile, options.controlnet, **fields)
+        colorizer = photo.Colorizer(options.profile, options.controlnet, **dict(options.fields))
         for note in colorizer.prompt_notes(options.prompt) if options.prompt else ():
             say(f"note: {note}")
     for path, output in tqdm(jobs.items(), desc="colorizing", unit="photo", disable=len(jobs) < 2):

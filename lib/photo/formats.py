@@ -120,7 +120,9 @@ def to_photo(image: Image.Image, planes: Image.Image | None = None) -> Photo:
         notes.append("has an impossible resolution: it is left out")
     image = planes or image
     image = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
-    gamma = 1 / 2.2 if {"icc_profile", "srgb"} & set(info) else min(max(info.get("gamma") or 1 / 2.2, 0.1), 10)
+    exponent = 1.0
+    if not {"icc_profile", "srgb"} & set(info):  # of a PNG: its codes are light to the power of gamma
+        exponent = 1 / (2.2 * min(max(info.get("gamma") or 1 / 2.2, 0.1), 10))
     if image.mode.startswith(("I", "F")):  # gray of more than 8 bits: white is 1, 255, 65535, or a larger maximum
         values = np.asarray(image, np.float32)
         if not np.isfinite(values).all():
@@ -130,26 +132,32 @@ def to_photo(image: Image.Image, planes: Image.Image | None = None) -> Photo:
         values = np.clip(values / white, 0, 1)
         if tags.get(262) == 0 and is_short:  # white is zero: PIL inverts 8 bits only
             values = 1 - values
-        image = Image.fromarray((255 * values ** (1 / 2.2 / gamma)).round().astype(np.uint8))
-        gamma = 1 / 2.2
+        image = Image.fromarray((255 * values**exponent).round().astype(np.uint8))
+        exponent = 1.0
         notes.append("has more than 8 bits a pixel: its picture has 8 for each colour")
     elif image.mode != "LAB" and image.has_transparency_data:
         alpha = np.asarray(image.convert("RGBA").getchannel("A"))
         image = image.convert("L" if image.mode in ("L", "LA") else "RGB")
-    pixels = np.asarray(to_srgb(image, info.get("icc_profile"), notes))
-    if abs(2.2 * gamma - 1) > 0.05:  # of a PNG: codes are light to this gamma
-        pixels = (255 * (np.arange(256) / 255) ** (1 / 2.2 / gamma)).round().astype(np.uint8)[pixels]
+    elif image.mode in ("1", "P"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    if icc := info.get("icc_profile"):
+        try:
+            source = ImageCms.ImageCmsProfile(BytesIO(icc))
+            image = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError):
+            notes.append("has a colour profile that does not fit: taken as sRGB")
+    pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
     if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., 0]
     if pixels.ndim == 3:
         notes.append("is a colour photo: its colour was discarded")
-    return Photo(lightness(pixels), alpha, exif, tuple(dpi) if len(dpi) == 2 else None, notes)
+    return Photo(lightness(pixels, exponent), alpha, exif, tuple(dpi) if len(dpi) == 2 else None, notes)
 
 
-def lightness(pixels: np.ndarray) -> np.ndarray:
-    """Returns L* (H, W), float32, of uint8 or uint16 sRGB (IEC 61966-2-1), (H, W) or (H, W, 3)."""
+def lightness(pixels: np.ndarray, exponent: float = 1.0) -> np.ndarray:
+    """Returns L* (H, W), float32, of uint8 or uint16 (H, W) or (H, W, 3), to an exponent sRGB (IEC 61966-2-1)."""
     top, is_gray = np.iinfo(pixels.dtype).max, pixels.ndim == 2
-    codes = np.arange(top + 1) / top
+    codes = (np.arange(top + 1) / top) ** exponent
     linear = np.where(codes <= 0.04045, codes / 12.92, ((codes + 0.055) / 1.055) ** 2.4).astype(np.float32)
     y = linear if is_gray else cv2.transform(linear[pixels], np.array([[0.2126729, 0.7151522, 0.0721750]], np.float32))
     plane = np.where(y > (6 / 29) ** 3, 116 * np.cbrt(y) - 16, (29 / 3) ** 3 * y).astype(np.float32)
@@ -179,19 +187,6 @@ def read_exif(image: Image.Image, notes: list[str]) -> tuple[bytes, int]:
     return content if len(content) <= MAX_EXIF else b"", orientation
 
 
-def to_srgb(image: Image.Image, icc: bytes | None, notes: list[str]) -> Image.Image:
-    """Returns a PIL image of any 8-bit mode as L or RGB in sRGB; a profile that doesn't fit is left out with a note."""
-    if image.mode in ("1", "P"):
-        image = image.convert("L" if image.mode == "1" else "RGB")
-    if icc:
-        try:
-            source = ImageCms.ImageCmsProfile(BytesIO(icc))
-            return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError):
-            notes.append("has a colour profile that does not fit: taken as sRGB")
-    return image if image.mode == "L" else image.convert("RGB")
-
-
 def check_target(path: str | Path, size: tuple[int, ...], transparent: bool) -> str:
     """Returns the format of a path's ending; raises ValueError if it can't hold such a picture."""
     format, side = Image.registered_extensions().get(Path(path).suffix.lower()), max(size)
@@ -205,10 +200,7 @@ def check_target(path: str | Path, size: tuple[int, ...], transparent: bool) -> 
 
 
 class ColorPicture(Image.Image):
-    """A colorized photo as a PIL image, RGB or RGBA, that is saved with the photo's metadata and how it was made.
-
-    `info`, which copies keep, holds {name: value} of how it was `made`, and `notes`, such as what wasn't found.
-    """
+    """A colorized photo as a PIL image, RGB or RGBA; saved with the photo's metadata and {name: how it was `made`}."""
 
     def __init__(self, pixels: np.ndarray, photo: Photo, made: dict, notes: list[str]):
         image = Image.fromarray(pixels if photo.alpha is None else np.dstack([pixels, photo.alpha]))

@@ -59,10 +59,7 @@ def refine(masks: np.ndarray, coarse: np.ndarray, plane: np.ndarray) -> np.ndarr
 
 
 def find_border(plane: np.ndarray) -> np.ndarray:
-    """Returns where L* (h, w) is paper or a frame, float32 in [0, 1]: near-white or near-black, flat, at the edges.
-
-    It must cover nine tenths of two opposite edges, which a white sky doesn't.
-    """
+    """Returns where L* is paper or a frame, in [0, 1]: flat, white or black, and on 90 % of two opposite edges."""
     border, mean = np.zeros(plane.shape, np.float32), cv2.blur(plane, (5, 5))
     flat = cv2.blur(plane * plane, (5, 5)) - mean**2 < 9
     for edges in (np.s_[[0, -1]], np.s_[:, [0, -1]]):
