@@ -138,9 +138,8 @@ def _make_rows(records, config, folder):
 def training_rows(triples: DatasetDict, categories: Sequence[str] | None) -> Dataset:
     """Returns the training photos of some categories, or all if none is named; raises ValueError if one is unknown."""
     rows = triples["train"]
-    known = list(rows["category"])
-    require_known("category", categories or (), sorted(set(known)))
-    return rows.select([n for n, category in enumerate(known) if category in categories]) if categories else rows
+    require_known("category", categories or (), sorted(set(rows["category"])))
+    return rows.select([n for n, own in enumerate(rows["category"]) if own in categories]) if categories else rows
 
 
 def draw_prompts(rows: Dataset, config: Config) -> list[str]:
