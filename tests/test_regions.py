@@ -51,7 +51,7 @@ def test_weights_add_up_and_the_later_mask_wins_and_names_share_by_their_scores(
     masks = np.repeat([[0.3, 0.8], [1, 1], [0, 1]], 32, axis=1)[:, None].repeat(48, axis=1).astype(np.float32)
     wanted = [regions.Region("wall", "red"), *(regions.Region(mask, "blue") for mask in masks)]
     placed, weights, notes = MODEL.place(wanted, plane, plane)
-    assert (placed, notes) == (wanted, [])
+    assert (placed, notes) == (wanted, ["regions overlap: the later one wins"])
     expected = np.array([0, 0, 0, 1, 0, 0, 0, 0, 0, 1]).reshape(2, 5)  # of the rest, the wall and the masks
     for half, columns in zip(expected, (np.s_[:28], np.s_[36:]), strict=True):
         assert np.allclose(weights[:, :, columns].mean(axis=(1, 2)), half, atol=0.02)
@@ -109,6 +109,8 @@ def test_objects_take_their_own_colours_and_later_regions_win(photo):
     assert not both.notes
     over = MODEL(photo, "a wall", colors=[(LEFT, "blue"), ("wall", "red")])  # a place goes before a name
     assert not over.notes
+    twice = MODEL(photo, "a wall", colors=[(LEFT, "red"), (LEFT, "blue")])
+    assert twice.notes == ["regions overlap: the later one wins"]
     assert ab_of(over)[left][..., 1].mean() < ab_of(both)[left][..., 1].mean() - 5
 
 

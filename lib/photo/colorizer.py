@@ -109,6 +109,8 @@ class Colorizer:
             weights = np.concatenate([weights * (1 - mask), mask[None]])
         found, wanted = masks.any(axis=(1, 2)), [*named, *others]
         notes = [f"not found in the photo: {wanted[index]}" for index in np.flatnonzero(~found)]
+        if (masks[len(named) :] > 0.5).sum(axis=0).max() > 1:  # a pixel belongs to two
+            notes.append("regions overlap: the later one wins")
         return [wanted[index] for index in np.flatnonzero(found)], weights[np.append(True, found)], notes
 
     @cached_property

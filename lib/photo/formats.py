@@ -120,9 +120,8 @@ def to_photo(image: Image.Image, planes: Image.Image | None = None) -> Photo:
         notes.append("has an impossible resolution: it is left out")
     image = planes or image
     image = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
-    exponent = 1.0
-    if not {"icc_profile", "srgb"} & set(info):  # of a PNG: its codes are light to the power of gamma
-        exponent = 1 / (2.2 * min(max(info.get("gamma") or 1 / 2.2, 0.1), 10))
+    gamma = min(max(info.get("gamma") or 1 / 2.2, 0.1), 10)  # of a PNG: its codes are light to this power
+    exponent = 1.0 if {"icc_profile", "srgb"} & set(info) else 1 / 2.2 / gamma
     if image.mode.startswith(("I", "F")):  # gray of more than 8 bits: white is 1, 255, 65535, or a larger maximum
         values = np.asarray(image, np.float32)
         if not np.isfinite(values).all():
@@ -155,9 +154,8 @@ def to_photo(image: Image.Image, planes: Image.Image | None = None) -> Photo:
 
 
 def lightness(pixels: np.ndarray, exponent: float = 1.0) -> np.ndarray:
-    """Returns L* (H, W), float32, of uint8 or uint16 (H, W) or (H, W, 3), to an exponent sRGB (IEC 61966-2-1)."""
-    top, is_gray = np.iinfo(pixels.dtype).max, pixels.ndim == 2
-    codes = (np.arange(top + 1) / top) ** exponent
+    """Returns L* (H, W), float32, of uint8 codes (H, W) or (H, W, 3), in sRGB (IEC 61966-2-1) to an exponent."""
+    codes, is_gray = (np.arange(256) / 255) ** exponent, pixels.ndim == 2
     linear = np.where(codes <= 0.04045, codes / 12.92, ((codes + 0.055) / 1.055) ** 2.4).astype(np.float32)
     y = linear if is_gray else cv2.transform(linear[pixels], np.array([[0.2126729, 0.7151522, 0.0721750]], np.float32))
     plane = np.where(y > (6 / 29) ** 3, 116 * np.cbrt(y) - 16, (29 / 3) ** 3 * y).astype(np.float32)
