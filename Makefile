@@ -40,11 +40,11 @@ rehearse: .venv/installed  ## run the l4 study in minutes on a CPU, with small s
 
 lab: .venv/installed  ## open JupyterLab: a panel for your own photo, and the notebooks
 	@$(NOT_ROOT)
-	@JUPYTER_CONFIG_PATH="$(CURDIR)/lib/photo" $(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/your_photo.ipynb $(ARGS)
+	@JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter" $(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/your_photo.ipynb $(ARGS)
 
 judge: .venv/installed  ## open JupyterLab to judge the pictures: which of two looks more natural?
 	@$(NOT_ROOT)
-	@JUPYTER_CONFIG_PATH="$(CURDIR)/lib/photo" $(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/judge.ipynb $(ARGS)
+	@JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter" $(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/judge.ipynb $(ARGS)
 
 confirmatory: .venv/installed  ## the study of unseen photos: PHOTOS=FOLDER; without, its tables and charts again
 	@mkdir -p "$(OUT)" && $(PY) -m papermill --cwd . notebooks/confirmatory.ipynb "$(OUT)/confirmatory.ipynb" \

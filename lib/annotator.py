@@ -5,7 +5,7 @@ Lite0 (Tan & Le 2019), trained on ImageNet; notebook A2 in the appendix trains t
 """
 
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -26,7 +26,6 @@ FEATURES = {3: 24, 5: 40, 11: 112, 16: 320}  # blocks whose outputs are features
 ENLARGE = 2  # the encoder sees the photo at this many times its size: 256 px for 128
 AB_SCALE = 50.0  # of the first two maps, which estimate a* and b*
 WORD_MAPS = 3  # of the prompt: a*, b*, and how surely a colour is asked for
-CACHED = 128  # photos whose conditioning images are kept
 
 
 class Conv(nn.Conv2d):
@@ -108,13 +107,11 @@ class ColorHint(ModelMixin, ConfigMixin):
 
     def forward(self, features: list[torch.Tensor], gray: torch.Tensor) -> torch.Tensor:
         """Returns maps (B, channels, H / 4, W / 4) from `Encoder.features` and the gray photos (B, 1, H, W)."""
-        x = F.relu(self.mix[0](F.relu(self.lateral[0](features[0] / 5))))
-        for level in (1, 2):
-            x = F.interpolate(x, scale_factor=2, mode="bilinear")
-            x = torch.cat([x, F.relu(self.lateral[level](features[level] / 5))], dim=1)
-            if level == 2:
-                x = torch.cat([x, F.avg_pool2d(gray, 4)], dim=1)
-            x = F.relu(self.mix[level](x))
+        coarse, middle, fine = (F.relu(self.lateral[level](features[level] / 5)) for level in range(3))
+        enlarge = partial(F.interpolate, scale_factor=2, mode="bilinear")
+        x = F.relu(self.mix[0](coarse))
+        x = F.relu(self.mix[1](torch.cat([enlarge(x), middle], dim=1)))
+        x = F.relu(self.mix[2](torch.cat([enlarge(x), fine, F.avg_pool2d(gray, 4)], dim=1)))
         return self.last[1](x + F.relu(self.last[0](x)))
 
     def object_logits(self, maps: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -149,7 +146,7 @@ class Annotator:
     def __init__(self, encoder: Encoder | None = None, hint: ColorHint | None = None, encode: Callable | None = None):
         self.encoder, self.hint, self.encode = encoder, hint, encode
         self.channels = hint.conditioning_channels if hint else 3
-        self._maps_of = lru_cache(CACHED)(self._annotate)  # the same photo is colorized under many prompts
+        self._maps_of = lru_cache(128)(self._annotate)  # the same photo is colorized under many prompts
 
     @cached_property
     def key(self) -> str:

@@ -69,6 +69,17 @@ def is_current(folder: Path, key: dict) -> bool:
     return path.exists() and path.read_text() == json.dumps(key, indent=1)
 
 
+def require_current(folder: Path, key: dict, notebook: str) -> None:
+    """Raises ValueError, which names the notebook to run, unless the folder was made from all that the key says."""
+    if not (folder / "key.json").exists():
+        raise ValueError(f"no {folder}: run notebook {notebook} first")
+    saved = json.loads((folder / "key.json").read_text())
+    for name, ours in json.loads(json.dumps(key)).items():
+        if saved.get(name) != ours:
+            problem = f"{folder} was made with {name} {saved.get(name)!r}, not {ours!r}"
+            raise ValueError(f"{problem}: run notebook {notebook} again")
+
+
 def mark_current(folder: Path, key: dict) -> None:
     """Writes `key.json` to a folder whose files are complete."""
     write_text(json.dumps(key, indent=1), folder / "key.json")

@@ -5,7 +5,6 @@
 """
 
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from lib.cache import explained, open_picture
-from lib.config import resolve
 from lib.dataset import open_photo, read_manifest, read_table
 
 COLUMNS = ("file", "set", "split", "captions", "labels")
@@ -25,21 +23,17 @@ TEXTS = TypeAdapter(list[str])
 
 @dataclass
 class CaptionedPhoto:
-    """A photo to train on.
-
-    `masks`: (name, file) of every object that has a mask. `object`, `background`: their names in a shipped photo.
-    `stretched`: its true aspect ratio is unknown.
-    """
+    """A photo to train on."""
 
     path: Path
     set: str
     split: str
     captions: list[str]
     labels: list[str]
-    masks: list[tuple[str, Path]]
-    object: str = ""
+    masks: list[tuple[str, Path]]  # (name, file) of every object that has one
+    object: str = ""  # its name in a shipped photo
     background: str = ""
-    stretched: bool = False
+    stretched: bool = False  # the true aspect ratio is unknown
 
     @property
     def sentences(self) -> list[str]:
@@ -59,15 +53,11 @@ class CaptionedPhoto:
         return masks
 
 
-def read_captioned_photos(folder: str = "", limit: int = 0, gigabytes: float = 0) -> tuple[list[CaptionedPhoto], ...]:
+def read_captioned_photos(folder: str = "", limit: int = 0) -> tuple[list[CaptionedPhoto], ...]:
     """Returns the training and the validation photos: the shipped ones, and those of a folder with `photos.csv`.
 
-    `limit`: so many of each at most, 0: all. Raises ValueError if less disk space is free than `gigabytes`, or the
-    folder's tables or photos are damaged.
+    `limit`: so many of each at most, 0: all. Raises ValueError if the folder's tables or photos are damaged.
     """
-    free = shutil.disk_usage(resolve(".")).free / 1e9
-    if free < gigabytes:
-        raise ValueError(f"{gigabytes:.0f} GB are needed on the disk of build/, {free:.0f} are free: make room")
     photos = read_shipped() + (read_folder(Path(folder)) if folder else [])
     return tuple([photo for photo in photos if photo.split == split][: limit or None] for split in SPLITS)
 

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from lib.cache import explained, hash_of, is_current, mark_current, new_file, new_folder, progress
+from lib.cache import explained, hash_of, mark_current, new_file, new_folder, progress, require_current
 from lib.captions import article_of
 from lib.color import luminance, restore_lightness, to_float, to_pil
-from lib.config import Config, check_config
+from lib.config import Config
 from lib.dataset import load_dataset_dict, pick_across_categories
 from lib.metrics import SAME_HUE, hue_and_chroma, name_color
 from lib.models import hash_of_weights, load_pipeline, process_state
@@ -89,7 +89,7 @@ def colorize_test_photos(config: Config, own_conditions: dict | None = None) -> 
     if config.captioner:
         from lib.l4.captioner import read_auto_captions  # which `pocket` doesn't need
 
-        prompts |= read_auto_captions(config, rows["image_id"])
+        prompts |= read_auto_captions(config)
     for name, write in (own_conditions or {}).items():
         prompts[name] = [write(row) for row in rows]
         if not all(isinstance(text, str) for text in prompts[name]):
@@ -114,16 +114,15 @@ def colorize_rows(pipeline, rows, plans: dict[str, pd.DataFrame], config: Config
     hashes = {image_id: hash_of([gray.convert("RGB").tobytes()]) for image_id, gray in grays.items()}
     for name, plan in plans.items():
         jobs = zip(plan["image_id"], plan["prompt"], map(seed_of, plan["image_id"], plan["seed"]), strict=True)
-        keys = [(image_id, hash_of([*guidance, hashes[image_id], *job])) for image_id, *job in jobs]
-        stems = [f"{folder}/{image_id}.{key}" for image_id, key in keys]
-        before, after = ([f"{stem}.{kind}.png" for stem in stems] for kind in ("before", "after"))
-        tables[name] = plan.assign(before=before, after=after)
+        keys = pd.Series([hash_of([*guidance, hashes[image_id], *job]) for image_id, *job in jobs], plan.index, str)
+        stems = f"{folder}/" + plan["image_id"] + "." + keys
+        tables[name] = plan.assign(before=stems + ".before.png", after=stems + ".after.png")
     pictures = pd.concat(tables.values()).drop_duplicates("after")
     existing = {path.relative_to(run_dir).as_posix() for path in run_dir.glob("pictures/*/*")}
     state.wait_for_everyone()  # nobody writes before everybody has looked
-    missing = pictures[~(pictures["before"].isin(existing) & pictures["after"].isin(existing))]
+    missing = [picture for picture in pictures.itertuples() if not existing >= {picture.before, picture.after}]
+    share = missing[state.process_index :: state.num_processes]
     full = math.ceil(len(pictures) / state.num_processes)  # a restart has fewer, but samples as many at once
-    share = list(missing[state.process_index :: state.num_processes].itertuples())
     jobs = [(picture.image_id, picture.prompt, seed_of(picture.image_id, picture.seed)) for picture in share]
     bar = progress(total=len(jobs), desc="colorizing", unit="picture")
     with bar, ThreadPoolExecutor(max(config.workers, 1)) as threads:  # numpy and PNG release Python's lock
@@ -156,14 +155,8 @@ def write_pictures(gray, output, targets):
 
 def read_images(config: Config, name: str = "images") -> pd.DataFrame:
     """Returns a listing of `colorize_rows`; raises ValueError if there is none, or of other settings or weights."""
-    folder, notebook = config.run_dir / "images", "04_colorize_photos"
-    if not (folder / "key.json").exists():
-        raise ValueError(f"no colorized photos in {folder}: run notebook {notebook} first")
-    check_config(config, folder / "key.json", PICTURE_FIELDS, notebook)
-    if not is_current(folder, _key(config)):
-        source = config.controlnet_source
-        raise ValueError(f"{folder} was made with another ControlNet than {source}: run notebook {notebook} again")
-    return pd.read_csv(folder / f"{name}.csv", keep_default_na=False, dtype={"image_id": str})
+    require_current(config.run_dir / "images", _key(config), "04_colorize_photos")
+    return pd.read_csv(config.run_dir / f"images/{name}.csv", keep_default_na=False, dtype={"image_id": str})
 
 
 def _key(config):

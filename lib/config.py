@@ -279,15 +279,6 @@ def describe_run(config: Config) -> dict[str, Any]:
     return {name: ", ".join(saved[name]) if isinstance(saved[name], list) else saved[name] for name in RUN_FIELDS}
 
 
-def check_config(config: Config, path: Path, names: Iterable[str], notebook: str) -> None:
-    """Raises a ValueError, which names the notebook to run again, if a JSON file has other values of these fields."""
-    saved, ours = json.loads(path.read_text()), config.model_dump(mode="json")
-    for name in names:
-        if saved.get(name) != ours[name]:
-            remedy = f"run notebook {notebook} again, or set {name} to {saved.get(name)!r} here, too"
-            raise ValueError(f"{path.parent} was made with {name} {saved.get(name)!r}, not {ours[name]!r}: {remedy}")
-
-
 def add_field_option(parser: argparse.ArgumentParser, text: str) -> None:
     """Adds `-p FIELD VALUE`, which may be repeated; `dict(options.overrides)` is {field: text}."""
     option = {"dest": "overrides", "metavar": ("FIELD", "VALUE"), "nargs": 2, "action": "append", "default": []}

@@ -11,9 +11,9 @@ from datasets.exceptions import DatasetGenerationError
 from PIL import Image as PILImage
 from PIL import ImageOps
 
-from lib.cache import cached, explained, hash_of, is_plain_name, open_picture
+from lib.cache import cached, explained, hash_of, is_plain_name, open_picture, require_current
 from lib.color import make_conditioning_image
-from lib.config import Config, check_config, require_known, resolve
+from lib.config import Config, require_known, resolve
 from lib.prompts import CAPTIONS, WRITERS, draw_training_prompt
 
 VERSION = 2  # of the files of a data set
@@ -30,9 +30,7 @@ DATASET_FIELDS = ("source", "photos", "resolution", "image_format", "dataset_see
 
 def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """Returns a CSV file as text; raises ValueError if it can't be read or lacks one of these columns."""
-    if not path.is_file():
-        raise ValueError(f"no table {path}: name a folder that has it; data_cards/ says what it holds")
-    with explained(f"{path} can't be read as CSV", "correct it", (ValueError, OSError)):
+    with explained(f"{path} can't be read as CSV", "data_cards/ says what it holds", (ValueError, OSError)):
         table = pd.read_csv(path, keep_default_na=False, dtype=str)
     if missing := [column for column in columns if column not in table]:
         raise ValueError(f"{path}: column {missing[0]!r} is missing: needed are {', '.join(columns)}")
@@ -138,9 +136,8 @@ def _make_rows(records, config, folder):
 def training_rows(triples: DatasetDict, categories: Sequence[str] | None) -> Dataset:
     """Returns the training photos of some categories, or all if none is named; raises ValueError if one is unknown."""
     rows = triples["train"]
-    known = list(rows["category"])
-    require_known("category", categories or (), sorted(set(known)))
-    return rows.select([n for n, category in enumerate(known) if category in categories]) if categories else rows
+    require_known("category", categories or (), sorted(set(rows["category"])))
+    return rows.select([n for n, own in enumerate(rows["category"]) if own in categories]) if categories else rows
 
 
 def draw_prompts(rows: Dataset, config: Config) -> list[str]:
@@ -151,9 +148,7 @@ def draw_prompts(rows: Dataset, config: Config) -> list[str]:
 
 def load_dataset_dict(config: Config) -> DatasetDict:
     """Returns the data set of notebook 01, with the test photos of `test_source`; ValueError if it isn't current."""
-    if not (config.dataset_dir / "key.json").exists():
-        raise ValueError(f"no data set in {config.dataset_dir}: run notebook 01_build_dataset first")
-    check_config(config, config.dataset_dir / "key.json", DATASET_FIELDS, "01_build_dataset")
+    require_current(config.dataset_dir, {"version": VERSION, **config.values(*DATASET_FIELDS)}, "01_build_dataset")
     triples = load_from_disk(str(config.dataset_dir))
     if config.test_source:
         triples["test"] = load_dataset_dict(config.for_test_photos)["test"]

@@ -7,7 +7,6 @@ CLIPSeg.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -36,6 +35,9 @@ class Region:
 
     place: str | tuple | np.ndarray
     color: str
+
+    def __str__(self):
+        return f"{self.color!r} in {'its mask' if isinstance(self.place, np.ndarray) else self.place}"
 
     @property
     def phrase(self) -> str:
@@ -157,7 +159,15 @@ def load_segmenter(source: str, revision: str | None = None) -> Callable:
         if config.is_file() and PhraseSegmenter.__name__ in config.read_text():
             network = PhraseSegmenter.from_pretrained(folder).float().eval().to(pick_device())
             read = TextReader(network.config.text_encoder, network.config.max_tokens)
-            predict, threshold = partial(_predict, network, read), network.config.threshold
+            threshold = network.config.threshold
+
+            def predict(gray, phrases):
+                scale = network.config.short_side / min(gray.size)  # to the size that the network was trained for
+                size = [max(32, round(side * scale / 32) * 32) for side in gray.size]  # as the encoder halves it
+                pixels = np.asarray(gray.resize(size, Image.BOX if scale < 1 else Image.BILINEAR), np.float32) / 255
+                photo = torch.from_numpy(pixels)[None, None]
+                return network(photo.to(network.device), read(phrases)[None].to(network.device))[0]
+
         else:
             from lib.l4.clipseg import load_clipseg  # slow to import
 
@@ -172,12 +182,3 @@ def load_segmenter(source: str, revision: str | None = None) -> Callable:
 
     segment.threshold = threshold
     return segment
-
-
-def _predict(network, read, gray, phrases):
-    """Logits (phrases, h, w) of a gray PIL picture, at the size that the network was trained for."""
-    scale = network.config.short_side / min(gray.size)
-    size = [max(32, round(side * scale / 32) * 32) for side in gray.size]  # as often as the encoder halves it
-    pixels = np.asarray(gray.resize(size, Image.BOX if scale < 1 else Image.BILINEAR), np.float32) / 255
-    photo = torch.from_numpy(pixels)[None, None]
-    return network(photo.to(network.device), read(phrases)[None].to(network.device))[0]

@@ -36,7 +36,7 @@ def lab(folder, name, parameters):
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--IdentityProvider.token=",
                "--allow-root", opening]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(folder / ".jupyter")}
-    environment["JUPYTER_CONFIG_PATH"] = str(ROOT / "lib/photo")  # as `make lab` does
+    environment["JUPYTER_CONFIG_PATH"] = str(ROOT / ".jupyter")  # as `make lab` does
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
     try:

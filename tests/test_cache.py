@@ -85,3 +85,12 @@ def test_a_bar_shows_what_is_left_to_do(capsys):
     assert "photos: 100%" in capsys.readouterr().err
     cache.progress(range(6, 6), total=6, initial=6).close()
     assert capsys.readouterr().err == ""
+
+
+def test_a_folder_made_from_something_else_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="^no .*: run notebook 01 first"):
+        cache.require_current(tmp_path, {"n_seeds": 3}, "01")
+    cache.mark_current(tmp_path, {"n_seeds": 3, "conditions": ("vague", "detailed")})
+    cache.require_current(tmp_path, {"conditions": ("vague", "detailed")}, "01")
+    with pytest.raises(ValueError, match="made with n_seeds 3, not 9: run notebook 01 again"):
+        cache.require_current(tmp_path, {"n_seeds": 9}, "01")

@@ -62,7 +62,7 @@ def test_bad_rows_are_refused_in_one_line_that_names_them(tmp_path, changed, mes
 
 
 def test_a_folder_needs_a_table_with_all_columns_and_photos_that_can_be_read(tmp_path):
-    with pytest.raises(ValueError, match=r"no table .*photos\.csv"):
+    with pytest.raises(ValueError, match=r"photos\.csv can't be read as CSV .*No such file"):
         read_captioned_photos(str(tmp_path))
     with pytest.raises(ValueError, match="column 'captions' is missing"):
         read_captioned_photos(write_folder(tmp_path, [{"file": "a.jpg", "set": "own", "split": "train"}]))

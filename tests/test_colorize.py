@@ -131,7 +131,7 @@ def test_pictures_of_other_settings_or_weights_are_refused(pipeline, triples, ow
         colorize.read_image(config.run_dir, table["before"][0])
     weights = config.run_dir / "controlnet/diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    with pytest.raises(ValueError, match="made with another ControlNet than .*: run notebook 04_colorize_photos again"):
+    with pytest.raises(ValueError, match="made with weights .*: run notebook 04_colorize_photos again"):
         colorize.read_images(config)
 
 

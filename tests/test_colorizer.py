@@ -64,6 +64,14 @@ def test_a_picture_in_memory_is_colorized_alike(colorizer, photos):
         colorizer(Image.new("L", (8, 8)))
 
 
+def test_a_paper_border_stays_gray(colorizer):
+    ramp = np.tile(np.linspace(30, 220, 160), (120, 1)) + np.random.default_rng(0).normal(0, 9, (120, 160))
+    values = np.pad(ramp.clip(0, 255).astype(np.uint8), 20, constant_values=238)
+    chroma = np.ptp(np.asarray(colorizer(values, "a red wall", saturation=2), np.int16), axis=-1)
+    assert chroma[:16].max() == chroma[:, -16:].max() == 0
+    assert chroma[30:-30, 30:-30].mean() > 10
+
+
 def test_arrays_bytes_files_and_numbers_of_numpy_are_taken(colorizer, photos):
     expected = np.asarray(colorizer(photos / "photo.png", "a red wall", seed=3))[..., :3]
     values, content = np.asarray(Image.open(photos / "photo.png")), (photos / "photo.png").read_bytes()

@@ -1,10 +1,8 @@
 """The configuration: precedence, types, and errors that name the field and what it takes."""
 
-import json
-
 import pytest
 
-from lib.config import PROFILES, RUNS, check_config, configs_to_run, get_config, save_config
+from lib.config import PROFILES, RUNS, configs_to_run, get_config
 
 
 def test_values_are_converted_to_the_type_of_the_field():
@@ -84,12 +82,3 @@ def test_steps_and_guidance_are_chosen_only_if_they_are_not_set():
     assert (given.num_inference_steps, given.steps_to_try) == (4, (4,))
     assert given.guidance_to_try == chosen.guidance_to_try != (7.5,)
     assert get_config("l4", guidance_scale=2.0).guidance_to_try == (2.0,)
-
-
-def test_a_folder_made_with_other_settings_is_refused(tmp_path):
-    config = get_config("pocket", prompt_conditions="vague,detailed")
-    save_config(config, tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["prompt_conditions"] == ["vague", "detailed"]
-    check_config(config.replace(n_seeds=9), tmp_path / "config.json", ["resolution", "prompt_conditions"], "01")
-    with pytest.raises(ValueError, match="made with n_seeds 3, not 9: run notebook 01 again, or set n_seeds to 3 here"):
-        check_config(config.replace(n_seeds=9), tmp_path / "config.json", ["n_seeds"], "01")

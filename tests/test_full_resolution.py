@@ -6,6 +6,7 @@ import pytest
 from lib.color import fit_gamut, gray_from_luminance, luminance, srgb_to_lab, to_float
 from lib.photo import full_resolution
 from lib.photo.formats import lightness
+from lib.photo.full_resolution import find_border
 
 RNG = np.random.default_rng(0)
 
@@ -59,7 +60,7 @@ def test_color_follows_the_edges_of_the_photo():
     assert np.abs(lab[:, :60, 1:] - [30, 20]).max() < 1.5  # far from the edge: the colours that were given
 
 
-def test_strips_leave_no_seams_and_sixteen_bits_agree():
+def test_strips_leave_no_seams_and_three_equal_channels_are_gray():
     pixels = photo(97, 130)
     plane, ab = network_view(pixels), RNG.normal(0, 15, (48, 64, 2))
     whole = paint(pixels, plane, ab)
@@ -67,10 +68,22 @@ def test_strips_leave_no_seams_and_sixteen_bits_agree():
         patch.setattr(full_resolution, "STRIP", 7)
         parts = paint(pixels, plane, ab)
     assert np.abs(whole.astype(int) - parts).max() <= 1
-    deep = paint(pixels.astype(np.uint16) * 257, plane, ab)
-    assert np.abs(whole.astype(int) - deep).max() <= 1
     colored = paint(np.dstack([pixels] * 3), plane, ab)
     assert np.abs(whole.astype(int) - colored).max() <= 1
+
+
+@pytest.mark.parametrize(("shade", "paper"), [(94, (8, 8)), (3, (8, 0)), (3, (0, 8))])
+def test_paper_and_frames_stay_gray_and_a_white_sky_does_not(shade, paper):
+    """A border around a picture or along two sides; the picture's own sky is as white."""
+    plane, (rows, columns) = np.full((64, 96), shade, np.float32), paper
+    inside = plane[rows : 64 - rows, columns : 96 - columns]
+    inside[:] = np.linspace(30, 70, inside.shape[1]) + RNG.normal(0, 4, inside.shape)
+    border = find_border(plane)
+    assert border[0, 0] == border[-1, -1] == 1
+    assert border[rows + 4 : 60 - rows, columns + 4 : 92 - columns].max() == 0
+    plane[:20], plane[-1] = 94, 50
+    plane[20:] = 50 + RNG.normal(0, 4, plane[20:].shape)
+    assert find_border(plane).max() == 0
 
 
 @pytest.mark.parametrize(("height", "width"), [(128, 128), (3000, 4000), (400, 4000), (50, 2500), (64, 64)])

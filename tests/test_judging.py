@@ -198,7 +198,7 @@ def test_the_verdict_counts_photos_once_and_leaves_out_careless_judges():
 
 def test_the_pictures_of_a_run_are_those_of_seed_0_after_lightness_is_restored(pipeline, triples, own_run, monkeypatch):
     config, rows = own_run, dataset.pick_across_categories(triples["test"], 2)
-    with pytest.raises(ValueError, match="no colorized photos in .*: run notebook 04_colorize_photos first"):
+    with pytest.raises(ValueError, match="no .*images: run notebook 04_colorize_photos first"):
         judging["load_photos"](config)
     prompts = {condition: prompts_under(condition, rows) for condition in ("vague", "detailed", "recolored")}
     plan = colorize.plan_pictures(rows.select_columns(["image_id", "category"]).to_pandas(), prompts, 2)

@@ -85,7 +85,7 @@ def test_the_shipped_picture_is_above_each_cell_that_draws_one_and_not_in_execut
 def test_saving_in_jupyterlab_changes_no_file_that_git_tracks_and_keeps_outputs_apart(path, tmp_path):
     (tmp_path / "notebooks").mkdir()
     saved = Path(shutil.copy(path, tmp_path / "notebooks"))
-    config = PyFileConfigLoader("jupyter_server_config.py", path=str(ROOT / "lib/photo")).load_config()
+    config = PyFileConfigLoader("jupyter_server_config.py", path=str(ROOT / ".jupyter")).load_config()
     config.FileContentsManager.pre_save_hook.__globals__["ROOT"] = tmp_path
     contents = FileContentsManager(root_dir=str(tmp_path), config=config)
     model = contents.get(f"notebooks/{path.name}")

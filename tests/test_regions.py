@@ -9,7 +9,8 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 from lib import ROOT, models, regions
 from lib.color import srgb_to_lab, to_float
 from lib.config import get_config
-from lib.photo import Colorizer, places
+from lib.photo import Colorizer
+from lib.photo.colorizer import mask_of, to_regions
 from tests.conftest import colorize, read_made
 
 MODEL = Colorizer("pocket")
@@ -46,16 +47,19 @@ def ab_of(picture):
 
 
 def test_weights_add_up_and_the_later_mask_wins_and_names_share_by_their_scores():
-    masks = np.random.default_rng(0).uniform(0, 1, (3, 5, 7)).astype(np.float32)
-    masks[1, 2], masks[2, 2], masks[2, 3] = 1, 0, 1
-    for weights in (places.weigh(masks), regions.share_out(masks, 1)):
-        assert np.abs(weights.sum(axis=0) - 1).max() < 1e-6
-        assert weights.min() >= 0
-    weights = places.weigh(masks)
-    assert (weights[2, 2] == 1).all()
-    assert (weights[3, 3] == 1).all()
-    layers = np.arange(4.0)[:, None, None, None] * np.ones((4, 5, 7, 2))
-    assert np.allclose(regions.compose(layers, weights)[2], 2)
+    plane = np.random.default_rng(0).uniform(0, 100, (48, 64)).astype(np.float32)
+    masks = np.repeat([[0.3, 0.8], [1, 1], [0, 1]], 32, axis=1)[:, None].repeat(48, axis=1).astype(np.float32)
+    wanted = [regions.Region("wall", "red"), *(regions.Region(mask, "blue") for mask in masks)]
+    placed, weights, notes = MODEL.place(wanted, plane, plane)
+    assert (placed, notes) == (wanted, ["regions overlap: the later one wins"])
+    expected = np.array([0, 0, 0, 1, 0, 0, 0, 0, 0, 1]).reshape(2, 5)  # of the rest, the wall and the masks
+    for half, columns in zip(expected, (np.s_[:28], np.s_[36:]), strict=True):
+        assert np.allclose(weights[:, :, columns].mean(axis=(1, 2)), half, atol=0.02)
+    layers = np.arange(5.0)[:, None, None, None] * np.ones((5, 48, 64, 2))
+    assert np.allclose(regions.compose(layers, weights)[:, 36:], 4, atol=0.1)
+    for shares in (weights, regions.share_out(masks, 1)):
+        assert np.abs(shares.sum(axis=0) - 1).max() < 1e-6
+        assert shares.min() >= 0
     scores = np.array([[[1, 0.6, 0.15, 0]], [[1, 0.2, 0, 0]]], np.float32)  # of two names
     expected = [[0, 0, 0.5, 1], [0.5, 0.75, 0.5, 0], [0.5, 0.25, 0, 0]]  # of the rest and of both
     assert np.allclose(regions.share_out(scores, 0.3)[:, 0], expected)
@@ -71,7 +75,7 @@ def test_weights_add_up_and_the_later_mask_wins_and_names_share_by_their_scores(
 )
 def test_what_can_not_be_a_region_is_refused(place, color):
     with pytest.raises(ValueError, match="^region .* in .*: it needs a name, a box"):
-        places.to_regions([(place, color)], SIZE[::-1])
+        to_regions([(place, color)], SIZE[::-1])
 
 
 def test_a_box_changes_nothing_outside_itself(photo):
@@ -86,10 +90,10 @@ def test_an_object_in_a_box_is_told_from_what_surrounds_it():
     y, x = np.mgrid[:120, :160]
     disc = (y - 60) ** 2 + (x - 80) ** 2 < 30**2
     plane = np.where(disc, 70.0, 30.0) + np.random.default_rng(0).normal(0, 1, disc.shape)
-    mask = places.find_in_box(plane.astype(np.float32), (0.25, 0.15, 0.75, 0.85))
+    mask = mask_of((0.25, 0.15, 0.75, 0.85), plane.astype(np.float32))
     assert mask[disc].mean() > 0.9
     assert mask[~disc].mean() < 0.05
-    flat = places.find_in_box(np.full((40, 40), 50, np.float32), (0.25, 0.25, 0.75, 0.75))
+    flat = mask_of((0.25, 0.25, 0.75, 0.75), np.full((40, 40), 50, np.float32))
     assert (flat[10:30, 10:30] == 1).all()
     assert flat.sum() == 400
 

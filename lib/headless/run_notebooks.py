@@ -26,19 +26,17 @@ from lib.l4 import hub, set_metrics
 from lib.models import require_precision
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
-PUBLISHED = "reports"  # where reports go that git tracks
+TRACKED = "reports"  # the folder of reports that git has
 FIGURES_BYTES = 1.5e6  # of a published notebook, at most
-# Environment of the kernels: tqdm prints a line a minute of what takes longer than a minute.
 KERNEL = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "TQDM_DELAY": "60", "TQDM_MININTERVAL": "60", "TQDM_MINITERS": "1"}
-KERNEL["TQDM_BAR_FORMAT"] = "{desc}: {n_fmt} of {total_fmt}, {rate_fmt}{postfix}, {remaining} left"
+KERNEL["TQDM_BAR_FORMAT"] = "{desc}: {n_fmt} of {total_fmt}, {rate_fmt}{postfix}, {remaining} left"  # a line a minute
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line: profile, pairs of parameter and text, and which notebooks to run."""
     parser = argparse.ArgumentParser(prog="python -m lib.headless.run_notebooks", description=__doc__)
     parser.add_argument("--profile", default="pocket", help="a profile's name (default: pocket)")
-    numbers = [path.stem[:2] for path in NOTEBOOKS]
-    parser.add_argument("--only", nargs="+", choices=numbers, default=[], help="notebooks to run, e.g. --only 05 06")
+    parser.add_argument("--only", nargs="+", choices=[path.stem[:2] for path in NOTEBOOKS], help="notebooks: 05 06")
     add_field_option(parser, "a notebook's parameter or any field of the configuration, e.g. -p n_images 12")
     return parser.parse_args(arguments)
 
@@ -60,14 +58,13 @@ def split_parameters(profile: str, given: dict[str, str], notebooks: list[Path])
 def run_notebook(path: Path, output: Path, parameters: dict) -> None:
     """Executes one notebook; the executed copy stays at `output`. Raises a RuntimeError of one line if a cell fails."""
     progress = SimpleNamespace(write=lambda text: text.strip() and print(text.strip()), flush=sys.stdout.flush)
-    options = {"cwd": str(path.parent), "kernel_name": "python3", "progress_bar": False, "stderr_file": progress}
-    options["extra_arguments"] = ["--IPKernelApp.log_level=50"]  # no word of its sockets and of what interrupts it
+    quiet = {"progress_bar": False, "extra_arguments": ["--IPKernelApp.log_level=50"]}  # no word of its sockets
     parameters = {name: parameters[name] for name in papermill.inspect_notebook(str(path)) if name in parameters}
     os.environ.pop("MPLBACKEND", None)  # with another backend than its own, a kernel shows no charts
     os.environ.update(KERNEL)
     print(f"{path.stem} started {time.strftime('%H:%M:%S')}", flush=True)
     try:
-        papermill.execute_notebook(str(path), str(output), parameters, **options)
+        papermill.execute_notebook(path, output, parameters, cwd=str(path.parent), stderr_file=progress, **quiet)
     except PapermillExecutionError as error:
         raise RuntimeError(f"{path.stem} [{error.exec_count}]: {error.ename}: {error.evalue} (see {output})") from None
 
@@ -75,8 +72,7 @@ def run_notebook(path: Path, output: Path, parameters: dict) -> None:
 def publish_notebook(source: Path, target: Path) -> None:
     """Copies an executed notebook, small: without progress, this machine's paths, and pictures of other reports."""
     notebook = nbformat.read(source, 4)
-    for key in ("papermill", "widgets"):
-        notebook.metadata.pop(key, None)
+    notebook.metadata = {key: value for key, value in notebook.metadata.items() if key not in ("papermill", "widgets")}
     notebook.cells = [cell for cell in notebook.cells if not cell.source.startswith("![")]
     for cell in (code := [cell for cell in notebook.cells if cell.cell_type == "code"]):
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
@@ -113,7 +109,7 @@ def run_notebooks(config: Config, notebooks: list[Path], parameters: dict, overr
             publish_notebook(folder / path.name, draft / "notebooks" / path.name)
     copy_newer(draft, home)
     shutil.rmtree(unfinished)
-    if config.reports == PUBLISHED:  # notebooks in JupyterLab read elsewhere, and can go on from there
+    if config.reports == TRACKED:  # notebooks in JupyterLab read elsewhere, and can go on from there
         copy_newer(home, get_config(config.profile).reports_home)
 
 
@@ -122,8 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the notebooks for each run; of several, finished ones are skipped, and one that fails stops no other."""
     options, failed = parse_arguments(arguments), []
     notebooks = [path for path in NOTEBOOKS if not options.only or path.stem[:2] in options.only]
-    given = {"reports": PUBLISHED, **dict(options.overrides)}
-    parameters, overrides = split_parameters(options.profile, given, notebooks)
+    parameters, overrides = split_parameters(options.profile, {"reports": TRACKED} | dict(options.overrides), notebooks)
     configs = configs_to_run(options.profile, **overrides)
     for config in configs:
         require_precision(config.mixed_precision)
@@ -135,13 +130,11 @@ def main(arguments: list[str] | None = None) -> None:
         for config in configs:
             folder, settings = config.run_dir / "notebooks", config.model_dump(mode="json", exclude={"runs"})
             key = {"config": settings, "notebooks": cache.hash_of(NOTEBOOKS), "parameters": parameters}
-            finished = cache.is_current(folder, key)
-            if finished and len(configs) > 1 and not options.only:
+            if not cache.is_current(folder, key):
+                (folder / "key.json").unlink(missing_ok=True)
+            elif len(configs) > 1 and not options.only:
                 print(f"run {config.run}: finished with these settings; again: -p run {config.run}", flush=True)
                 continue
-            if not finished:
-                (folder / "key.json").unlink(missing_ok=True)
-            print(f"run {config.run}", flush=True)
             try:
                 run_notebooks(config, notebooks, parameters, overrides)
             except (RuntimeError, ValueError, OSError) as error:
@@ -149,7 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
                 continue
             if notebooks == NOTEBOOKS:
                 cache.mark_current(folder, key)
-            print(f"charts and tables: {config.reports_dir}; notebooks: {folder}", flush=True)
+            print(f"run {config.run}: charts and tables: {config.reports_dir}; notebooks: {folder}", flush=True)
     if failed:
         raise RuntimeError("; ".join(failed))
 

@@ -1,18 +1,18 @@
 """Captions of the test photos by BLIP: one from the gray photo, one from the colour photo."""
 
 import re
-from collections.abc import Sequence
 
 import pandas as pd
 import torch
 from transformers import AutoProcessor, BlipForConditionalGeneration
 
-from lib.cache import progress, write_table
+from lib.cache import cached, progress, require_current, write_table
 from lib.captions import LISTS
 from lib.config import Config
 from lib.dataset import load_dataset_dict, pick_across_categories
 from lib.models import pick_device
 
+FIELDS = ("captioner", "captioner_revision", "n_images")  # of the configuration, that the captions depend on
 CAPTIONED = {"gray_caption": "conditioning_image", "auto_caption": "image"}  # prompt conditions and what is described
 GRAY_PICTURE = rf"(?:black (?:and|&) white|grayscale|greyscale|monochrome) (?:{LISTS['picture']})"
 GRAY_STYLE = re.compile(  # "a man in black and white" names the style, "dressed in black and white" doesn't
@@ -36,32 +36,23 @@ def write_captions(config: Config) -> pd.DataFrame | None:
     """
     if not config.captioner:
         return None
-    path = config.for_test_photos.dataset_dir / "auto_captions.csv"
     rows = pick_across_categories(load_dataset_dict(config)["test"], config.n_images)
-    try:
-        read_auto_captions(config, rows["image_id"])
-    except ValueError:
-        table = {"image_id": rows["image_id"], **config.values("captioner", "captioner_revision")}
-        model, processor = load_captioner(config)
+
+    def write(folder):
+        table, (model, processor) = {"image_id": rows["image_id"]}, load_captioner(config)
         for name, column in CAPTIONED.items():
             table[f"{name}_raw"] = caption(rows[column], model, processor)
             table[name] = [without_gray_style(text) for text in table[f"{name}_raw"]]
-        write_table(pd.DataFrame(table), path)
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+        write_table(pd.DataFrame(table), folder / "captions.csv")
+
+    folder = cached(config.for_test_photos.dataset_dir / "auto_captions", config.values(*FIELDS), write)
+    return pd.read_csv(folder / "captions.csv", dtype=str, keep_default_na=False)
 
 
-def read_auto_captions(config: Config, image_ids: Sequence[str]) -> dict[str, list[str]]:
-    """Returns {condition: captions of test photos} as `write_captions` wrote them; ValueError if one is missing."""
-    path = config.for_test_photos.dataset_dir / "auto_captions.csv"
-    writer = [config.captioner, config.captioner_revision or ""]
-    try:
-        table = pd.read_csv(path, keep_default_na=False, dtype=str)
-        own = table[(table[["captioner", "captioner_revision"]] == writer).all(axis=1)]
-        own = own.set_index("image_id").loc[list(image_ids)]
-    except (OSError, KeyError):
-        remedy = "run notebook 01_build_dataset again"
-        raise ValueError(f"{path} lacks captions by {' at '.join(writer)}: {remedy}") from None
-    return {condition: list(own[condition]) for condition in CAPTIONED}
+def read_auto_captions(config: Config) -> dict[str, list[str]]:
+    """Returns {condition: captions of the test photos} as `write_captions` wrote them; ValueError if it didn't."""
+    require_current(config.for_test_photos.dataset_dir / "auto_captions", config.values(*FIELDS), "01_build_dataset")
+    return write_captions(config)[list(CAPTIONED)].to_dict("list")
 
 
 def without_gray_style(text: str) -> str:

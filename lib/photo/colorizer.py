@@ -14,13 +14,12 @@ from lib.captions import COLOR_PATTERN, KNOWN, WORDS
 from lib.color import gray_from_luminance, srgb_to_lab, to_pil
 from lib.config import Config, get_config
 from lib.models import load_pipeline
-from lib.photo import BIND
 from lib.photo.formats import ColorPicture, Photo, open_photo
-from lib.photo.full_resolution import guided_functions, network_size, paint, reduce_lightness, refine
-from lib.photo.places import FIND_PX, WORKING_PX, describe, mask_of, reduced_size, to_regions, weigh
+from lib.photo.full_resolution import find_border, guided_functions, network_size, paint, reduce_lightness, refine
 from lib.prompts import VAGUE_PROMPT
 from lib.sampling import sample
 
+FIND_PX, WORKING_PX = 256, 512  # longer side of the photo in which objects are found, and of the masks that are kept
 OTHER_LANGUAGES = re.compile("|".join(WORDS["other_languages"].values()))
 SAMPLING = ("num_inference_steps", "guidance_scale", "controlnet_conditioning_scale")
 
@@ -51,7 +50,7 @@ class Colorizer:
             config = config.replace(controlnet=str(source), torch_compile=False)
         self.config, self.pipeline = config, load_pipeline(config)
 
-    def __call__(self, photo, prompt=VAGUE_PROMPT, seed=0, saturation=1.0, colors=(), bind=BIND, **sampling):
+    def __call__(self, photo, prompt=VAGUE_PROMPT, seed=0, saturation=1.0, colors=(), bind=False, **sampling):
         """Returns the photo in colour, a `ColorPicture`: a PIL image at the photo's own size.
 
         Args:
@@ -72,52 +71,47 @@ class Colorizer:
             raise ValueError(f"seed {seed} should be at least 0, saturation {saturation} from 0 to 5")
         config = self.config.replace(**sampling)
         photo = photo if isinstance(photo, Photo) else open_photo(photo)
-        shape = photo.plane.shape
-        colors = to_regions(colors, shape)
+        colors = to_regions(colors, photo.plane.shape)
         names = {region.place for region in colors if isinstance(region.place, str)}
         bound = [region for region in regions.regions_of(prompt) if region.place not in names] if bind else []
         multiple = self.pipeline.vae_scale_factor * 2 ** (len(self.pipeline.unet.config.block_out_channels) - 1)
-        plane = reduce_lightness(photo.plane, network_size(*shape, config.resolution, multiple))
-        fine = reduce_lightness(photo.plane, reduced_size(shape, WORKING_PX))
-        placed, weights, notes = self.place([*bound, *colors], fine, photo.plane)
+        plane = reduce_lightness(photo.plane, network_size(*photo.plane.shape, config.resolution, multiple))
+        fine = reduce_lightness(photo.plane, WORKING_PX)
+        placed, weights, notes = self.place([*bound, *colors], photo.plane, fine)
         gray = to_pil(gray_from_luminance(plane))
         # the prompt's picture alone, so that it is the same with and without regions
         outputs = sample(self.pipeline, [gray], [prompt], [seed], config)
         phrases, count = [region.phrase for region in placed], len(placed)
         outputs += sample(self.pipeline, [gray] * count, phrases, [seed] * count, config)
-        layers = [float(saturation) * srgb_to_lab(output)[..., 1:] for output in outputs]
+        layers = (float(saturation) * srgb_to_lab(output)[..., 1:] for output in outputs)
         functions = [cv2.resize(guided_functions(plane, ab), fine.shape[::-1]) for ab in layers]
-        pixels = paint(photo.plane, regions.compose(functions, weights))
+        pixels = paint(photo.plane, regions.compose(functions, weights) * (1 - find_border(fine))[..., None])
         made = {"photo": photo.path.name} if photo.path else {}
-        made |= {"prompt": prompt, "colors": ", ".join(map(describe, colors))}
+        made |= {"prompt": prompt, "colors": ", ".join(map(str, colors))}
         made["bind"] = ", ".join(f"{region.color} {region.place}" for region in bound if region in placed)
-        made |= {"seed": seed, "saturation": saturation, **config.values(*SAMPLING), "profile": config.profile}
-        for name, source in (("base", config.base_model), ("controlnet", config.controlnet_source)):
-            made[name] = str(source).removeprefix(f"{ROOT.resolve()}/")  # nothing of the machine
+        made |= {"seed": seed, "saturation": saturation, **config.values(*SAMPLING, "profile", "base_model")}
+        made["controlnet"] = str(config.controlnet_source).removeprefix(f"{ROOT}/")  # nothing of the machine
         return ColorPicture(pixels, photo, made, notes)
 
-    def place(self, wanted: list, fine: np.ndarray, plane: np.ndarray) -> tuple[list, np.ndarray, list]:
+    def place(self, wanted: list[regions.Region], plane: np.ndarray, fine: np.ndarray) -> tuple[list, np.ndarray, list]:
         """Returns the regions that are found, the weights (1 + regions, h, w) of the rest and of them, and notes.
 
-        `fine`: the photo's L* (h, w) at the size of the weights; `plane`: at its own size. Names share places by how
-        sure the segmenter is; boxes and masks go over them, the later over the earlier.
+        `plane`: the photo's L* (H, W); `fine`: the same at the size of the weights. Names share places by how sure the
+        segmenter is; boxes and masks go over them, the later over the earlier.
         """
-        if not wanted:
-            return [], np.ones((1, *fine.shape), np.float32), []
-        coarse = reduce_lightness(plane, reduced_size(plane.shape, FIND_PX))
+        coarse = reduce_lightness(plane, FIND_PX)
         named = [region for region in wanted if isinstance(region.place, str)]
         others = [region for region in wanted if not isinstance(region.place, str)]
         masks = [*regions.find_masks(named, coarse, lambda: self.segmenter)]
-        masks = refine(masks + [mask_of(region.place, coarse) for region in others], coarse, fine)
+        masks = refine([*masks, *(mask_of(region.place, coarse) for region in others)], coarse, fine)
+        weights = regions.share_out(masks[: len(named)], self.segmenter.threshold if named else 1)
+        for mask in masks[len(named) :]:
+            weights = np.concatenate([weights * (1 - mask), mask[None]])
         found, wanted = masks.any(axis=(1, 2)), [*named, *others]
-        notes = [f"not found in the photo: {describe(wanted[index])}" for index in np.flatnonzero(~found)]
-        placed, masks = [wanted[index] for index in np.flatnonzero(found)], masks[found]
-        n_names = sum(isinstance(region.place, str) for region in placed)
-        if ((masks[n_names:] > 0.5).sum(axis=0) > 1).any():  # a pixel belongs to two
+        notes = [f"not found in the photo: {wanted[index]}" for index in np.flatnonzero(~found)]
+        if (masks[len(named) :] > 0.5).sum(axis=0).max() > 1:  # a pixel belongs to two
             notes.append("regions overlap: the later one wins")
-        over = weigh(masks[n_names:])
-        shares = regions.share_out(masks[:n_names], self.segmenter.threshold if n_names else 1)
-        return placed, np.concatenate([shares * over[0], over[1:]]), notes
+        return [wanted[index] for index in np.flatnonzero(found)], weights[np.append(True, found)], notes
 
     @cached_property
     def segmenter(self):
@@ -139,3 +133,49 @@ def looks_english(prompt: str) -> bool:
     words = re.findall(r"[^\W\d_]+", prompt.lower())
     other = sum(bool(OTHER_LANGUAGES.fullmatch(word)) or max(word) > "\u024f" for word in words)
     return other <= sum(bool(KNOWN.fullmatch(word) or COLOR_PATTERN.fullmatch(word)) for word in words)
+
+
+def to_regions(colors: dict | list[tuple], shape: tuple[int, int]) -> list[regions.Region]:
+    """Returns the regions of {object: colour}, or of (place, colour) pairs, in a photo of this shape (H, W).
+
+    Raises ValueError if a place is not in the photo or marks nothing, or a colour is no text.
+    """
+    named = []
+    for place, color in colors.items() if isinstance(colors, dict) else colors:
+        if isinstance(place, str):
+            place = place.strip()
+            valid = place != ""
+        elif np.ndim(place) == 1:
+            place = tuple(map(float, place))
+            valid = len(place) == 4 and 0 <= place[0] < place[2] <= 1 and 0 <= place[1] < place[3] <= 1
+        else:
+            place = np.asarray(place) / np.float32(255 if np.asarray(place).dtype == np.uint8 else 1)
+            valid = place.shape == shape and place.min() >= 0 and 0 < place.max() <= 1
+        if not (valid and isinstance(color, str) and color.strip()):
+            rule = "it needs a name, a box (left, top, right, bottom from 0 to 1) or a mask of the photo, and a colour"
+            raise ValueError(f"region {regions.Region(place, color)}: {rule}")
+        named.append(regions.Region(place, color.strip()))
+    return named
+
+
+def mask_of(place: tuple | np.ndarray, plane: np.ndarray) -> np.ndarray:
+    """Returns the mask of a place on L* (h, w), float32 in [0, 1]; of a box, that of the object in it.
+
+    The object is found by GrabCut (Rother et al. 2004) on L*, its local mean and its local roughness. If hardly
+    anything in the box differs from the rest, all of the box counts.
+    """
+    if isinstance(place, np.ndarray):
+        return cv2.resize(place, plane.shape[::-1], interpolation=cv2.INTER_AREA)
+    height, width = plane.shape
+    left, top, right, bottom = np.array(place) * (width, height, width, height)
+    inside = np.s_[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))]
+    gray = (plane * 2.55).astype(np.uint8)
+    rough = cv2.GaussianBlur(np.abs(cv2.Laplacian(gray, cv2.CV_32F)), (0, 0), 3)
+    layers = cv2.merge([gray, cv2.GaussianBlur(gray, (0, 0), 3), cv2.convertScaleAbs(rough, alpha=3)])
+    labels, whole = np.full(plane.shape, cv2.GC_BGD, np.uint8), np.zeros(plane.shape, np.float32)
+    labels[inside], whole[inside] = cv2.GC_PR_FGD, 1
+    if whole.mean() < 0.98:
+        cv2.setRNGSeed(0)
+        cv2.grabCut(layers, labels, None, None, None, 5, cv2.GC_INIT_WITH_MASK)
+    found = (labels == cv2.GC_PR_FGD).astype(np.float32)
+    return cv2.blur(found, (3, 3)) * whole if found[inside].mean() > 0.1 else whole

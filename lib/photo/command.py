@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from lib import photo
 from lib.cache import exit_with_one_line, explained, one_line, printable
-from lib.config import PROFILES, get_config
+from lib.config import PROFILES
 from lib.photo.formats import EXPECT, MAX_MEGAPIXELS, SUFFIXES, check_target, open_photo
 from lib.prompts import VAGUE_PROMPT
 
@@ -34,9 +34,8 @@ Photos may have up to {MAX_MEGAPIXELS} megapixels. Exit status: 0 all done, 1 so
 def split_color(context, parameter, values):
     """Returns [(object, colour)] of the values of --color."""
     pairs = [tuple(part.strip() for part in value.rpartition(":")[::2]) for value in values]
-    for value, pair in zip(values, pairs, strict=True):
-        if not all(pair):
-            raise click.BadParameter(f'{value!r} is not of the form "tram: dark red"')
+    if not all(map(all, pairs)):
+        raise click.BadParameter(f'{", ".join(map(repr, values))} is not of the form "tram: dark red"')
     return pairs
 
 
@@ -44,7 +43,7 @@ def split_color(context, parameter, values):
 @click.argument("photos", nargs=-1, required=True, metavar="PHOTO_OR_FOLDER...")
 @click.option("--prompt", help='What is in the photo, with its colours: "a red bus, blue sky".')
 @click.option("--color", "colors", multiple=True, callback=split_color, metavar='"OBJECT: COLOR"', help=COLOR_HELP)
-@click.option("--bind/--no-bind", default=photo.BIND, help="Keep each colour of the prompt to its object.")
+@click.option("--bind/--no-bind", default=False, help="Keep each colour of the prompt to its object.")
 @click.option("--output", type=click.Path(path_type=Path), help="A folder, or one .png, .jpg or .webp file.")
 @click.option("--format", type=click.Choice(list(ENDINGS)), help="Of the pictures; png (the default) loses nothing.")
 @click.option("--recursive", is_flag=True, help="Take the photos of subfolders, too.")
@@ -59,21 +58,32 @@ def main(**options):
     """Colorize grayscale photos with a sentence, at their own size."""
     sys.stdout.reconfigure(errors="backslashreplace")  # names that its code page doesn't have
     options = SimpleNamespace(**options)
-    fields = dict(options.fields)
-    get_config(options.profile, **fields)  # raises ValueError for a wrong field before the model is loaded
     jobs, errors = plan(options)
     for error in errors:
         say(f"error: {error}")
     if jobs:
-        colorizer = photo.Colorizer(options.profile, options.controlnet, **fields)
+        colorizer = photo.Colorizer(options.profile, options.controlnet, **dict(options.fields))
         for note in colorizer.prompt_notes(options.prompt) if options.prompt else ():
             say(f"note: {note}")
     for path, output in tqdm(jobs.items(), desc="colorizing", unit="photo", disable=len(jobs) < 2):
+        prompt, words, notes = options.prompt, as_on_disk(path.with_suffix(".txt")), []
         try:
-            colorize_photo(path, output, options, colorizer)
+            if prompt is None and words.is_file():
+                with explained(f"its prompt {words} can't be read", "save it as text in UTF-8"):
+                    prompt = " ".join(words.read_text(encoding="utf-8-sig").split())
+                notes = colorizer.prompt_notes(prompt)
+            opened = open_photo(path)
+            check_target(output, opened.plane.shape, opened.alpha is not None)
+            prompt = VAGUE_PROMPT if prompt is None else prompt
+            picture = colorizer(opened, prompt, options.seed, options.saturation, options.colors, options.bind)
+            picture.save(output)
         except Exception as error:  # whatever is wrong with one photo, the rest is done
             errors.append(one_line(error, None).removeprefix(f"{printable(str(path))}: "))
             say(f"error: {path}: {errors[-1]}")
+            continue
+        for note in [*opened.notes, *notes, *picture.notes]:
+            say(f"note: {path}: {note}")
+        say(str(output))
     sys.exit(1 if errors else 0)
 
 
@@ -89,13 +99,15 @@ def say(line: str) -> None:
 
 def plan(options: SimpleNamespace) -> tuple[dict[Path, Path], list[str]]:
     """Returns {photo: picture to make}, and a line for each photo or name that can't be done."""
-    photos, problems, jobs = {}, [], {}
-    for name in options.photos:
-        try:
-            found = find_photos(as_on_disk(Path(name)), options.recursive)
-            photos |= {Path(os.path.realpath(path)): (path, folder) for path, folder in found.items()}
-        except (ValueError, OSError) as error:
-            problems.append(str(error))
+    photos, problems, jobs = {}, [], {}  # {real path: (path, folder of its picture below --output)}
+    for top in (as_on_disk(Path(name)) for name in options.photos):
+        paths, base = [top], top.parent
+        if top.is_dir():
+            known = (path for path in top.glob("**/*" if options.recursive else "*") if not NO_PHOTO.search(path.name))
+            paths, base = sorted(path for path in known if path.suffix.lower() in SUFFIXES and not path.is_dir()), top
+        if not paths:
+            problems.append(f"{top}: holds no photo: known endings are {', '.join(SUFFIXES)}")
+        photos |= {Path(os.path.realpath(path)): (path, path.parent.relative_to(base)) for path in paths}
     ending, endings = ENDINGS[options.format or "png"][0], ENDINGS.get(options.format, sum(ENDINGS.values(), ()))
     suffix = options.output.suffix.lower() if options.output and not options.output.is_dir() else ""
     to_file = suffix in (*SUFFIXES, *endings)
@@ -121,38 +133,10 @@ def plan(options: SimpleNamespace) -> tuple[dict[Path, Path], list[str]]:
     return jobs, problems
 
 
-def find_photos(top: Path, recursive: bool) -> dict[Path, Path]:
-    """Returns {photo: folder of its picture below --output} of a file or folder; ValueError if a folder has none."""
-    if not top.is_dir():
-        return {top: Path()}
-    entries = sorted(top.rglob("*") if recursive else top.iterdir())
-    photos = [path for path in entries if path.suffix.lower() in SUFFIXES and not NO_PHOTO.search(path.name)]
-    if not photos:
-        raise ValueError(f"{top}: holds no photo: known endings are {', '.join(SUFFIXES)}")
-    return {path: path.parent.relative_to(top) for path in photos if not path.is_dir()}
-
-
 def as_on_disk(path: Path) -> Path:
     """Returns a path with its name in composed or decomposed Unicode, whichever exists; else as it is."""
     forms = (path, *(path.with_name(normalize(form, path.name)) for form in ("NFC", "NFD") if path.name))
     return next((form for form in forms if os.path.lexists(form)), path)
-
-
-def colorize_photo(path: Path, output: Path, options: SimpleNamespace, colorizer) -> None:
-    """Colorizes one photo with --prompt or the text file beside it, writes its picture, and prints notes on both."""
-    prompt, words, notes = options.prompt, as_on_disk(path.with_suffix(".txt")), []
-    if prompt is None and words.is_file():
-        with explained(f"{path}: its prompt {words} can't be read", "save it as text in UTF-8"):
-            prompt = " ".join(words.read_text(encoding="utf-8-sig").split())
-        notes = colorizer.prompt_notes(prompt)
-    prompt = VAGUE_PROMPT if prompt is None else prompt
-    opened = open_photo(path)
-    check_target(output, opened.plane.shape, opened.alpha is not None)
-    picture = colorizer(opened, prompt, options.seed, options.saturation, options.colors, options.bind)
-    picture.save(output)
-    for note in [*opened.notes, *notes, *picture.notes]:
-        say(f"note: {path}: {note}")
-    say(str(output))
 
 
 if __name__ == "__main__":

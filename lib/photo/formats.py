@@ -3,9 +3,10 @@
 import html
 import os
 import warnings
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from io import BytesIO
+from numbers import Real
 from pathlib import Path
 
 import cv2
@@ -68,13 +69,13 @@ def open_photo(source) -> Photo:
         file = path.open("rb") if path else nullcontext(BytesIO(source) if isinstance(source, bytes) else source)
         with file as stream, warnings.catch_warnings(action="ignore"):  # of damaged EXIF, and of sizes allowed here
             return replace(read_file(stream), path=path)
-    except ValueError as error:
-        raise ValueError(f"{name}: {one_line(error)}") from None
-    except Image.DecompressionBombError:
-        raise ValueError(f"{name}: larger than {MAX_MEGAPIXELS} megapixels: reduce it first") from None
     except Exception as error:  # readers of damaged files raise anything
-        reason = getattr(error, "strerror", None) or one_line(error, None)
-        raise ValueError(f"{name}: can't be read ({reason}): replace it or allow reading it") from None
+        reason = one_line(error)
+        if isinstance(error, Image.DecompressionBombError):
+            reason = f"larger than {MAX_MEGAPIXELS} megapixels: reduce it first"
+        elif not isinstance(error, ValueError):
+            reason = f"can't be read ({getattr(error, 'strerror', None) or reason}): replace it or allow reading it"
+        raise ValueError(f"{name}: {reason}") from None
 
 
 def read_file(file) -> Photo:
@@ -103,63 +104,58 @@ def read_file(file) -> Photo:
 
 def to_photo(image: Image.Image, planes: Image.Image | None = None) -> Photo:
     """Returns the first frame of a PIL image as a `Photo`; `planes`: the image that has its pixels, if not itself."""
-    size, (short, long) = "{}x{}".format(*image.size), sorted(image.size)
-    if short < MIN_SIDE:
-        raise ValueError(f"{size} is too small: both sides need {MIN_SIDE} px or more")
-    if long > MAX_ASPECT * short:
-        raise ValueError(f"{size} is too narrow: cut it into parts of at most 1:{MAX_ASPECT}")
-    notes, alpha, tags = [], None, dict(getattr(image, "tag_v2", {}))
+    (width, height), notes, alpha = image.size, [], None
+    if min(image.size) < MIN_SIDE or max(image.size) > MAX_ASPECT * min(image.size):
+        needed = f"both sides need {MIN_SIDE} px or more, and one at most {MAX_ASPECT} times the other"
+        raise ValueError(f"{width}x{height} is too small or too narrow: {needed}")
     if (frames := getattr(image, "n_frames", 1)) > 1:
         notes.append(f"has {frames} frames: only the first is used")
     image.load()
-    exif, orientation = read_exif(image, notes)
-    info = dict(image.info)
-    words = [info.get("comment"), b"<dc:" in (info.get("xmp") or b""), 0x0404 in info.get("photoshop", {})]
-    words += [33723 in tags, {"Title", "Author", "Description", "Copyright", "Comment"} & {*getattr(image, "text", {})}]
-    if any(words):
+    info, tags, (exif, orientation) = dict(image.info), dict(getattr(image, "tag_v2", {})), read_exif(image, notes)
+    words = {"Title", "Author", "Description", "Copyright", "Comment", "comment"} & set(info) or 33723 in tags
+    if words or b"<dc:" in (info.get("xmp") or b"") or 0x0404 in info.get("photoshop", {}):
         notes.append("has a title, comment or keywords: they are left out")
+    dpi = [float(value) for value in info.get("dpi") or () if isinstance(value, Real) and 0 < value < 65535]
+    if len(dpi) < len(info.get("dpi") or ()):
+        notes.append("has an impossible resolution: it is left out")
     image = planes or image
     image = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
-    if image.mode.startswith(("I", "F")):  # gray of more than 8 bits
-        pixels = np.asarray(image)
-        if pixels.dtype != np.uint16:  # white is 1, 255, 65535, or the maximum if it is larger
-            if not np.isfinite(pixels).all():
-                raise ValueError("holds values that are no numbers (NaN or infinite): correct it first")
-            white = next((white for white in (1, 255, 65535) if pixels.max() <= white), pixels.max())
-            pixels = (np.clip(pixels.astype(np.float64) / white, 0, 1) * 65535).round().astype(np.uint16)
-        if icc := info.get("icc_profile"):
-            steps = to_srgb(Image.fromarray(np.arange(256, dtype=np.uint8)[None]), icc, notes)
-            curve = 257.0 * np.asarray(steps.convert("L"))[0]
-            pixels = np.interp(pixels, np.arange(256) * 257, curve).round().astype(np.uint16)
-        if tags.get(262) == 0 and image.mode.startswith("I;16"):  # white is zero: PIL inverts 8 bits only
-            pixels = 65535 - pixels
-    else:
-        if image.mode != "LAB" and image.has_transparency_data:
-            alpha = np.asarray(image.convert("RGBA").getchannel("A"))
-            image = image.convert("L" if image.mode in ("L", "LA") else "RGB")
-        pixels = np.asarray(to_srgb(image, info.get("icc_profile"), notes))
+    gamma = min(max(info.get("gamma") or 1 / 2.2, 0.1), 10)  # of a PNG: its codes are light to this power
+    exponent = 1.0 if {"icc_profile", "srgb"} & set(info) else 1 / 2.2 / gamma
+    if image.mode.startswith(("I", "F")):  # gray of more than 8 bits: white is 1, 255, 65535, or a larger maximum
+        values = np.asarray(image, np.float32)
+        if not np.isfinite(values).all():
+            raise ValueError("holds values that are no numbers (NaN or infinite): correct it first")
+        is_short, top = image.mode.startswith("I;16"), values.max()
+        white = 65535 if is_short else next((white for white in (1, 255, 65535) if top <= white), top)
+        values = np.clip(values / white, 0, 1)
+        if tags.get(262) == 0 and is_short:  # white is zero: PIL inverts 8 bits only
+            values = 1 - values
+        image = Image.fromarray((255 * values**exponent).round().astype(np.uint8))
+        exponent = 1.0
+        notes.append("has more than 8 bits a pixel: its picture has 8 for each colour")
+    elif image.mode != "LAB" and image.has_transparency_data:
+        alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+        image = image.convert("L" if image.mode in ("L", "LA") else "RGB")
+    elif image.mode in ("1", "P"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    if icc := info.get("icc_profile"):
+        try:
+            source = ImageCms.ImageCmsProfile(BytesIO(icc))
+            image = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError):
+            notes.append("has a colour profile that does not fit: taken as sRGB")
+    pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
     if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., 0]
-    exponent = 1 / (2.2 * min(max(info.get("gamma") or 1 / 2.2, 0.1), 10))  # of a PNG: codes are light to this gamma
-    if abs(exponent - 1) > 0.05 and not {"icc_profile", "srgb"} & set(info):
-        top = np.iinfo(pixels.dtype).max
-        pixels = ((np.arange(top + 1) / top) ** exponent * top).round().astype(pixels.dtype)[pixels]
     if pixels.ndim == 3:
         notes.append("is a colour photo: its colour was discarded")
-    if pixels.dtype == np.uint16:
-        notes.append("has 16 bits a pixel: its picture has 8 for each colour")
-    dpi = ()
-    with suppress(TypeError, ValueError, ArithmeticError):
-        dpi = tuple(float(value) for value in info.get("dpi") or () if 0 < float(value) < 65535)
-    if info.get("dpi") and len(dpi) != 2:
-        notes.append("has an impossible resolution: it is left out")
-    return Photo(lightness(pixels), alpha, exif, dpi if len(dpi) == 2 else None, notes)
+    return Photo(lightness(pixels, exponent), alpha, exif, tuple(dpi) if len(dpi) == 2 else None, notes)
 
 
-def lightness(pixels: np.ndarray) -> np.ndarray:
-    """Returns L* (H, W), float32, of uint8 or uint16 sRGB (IEC 61966-2-1), (H, W) or (H, W, 3)."""
-    top, is_gray = np.iinfo(pixels.dtype).max, pixels.ndim == 2
-    codes = np.arange(top + 1) / top
+def lightness(pixels: np.ndarray, exponent: float = 1.0) -> np.ndarray:
+    """Returns L* (H, W), float32, of uint8 codes (H, W) or (H, W, 3), in sRGB (IEC 61966-2-1) to an exponent."""
+    codes, is_gray = (np.arange(256) / 255) ** exponent, pixels.ndim == 2
     linear = np.where(codes <= 0.04045, codes / 12.92, ((codes + 0.055) / 1.055) ** 2.4).astype(np.float32)
     y = linear if is_gray else cv2.transform(linear[pixels], np.array([[0.2126729, 0.7151522, 0.0721750]], np.float32))
     plane = np.where(y > (6 / 29) ** 3, 116 * np.cbrt(y) - 16, (29 / 3) ** 3 * y).astype(np.float32)
@@ -168,40 +164,25 @@ def lightness(pixels: np.ndarray) -> np.ndarray:
 
 def read_exif(image: Image.Image, notes: list[str]) -> tuple[bytes, int]:
     """Returns what can be written again of the EXIF of a PIL image, and the orientation that it gives."""
-    kept, content, orientation, lost = Image.Exif(), b"", 1, False
+    kept, content, orientation, lost = Image.Exif(), b"", 1, []
     try:
         exif = image.getexif()
         kept.endian, orientation = exif.endian, exif.get(Base.Orientation, 1)
-        width, height = image.size[::-1] if orientation in range(5, 9) else image.size
+        size = image.size[::-1] if orientation in range(5, 9) else image.size
         for tag in set(exif) - FILE_TAGS:
             try:
                 kept[tag] = exif[tag]
                 if tag == IFD.Exif:
                     details = {name: value for name, value in exif.get_ifd(tag).items() if name != IFD.Interop}
-                    kept[tag] = details | {Base.ExifImageWidth: width, Base.ExifImageHeight: height}
+                    kept[tag] = details | dict(zip((Base.ExifImageWidth, Base.ExifImageHeight), size, strict=True))
                 content = kept.tobytes()
             except Exception:  # a mistyped value can't be read or written
-                kept.pop(tag, None)
-                lost = True
-        lost = lost or not isinstance(orientation, int)
-    except Exception:  # the whole block can't be read
-        lost = True
-    if lost or len(content) > MAX_EXIF:
+                lost.append(kept.pop(tag, None))
+    except Exception as error:  # the whole block can't be read
+        lost.append(error)
+    if lost or not isinstance(orientation, int) or len(content) > MAX_EXIF:
         notes.append("has EXIF that can't be written again: it is left out")
     return content if len(content) <= MAX_EXIF else b"", orientation
-
-
-def to_srgb(image: Image.Image, icc: bytes | None, notes: list[str]) -> Image.Image:
-    """Returns a PIL image of any 8-bit mode as L or RGB in sRGB; a profile that doesn't fit is left out with a note."""
-    if image.mode in ("1", "P", "PA"):
-        image = image.convert("L" if image.mode == "1" else "RGB")
-    if icc:
-        try:
-            source = ImageCms.ImageCmsProfile(BytesIO(icc))
-            return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError):
-            notes.append("has a colour profile that does not fit: taken as sRGB")
-    return image if image.mode == "L" else image.convert("RGB")
 
 
 def check_target(path: str | Path, size: tuple[int, ...], transparent: bool) -> str:
@@ -217,10 +198,7 @@ def check_target(path: str | Path, size: tuple[int, ...], transparent: bool) -> 
 
 
 class ColorPicture(Image.Image):
-    """A colorized photo as a PIL image, RGB or RGBA, that is saved with the photo's metadata and how it was made.
-
-    `info`, which copies keep, holds {name: value} of how it was `made`, and `notes`, such as what wasn't found.
-    """
+    """A colorized photo as a PIL image, RGB or RGBA; saved with the photo's metadata and {name: how it was `made`}."""
 
     def __init__(self, pixels: np.ndarray, photo: Photo, made: dict, notes: list[str]):
         image = Image.fromarray(pixels if photo.alpha is None else np.dstack([pixels, photo.alpha]))
@@ -232,13 +210,12 @@ class ColorPicture(Image.Image):
 
     def save(self, target, format: str | None = None, **options) -> None:
         """Saves like PIL. A path is written completely or not at all; ValueError if the format can't hold it."""
-        is_path = isinstance(target, (str, Path))
-        known = check_target(target, self.size, self.mode == "RGBA") if is_path else "PNG"
-        format = (format or known).upper()
+        if is_path := isinstance(target, (str, Path)):
+            format = check_target(target, self.size, self.mode == "RGBA") if format is None else format
         words = printable("; ".join(f"{name}: {value}" for name, value in self.made.items()))
         packet, png = PACKET.format(html.escape(words[:MAX_TEXT])), PngImagePlugin.PngInfo()
         png.add_itxt("XML:com.adobe.xmp", packet)
         kept = {name: self.info[name] for name in ("exif", "dpi") if self.info[name]}
-        kept |= {"xmp": packet.encode(), "pnginfo": png} | SAVING
+        options = {"xmp": packet.encode(), "pnginfo": png, **kept, **SAVING, **options}
         with new_file(target) if is_path else nullcontext(target) as place:
-            super().save(place, format=format, **{**kept, **options})
+            super().save(place, format=format, **options)

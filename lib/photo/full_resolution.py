@@ -23,8 +23,14 @@ def network_size(height: int, width: int, resolution: int, multiple: int) -> tup
     return tuple(max(multiple, round(side * scale / multiple) * multiple) for side in (height, width))
 
 
-def reduce_lightness(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns L* (H, W) at another size (height, width): by area means, or cubically if it is enlarged."""
+def reduce_lightness(plane: np.ndarray, size: tuple[int, int] | int) -> np.ndarray:
+    """Returns L* (H, W) at another size, by area means, or cubically if it is enlarged.
+
+    `size`: (height, width), or the longer side in px, to which a larger photo is reduced.
+    """
+    if isinstance(size, int):
+        scale = min(1, size / max(plane.shape))
+        size = tuple(max(1, round(side * scale)) for side in plane.shape)
     how = cv2.INTER_AREA if size[0] * size[1] < plane.size else cv2.INTER_CUBIC
     return np.clip(cv2.resize(plane, size[::-1], interpolation=how), 0, 100)
 
@@ -44,13 +50,25 @@ def guided_functions(plane: np.ndarray, ab: np.ndarray, radius: int = 2, epsilon
 
 def refine(masks: np.ndarray, coarse: np.ndarray, plane: np.ndarray) -> np.ndarray:
     """Returns soft masks (n, h, w) of L* `coarse` (h, w) enlarged along the edges of L* `plane`: float32 (n, H, W)."""
-    size, fine = plane.shape[::-1], np.empty((len(masks), *plane.shape), np.float32)
-    for index, mask in enumerate(masks):
-        functions = guided_functions(coarse, np.dstack([mask, mask]))[..., ::2]
-        slope, offset = cv2.split(cv2.resize(functions, size))
+    size, fine = plane.shape[::-1], []
+    for mask in masks:
+        slope, _, offset, _ = cv2.split(cv2.resize(guided_functions(coarse, np.dstack([mask, mask])), size))
         anywhere = cv2.resize((mask > 0).astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
-        fine[index] = np.clip(slope * plane + offset, 0, 1) * anywhere
-    return fine
+        fine.append(np.clip(slope * plane + offset, 0, 1) * anywhere)
+    return np.array(fine, np.float32).reshape(-1, *plane.shape)
+
+
+def find_border(plane: np.ndarray) -> np.ndarray:
+    """Returns where L* is paper or a frame, in [0, 1]: flat, white or black, and on 90 % of two opposite edges."""
+    border, mean = np.zeros(plane.shape, np.float32), cv2.blur(plane, (5, 5))
+    flat = cv2.blur(plane * plane, (5, 5)) - mean**2 < 9
+    for edges in (np.s_[[0, -1]], np.s_[:, [0, -1]]):
+        shade = np.median(mean[edges])
+        alike = flat & (np.abs(mean - shade) < 6)
+        if not 15 < shade < 85 and alike[edges].mean() > 0.9:
+            _, labels = cv2.connectedComponents(alike.astype(np.uint8), connectivity=4)
+            border[alike & np.isin(labels, labels[edges])] = 1
+    return cv2.blur(border, (3, 3))
 
 
 def paint(plane: np.ndarray, functions: np.ndarray) -> np.ndarray:

@@ -14,11 +14,9 @@ from PIL import Image
 
 from lib.cache import new_file, one_line
 from lib.color import gray_from_luminance, to_pil
-from lib.photo import BIND
 from lib.photo.colorizer import SAMPLING, Colorizer
 from lib.photo.formats import EXPECT, Photo, open_photo
 from lib.photo.full_resolution import reduce_lightness
-from lib.photo.places import reduced_size
 from lib.prompts import VAGUE_PROMPT
 
 SHOWN = 640  # px, the longer side of a picture on the screen, at most
@@ -50,7 +48,7 @@ class Panel(anywidget.AnyWidget):
         self.descriptions = {Path(path).name: texts for path, texts in photos.items()}
         uploads = sorted((self.folder / "uploads").glob("[!.]*"), key=lambda path: path.stat().st_mtime, reverse=True)
         self.paths = {path.name: path for path in [*map(Path, photos), *uploads]}
-        self.options = {"seed": 0, "saturation": 1.0, **colorizer.config.values(*SAMPLING), "bind": BIND}
+        self.options = {"seed": 0, "saturation": 1.0, **colorizer.config.values(*SAMPLING), "bind": False}
         self.on_msg(self.handle)
         next(filter(self.choose, list(self.paths)), None)
 
@@ -70,8 +68,8 @@ class Panel(anywidget.AnyWidget):
             self.names, self.message = list(self.paths), f"dropped: {error}"
             self.send({"action": "chosen"})  # the browser's list shows the photo of before
             return False
-        (height, width), small = opened.plane.shape, reduced_size(opened.plane.shape, SHOWN)
-        before = to_url(to_pil(gray_from_luminance(reduce_lightness(opened.plane, small))))
+        height, width = opened.plane.shape
+        before = to_url(to_pil(gray_from_luminance(reduce_lightness(opened.plane, SHOWN))))
         with self.hold_sync():
             self.names, self.history, self.shown = list(self.paths), self.results.setdefault(name, []), 0
             self.photo = {"name": name, "before": before, "descriptions": list(self.descriptions.get(name, []))}
@@ -111,12 +109,10 @@ class Panel(anywidget.AnyWidget):
 
         hook = torch.nn.modules.module.register_module_forward_pre_hook(follow)
         try:
-            colors = [(tuple(box), color) for box, color in settings["colors"]]
             prompt = settings["prompt"] or VAGUE_PROMPT
-            picture = self.colorizer(opened, **{**settings, "prompt": prompt, "colors": colors})
-            mode = "the prompt colours the whole photo"
-            if settings["bind"]:
-                mode = f"each colour only on its object: {picture.made['bind'] or 'no object found'}"
+            picture = self.colorizer(opened, **{**settings, "prompt": prompt})
+            bound = f"each colour only on its object: {picture.made['bind'] or 'no object found'}"
+            mode = bound if settings["bind"] else "the prompt colours the whole photo"
             caption = [mode, *self.colorizer.prompt_notes(prompt), *picture.notes]
             target = free_name(self.folder / f"{opened.path.stem}.color.png")
             picture.save(target)
@@ -144,7 +140,6 @@ def free_name(path: Path, taken=()) -> Path:
 
 def to_url(image: Image.Image) -> str:
     """Returns a PIL image, reduced in place to a size for the screen, as a data URL."""
-    file = BytesIO()
     image.thumbnail((SHOWN, SHOWN))
-    image.save(file, "webp", quality=90)
+    image.save(file := BytesIO(), "webp", quality=90)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
