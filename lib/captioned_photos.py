@@ -5,6 +5,7 @@
 """
 
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import Image
 from pydantic import TypeAdapter
 
+from lib import ROOT
 from lib.cache import explained, open_picture
 from lib.dataset import open_photo, read_manifest, read_table
 
@@ -53,11 +55,14 @@ class CaptionedPhoto:
         return masks
 
 
-def read_captioned_photos(folder: str = "", limit: int = 0) -> tuple[list[CaptionedPhoto], ...]:
+def read_captioned_photos(folder: str = "", limit: int = 0, gigabytes: float = 0) -> tuple[list[CaptionedPhoto], ...]:
     """Returns the training and the validation photos: the shipped ones, and those of a folder with `photos.csv`.
 
-    `limit`: so many of each at most, 0: all. Raises ValueError if the folder's tables or photos are damaged.
+    `limit`: so many of each at most, 0: all. Raises ValueError if the folder's tables or photos are damaged, or the
+    disk has less free space than `gigabytes`.
     """
+    if (free := shutil.disk_usage(ROOT).free / 1e9) < gigabytes:
+        raise ValueError(f"{gigabytes:.0f} GB are needed on the disk of build/, {free:.0f} are free: make room")
     photos = read_shipped() + (read_folder(Path(folder)) if folder else [])
     return tuple([photo for photo in photos if photo.split == split][: limit or None] for split in SPLITS)
 

@@ -105,3 +105,8 @@ def test_the_mask_is_cropped_as_its_photo():
 
 def test_a_crop_of_a_tiny_photo():
     assert random_crop(Image.new("RGB", (1, 9)), 8, np.random.default_rng(0))[0].shape == (8, 8, 3)
+
+
+def test_too_little_disk_is_said_before_anything_is_read():
+    with pytest.raises(ValueError, match="1000000 GB are needed on the disk"):
+        read_captioned_photos("nowhere", gigabytes=1e6)
