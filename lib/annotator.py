@@ -178,10 +178,7 @@ GRAY_ALONE = Annotator()
 
 
 def load_annotator(hint: str | None, encoder: str, encode: Callable | None = None) -> Annotator:
-    """Returns the annotator of a profile, on the CPU; raises ValueError if a folder can't be loaded.
-
-    `hint` is the folder of a `ColorHint`, None for the gray photo alone; `encoder` that of its `PhraseSegmenter`.
-    """
+    """Returns the annotator with the `ColorHint` in a folder (None: gray alone) and the encoder of a segmenter's."""
     if not hint:
         return GRAY_ALONE
     with explained(f"annotator {hint} can't be loaded", "check annotator and segmenter"):

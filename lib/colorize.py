@@ -205,9 +205,8 @@ def prompts_of(row: dict, object_word: str, background_word: str) -> dict[str, s
 def judge(ab: np.ndarray, reference: np.ndarray, mask: np.ndarray, object_word: str, background_word: str) -> dict:
     """Returns the results of an a*b* picture (H, W, 2) for a case; those of the background only if it has a word.
 
-    `own_*`, `other_*`: whether the mean colour of object or background is named its own word, or the other one's;
-    `shift_*`: mean distance in a*b* from `reference`, the picture without words, inside and outside the mask;
-    `chroma_deficit`: how far the chroma stays below that of the words, on the mean.
+    `own_*`, `other_*`: whether the mean colour has the name of its own word, or of the other one; `shift_*`: mean
+    distance in a*b* from `reference`, the picture without words; `chroma_deficit`: mean lack of chroma.
     """
     shift = np.hypot(*np.moveaxis(ab - reference, -1, 0))
     results, deficits = {"shift_inside": float(shift[mask].mean()), "shift_outside": float(shift[~mask].mean())}, []

@@ -72,11 +72,7 @@ def _rng_of(record, seed):
 
 
 def prompts_under(condition: str, records: Sequence[Mapping], seed: int = 0) -> list[str | None]:
-    """Returns the prompt of each record under a condition, None for a record that lacks the text.
-
-    `records` map `image_id`, `category` and the captions; seed and `image_id` decide what is drawn at random. Raises
-    ValueError if the condition is unknown.
-    """
+    """Returns the prompt of each record under a condition, None if it lacks the text; draws depend on seed and photo."""
     if condition not in CONDITIONS:
         raise ValueError(f"unknown prompt condition {condition!r}: known are {', '.join(CONDITIONS)}")
     return [CONDITIONS[condition].prompt(record, _rng_of(record, seed), records) for record in records]
@@ -97,8 +93,7 @@ def allowed_words(lightness: float, words: Sequence[str] = OBJECT_COLORS) -> lis
 def draw_training_prompt(record: Mapping, policy: str, seed: int) -> str:
     """Draws the training prompt of a photo under a policy: the same for the same seed and `image_id`.
 
-    `generic`: one of `GENERIC_PROMPTS`, as in the 2024 project; `captions`: the detailed caption; `mix`: the detailed
-    caption 7 times in 10, else the object caption or a generic prompt.
+    `generic`: one of `GENERIC_PROMPTS`; `captions`: the detailed caption; `mix`: the same 7 times in 10, else others.
     """
     rng = _rng_of(record, seed)
     if policy == "mix":

@@ -1,8 +1,7 @@
 """Regions: each object takes the colour of its own words, and its neighbours don't.
 
 All pictures of a photo have its L* and differ in a*b* alone, so a region is cut out of a picture that is all in its
-colour, and laid over the rest by a soft mask. Objects are found by name: on `pocket` by `PhraseSegmenter`, on `l4` by
-CLIPSeg.
+colour, and laid over the rest by a soft mask. `PhraseSegmenter` (on `pocket`) or CLIPSeg find objects by name.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,13 +26,9 @@ SMALLEST = 0.002  # share of the picture that an object takes at least
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A colour and its place in a photo.
+    """A colour and its place: an object's name, a box (left, top, right, bottom) in fractions of the sides, or a mask."""
 
-    `place`: an object's name, which a segmenter finds; a box (left, top, right, bottom) in fractions of the photo's
-    sides, in which the object is found; or a mask (H, W) of the photo's size, float32 in [0, 1].
-    """
-
-    place: str | tuple | np.ndarray
+    place: str | tuple | np.ndarray  # a mask is float32 (H, W) in [0, 1], of the photo's size
     color: str
 
     def __str__(self):
@@ -52,10 +47,7 @@ def regions_of(prompt: str) -> list[Region]:
 
 
 def find_masks(regions: Sequence[Region], plane: np.ndarray, segmenter: Callable) -> np.ndarray:
-    """Returns soft masks (regions, h, w) in [0, 1] of regions with names, on L* (h, w); zeros for what isn't found.
-
-    `segmenter` loads a segmenter, if there are regions.
-    """
+    """Returns soft masks (regions, h, w) in [0, 1] of named regions on L* (h, w), zeros for what isn't found."""
     masks = np.zeros((len(regions), *plane.shape), np.float32)
     if regions:
         segment = segmenter()
