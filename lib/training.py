@@ -70,7 +70,7 @@ class LatentCache:
 
 
 def build_cache(dataset: Dataset, prompts: list[str], pipeline: DiffusionPipeline, folder: Path) -> LatentCache:
-    """Encodes photos (columns `image`, `conditioning_image`) and a prompt for each, once: runs share the latents."""
+    """Encodes photos (columns `image`, `conditioning_image`) and a prompt for each, unless the folder has them."""
     vae, (unique, prompt_index) = pipeline.vae, np.unique(["", *prompts], return_inverse=True)
 
     def encode_photos(rows):
@@ -269,7 +269,8 @@ def train(model, loss_of_step, config: Config, mixed_precision: str, folder: Pat
     """Minimises `loss_of_step(model, step, part)` with AdamW for `train_steps` steps, resuming from `folder`.
 
     Every `log_every` steps, losses go to `losses.csv` and, if it is installed, to TensorBoard. SIGTERM, which a spot VM
-    gets before it is stopped, takes effect after a checkpoint.
+    gets before it is stopped, takes effect after a checkpoint. Raises a ValueError, and writes no checkpoint, if the
+    loss is not finite or a batch does not fit in memory.
 
     Args:
         model: any torch module; returned with its final (averaged) weights.
@@ -278,9 +279,6 @@ def train(model, loss_of_step, config: Config, mixed_precision: str, folder: Pat
         settings: what a checkpoint must have been made with to be resumed.
         on_checkpoint: takes a copy of the model with its (averaged) weights and the step, and returns {name: number}
             for `losses.csv` or None.
-
-    Raises:
-        ValueError: if the loss is not finite, or a batch does not fit in memory; neither reaches a checkpoint.
     """
     accelerator, wrapped, state = prepare_training(model.train().requires_grad_(True), config, folder)
     first, last, path = load_checkpoint(folder, state, settings), config.train_steps, folder / "losses.csv"
@@ -306,7 +304,7 @@ def train(model, loss_of_step, config: Config, mixed_precision: str, folder: Pat
                 continue
             values = accelerator.reduce(torch.stack(losses), "mean").tolist()  # read now: the host waits for it
             if not np.isfinite(values).all():
-                raise ValueError(f"loss is not finite at step {done}: lower learning_rate (checkpoints are from before)")
+                raise ValueError(f"loss is not finite at step {done}: lower learning_rate; checkpoints are older")
             losses, rate, seconds = [], state["schedule"].get_last_lr()[0], round(time.time() - begun, 1)
             rows.append({"step": done, "loss": values[-1], "lr": rate, "seconds": seconds})
             bar.set_postfix({"loss": values[-1]}, refresh=False)
@@ -320,6 +318,7 @@ def train(model, loss_of_step, config: Config, mixed_precision: str, folder: Pat
                         state["ema"].copy_to(snapshot.parameters())
                     with torch.no_grad():
                         rows[-1] |= on_checkpoint(snapshot, done) or {}
+                    del snapshot  # from the GPU
                     cache.write_table(pd.DataFrame(rows), path)
                 accelerator.log(rows[-1], step=done)
             if checkpoint_due or stop:
@@ -387,9 +386,9 @@ def save_checkpoint(folder: Path, step: int, state: dict, settings: dict, config
     """Writes `checkpoints/<step>.pt` atomically; of older ones the newest stays until the last step."""
     for left in folder.glob("checkpoints/*.part"):  # of a process that was killed
         left.unlink()
-    saved = {name: value.state_dict() for name, value in state.items()}
+    states = {name: value.state_dict() for name, value in state.items()}
     with cache.new_file(folder / f"checkpoints/{step:07d}.pt") as partial:
-        torch.save({"step": step, "settings": settings, **saved}, partial)
+        torch.save({"step": step, "settings": settings, **states}, partial)
     for path in sorted(folder.glob("checkpoints/*.pt"))[: -1 if step == config.train_steps else -2]:
         path.unlink()
 
