@@ -155,10 +155,7 @@ def put_words(caption: str, places: Iterable[tuple], texts: Iterable[str]) -> st
 
 
 def phrases_of(prompt: str) -> list[Phrase]:
-    """Returns the objects of a prompt that have a colour, in order: "tall green trees", "the sky is blue".
-
-    Left out are colours without a noun or object ("in red", "a blue tint").
-    """
+    """Returns the objects of a prompt that have a colour, in order: "green trees", "the sky is blue", not "in red"."""
     tokens, tags, groups = find_groups(prompt)
 
     def text(first, last):

@@ -74,8 +74,8 @@ def draw_interval(axis, row, ends, color=BLUE, filled=True, **options):
 def forest(table, xlabel: str, title: str = ""):
     """Draws effects or means around a line at zero, one below the other: a point each, with its 95 % interval.
 
-    `table`: a DataFrame or list of dictionaries with `label`, `n` (photos), `mean`, `low`, `high` (NaN: none). With
-    `p_holm`, points with p >= 0.05 are open. With `family`, dotted lines separate the families.
+    `table`: rows with `label`, `n` (photos), `mean`, `low`, `high`; points with `p_holm` >= 0.05 are open, and dotted
+    lines separate each `family`, if there are these columns.
     """
     table = pd.DataFrame(table)
     figure, axis = plt.subplots(figsize=(7.5, 0.3 * len(table) + 1.3))

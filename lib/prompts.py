@@ -22,9 +22,9 @@ OBJECT_COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "brown", 
 class Condition(NamedTuple):
     """A prompt condition.
 
-    `prompt(record, rng, records)` returns the prompt of a photo, or None if the photo lacks the text that it needs.
-    `record` and `records` map the text columns of one photo and of all; `rng` is a numpy Generator of photo and seed.
-    `question` is what the contrast of this condition and the vague one answers ("": not tested), within `family`.
+    `prompt(record, rng, records)` returns the prompt of a photo, or None if the photo lacks the text: `record` and
+    `records` map the text columns of one photo and of all, `rng` is a numpy Generator of photo and seed.
+    `question` is what the contrast with the vague prompt answers ("": not tested), within `family`.
     """
 
     prompt: Callable
@@ -72,9 +72,7 @@ def _rng_of(record, seed):
 
 
 def prompts_under(condition: str, records: Sequence[Mapping], seed: int = 0) -> list[str | None]:
-    """Returns the prompt of each record under a condition, None if it lacks the text; draws depend on seed and photo."""
-    if condition not in CONDITIONS:
-        raise ValueError(f"unknown prompt condition {condition!r}: known are {', '.join(CONDITIONS)}")
+    """Returns the prompt of each record under a condition; None for one that lacks the text."""
     return [CONDITIONS[condition].prompt(record, _rng_of(record, seed), records) for record in records]
 
 

@@ -26,7 +26,7 @@ SMALLEST = 0.002  # share of the picture that an object takes at least
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A colour and its place: an object's name, a box (left, top, right, bottom) in fractions of the sides, or a mask."""
+    """A colour and its place: a name, a box (left, top, right, bottom) in fractions of the photo's sides, or a mask."""
 
     place: str | tuple | np.ndarray  # a mask is float32 (H, W) in [0, 1], of the photo's size
     color: str
@@ -141,9 +141,8 @@ class TextReader:
 def load_segmenter(source: str, revision: str | None = None) -> Callable:
     """Loads a function that segments a gray photo by phrases; raises ValueError if it can't be loaded.
 
-    It takes a PIL picture or L* (h, w) and a list of phrases, and returns soft masks (phrases, h, w) in [0, 1],
-    float32, in which a pixel above its `threshold` belongs to the object. `source`: a folder with a `PhraseSegmenter`,
-    or a folder or Hub id, at a commit `revision`, with a CLIPSeg.
+    It takes a PIL picture or L* (h, w) and a list of phrases, and returns soft masks (phrases, h, w) in [0, 1]; a pixel
+    above its `threshold` belongs to the object. `source`: a folder with a `PhraseSegmenter`, or a CLIPSeg's or Hub id.
     """
     folder = resolve(source)
     config = folder / "config.json"
