@@ -73,7 +73,7 @@ def publish_notebook(source: Path, target: Path) -> None:
     """Copies an executed notebook, small: without progress, this machine's paths, and pictures of other reports."""
     notebook = nbformat.read(source, 4)
     notebook.metadata = {key: value for key, value in notebook.metadata.items() if key not in ("papermill", "widgets")}
-    notebook.cells = [cell for cell in notebook.cells if not (cell.source[:2] == "![" and "/reports/" in cell.source)]
+    notebook.cells = [cell for cell in notebook.cells if not cell.source.startswith("![")]
     for cell in (code := [cell for cell in notebook.cells if cell.cell_type == "code"]):
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     figures = [output.data for cell in code for output in cell.outputs if "image/png" in output.get("data", {})]
