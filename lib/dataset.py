@@ -30,7 +30,7 @@ DATASET_FIELDS = ("source", "photos", "resolution", "image_format", "dataset_see
 
 def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """Returns a CSV file as text; raises ValueError if it can't be read or lacks one of these columns."""
-    with explained(f"{path} can't be read as CSV", "data_cards/ says what it holds", (ValueError, OSError)):
+    with explained(f"{path} can't be read as CSV", "correct it, as data_cards/ describes it", (ValueError, OSError)):
         table = pd.read_csv(path, keep_default_na=False, dtype=str)
     if missing := [column for column in columns if column not in table]:
         raise ValueError(f"{path}: column {missing[0]!r} is missing: needed are {', '.join(columns)}")

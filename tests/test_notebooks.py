@@ -115,7 +115,7 @@ def test_all_run_in_order_under_nbval(tmp_path):
     reports = get_config("pocket", **folders).reports_dir
     pictures = {path.name for path in reports.glob("*.png")}
     sources = "".join(path.read_text().replace('\\"', '"') for path in NOTEBOOKS)
-    saved = {f"{name}.png" for name in saved_figures(sources)}
+    saved = {f"{name}.png" for name in saved_figures(sources)} - {"sampling.png"}  # steps are given, so none are tried
     assert len(saved) > 8
     assert saved <= pictures
     text = (reports / "report.md").read_text()
