@@ -10,7 +10,7 @@ from lib import ROOT, models, regions
 from lib.color import srgb_to_lab, to_float
 from lib.config import get_config
 from lib.photo import Colorizer
-from lib.photo.colorizer import mask_of, to_regions
+from lib.photo.colorizer import mask_of_place, to_regions
 from tests.conftest import colorize, read_made
 
 MODEL = Colorizer("pocket")
@@ -90,10 +90,10 @@ def test_an_object_in_a_box_is_told_from_what_surrounds_it():
     y, x = np.mgrid[:120, :160]
     disc = (y - 60) ** 2 + (x - 80) ** 2 < 30**2
     plane = np.where(disc, 70.0, 30.0) + np.random.default_rng(0).normal(0, 1, disc.shape)
-    mask = mask_of((0.25, 0.15, 0.75, 0.85), plane.astype(np.float32))
+    mask = mask_of_place((0.25, 0.15, 0.75, 0.85), plane.astype(np.float32))
     assert mask[disc].mean() > 0.9
     assert mask[~disc].mean() < 0.05
-    flat = mask_of((0.25, 0.25, 0.75, 0.75), np.full((40, 40), 50, np.float32))
+    flat = mask_of_place((0.25, 0.25, 0.75, 0.75), np.full((40, 40), 50, np.float32))
     assert (flat[10:30, 10:30] == 1).all()
     assert flat.sum() == 400
 

@@ -103,7 +103,7 @@ class Colorizer:
         named = [region for region in wanted if isinstance(region.place, str)]
         others = [region for region in wanted if not isinstance(region.place, str)]
         masks = [*regions.find_masks(named, coarse, lambda: self.segmenter)]
-        masks = refine([*masks, *(mask_of(region.place, coarse) for region in others)], coarse, fine)
+        masks = refine([*masks, *(mask_of_place(region.place, coarse) for region in others)], coarse, fine)
         weights = regions.share_out(masks[: len(named)], self.segmenter.threshold if named else 1)
         for mask in masks[len(named) :]:
             weights = np.concatenate([weights * (1 - mask), mask[None]])
@@ -158,7 +158,7 @@ def to_regions(colors: dict | list[tuple], shape: tuple[int, int]) -> list[regio
     return named
 
 
-def mask_of(place: tuple | np.ndarray, plane: np.ndarray) -> np.ndarray:
+def mask_of_place(place: tuple | np.ndarray, plane: np.ndarray) -> np.ndarray:
     """Returns the mask of a place on L* (h, w), float32 in [0, 1]; of a box, that of the object in it.
 
     The object is found by GrabCut (Rother et al. 2004) on L*, its local mean and its local roughness. If hardly
