@@ -10,7 +10,7 @@ NOT_ROOT = if [ "$$(id -u)" = 0 ] && [ -z "$(findstring --allow-root,$(ARGS))" ]
 	echo "JupyterLab doesn't run as root unless told to: make $@ ARGS=--allow-root"; exit 1; fi
 
 .DEFAULT_GOAL := help
-.PHONY: help reports book test rehearse lab judge lint format confirmatory pocket-model segmenter bench check-gpu forecast clean
+.PHONY: help reports book test rehearse lab judge lint format confirmatory ceiling pocket-model segmenter bench check-gpu forecast clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -49,6 +49,10 @@ judge: .venv/installed  ## open JupyterLab to judge the pictures: which of two l
 confirmatory: .venv/installed  ## the study of unseen photos: PHOTOS=FOLDER; without, its tables and charts again
 	@mkdir -p "$(OUT)" && $(PY) -m papermill --cwd . notebooks/confirmatory.ipynb "$(OUT)/confirmatory.ipynb" \
 	  -p photos "$(PHOTOS)" -p out "$(OUT)" $(ARGS)
+
+ceiling: .venv/installed  ## what colour words could give at best, painted by hand: PHOTOS=FOLDER
+	@mkdir -p build && $(PY) -m papermill --cwd . notebooks/ceiling.ipynb build/ceiling.ipynb \
+	  -p photos "$(PHOTOS)" $(ARGS)
 
 lint: .venv/installed  ## check the style of code and notebooks, and that notebooks keep no outputs
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m ruff format --check --line-length 95 notebooks/0*.ipynb && $(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb notebooks/appendix/*.ipynb
