@@ -66,7 +66,7 @@ def test_autoencoder_and_bases_are_trained_and_written(tmp_path):
         for file in ("model_index.json", "scheduler/scheduler_config.json"):
             texts = [json.loads((place / file).read_text()) for place in (ours, shipped)]
             assert texts[0] == texts[1] | {"_diffusers_version": texts[0]["_diffusers_version"]}
-    stages = pd.read_csv(tmp_path / "build/stages.csv").set_index("stage")["train_steps"]
+    stages = pd.read_csv(tmp_path / "build/stages.csv").set_index("stage")["steps"]
     assert dict(stages) == {"autoencoder": 2, "unet": 2, "narrow": 2}
     configs = "".join(path.read_text() for path in (tmp_path / "model").rglob("*.json"))
     assert str(tmp_path) not in configs  # nor any other folder of the machine that trained
