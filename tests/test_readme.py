@@ -41,7 +41,7 @@ def test_the_numbers_are_those_of_the_reports():
         assert f"{number:.0%}".replace("%", " %") in text
     ceiling = pd.read_csv(ROOT / "reports/ceiling/ceiling.csv").query("photos == 'all'").set_index("picture")
     ceiling = ceiling.filter(like="over_vague").set_axis(["mean", "low", "high"], axis=1)
-    assert all(interval_of(ceiling.loc[name]) in text for name in ("exact", "learned"))
+    assert all(interval_of(ceiling.loc[name]) in text for name in ("word and picture - picture", "true colours"))
     shipped = pd.read_csv(ROOT / "reports/pocket/effects.csv").query("metric == 'ciede2000'")
     assert interval_of(shipped.set_index(["first", "second"]).loc["detailed", "vague"]) in text
     assert text.index("the model is not Stable Diffusion") < text.index("## Start")
