@@ -52,7 +52,7 @@ confirmatory: .venv/installed  ## the study of unseen photos: PHOTOS=FOLDER; wit
 
 ceiling: .venv/installed  ## what colour words could give at best, painted by hand: PHOTOS=FOLDER
 	@mkdir -p build && $(PY) -m papermill --cwd . notebooks/ceiling.ipynb build/ceiling.ipynb \
-	  -p photos "$(PHOTOS)" $(ARGS)
+	  -p photos "$(PHOTOS)" -p out $(if $(PHOTOS),reports,build)/ceiling $(ARGS)
 
 lint: .venv/installed  ## check the style of code and notebooks, and that notebooks keep no outputs
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m ruff format --check --line-length 95 notebooks/0*.ipynb && $(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb notebooks/appendix/*.ipynb
