@@ -1,4 +1,4 @@
-"""The notebook on what colour words could give at best: a small run, and what its published tables must hold."""
+"""The notebook on what colour words could give at best: a small run."""
 
 import pandas as pd
 import papermill
