@@ -16,6 +16,7 @@ DOCUMENTS = [
     README,
     *ROOT.glob("notebooks/*.md"),
     *ROOT.glob("notebooks/*.ipynb"),
+    *ROOT.glob("reports/*/notebooks/*.ipynb"),
     *ROOT.glob("tests/*/README.md"),
     *ROOT.glob("lib/*/README.md"),
 ]

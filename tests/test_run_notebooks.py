@@ -104,7 +104,12 @@ plt.imshow(np.random.default_rng(0).random((99, 99, 3)), interpolation="spline16
 def test_executed_notebooks_are_published_small_and_without_the_machine_s_paths(place, monkeypatch):
     path = notebook(place / "01_one.ipynb", FIGURE)
     source = nbformat.read(path, 4)
-    source.cells.append(nbformat.v4.new_markdown_cell("![A chart](../reports/pocket/chart.png)"))
+    table = (
+        "from IPython.display import Markdown\nMarkdown('[a](../build/pocket/default/unfinished_reports/pocket/a.csv)')"
+    )
+    links = "[b](../build/b.csv), [c](../lib/c.py), [d](02_two.ipynb), [e](https://e.org)"
+    source.cells += map(nbformat.v4.new_markdown_cell, ("![A chart](../reports/pocket/chart.png)", links))
+    source.cells.append(nbformat.v4.new_code_cell(table))
     nbformat.write(source, path)
     monkeypatch.setenv("MPLBACKEND", "Agg")  # whatever backend the environment names
     run_notebooks.main(arguments(place))
@@ -114,6 +119,8 @@ def test_executed_notebooks_are_published_small_and_without_the_machine_s_paths(
     assert str(ROOT) not in text
     assert all(part in text for part in ("in build", "image/png"))
     assert "reports/pocket/chart.png" not in text  # the figure itself is there
+    assert "b, [c](../../../notebooks/../lib/c.py), [d](02_two.ipynb), [e](https://e.org)" in text
+    assert "[a](../a.csv)" in text
     monkeypatch.setattr(run_notebooks, "FIGURES_BYTES", 0.2 * len(text) * 3 / 4)
     run_notebooks.publish_notebook(place / "build/pocket/default/notebooks/01_one.ipynb", place / "small.ipynb")
     assert (place / "small.ipynb").stat().st_size < 0.25 * len(text)

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import sys
@@ -27,6 +28,7 @@ from lib.models import require_precision
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 TRACKED = "reports"  # the folder of reports that git has
+LINK = re.compile(r"\[([^\[\]]*)\]\((?!https?:|#|\d\d_)([^()\s]+)\)")  # but those to the web and to a numbered notebook
 FIGURES_BYTES = 1.5e6  # of a published notebook, at most
 KERNEL = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "TQDM_DELAY": "60", "TQDM_MININTERVAL": "60", "TQDM_MINITERS": "1"}
 KERNEL["TQDM_BAR_FORMAT"] = "{desc}: {n_fmt} of {total_fmt}, {rate_fmt}{postfix}, {remaining} left"  # a line a minute
@@ -69,6 +71,14 @@ def run_notebook(path: Path, output: Path, parameters: dict) -> None:
         raise RuntimeError(f"{path.stem} [{error.exec_count}]: {error.ename}: {error.evalue} (see {output})") from None
 
 
+def moved_link(link: re.Match) -> str:
+    """A link of a notebook as it must be in `reports/<profile>/notebooks`; only its text if git lacks the file."""
+    text, place = link.groups()
+    if "/unfinished_reports/" in place:
+        return f"[{text}](../{Path(place).name})"
+    return text if place.startswith("../build/") else f"[{text}](../../../notebooks/{place})"
+
+
 def publish_notebook(source: Path, target: Path) -> None:
     """Copies an executed notebook, small: without progress, this machine's paths, and pictures of other reports."""
     notebook = nbformat.read(source, 4)
@@ -76,6 +86,10 @@ def publish_notebook(source: Path, target: Path) -> None:
     notebook.cells = [cell for cell in notebook.cells if not cell.source.startswith("![")]
     for cell in (code := [cell for cell in notebook.cells if cell.cell_type == "code"]):
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    tables = [output.data for cell in code for output in cell.outputs if "text/markdown" in output.get("data", {})]
+    texts = [(cell, "source") for cell in notebook.cells if cell.cell_type == "markdown"]
+    for owner, name in texts + [(data, "text/markdown") for data in tables]:
+        owner[name] = LINK.sub(moved_link, owner[name])
     figures = [output.data for cell in code for output in cell.outputs if "image/png" in output.get("data", {})]
     for data in figures:
         if len(data["image/png"]) * 3 / 4 > FIGURES_BYTES / len(figures):
