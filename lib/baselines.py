@@ -1,7 +1,7 @@
 """The systems beside the model: references that need no network, two networks without a prompt, and peers.
 
 classification: Zhang, Isola, Efros 2016 (quantized a*b*, annealed mean); gan: pix2pix (Isola, Zhu, Zhou, Efros 2017).
-Both see L* at the photo's size and give a*, b* at a quarter of it; their recipe is in lib/baselines_model.
+Both see L* at the photo's size and give a*, b* at a quarter of it; their recipe is A4 in notebooks/appendix.
 """
 
 from functools import lru_cache

@@ -72,7 +72,7 @@ def compose(layers: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
 
 
 class PhraseSegmenter(Encoder):
-    """Maps a gray photo and sentence vectors of phrases to logits of a mask for each phrase: 3.9 M parameters.
+    """Maps a gray photo and sentence vectors of phrases to logits of a mask for each phrase: 3.8 M parameters.
 
     `name_in` and `name_out` map a sentence vector to one of the encoder's last features; their product shows where it
     looks like the name. The decoder is a feature pyramid that the phrase scales and shifts (FiLM, Perez et al. 2018).
