@@ -60,7 +60,7 @@ lint: .venv/installed  ## check the style of code and notebooks, and that notebo
 format: .venv/installed  ## put code and notebooks in style, and strip outputs
 	@$(PY) -m ruff check --fix . ; $(PY) -m ruff format . && $(PY) -m ruff format --line-length 95 notebooks/0*.ipynb && $(PY) -m nbstripout --keep-id notebooks/*.ipynb notebooks/appendix/*.ipynb
 
-pocket-model: .venv/installed  ## train the weights of lib/pocket_model and lib/baselines_model anew, into build/appendix: PHOTOS=FOLDER
+pocket-model: .venv/installed  ## train the shipped models but the segmenter anew, into build/appendix: PHOTOS=FOLDER
 	@mkdir -p build/appendix; model=build/appendix/model; \
 	for call in "A1_base -p target $$model" "A2_controlnet -p base_folder $$model -p target $$model" "A4_baselines -p target build/appendix/baselines"; do \
 	  set -- $$call; name=$$1; shift; \
