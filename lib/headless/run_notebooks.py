@@ -80,17 +80,20 @@ def moved_link(link: re.Match) -> str:
 
 
 def publish_notebook(source: Path, target: Path) -> None:
-    """Copies an executed notebook, small: without progress, this machine's paths, and pictures of other reports."""
+    """Copies an executed notebook: links moved; no progress, paths of this machine or pictures of other reports."""
     notebook = nbformat.read(source, 4)
     notebook.metadata = {key: value for key, value in notebook.metadata.items() if key not in ("papermill", "widgets")}
     notebook.cells = [cell for cell in notebook.cells if not cell.source.startswith("![")]
-    for cell in (code := [cell for cell in notebook.cells if cell.cell_type == "code"]):
-        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-    tables = [output.data for cell in code for output in cell.outputs if "text/markdown" in output.get("data", {})]
-    texts = [(cell, "source") for cell in notebook.cells if cell.cell_type == "markdown"]
-    for owner, name in texts + [(data, "text/markdown") for data in tables]:
-        owner[name] = LINK.sub(moved_link, owner[name])
-    figures = [output.data for cell in code for output in cell.outputs if "image/png" in output.get("data", {})]
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = LINK.sub(moved_link, cell.source)
+        else:
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    shown = [output.data for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output]
+    for data in shown:
+        if "text/markdown" in data:
+            data["text/markdown"] = LINK.sub(moved_link, data["text/markdown"])
+    figures = [data for data in shown if "image/png" in data]
     for data in figures:
         if len(data["image/png"]) * 3 / 4 > FIGURES_BYTES / len(figures):
             picture = Image.open(BytesIO(b64decode(data.pop("image/png"))))
